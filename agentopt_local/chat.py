@@ -1,0 +1,128 @@
+"""What a model is asked and what it answers: the one seam between the trainer and model hosting.
+
+A :class:`ChatModel` has one method, ``complete``. Models differ in how a tool call is written and in what
+can be constrained; both are the model's business. The trainer says *what* the reply must be
+(:class:`Constraint`) and reads calls from ``reply.message.tool_calls``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal, Protocol
+
+from pydantic import Field
+
+from agentopt_local.record import Record
+
+
+class ToolCall(Record):
+    """One call of a named function."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class Message(Record):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls that an assistant turn makes. A ``tool`` turn answers the calls in their order."""
+
+
+class ToolSpec(Record):
+    """A function as a model sees it."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    """JSON schema of the arguments, an object with ``required``."""
+
+
+class Constraint(Record):
+    """What a reply must match, whatever model samples it.
+
+    ``json_schema``: JSON text of a schema · ``regex``: a regular expression · ``grammar``: a Lark grammar in
+    llguidance's dialect · ``turn``: either a call of one of the request's tools with schema-valid arguments,
+    in the model's own format, or text that matches this regular expression.
+    """
+
+    kind: Literal["json_schema", "regex", "grammar", "turn"]
+    value: str
+
+    @staticmethod
+    def of(output_type: Any) -> Constraint:
+        """The constraint that an outlines type stands for (``JsonSchema``, ``CFG``, ``Regex``, ``Literal``, ...)."""
+        from outlines.types import CFG, JsonSchema
+        from outlines.types.dsl import python_types_to_terms, to_regex
+
+        term = python_types_to_terms(output_type)
+        if isinstance(term, CFG):
+            return Constraint(kind="grammar", value=term.definition)
+        if isinstance(term, JsonSchema):
+            return Constraint(kind="json_schema", value=json.dumps(json.loads(term.schema), ensure_ascii=False))
+        return Constraint(kind="regex", value=to_regex(term))
+
+
+class Sampling(Record):
+    """How tokens are drawn."""
+
+    max_tokens: int = Field(default=512, ge=1)
+    """Upper limit of generated tokens."""
+    temperature: float = Field(default=0.0, ge=0.0)
+    """0 = greedy."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    seed: int | None = None
+    """Makes sampling repeatable where the backend can; backends that cannot ignore it."""
+
+
+class ChatRequest(Record):
+    """One completion to make."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...] = ()
+    constraint: Constraint | None = None
+    sampling: Sampling = Sampling()
+    session: str | None = None
+    """Requests of one conversation share a session: they stay on one replica and reuse its prefix cache."""
+
+
+class Usage(Record):
+    """Tokens and time, of one completion or summed over several."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens that the prefix cache held already."""
+    completion_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            requests=self.requests + other.requests,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+        )
+
+
+class ChatReply(Record):
+    """One completion made."""
+
+    message: Message
+    """The assistant's turn; calls are already parsed out of the text."""
+    finish_reason: Literal["stop", "length"] = "stop"
+    """``length``: cut at ``max_tokens``, so the text may be incomplete."""
+    usage: Usage = Usage(requests=1)
+
+
+class ChatModel(Protocol):
+    """Anything that completes chats: a hosted engine, an HTTP endpoint, a script."""
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        """Answer ``request``. Raises :class:`~agentopt_local.errors.ModelError`."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release what the model holds. Safe to call twice."""
+        ...
