@@ -1,0 +1,188 @@
+"""The optimizer's four actions, and the grammars under which they are sampled.
+
+An action is sampled in two phases that share their prompt: a header (which action, on which function) and, for
+add and revise, the function's raw source. Code inside a JSON string is where small models fail, so the source is
+never JSON. Both grammars are built from the present function set with outlines types: a name that does not exist
+cannot be revised or removed, a name that exists cannot be added.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import keyword
+from typing import Any, Literal
+
+from outlines.types import CFG, JsonSchema
+
+from agentopt_local.chat import Constraint
+from agentopt_local.errors import FunctionError
+from agentopt_local.functions import Function, FunctionSet
+from agentopt_local.record import Record
+
+Arguments = dict[str, Any]
+
+
+class AddFunction(Record):
+    """Put a new function at the end of the set."""
+
+    kind: Literal["add_function"] = "add_function"
+    function: Function
+    examples: tuple[Arguments, ...] = ()
+    """Arguments that the function is tried with before it is admitted."""
+
+    @property
+    def name(self) -> str:
+        """The name of the function that the action is about."""
+        return self.function.name
+
+    def apply(self, functions: FunctionSet) -> FunctionSet:
+        """The set with the function. Raises FunctionError if the name is taken."""
+        return functions.adding(self.function)
+
+
+class ReviseFunction(Record):
+    """Replace a function's source; the name stays."""
+
+    kind: Literal["revise_function"] = "revise_function"
+    function: Function
+    examples: tuple[Arguments, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of the function that the action is about."""
+        return self.function.name
+
+    def apply(self, functions: FunctionSet) -> FunctionSet:
+        """The set with the new source. Raises FunctionError if there is no such function."""
+        return functions.replacing(self.name, self.function)
+
+
+class RemoveFunction(Record):
+    """Take a function out of the set."""
+
+    kind: Literal["remove_function"] = "remove_function"
+    name: str
+
+    def apply(self, functions: FunctionSet) -> FunctionSet:
+        """The set without the function. Raises FunctionError if there is no such function."""
+        return functions.removing(self.name)
+
+
+class Terminate(Record):
+    """Leave the set as it is and end the step."""
+
+    kind: Literal["terminate"] = "terminate"
+
+    def apply(self, functions: FunctionSet) -> FunctionSet:
+        """The same set."""
+        return functions
+
+
+Action = AddFunction | ReviseFunction | RemoveFunction | Terminate
+ActionKind = Literal["add_function", "revise_function", "remove_function", "terminate"]
+
+
+class Header(Record):
+    """The first phase of an action: what to do, with which function."""
+
+    action: ActionKind
+    name: str = ""
+
+    def check(self, functions: FunctionSet) -> None:
+        """Raise FunctionError if the header is not legal on ``functions`` (a grammar rules that out)."""
+        if self.action == "add_function":
+            if self.name in functions or not self.name.isidentifier() or self.name in RESERVED:
+                raise FunctionError(f"a new function cannot be called {self.name!r}; it is taken or reserved")
+        elif self.action != "terminate":
+            functions.get(self.name)
+
+
+RESERVED = frozenset(keyword.kwlist) | frozenset(name for name in dir(builtins) if not name.startswith("_")) | {"python"}
+"""Names that no new function may have: keywords, built-ins, and the interpreter's tool name."""
+
+HEADER_GRAMMAR = r"""
+start: {alternatives}
+add: "{{\"action\": \"add_function\", \"name\": \"" NEW_NAME "\"}}"
+{existing}terminate: "{{\"action\": \"terminate\"}}"
+NEW_NAME: /[a-z][a-z0-9_]{{2,39}}/ & ~/({taken})/
+"""
+EXISTING_GRAMMAR = r"""revise: "{{\"action\": \"revise_function\", \"name\": \"" OLD_NAME "\"}}"
+remove: "{{\"action\": \"remove_function\", \"name\": \"" OLD_NAME "\"}}"
+OLD_NAME: /({names})/
+"""
+
+SOURCE_GRAMMAR = r"""
+start: "def {name}(" [params] ") -> " type ":\n" doc line{{1,{max_lines}}}
+params: param (", " param)*
+param: PARAM ": " type [" = " literal]
+type: base | base " | None"
+base: "int" | "float" | "str" | "bool" | "list[" base "]" | "dict[str, " base "]"
+literal: "None" | "True" | "False" | /-?[0-9]{{1,9}}(\.[0-9]{{1,9}})?/ | /"[^"\\\n]{{0,40}}"/ | /'[^'\\\n]{{0,40}}'/
+doc: "    \"\"\"" DOCTEXT "\"\"\"\n"
+DOCTEXT: /[^"\\\n ][^"\\\n]{{8,300}}/
+line: CODE | BLANK
+CODE: /( {{4}}){{1,8}}[^ \t\n][^\n]{{0,200}}\n/
+BLANK: /\n/
+PARAM: /[a-z][a-z0-9_]{{0,29}}/ & ~/({keywords})/
+"""
+
+
+def header_type(functions: FunctionSet, kinds: frozenset[str] | None = None) -> CFG:
+    """The outlines type of a header that is legal on ``functions``; ``kinds`` limits which actions may be chosen."""
+    names = functions.names
+    rules = {"add_function": "add", "terminate": "terminate"}
+    if names:
+        rules |= {"revise_function": "revise", "remove_function": "remove"}
+    chosen = [rule for kind, rule in rules.items() if kinds is None or kind in kinds] or ["terminate"]
+    return CFG(
+        HEADER_GRAMMAR.format(
+            alternatives=" | ".join(chosen),
+            existing=EXISTING_GRAMMAR.format(names="|".join(names)) if names else "",
+            taken="|".join(sorted(RESERVED | set(names))),
+        )
+    )
+
+
+def source_type(name: str, max_lines: int = 40) -> CFG:
+    """The outlines type of the source of a function called ``name``: its first line is fixed as far as it is known.
+
+    Typed, non-variadic parameters and a docstring are in the grammar, and so is the indentation; the statements
+    are free text, checked by ``compile`` afterwards, because a grammar that knows less Python than the model bends
+    what it writes.
+    """
+    keywords = "|".join(sorted(keyword.kwlist))
+    return CFG(SOURCE_GRAMMAR.format(name=name, max_lines=max_lines, keywords=keywords))
+
+
+def examples_type(function: Function, n: int) -> JsonSchema:
+    """The outlines type of ``n`` sets of arguments: ``{"problem_1": {...}, ...}``, each valid for ``function``."""
+    keys = [f"problem_{i + 1}" for i in range(n)]
+    return JsonSchema(
+        {
+            "type": "object",
+            "properties": dict.fromkeys(keys, function.parameters),
+            "required": keys,
+            "additionalProperties": False,
+        }
+    )
+
+
+def header_constraint(functions: FunctionSet, kinds: frozenset[str] | None = None) -> Constraint:
+    """:func:`header_type` as a constraint for a request."""
+    return Constraint.of(header_type(functions, kinds))
+
+
+def parse_header(text: str, functions: FunctionSet) -> Header:
+    """The header in ``text``. Raises FunctionError if it is not one, or not legal on ``functions``."""
+    start, end = text.find("{"), text.rfind("}")
+    try:
+        fields = json.loads(text[start : end + 1])
+        header = Header.model_validate(fields)
+    except (ValueError, TypeError):
+        raise FunctionError(
+            'reply with one JSON object: {"action": "add_function" | "revise_function" | "remove_function" | '
+            f'"terminate", "name": "..."}}, not {text[:80]!r}'
+        ) from None
+    header.check(functions)
+    return header

@@ -1,0 +1,183 @@
+"""The paper's "GPT-4+ agent": a conversation with learned functions and a Python interpreter."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import Any
+
+from pydantic import Field
+
+from agentopt_local import prompts
+from agentopt_local.chat import ChatModel, ChatRequest, Constraint, Message, Sampling, ToolCall, Usage
+from agentopt_local.errors import ContextOverflowError
+from agentopt_local.functions import FunctionSet
+from agentopt_local.record import Record
+from agentopt_local.sandbox.base import Execution, Sandbox
+from agentopt_local.task import Problem
+from agentopt_local.tool_formats import check_arguments
+from agentopt_local.trajectory import Executed, Step, StopReason, Trajectory
+
+ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
+CODE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+THOUGHT_PATTERN = r"[^<`]{0,300}"
+CODE_PATTERN = r"```python\n([^`]|`[^`]|``[^`]){1,1500}\n```"
+ANSWER_PATTERN = r"<answer>[^<\n]{1,400}</answer>"
+NUDGE = "Call a function, run a ```python block, or give the final answer as <answer>your answer</answer>."
+
+
+class AgentConfig(Record):
+    """Budgets of one attempt."""
+
+    max_turns: int = Field(default=6, ge=1)
+    """Assistant turns."""
+    max_turn_tokens: int = Field(default=400, ge=16)
+    """Generated tokens of one turn."""
+    max_tokens: int = Field(default=1500, ge=16)
+    """Generated tokens of the whole attempt."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 = greedy."""
+    interpreter: bool = True
+    """Whether the agent may run Python beside its functions."""
+    constrain: bool = True
+    """Sample turns under a grammar, so that every call names an existing function with valid arguments."""
+    timeout_s: float = Field(default=10.0, gt=0)
+    """Wall-clock limit of one call or block."""
+    max_result_chars: int = Field(default=2000, ge=100)
+    """Longer results are cut in the middle before the agent sees them."""
+
+
+class FunctionCallingAgent:
+    """Solves problems in turns; each calls a function, runs code, or answers."""
+
+    def __init__(self, model: ChatModel, sandbox: Sandbox, config: AgentConfig) -> None:
+        """``model`` talks, ``sandbox`` runs everything that it writes."""
+        self.model = model
+        self.sandbox = sandbox
+        self.config = config
+
+    async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Trajectory:
+        """One attempt at ``problem``."""
+        started = time.monotonic()
+        attempt = Attempt(self, problem, functions, seed)
+        stop_reason = await attempt.run()
+        return Trajectory(
+            problem_id=problem.id,
+            functions=functions.fingerprint,
+            seed=seed,
+            steps=tuple(attempt.steps),
+            answer=attempt.answer,
+            stop_reason=stop_reason,
+            usage=attempt.usage,
+            wall_s=time.monotonic() - started,
+        )
+
+
+class Attempt:
+    """The state of one attempt."""
+
+    def __init__(self, agent: FunctionCallingAgent, problem: Problem, functions: FunctionSet, seed: int) -> None:
+        self.agent = agent
+        self.config = agent.config
+        self.functions = functions
+        self.seed = seed
+        self.tools = functions.tool_specs()
+        self.session = f"{functions.fingerprint}/{problem.id}/{seed}"
+        note = " The functions can be called in the code too." if functions.functions else ""
+        self.messages: list[Message] = [
+            Message(role="system", content=prompts.fill("agent_system", functions_note=note)),
+            Message(role="user", content=problem.question),
+        ]
+        self.steps: list[Step] = []
+        self.answer: str | None = None
+        self.usage = Usage()
+
+    async def run(self) -> StopReason:
+        """Turn by turn until an answer or the end of a budget."""
+        idle = 0
+        while len(self.steps) < self.config.max_turns:
+            left = self.config.max_tokens - self.usage.completion_tokens
+            if left < 1:
+                return "max_tokens"
+            try:
+                message = await self._turn(min(left, self.config.max_turn_tokens))
+            except ContextOverflowError:
+                return "context"
+            executed, observations = await self._act(message)
+            self.steps.append(Step(message=message, executed=executed, observations=observations))
+            if self.answer is not None:
+                return "answer"
+            idle = 0 if executed else idle + 1
+            if idle == 2:
+                return "no_action"
+            self.messages += [message, *observations]
+        return "max_turns"
+
+    async def _turn(self, max_tokens: int) -> Message:
+        forms = f"({CODE_PATTERN}|{ANSWER_PATTERN})" if self.config.interpreter else ANSWER_PATTERN
+        request = ChatRequest(
+            messages=tuple(self.messages),
+            tools=self.tools,
+            constraint=Constraint(kind="turn", value=THOUGHT_PATTERN + forms) if self.config.constrain else None,
+            sampling=Sampling(
+                max_tokens=max_tokens,
+                temperature=self.config.temperature,
+                seed=self.seed if self.config.temperature > 0 else None,
+            ),
+            session=self.session,
+        )
+        reply = await self.agent.model.complete(request)
+        self.usage += reply.usage
+        return reply.message
+
+    async def _act(self, message: Message) -> tuple[tuple[Executed, ...], tuple[Message, ...]]:
+        """Do what the turn asks for. Calls come first, then code, then the answer."""
+        if message.tool_calls:
+            executed = tuple([await self._call(call) for call in message.tool_calls])
+            return executed, tuple(Message(role="tool", content=each.result) for each in executed)
+        code = CODE.search(message.content) if self.config.interpreter else None
+        if code:
+            block = await self._run(code[1])
+            return (block,), (Message(role="user", content=f"Output of the code:\n{block.result}"),)
+        answer = ANSWER.search(message.content)
+        if answer and answer[1].strip():
+            self.answer = answer[1].strip()
+            return (), ()
+        return (), (Message(role="user", content=NUDGE),)
+
+    async def _call(self, call: ToolCall) -> Executed:
+        tool = next((tool for tool in self.tools if tool.name == call.name), None)
+        if tool is None:
+            names = ", ".join(self.functions.names) or "none"
+            execution = Execution(ok=False, error=f"there is no function {call.name!r}; there are: {names}")
+        elif (wrong := check_arguments(tool, call.arguments)) is not None:
+            execution = Execution(ok=False, error=wrong)
+        else:
+            execution = await self.agent.sandbox.call(
+                self.functions.source, call.name, call.arguments, timeout_s=self.config.timeout_s, seed=self.seed
+            )
+        result = render_value(execution.value) if execution.ok else f"Error: {execution.error}"
+        return Executed(name=call.name, arguments=call.arguments, ok=execution.ok, result=self._cut(result))
+
+    async def _run(self, code: str) -> Executed:
+        execution = await self.agent.sandbox.run(
+            code, functions=self.functions.source, timeout_s=self.config.timeout_s, seed=self.seed
+        )
+        result = execution.stdout.rstrip("\n")
+        if not execution.ok:
+            result = f"{result}\nError: {execution.error}".strip()
+        result = result or "(nothing was printed)"
+        return Executed(name="python", arguments={"code": code}, ok=execution.ok, result=self._cut(result))
+
+    def _cut(self, text: str) -> str:
+        limit = self.config.max_result_chars
+        if len(text) <= limit:
+            return text
+        half = limit // 2
+        return f"{text[:half]}\n[... {len(text) - 2 * half} characters cut ...]\n{text[-half:]}"
+
+
+def render_value(value: Any) -> str:
+    """A function's value as the agent reads it: text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,242 @@
+"""One sample of one edit: header, source, example arguments, trial, repairs.
+
+The phases are turns of one conversation, so each reuses the prefix of the one before it in the engine's cache.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jsonschema import Draft202012Validator
+
+from agentopt_local import prompts
+from agentopt_local.actions import (
+    Action,
+    AddFunction,
+    Header,
+    RemoveFunction,
+    ReviseFunction,
+    Terminate,
+    examples_type,
+    parse_header,
+    source_type,
+)
+from agentopt_local.agents.function_calling import render_value
+from agentopt_local.chat import ChatModel, ChatRequest, Constraint, Message, Sampling, Usage
+from agentopt_local.errors import ContextOverflowError, FunctionError
+from agentopt_local.evidence import Attempted, cut
+from agentopt_local.functions import TYPES_ALLOWED, Function, FunctionSet, clean
+from agentopt_local.record import Record
+from agentopt_local.sandbox.base import Execution, Sandbox
+from agentopt_local.task import Task
+
+if TYPE_CHECKING:
+    from agentopt_local.optimizer import ActionCounts, OptimizerConfig
+
+
+class Verified(Record):
+    """An edit that passed every check."""
+
+    action: Action
+    matches: int = 0
+    """Shown problems that the function answered right when it was called directly."""
+    trials: int = 0
+    """Shown problems that it was tried on."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether it answered all shown problems."""
+        return self.trials > 0 and self.matches == self.trials
+
+
+@dataclass(frozen=True)
+class DraftContext:
+    """What all drafts of one edit share."""
+
+    model: ChatModel
+    task: Task
+    sandbox: Sandbox
+    config: OptimizerConfig
+    functions: FunctionSet
+    evidence: tuple[Attempted, ...]
+    header: Constraint | None
+    prompt: str
+
+
+class Draft:
+    """One conversation with the optimizer model about one edit."""
+
+    def __init__(self, context: DraftContext, seed: int) -> None:
+        self.context = context
+        self.config = context.config
+        self.seed = seed
+        self.messages: list[Message] = [Message(role="user", content=context.prompt)]
+        self.usage = Usage()
+        self.verified: Verified | None = None
+        """The best edit so far."""
+        self._sampled = self._legal = self._passed = 0
+        self._requests = 0
+
+    def counts(self) -> ActionCounts:
+        """What became of this draft's samples."""
+        from agentopt_local.optimizer import ActionCounts
+
+        return ActionCounts(sampled=self._sampled, legal=self._legal, verified=self._passed)
+
+    async def run(self) -> Verified | None:
+        """The edit, repaired as often as the configuration allows; None if it never passed the checks."""
+        try:
+            header = await self._header()
+            if header is None:
+                return None
+            if header.action in ("remove_function", "terminate"):
+                action: Action = Terminate() if header.action == "terminate" else RemoveFunction(name=header.name)
+                self._passed += 1
+                self.verified = Verified(action=action)
+                return self.verified
+            await self._write(header)
+        except ContextOverflowError:
+            pass  # the conversation outgrew the context: what was verified until then stands
+        return self.verified
+
+    async def _header(self) -> Header | None:
+        for _ in range(self.config.max_retries + 1):
+            text = await self._ask(self.context.header, max_tokens=64)
+            self._sampled += 1
+            try:
+                header = parse_header(text, self.context.functions)
+            except FunctionError as error:
+                self._say(text, f"That is not a legal action: {error}")
+                continue
+            self._legal += 1
+            self._say(text, self._source_prompt(header))
+            return header
+        return None
+
+    def _source_prompt(self, header: Header) -> str:
+        return prompts.fill(
+            "write_source",
+            name=header.name,
+            types=TYPES_ALLOWED,
+            packages=", ".join(self.config.allowed_packages),
+        )
+
+    async def _write(self, header: Header) -> None:
+        """Source, trial, repair: until every shown problem is answered or the retries are used up."""
+        examples: dict[str, Any] | None = None
+        old_parameters: dict[str, Any] | None = None
+        start = len(self.messages)
+        for attempt in range(self.config.max_retries + 1):
+            if attempt:  # a repair is an action sampled anew under the same header
+                self._sampled += 1
+                self._legal += 1
+            source = await self._ask(self._source_constraint(header.name), max_tokens=self.config.max_source_tokens)
+            try:
+                function = self._check(source, header)
+                if examples is None or function.parameters != old_parameters:
+                    examples = await self._examples(source, function)
+                    old_parameters = function.parameters
+                feedback = await self._try(function, header, examples)
+            except FunctionError as error:
+                feedback = f"That source was refused: {error}"
+            if feedback is None:
+                return
+            # Only the latest source stays in the conversation: the earlier ones would crowd the context.
+            del self.messages[start:]
+            self._say(source, prompts.fill("repair", name=header.name, feedback=feedback))
+
+    def _source_constraint(self, name: str) -> Constraint | None:
+        return Constraint.of(source_type(name)) if self.config.constrain else None
+
+    def _check(self, source: str, header: Header) -> Function:
+        """The function in ``source``. Raises FunctionError for whatever the optimizer must mend."""
+        function = Function(source=clean(source))
+        if function.name != header.name:
+            raise FunctionError(f"the function must be called {header.name!r}, not {function.name!r}")
+        foreign = sorted(function.imports - set(self.config.allowed_packages))
+        if foreign:
+            raise FunctionError(
+                f"{function.name}: importing {', '.join(foreign)} is not allowed; allowed are: "
+                f"{', '.join(self.config.allowed_packages)}"
+            )
+        return function
+
+    async def _examples(self, source: str, function: Function) -> dict[str, Any]:
+        """Arguments for each shown problem, ``{"problem_1": {...}}``."""
+        evidence = self.context.evidence
+        problems = "\n".join(f"problem_{i + 1}: {cut(each.problem.question, 600)}" for i, each in enumerate(evidence))
+        output_type = examples_type(function, len(evidence))
+        question = prompts.fill("example_arguments", signature=function.signature, problems=problems)
+        messages = [*self.messages, Message(role="assistant", content=source), Message(role="user", content=question)]
+        constraint = Constraint.of(output_type)
+        text = await self._ask(constraint, max_tokens=300, messages=messages)
+        try:
+            examples = json.loads(text[text.find("{") : text.rfind("}") + 1])
+            Draft202012Validator(json.loads(constraint.value)).validate(examples)
+        except ValueError as error:
+            raise FunctionError(f"the example arguments were not JSON: {error}") from None
+        except Exception as error:  # noqa: BLE001 - jsonschema's ValidationError is imported with its message only
+            raise FunctionError(f"the example arguments do not fit {function.signature}: {error}") from None
+        return dict(examples)
+
+    async def _try(self, function: Function, header: Header, examples: dict[str, Any]) -> str | None:
+        """Call the function on the shown problems; what the optimizer must mend, or None if all is right."""
+        context = self.context
+        arguments = tuple(examples[f"problem_{i + 1}"] for i in range(len(context.evidence)))
+        kind = AddFunction if header.action == "add_function" else ReviseFunction
+        action = kind(function=function, examples=arguments)
+        edited = action.apply(context.functions)
+        executions = await context.sandbox.call_many(
+            edited.source, function.name, list(arguments), timeout_s=self.config.timeout_s
+        )
+        lines, matches = await self._judge(function, arguments, executions)
+        if all(execution.ok for execution in executions):
+            self._passed += 1
+            verified = Verified(action=action, matches=matches, trials=len(executions))
+            if self.verified is None or verified.matches > self.verified.matches:
+                self.verified = verified
+        return None if matches == len(executions) else "Trial calls of your function:\n" + "\n".join(lines)
+
+    async def _judge(
+        self, function: Function, arguments: Sequence[dict[str, Any]], executions: Sequence[Execution]
+    ) -> tuple[list[str], int]:
+        """A line per trial that compares what was returned with what was expected, and how many were right."""
+        lines, matches = [], 0
+        for attempted, given, execution in zip(self.context.evidence, arguments, executions, strict=True):
+            shown = ", ".join(f"{key}={cut(repr(value), 200)}" for key, value in given.items())
+            call = f"{function.name}({shown})"
+            if not execution.ok:
+                lines.append(f"- {call} failed: {cut(execution.error or '', 400)}")
+                continue
+            returned = render_value(execution.value)
+            grade = await self.context.task.grade(attempted.problem, returned, self.context.sandbox)
+            matches += grade.correct
+            verdict = "which is right" if grade.correct else f"but expected was: {cut(attempted.problem.answer, 300)}"
+            lines.append(f"- {call} returned: {cut(returned, 300)}\n  {verdict}")
+        return lines, matches
+
+    def _say(self, reply: str, answer: str) -> None:
+        self.messages += [Message(role="assistant", content=reply), Message(role="user", content=answer)]
+
+    async def _ask(
+        self, constraint: Constraint | None, *, max_tokens: int, messages: Sequence[Message] | None = None
+    ) -> str:
+        """One completion; its seed is fresh in every request of the draft."""
+        self._requests += 1
+        request = ChatRequest(
+            messages=tuple(messages if messages is not None else self.messages),
+            constraint=constraint,
+            sampling=Sampling(
+                max_tokens=max_tokens,
+                temperature=self.config.temperature,
+                top_p=self.config.top_p,
+                seed=self.seed * 100 + self._requests,
+            ),
+            session=f"optimizer/{self.seed}",
+        )
+        reply = await self.context.model.complete(request)
+        self.usage += reply.usage
+        return reply.message.content

@@ -1,0 +1,130 @@
+"""What the optimizer is shown: the most informative attempts, within a token budget.
+
+An attempt tells most when it failed although a learned function was called (a near miss), then when it failed
+at all. Failures of one kind of problem are shown together, because one function mends them together.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from agentopt_local.functions import FunctionSet
+from agentopt_local.record import Record
+from agentopt_local.task import Problem
+from agentopt_local.trajectory import Trajectory
+
+CHARS_PER_TOKEN = 3
+"""A careful estimate: English and code have about four characters per token, digits fewer."""
+
+
+class Attempted(Record):
+    """A problem and one attempt at it."""
+
+    problem: Problem
+    trajectory: Trajectory
+
+
+class FailedUpdate(Record):
+    """An update that did not help, kept so that the optimizer does not repeat it."""
+
+    step: int
+    actions: tuple[str, ...]
+    """``kind name`` of each action."""
+    functions: FunctionSet
+    accuracy: float
+    """Of the whole set, on the problems it was tried on; 0 to 1."""
+    accuracy_before: float
+
+
+def focus_groups(attempts: Sequence[Attempted]) -> list[list[Attempted]]:
+    """Failed attempts by kind of problem: the kind with most failures first, near misses first within it."""
+    groups: dict[str, list[Attempted]] = {}
+    for each in attempts:
+        if not each.trajectory.correct:
+            groups.setdefault(each.problem.kind, []).append(each)
+    ordered = sorted(groups.values(), key=lambda group: -len(group))
+    return [sorted(group, key=lambda each: not each.trajectory.calls) for group in ordered]
+
+
+def pick(group: Sequence[Attempted], n: int, seed: int) -> tuple[Attempted, ...]:
+    """``n`` attempts of a group, drawn by ``seed`` with near misses kept in front."""
+    order = random.Random(seed).sample(range(len(group)), len(group))
+    order.sort(key=lambda index: not group[index].trajectory.calls)
+    return tuple(group[index] for index in order[:n])
+
+
+def transcript_text(number: int, attempt: Attempted, max_chars: int) -> str:
+    """One attempt in words, at most ``max_chars`` characters."""
+    problem, trajectory = attempt.problem, attempt.trajectory
+    did = []
+    for each in trajectory.executed:
+        if each.name == "python":
+            did.append(f"The agent ran:\n{each.arguments['code'].strip()}\nwhich printed: {each.result}")
+        else:
+            arguments = ", ".join(f"{key}={value!r}" for key, value in each.arguments.items())
+            did.append(f"The agent called {each.name}({arguments})\nwhich returned: {each.result}")
+    reason = trajectory.grade.reason if trajectory.grade and not trajectory.correct else ""
+    ending = [
+        f"The agent answered: {trajectory.answer if trajectory.answer is not None else 'nothing'}"
+        f" ({'right' if trajectory.correct else 'wrong'})",
+        f"Expected answer: {problem.answer}",
+    ]
+    head = f"## Problem {number}\n{cut(problem.question, max_chars // 2)}"
+    tail = "\n".join(ending + ([f"Reason: {cut(reason, 200)}"] if reason and trajectory.answer is None else []))
+    room = max(0, max_chars - len(head) - len(tail) - 2)
+    middle = cut("\n".join(did), room)
+    return "\n".join(part for part in (head, middle, tail) if part)
+
+
+def cut(text: str, max_chars: int) -> str:
+    """``text``, with its middle left out if it is longer than ``max_chars``."""
+    if len(text) <= max_chars:
+        return text
+    if max_chars < 40:
+        return ""
+    half = (max_chars - 10) // 2
+    return f"{text[:half]} [...] {text[-half:]}"
+
+
+def transcripts_text(attempts: Sequence[Attempted], max_tokens: int) -> str:
+    """The attempts in words, sharing a budget of about ``max_tokens`` tokens evenly."""
+    share = max_tokens * CHARS_PER_TOKEN // max(1, len(attempts))
+    return "\n\n".join(transcript_text(i + 1, each, share) for i, each in enumerate(attempts))
+
+
+def functions_text(functions: FunctionSet, attempts: Sequence[Attempted], max_tokens: int) -> str:
+    """The functions with how they fared in ``attempts``; sources are left out where the budget ends."""
+    if not functions.functions:
+        return "There are none yet."
+    parts, left = [], max_tokens * CHARS_PER_TOKEN
+    for function in functions.each():
+        calls = [call for each in attempts for call in each.trajectory.calls if call.name == function.name]
+        users = [each for each in attempts if any(call.name == function.name for call in each.trajectory.calls)]
+        right = sum(each.trajectory.correct for each in users)
+        stats = (
+            f"`{function.signature}`: called {len(calls)} times, {sum(call.ok for call in calls)} without error; "
+            f"{right} of {len(users)} problems that used it were solved."
+        )
+        body = f"```python\n{function.source}```"
+        parts.append(f"{stats}\n{body}" if len(body) <= left else stats)
+        left -= len(parts[-1])
+    return "\n".join(parts)
+
+
+def failures_text(failures: Sequence[FailedUpdate], max_tokens: int) -> str:
+    """Updates that did not help, worst first, as many of the latest as fit the budget."""
+    rows, left = [], max_tokens * CHARS_PER_TOKEN
+    for failed in reversed(failures):
+        row = (
+            f"- {'; '.join(failed.actions)}: accuracy went from "
+            f"{failed.accuracy_before:.2f} to {failed.accuracy:.2f}, so it was undone."
+        )
+        if len(row) > left:
+            break
+        rows.append((failed.accuracy, row))
+        left -= len(row)
+    if not rows:
+        return ""
+    lines = [row for _, row in sorted(rows, key=lambda pair: pair[0])]
+    return "\n# Updates that did not help\n" + "\n".join(lines) + "\n"

@@ -1,0 +1,301 @@
+"""Functions as learnable parameters: values derived from nothing but their Python source.
+
+A function's name, description and JSON schema are read from its source, so they cannot disagree with it.
+Nothing here executes the source.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import keyword
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+from pydantic import field_validator
+
+from agentopt_local.chat import ToolSpec
+from agentopt_local.errors import FunctionError
+from agentopt_local.record import Record, fingerprint
+
+MAX_SOURCE_CHARS = 20_000
+SCALARS = {"int": "integer", "float": "number", "str": "string", "bool": "boolean"}
+RUNTIME_HEADER = "from typing import Any, Dict, List, Literal, Optional, Union\n\n"
+"""Stands above the sources where they run, because annotations are evaluated when a ``def`` is."""
+TYPES_ALLOWED = "int, float, str, bool, list[...], dict[str, ...], Optional[...], Literal[...]"
+
+
+class Function(Record):
+    """One function that an agent may call, given by its source.
+
+    The source holds one top-level ``def`` (imports may stand above it) with typed, non-variadic parameters and a
+    docstring. Anything else raises FunctionError with a text that an optimizer can act on.
+    """
+
+    source: str
+    """Python source; ends with one newline."""
+
+    @field_validator("source")
+    @classmethod
+    def _check(cls, source: str) -> str:
+        source = source.strip("\n").rstrip() + "\n"
+        schema_of(function_node(source))
+        return source
+
+    @cached_property
+    def _node(self) -> ast.FunctionDef:
+        return function_node(self.source)
+
+    @property
+    def name(self) -> str:
+        """The name of the ``def``."""
+        return self._node.name
+
+    @property
+    def description(self) -> str:
+        """The docstring."""
+        return ast.get_docstring(self._node) or ""
+
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """JSON schema of the arguments, with ``required``."""
+        return schema_of(self._node)
+
+    @property
+    def signature(self) -> str:
+        """``name(a: int, b: str = 'x') -> str``."""
+        returns = f" -> {ast.unparse(self._node.returns)}" if self._node.returns else ""
+        return f"{self.name}({ast.unparse(self._node.args)}){returns}"
+
+    @property
+    def imports(self) -> frozenset[str]:
+        """Top-level packages that any ``import`` statement in the source names."""
+        return imports_of(ast.parse(self.source))
+
+    def tool_spec(self) -> ToolSpec:
+        """The function as a model sees it."""
+        return ToolSpec(name=self.name, description=self.description, parameters=self.parameters)
+
+    def normalized(self) -> str:
+        """The source without comments, docstring and formatting: equal code gives equal text."""
+        tree = ast.parse(self.source)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+        return ast.unparse(tree)
+
+
+class FunctionSet(Record):
+    """An immutable, ordered set of functions with distinct names."""
+
+    functions: tuple[Function, ...] = ()
+
+    @field_validator("functions")
+    @classmethod
+    def _distinct(cls, functions: tuple[Function, ...]) -> tuple[Function, ...]:
+        names = [function.name for function in functions]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise FunctionError(f"two functions are called {', '.join(twice)}; names must differ")
+        return functions
+
+    @staticmethod
+    def of(*sources: str) -> FunctionSet:
+        """A set made from sources."""
+        return FunctionSet(functions=tuple(Function(source=source) for source in sources))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names in order."""
+        return tuple(function.name for function in self.functions)
+
+    @property
+    def source(self) -> str:
+        """All sources, one after another, ready to execute; empty for the empty set."""
+        if not self.functions:
+            return ""
+        return RUNTIME_HEADER + "\n\n".join(function.source for function in self.functions)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with any source and with the order."""
+        return fingerprint([function.source for function in self.functions])
+
+    def __len__(self) -> int:
+        return len(self.functions)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+    def each(self) -> Iterator[Function]:
+        """The functions in order."""
+        return iter(self.functions)
+
+    def get(self, name: str) -> Function:
+        """The function called ``name``. Raises FunctionError naming those that exist."""
+        for function in self.functions:
+            if function.name == name:
+                return function
+        raise FunctionError(f"there is no function {name!r}; there are: {', '.join(self.names) or 'none'}")
+
+    def adding(self, function: Function) -> FunctionSet:
+        """With ``function`` at the end. Raises FunctionError if the name is taken."""
+        if function.name in self:
+            raise FunctionError(f"a function {function.name!r} exists already; revise it or choose another name")
+        return FunctionSet(functions=(*self.functions, function))
+
+    def replacing(self, name: str, function: Function) -> FunctionSet:
+        """With ``function`` in the place of the one called ``name``."""
+        old = self.get(name)
+        return FunctionSet(functions=tuple(function if each is old else each for each in self.functions))
+
+    def removing(self, name: str) -> FunctionSet:
+        """Without the function called ``name``."""
+        old = self.get(name)
+        return FunctionSet(functions=tuple(each for each in self.functions if each is not old))
+
+    def keeping(self, names: frozenset[str]) -> FunctionSet:
+        """With only the functions whose names are in ``names``."""
+        return FunctionSet(functions=tuple(each for each in self.functions if each.name in names))
+
+    def tool_specs(self) -> tuple[ToolSpec, ...]:
+        """The functions as a model sees them."""
+        return tuple(function.tool_spec() for function in self.functions)
+
+
+def function_node(source: str) -> ast.FunctionDef:
+    """The one top-level ``def`` of ``source``. Raises FunctionError if the source is anything else."""
+    if len(source) > MAX_SOURCE_CHARS:
+        raise FunctionError(f"the source has {len(source)} characters; at most {MAX_SOURCE_CHARS} are allowed")
+    try:
+        tree = ast.parse(source)
+        compile(tree, "<function>", "exec", dont_inherit=True)
+    except SyntaxError as error:
+        line = (error.text or "").strip()
+        raise FunctionError(f"syntax error in line {error.lineno}: {error.msg}: {line}") from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise FunctionError(f"the source cannot be compiled: {error}") from None
+    definitions = [node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
+    if len(definitions) != 1 or not isinstance(definitions[0], ast.FunctionDef):
+        kinds = ", ".join(type(node).__name__ for node in definitions) or "nothing"
+        raise FunctionError(
+            f"the source must be exactly one top-level function (imports may stand above it); it has: {kinds}. "
+            "Put helpers inside the function."
+        )
+    node = definitions[0]
+    if node.decorator_list:
+        raise FunctionError(f"{node.name}: decorators are not allowed")
+    if keyword.issoftkeyword(node.name) or node.name.startswith("__"):
+        raise FunctionError(f"{node.name!r} cannot be the name of a function here")
+    if not (ast.get_docstring(node) or "").strip():
+        raise FunctionError(f"{node.name}: the first statement must be a docstring that says what it returns")
+    return node
+
+
+def schema_of(node: ast.FunctionDef) -> dict[str, Any]:
+    """JSON schema of a function's arguments. Raises FunctionError for parameters that JSON cannot carry."""
+    args = node.args
+    if args.vararg or args.kwarg:
+        star = f"*{args.vararg.arg}" if args.vararg else f"**{args.kwarg.arg if args.kwarg else ''}"
+        raise FunctionError(f"{node.name}: {star} has no JSON schema; use a list or dict parameter instead")
+    if args.posonlyargs:
+        raise FunctionError(f"{node.name}: positional-only parameters cannot be passed by name; remove the '/'")
+    defaults: list[ast.expr | None] = [None] * (len(args.args) - len(args.defaults)) + list(args.defaults)
+    pairs = list(zip([*args.args, *args.kwonlyargs], [*defaults, *args.kw_defaults], strict=True))
+    properties: dict[str, Any] = {}
+    required: list[str] = []
+    for arg, default in pairs:
+        if arg.annotation is None:
+            raise FunctionError(f"{node.name}: parameter {arg.arg!r} needs a type: one of {TYPES_ALLOWED}")
+        properties[arg.arg] = annotation_schema(arg.annotation, f"{node.name}: parameter {arg.arg!r}")
+        if default is None:
+            required.append(arg.arg)
+        else:
+            try:
+                properties[arg.arg]["default"] = json_literal(default)
+            except ValueError:
+                raise FunctionError(
+                    f"{node.name}: the default of {arg.arg!r} must be a plain literal, not {ast.unparse(default)}"
+                ) from None
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def json_literal(node: ast.expr) -> Any:
+    """The value of a literal that JSON can carry. Raises ValueError."""
+    value = ast.literal_eval(node)
+    if isinstance(value, bytes | complex | set) or value is Ellipsis:
+        raise ValueError(value)
+    return value
+
+
+def annotation_schema(node: ast.expr, where: str) -> dict[str, Any]:
+    """JSON schema of one annotation; ``where`` starts the error's text."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        try:
+            return annotation_schema(ast.parse(node.value, mode="eval").body, where)
+        except SyntaxError:
+            pass
+    name = type_name(node)
+    if name in SCALARS:
+        return {"type": SCALARS[name]}
+    if name in ("list", "List"):
+        return {"type": "array"}
+    if name in ("dict", "Dict"):
+        return {"type": "object"}
+    if isinstance(node, ast.Constant) and node.value is None:
+        return {"type": "null"}
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return {"anyOf": [annotation_schema(node.left, where), annotation_schema(node.right, where)]}
+    if isinstance(node, ast.Subscript):
+        schema = subscript_schema(node, where)
+        if schema is not None:
+            return schema
+    raise FunctionError(f"{where} has type {ast.unparse(node)}; use one of {TYPES_ALLOWED}")
+
+
+def subscript_schema(node: ast.Subscript, where: str) -> dict[str, Any] | None:
+    """JSON schema of ``X[...]``; None if X is not one of the known generics."""
+    name = type_name(node.value)
+    items = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
+    if name in ("list", "List") and len(items) == 1:
+        return {"type": "array", "items": annotation_schema(items[0], where)}
+    if name in ("dict", "Dict") and len(items) == 2 and type_name(items[0]) == "str":
+        return {"type": "object", "additionalProperties": annotation_schema(items[1], where)}
+    if name == "Optional" and len(items) == 1:
+        return {"anyOf": [annotation_schema(items[0], where), {"type": "null"}]}
+    if name == "Union":
+        return {"anyOf": [annotation_schema(item, where) for item in items]}
+    if name == "Literal" and all(isinstance(item, ast.Constant) for item in items):
+        return {"enum": [json_literal(item) for item in items]}
+    return None
+
+
+def type_name(node: ast.expr) -> str:
+    """``int`` of ``int``, ``List`` of ``typing.List``; empty for anything that is not a name."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "typing":
+        return node.attr
+    return ""
+
+
+def imports_of(tree: ast.AST) -> frozenset[str]:
+    """Top-level packages imported anywhere in ``tree``."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.add("." if node.level else (node.module or "").split(".")[0])
+    return frozenset(found)
+
+
+def clean(source: str) -> str:
+    """``source`` out of a Markdown fence and dedented, as models like to write it."""
+    text = source.strip("\n")
+    if "```" in text:
+        parts = text.split("```")
+        if len(parts) >= 2:
+            text = parts[1].split("\n", 1)[-1] if "\n" in parts[1] else parts[1]
+    return inspect.cleandoc(text) if text.startswith((" ", "\t")) else text

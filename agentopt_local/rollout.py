@@ -1,0 +1,113 @@
+"""Rollouts: all problems at once, bounded by an admission limit, each remembered as soon as it ends.
+
+The one boundary between two kinds of failure: what the model or its code does wrong is a Trajectory; what the
+machine does wrong (a dead engine, a broken sandbox) stops the run with an exception. Nothing is graded 0 for
+an infrastructure fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from agentopt_local.agents.base import Agent
+from agentopt_local.functions import FunctionSet
+from agentopt_local.sandbox.base import Sandbox
+from agentopt_local.task import Problem, Task
+from agentopt_local.trajectory import Trajectory
+
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(stage, done, total)``."""
+
+
+class RolloutStore(Protocol):
+    """Remembers finished rollouts by (functions fingerprint, problem id, seed)."""
+
+    def find(self, functions: str, problem_id: str, seed: int) -> Trajectory | None:
+        """The remembered rollout, if there is one."""
+        ...
+
+    def keep(self, trajectory: Trajectory, stage: str) -> None:
+        """Remember a rollout, durably where the store is a file."""
+        ...
+
+
+class MemoryStore:
+    """A RolloutStore that forgets with the process."""
+
+    def __init__(self) -> None:
+        self.trajectories: dict[tuple[str, str, int], Trajectory] = {}
+
+    def find(self, functions: str, problem_id: str, seed: int) -> Trajectory | None:
+        """The remembered rollout, if there is one."""
+        return self.trajectories.get((functions, problem_id, seed))
+
+    def keep(self, trajectory: Trajectory, stage: str) -> None:
+        """Remember a rollout."""
+        self.trajectories[trajectory.functions, trajectory.problem_id, trajectory.seed] = trajectory
+
+
+class Rollouts:
+    """Runs an agent on many problems."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        task: Task,
+        sandbox: Sandbox,
+        store: RolloutStore,
+        *,
+        concurrency: int = 64,
+        progress: Progress | None = None,
+    ) -> None:
+        """``concurrency``: attempts under way at once, over all calls of :meth:`run`."""
+        self.agent = agent
+        self.task = task
+        self.sandbox = sandbox
+        self.store = store
+        self.progress = progress or (lambda stage, done, total: None)
+        self._admission = asyncio.Semaphore(concurrency)
+
+    async def run(
+        self, functions: FunctionSet, problems: Sequence[Problem], *, seed: int, stage: str
+    ) -> tuple[Trajectory, ...]:
+        """One graded trajectory per problem, in order. Rollouts that the store remembers are not run again.
+
+        Raises ModelError, SandboxError or ConfigError (a user's grader) after cancelling the other attempts.
+        """
+        done = 0
+
+        async def one(problem: Problem) -> Trajectory:
+            nonlocal done
+            trajectory = self.store.find(functions.fingerprint, problem.id, seed)
+            if trajectory is None:
+                async with self._admission:
+                    trajectory = await self.agent.solve(problem, functions, seed=seed)
+                    grade = await self.task.grade(problem, trajectory.answer, self.sandbox)
+                trajectory = trajectory.model_copy(update={"grade": grade})
+                self.store.keep(trajectory, stage)
+            done += 1
+            self.progress(stage, done, len(problems))
+            return trajectory
+
+        self.progress(stage, 0, len(problems))
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(problem)) for problem in problems]
+        except BaseExceptionGroup as errors:
+            raise first_error(errors) from None
+        return tuple(task.result() for task in tasks)
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first plain exception of a group: the others followed from its cancellation, or say the same."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def accuracy(trajectories: Sequence[Trajectory]) -> float:
+    """The share of correct answers, 0 to 1; 0 for no trajectories."""
+    return sum(each.correct for each in trajectories) / len(trajectories) if trajectories else 0.0

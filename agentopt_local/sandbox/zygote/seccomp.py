@@ -1,0 +1,151 @@
+"""The system call filter: an allow-list, built as classic BPF.
+
+A call that is not listed fails with EPERM, which Python raises as PermissionError. A call of a foreign
+architecture kills the process. Layout of the data the filter reads: number, architecture, instruction
+pointer, six 64-bit arguments (``struct seccomp_data``); both known architectures are little-endian.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+
+from .native import PR_SET_SECCOMP, libc
+from .syscalls import AUDIT_ARCH_X86_64, this_machine
+
+_LOAD = 0x20  # BPF_LD | BPF_W | BPF_ABS
+_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+_AT_LEAST = 0x35  # BPF_JMP | BPF_JGE | BPF_K
+_ANY_BIT = 0x45  # BPF_JMP | BPF_JSET | BPF_K
+_RETURN = 0x06  # BPF_RET | BPF_K
+
+_ALLOW = 0x7FFF0000
+_KILL = 0x80000000
+_ERRNO = 0x00050000
+_X32_BIT = 0x40000000
+_FILTER_MODE = 2
+
+_PLAIN = """
+read write readv writev pread64 pwrite64 preadv pwritev lseek close close_range dup dup2 dup3
+fstat stat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat getcwd chdir fchdir getdents
+getdents64 ftruncate mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 fsync fdatasync sendfile
+copy_file_range fadvise64
+pipe pipe2 poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd2
+recvfrom shutdown getsockopt setsockopt getsockname getpeername
+brk mmap munmap mprotect mremap madvise msync membarrier
+exit exit_group getpid getppid gettid getuid geteuid getgid getegid getresuid getresgid getgroups getpgrp getrlimit
+getrusage times sched_yield getcpu sysinfo uname umask wait4 waitid
+clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time alarm setitimer getitimer pause
+rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack
+futex set_robust_list set_tid_address rseq getrandom arch_prctl restart_syscall
+""".split()
+
+_FCNTL_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)  # DUPFD, GETFD, SETFD, GETFL, SETFL, locks, DUPFD_CLOEXEC
+_IOCTL_REQUESTS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, WINSZ, FIONREAD, FIONBIO, FIO(N)CLEX
+_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | 0x400000  # the last: O_TMPFILE
+_PR_SET_NAME, _PR_GET_NAME = 15, 16
+_SOCK_STREAM, _SOCK_TYPE_FLAGS = 1, 0o2004000
+
+Instruction = tuple[int, int, int, int]
+
+
+def _argument(index: int, *, high: bool = False) -> Instruction:
+    return (_LOAD, 0, 0, 16 + 8 * index + (4 if high else 0))
+
+
+def _give(action: int) -> Instruction:
+    return (_RETURN, 0, 0, action)
+
+
+def _refuse(number: int) -> Instruction:
+    return _give(_ERRNO | number)
+
+
+def _argument_in(index: int, values: tuple[int, ...]) -> list[Instruction]:
+    """Allow if the low half of an argument is one of ``values``."""
+    body = [_argument(index)]
+    for value in values:
+        body += [(_EQUAL, 0, 1, value), _give(_ALLOW)]
+    return [*body, _refuse(errno.EPERM)]
+
+
+def _without_bits(index: int, bits: int, otherwise: int) -> list[Instruction]:
+    """Allow if no bit of ``bits`` is set in an argument, else fail with errno ``otherwise``."""
+    return [_argument(index), (_ANY_BIT, 0, 1, bits), _refuse(otherwise), _give(_ALLOW)]
+
+
+def _rules(pid: int, files: str) -> dict[str, list[Instruction]]:
+    """Calls that are allowed for some arguments only. ``files``: "none", "read" or "write"."""
+    own = _argument_in(0, (pid,))
+    streams = tuple(_SOCK_STREAM | flags for flags in (0, 0o4000, 0o2000000, _SOCK_TYPE_FLAGS))
+    socketpair = [_argument(0), (_EQUAL, 1, 0, 1), _refuse(errno.EPERM), *_argument_in(1, streams)]
+    address = [_argument(4), (_EQUAL, 1, 0, 0), _refuse(errno.EPERM)]
+    address += [_argument(4, high=True), (_EQUAL, 1, 0, 0), _refuse(errno.EPERM), _give(_ALLOW)]
+    rules = {
+        "kill": own,
+        "tgkill": own,
+        "tkill": own,
+        "getpgid": _argument_in(0, (0, pid)),
+        "getsid": _argument_in(0, (0, pid)),
+        "sched_getaffinity": _argument_in(0, (0, pid)),
+        # Its own limits only: without privileges they can be lowered and never raised.
+        "prlimit64": _argument_in(0, (0,)),
+        "prctl": _argument_in(0, (_PR_SET_NAME, _PR_GET_NAME)),
+        "fcntl": _argument_in(1, _FCNTL_COMMANDS),
+        "ioctl": _argument_in(1, _IOCTL_REQUESTS),
+        # asyncio wakes itself through a pair of stream sockets; no socket here has an address.
+        "socketpair": socketpair,
+        "sendto": address,
+        # glibc falls back from these two when they do not exist.
+        "clone3": [_refuse(errno.ENOSYS)],
+        "openat2": [_refuse(errno.ENOSYS)],
+    }
+    if files == "write":
+        rules |= {"open": [_give(_ALLOW)], "openat": [_give(_ALLOW)]}
+    elif files == "read":
+        rules |= {
+            "open": _without_bits(1, _WRITE_FLAGS, errno.EROFS),
+            "openat": _without_bits(2, _WRITE_FLAGS, errno.EROFS),
+        }
+    else:
+        rules |= {"open": [_refuse(errno.EACCES)], "openat": [_refuse(errno.EACCES)]}
+    return rules
+
+
+def build_filter(pid: int, files: str, machine: tuple[int, dict[str, int]]) -> bytes:
+    """The filter's program for process ``pid``; ``files`` is "none", "read" or "write"."""
+    architecture, numbers = machine
+    program: list[Instruction] = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, architecture), _give(_KILL), (_LOAD, 0, 0, 0)]
+    if architecture == AUDIT_ARCH_X86_64:
+        program += [(_AT_LEAST, 0, 1, _X32_BIT), _give(_KILL)]
+    hidden = {"readlink", "readlinkat"} if files == "none" else set()
+    for name in _PLAIN:
+        if name in numbers and name not in hidden:
+            program += [(_EQUAL, 0, 1, numbers[name]), _give(_ALLOW)]
+    for name, body in _rules(pid, files).items():
+        if name in numbers:
+            program += [(_EQUAL, 0, len(body), numbers[name]), *body]
+    program.append(_refuse(errno.EPERM))
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def install(program: bytes) -> None:
+    """Put the filter on this process for good; needs no_new_privs. Raises :class:`OSError`."""
+    described = _Program(len(program) // 8, program)
+    if libc.prctl(ctypes.c_int(PR_SET_SECCOMP), ctypes.c_ulong(_FILTER_MODE), ctypes.byref(described)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"seccomp: {os.strerror(number)}")
+
+
+def build_here(files: str) -> bytes:
+    """The filter for this process. Raises :class:`OSError` on an unknown processor."""
+    machine = this_machine()
+    if machine is None:
+        raise OSError("the system call numbers of this processor are not known")
+    return build_filter(os.getpid(), files, machine)

@@ -1,0 +1,81 @@
+"""How sure a measured accuracy, or a change of it, can be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from agentopt_local.record import Record
+
+RESAMPLES = 10_000
+"""Resamples of the paired bootstrap."""
+
+
+class PairedDifference(Record):
+    """Two measurements on the same problems, compared problem by problem."""
+
+    n: int
+    """Problems."""
+    points: float
+    """Accuracy after minus accuracy before, in percentage points."""
+    ci95: tuple[float, float]
+    """95 % percentile interval of ``points``, by a bootstrap that resamples problems."""
+    p_value: float
+    """Exact two-sided McNemar test of "no change"."""
+    gained: int
+    """Problems that were wrong before and are right after."""
+    lost: int
+    """Problems that were right before and are wrong after."""
+
+
+def wilson(k: int, n: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of ``k`` successes in ``n`` trials, as fractions; (0, 1) if ``n`` is 0.
+
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927), 209-212.
+    Raises ``ValueError`` unless 0 <= k <= n.
+    """
+    if not 0 <= k <= n:
+        raise ValueError(f"{k} successes in {n} trials: must be 0 <= k <= n")
+    if n == 0:
+        return 0.0, 1.0
+    from scipy.stats import norm
+
+    z = float(norm.ppf(0.975))
+    p = k / n
+    center = p + z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    # Rounding must not leave 0.0000000001 where the formula gives exactly 0, or 1.
+    low = 0.0 if k == 0 else (center - half) / scale
+    high = 1.0 if k == n else (center + half) / scale
+    return low, high
+
+
+def paired_difference(before: Sequence[bool], after: Sequence[bool], seed: int = 0) -> PairedDifference:
+    """Compare two sequences of right and wrong answers to the same problems, in the same order.
+
+    The interval is the percentile interval of 10,000 resamples of problems. The p-value is McNemar's exact test
+    (McNemar, Psychometrika 12 (1947), 153-157): of the problems that changed, half would be gained by chance.
+    With no problems the difference is 0, the interval -100 to 100 and the p-value 1.
+
+    Raises ``ValueError`` if the sequences differ in length.
+    """
+    if len(before) != len(after):
+        raise ValueError(f"{len(before)} results before and {len(after)} after are not of the same problems")
+    n = len(before)
+    gained = sum(bool(new) and not old for old, new in zip(before, after, strict=True))
+    lost = sum(bool(old) and not new for old, new in zip(before, after, strict=True))
+    if n == 0:
+        return PairedDifference(n=0, points=0.0, ci95=(-100.0, 100.0), p_value=1.0, gained=0, lost=0)
+    import numpy as np
+    from scipy.stats import binomtest
+
+    # A problem is gained, lost or unchanged, so a resample of n problems is one draw from a multinomial.
+    shares = [gained / n, lost / n, (n - gained - lost) / n]
+    draws = np.random.default_rng(seed).multinomial(n, shares, size=RESAMPLES)
+    points = 100.0 * (draws[:, 0] - draws[:, 1]) / n
+    low, high = (float(value) for value in np.quantile(points, [0.025, 0.975]))
+    p_value = float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
+    return PairedDifference(
+        n=n, points=100.0 * (gained - lost) / n, ci95=(low, high), p_value=p_value, gained=gained, lost=lost
+    )

@@ -1,0 +1,97 @@
+"""The program that generates reasoning_gym problems, in a process of its own.
+
+Several generators walk over Python sets, so what they generate depends on ``PYTHONHASHSEED``. The parent starts
+this file with that variable fixed, so that a run, its resume and a later evaluation see the same problems.
+
+Protocol: one JSON request per line of stdin, one JSON reply per line of stdout; it ends with stdin.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import sys
+from dataclasses import fields
+from typing import Any
+
+CHUNK = 200
+"""Entries that are generated from one dataset seed."""
+
+_EXAMPLES = ("example_answer", "example_correct_answer", "possible_answer")
+"""Where an entry without an answer of its own keeps an example of a right one."""
+
+
+def main() -> None:
+    """Answer requests until stdin ends."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # some generators print
+    for line in sys.stdin:
+        request = json.loads(line)
+        reply: Any = describe(**request) if "options" in request else generate(**request)
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+_datasets: dict[tuple[str, int], Any] = {}
+_options: dict[str, dict[str, Any]] = {}
+
+
+def describe(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Check the data set ``name`` and its ``options``, which later requests use.
+
+    The reply holds ``known`` names if the name is wrong, ``known_options`` if an option is, ``error`` if a value is.
+    """
+    import reasoning_gym
+    from reasoning_gym.factory import DATASETS
+
+    if name not in DATASETS:
+        return {"known": sorted(DATASETS)}
+    known = [field.name for field in fields(DATASETS[name][1]) if field.name not in ("seed", "size")]
+    if unknown := sorted(set(options) - set(known)):
+        return {"unknown": unknown[0], "known_options": known}
+    try:
+        reasoning_gym.create_dataset(name, seed=0, size=CHUNK, **options)
+    except Exception as error:  # noqa: BLE001  a bad value is an assertion, a TypeError, anything
+        return {"error": f"{type(error).__name__}: {error}"}
+    _options[name] = options
+    return {}
+
+
+def generate(name: str, seed: int, start: int, stop: int) -> list[dict[str, str]]:
+    """The entries ``start`` to ``stop`` of the data set with this ``seed``, within one chunk.
+
+    Each is ``{"question", "answer", "entry"}``, where ``entry`` is a Python literal of what the scorer reads, or
+    ``{"skipped": reason}`` if it could not be generated or the scorer does not give its own answer reward 1.
+    """
+    import reasoning_gym
+
+    if (name, seed) not in _datasets:
+        _datasets.clear()
+        _datasets[name, seed] = reasoning_gym.create_dataset(name, seed=seed, size=CHUNK, **_options[name])
+    dataset = _datasets[name, seed]
+    return [_one(dataset, index) for index in range(start, stop)]
+
+
+def _one(dataset: Any, index: int) -> dict[str, str]:
+    try:
+        entry = dataset[index]
+        answer = _answer(entry)
+        literal = repr({"answer": entry["answer"], "metadata": entry["metadata"]})
+        scored = ast.literal_eval(literal) | {"question": entry["question"]}
+        reward = dataset.score_answer(answer, scored)
+    except Exception as error:  # noqa: BLE001  a generator that fails on one entry may succeed on the next
+        return {"skipped": f"{type(error).__name__}: {error}"}
+    if not answer.strip() or not reward >= 1.0 - 1e-9:
+        return {"skipped": f"its scorer gives its own answer {answer[:60]!r} reward {reward}"}
+    return {"question": entry["question"], "answer": answer, "entry": literal}
+
+
+def _answer(entry: dict[str, Any]) -> str:
+    candidates = [entry["answer"], *(entry["metadata"].get(key) for key in _EXAMPLES)]
+    answer = next((value for value in candidates if value is not None), "")
+    return answer if isinstance(answer, str) else json.dumps(answer)
+
+
+if __name__ == "__main__":
+    main()

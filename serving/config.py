@@ -1,0 +1,37 @@
+"""Settings of a hosted engine."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from agentopt_local.record import Record
+
+
+class EngineConfig(Record):
+    """How one model is hosted. The defaults fit the embedded 1.5B model on a laptop and on one GPU."""
+
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """``auto``: the GPU if Ray sees one, else the CPU."""
+    replicas: int = Field(default=1, ge=1)
+    """Engine actors, one per GPU (times ``tensor_parallel_size``)."""
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """GPUs per replica; only for models that do not fit one."""
+    dtype: str = "bfloat16"
+    max_model_len: int = Field(default=8192, ge=256)
+    """Longest prompt plus reply, in tokens."""
+    max_num_seqs: int = Field(default=64, ge=1)
+    """Largest batch, in sequences."""
+    max_num_batched_tokens: int = Field(default=8192, ge=256)
+    """Largest batch, in tokens. On the CPU it is raised to ``max_model_len``, which keeps prompts whole."""
+    kv_cache_gib: float = Field(default=4.0, gt=0)
+    """KV cache of a CPU engine, in GiB. A GPU engine takes what ``gpu_memory_utilization`` leaves."""
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    enforce_eager: bool | None = None
+    """Skip compilation. None: on the CPU yes (it costs more than a short run saves), on a GPU no."""
+    cpu_threads: int | None = Field(default=None, ge=1)
+    """OpenMP threads of a CPU engine; None: all cores divided by ``replicas``."""
+    seed: int = 0
+    start_timeout_s: float = Field(default=900.0, gt=0)
+    """How long a replica may take to load."""
