@@ -20,9 +20,9 @@ from typing import Any, Protocol
 
 from agentopt_local.chat import Message, ToolCall, ToolSpec
 
-# The JSON that templates write with `tojson`: one space after commas and colons, none elsewhere. `lenient` skips
-# schema keywords that llguidance does not know; check_arguments still knows them.
-_GUIDANCE = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False, "lenient": True}
+COMPACT_JSON = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+"""``x-guidance`` of a schema: JSON as templates write it with ``tojson``, one space after commas and colons, none
+elsewhere. Free white space lets a small model write blanks until ``max_tokens``."""
 # A thought counts sentence ends, not characters: llguidance keeps the token mask (10 µs) while the lexer's state
 # stands still and computes it anew (1 to 2 ms at 150k tokens) whenever it moves. At most two blanks or line breaks
 # in a row, so that a model that runs dry cannot fill the turn with white space.
@@ -80,7 +80,7 @@ class HermesFormat:
         if self.mark_tokens:
             lines[0] += ' | THOUGHT <tool_call> HEAD body "}" close\nclose: "\\n" </tool_call> | TAG_CLOSE'
             lines += [f"THOUGHT: /{thought}/", 'HEAD: /\\n\\{"name": "/']
-        return _call_grammar(tools, text_pattern, "arguments", thought, ["tag", *_UNTAGGED], lines)
+        return _call_grammar(tools, text_pattern, key="arguments", thought=thought, tagged=lines)
 
     def parse(self, text: str, tools: Sequence[ToolSpec]) -> Message:
         """See :func:`parse_reply`."""
@@ -101,7 +101,7 @@ class LlamaJsonFormat:
         """See :meth:`ToolFormat.grammar`. A thought before the call ends with a line break."""
         if not tools:
             return _text_grammar(text_pattern)
-        return _call_grammar(tools, text_pattern, "parameters", _thought(max_thought_sentences), list(_UNTAGGED), [])
+        return _call_grammar(tools, text_pattern, key="parameters", thought=_thought(max_thought_sentences))
 
     def parse(self, text: str, tools: Sequence[ToolSpec]) -> Message:
         """See :func:`parse_reply`."""
@@ -125,9 +125,6 @@ def format_for_template(chat_template: str | None, added_tokens: Collection[str]
     return HermesFormat(mark_tokens="<tool_call>" in added_tokens and "</tool_call>" in added_tokens)
 
 
-_UNTAGGED = ("fence", "bare")
-
-
 def _thought(max_sentences: int) -> str:
     return f"({_RUN}{_SENTENCE_END}){{0,{max_sentences}}}{_RUN}[ ]{{0,2}}"
 
@@ -143,7 +140,7 @@ def _text_grammar(text_pattern: str) -> str:
 
 
 def _call_grammar(
-    tools: Sequence[ToolSpec], text_pattern: str, key: str, thought: str, forms: list[str], lines: list[str]
+    tools: Sequence[ToolSpec], text_pattern: str, *, key: str, thought: str, tagged: Sequence[str] = ()
 ) -> str:
     """The lexer takes the longest lexeme, but a lazy one as soon as it is complete. So everything up to the tool's
     name is one lazy lexeme per form; otherwise TEXT would swallow the calls that are spelled out. TEXT excludes
@@ -153,9 +150,9 @@ def _call_grammar(
     no_call = f'~/(.|\\n)*<tool_call(.|\\n)*/ & ~/(.|\\n)*"(name|function)"\\s*:\\s*"({names})"(.|\\n)*/'
     grammar = [
         "%llguidance {}",
-        "start: TEXT | " + " | ".join(forms),
+        "start: TEXT | fence | bare" + (" | tag" if tagged else ""),
         f"TEXT: {_text_pattern(text_pattern)} & {no_call}",
-        *lines,
+        *tagged,
         "fence: fence_open body FENCE_CLOSE",
         f"fence_open[lazy]: /{thought}```json\\n{_OPEN_BRACE}/",
         "FENCE_CLOSE: /\\n?\\}\\n```/",
@@ -165,7 +162,8 @@ def _call_grammar(
         "body: " + " | ".join(f"name_{i} args_{i}" for i in range(len(tools))),
     ]
     for i, tool in enumerate(tools):
-        schema = {"x-guidance": _GUIDANCE, **_arguments_schema(tool)}
+        # lenient skips the keywords that llguidance does not know; check_arguments knows them.
+        schema = {"x-guidance": {**COMPACT_JSON, "lenient": True}, **_arguments_schema(tool)}
         grammar.append(f'name_{i}: /{re.escape(tool.name)}",(\\n {{0,4}}| )"{key}": /')
         grammar.append(f"args_{i}: %json {json.dumps(schema)}")
     return "\n".join(grammar) + "\n"
@@ -189,7 +187,9 @@ def _reject_constant(name: str) -> Any:
 
 # strict=False admits raw line breaks inside strings: models write code arguments that way.
 _DECODER = json.JSONDecoder(strict=False, parse_constant=_reject_constant)
-_MARK = re.compile(r"<tool_call>\s*|```([\w+-]*)[^\S\n]*\n?|(?:^|(?<=\|>))[^\S\n]*(?=\{)|(?<=[^`{\s])[^\S\n]+(?=\{)", re.M)
+_MARK = re.compile(
+    r"<tool_call>\s*|```([\w+-]*)[^\S\n]*\n?|(?:^|(?<=\|>))[^\S\n]*(?=[{\[])|(?<=[^`{\s])[^\S\n]+(?=\{)", re.M
+)
 _SEPARATOR = re.compile(r"[\s;,]*(?=\{)")
 
 
@@ -290,4 +290,4 @@ def check_arguments(tool: ToolSpec, arguments: dict[str, Any]) -> str | None:
     if error.validator == "additionalProperties" and not error.path:
         unknown = sorted(set(arguments) - set(_arguments_schema(tool)["properties"]))
         message = f"no such argument: {', '.join(unknown)[:200]}"
-    return f"{tool.name}: " + (f"argument {where}: " if where else "") + message
+    return f"{tool.name}: {f'argument {where}: ' if where else ''}{message}"

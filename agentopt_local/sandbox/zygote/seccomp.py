@@ -27,11 +27,10 @@ _ERRNO = 0x00050000
 _X32_BIT = 0x40000000
 _FILTER_MODE = 2
 
-_PLAIN = """
+_PLAIN_CALLS = """
 read write readv writev pread64 pwrite64 preadv pwritev lseek close close_range dup dup2 dup3
 fstat stat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat getcwd chdir fchdir getdents
-getdents64 ftruncate mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 fsync fdatasync sendfile
-copy_file_range fadvise64
+getdents64 sendfile fadvise64
 pipe pipe2 poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd2
 recvfrom shutdown getsockopt setsockopt getsockname getpeername
 brk mmap munmap mprotect mremap madvise msync membarrier
@@ -40,7 +39,12 @@ getrusage times sched_yield getcpu sysinfo uname umask wait4 waitid
 clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time alarm setitimer getitimer pause
 rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack
 futex set_robust_list set_tid_address rseq getrandom arch_prctl restart_syscall
-""".split()
+"""
+
+# Landlock must stand behind these.
+_WRITING_CALLS = """
+ftruncate mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 fsync fdatasync copy_file_range
+"""
 
 _FCNTL_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)  # DUPFD, GETFD, SETFD, GETFL, SETFL, locks, DUPFD_CLOEXEC
 _IOCTL_REQUESTS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, WINSZ, FIONREAD, FIONBIO, FIO(N)CLEX
@@ -121,7 +125,8 @@ def build_filter(pid: int, files: str, machine: tuple[int, dict[str, int]]) -> b
     if architecture == AUDIT_ARCH_X86_64:
         program += [(_AT_LEAST, 0, 1, _X32_BIT), _give(_KILL)]
     hidden = {"readlink", "readlinkat"} if files == "none" else set()
-    for name in _PLAIN:
+    plain = _PLAIN_CALLS + _WRITING_CALLS if files == "write" else _PLAIN_CALLS
+    for name in plain.split():
         if name in numbers and name not in hidden:
             program += [(_EQUAL, 0, 1, numbers[name]), _give(_ALLOW)]
     for name, body in _rules(pid, files).items():

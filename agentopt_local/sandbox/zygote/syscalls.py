@@ -67,4 +67,3 @@ TABLES = {"x86_64": (AUDIT_ARCH_X86_64, X86_64), "aarch64": (AUDIT_ARCH_AARCH64,
 def this_machine() -> tuple[int, dict[str, int]] | None:
     """The audit architecture and the call numbers of this processor; None where they are not known."""
     return TABLES.get(platform.machine())
-

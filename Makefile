@@ -1,0 +1,82 @@
+# What people and CI do here; `make help` lists it. Settings: make install EXTRA=gpu PYTHON=python3.12
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOG := $(VENV)/install.log
+MODEL := qwen2.5-coder-1.5b
+TEST_MODEL := qwen2.5-coder-0.5b
+
+# vLLM's CPU build needs this torch exactly. PyTorch's own index is asked only if the user's pip cannot find it, and
+# only in the one call that installs torch: an index that cannot be reached costs seconds for every package.
+TORCH := torch==2.13.0+cpu
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+ifndef EXTRA
+EXTRA := $(shell timeout 30 nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+endif
+ifeq ($(filter $(EXTRA),cpu gpu),)
+$(error EXTRA is "$(EXTRA)"; it must be cpu or gpu)
+endif
+STAMP := $(VENV)/installed-$(EXTRA)
+
+# Text models need none of these, but transformers fails on a broken one, and pip may bring builds for another torch.
+# torchcodec is not tried on a GPU machine: it needs FFmpeg, and its failing there says nothing about the others.
+SPARE := torchvision torchaudio torchcodec
+TRIED := $(if $(filter gpu,$(EXTRA)),torchvision torchaudio,$(SPARE))
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+INSTALL_TORCH = $(PIP) install $(TORCH) || $(PIP) install $(TORCH) torchvision --extra-index-url $(TORCH_CPU_INDEX)
+INSTALL_PROJECT = $(PIP) install -e '.[$(EXTRA),dev]'
+DROP_BROKEN = for name in $(TRIED); do $(BIN)/python -c "import $$name" || { $(PIP) uninstall -y $(SPARE); break; }; done
+
+# $(call stage,what,command): one line for the stage; the command's noise goes to the log, whose end is shown on failure
+stage = @echo "$(1)"; { $(2); } >>$(LOG) 2>&1 </dev/null || \
+	{ grep -v '^WARNING' $(LOG) | tail -n 20; echo "This failed: $(1). All of it is in $(LOG)"; exit 1; }
+
+.PHONY: install demo test check lint bench fmt help
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+install: $(STAMP) ## install into .venv what is missing (cpu or gpu build; EXTRA=cpu|gpu decides otherwise)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "$(PYTHON) is missing or older than 3.11; name a newer one: make install PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) has no venv module (Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+	@if [ -n "$(filter-out $(STAMP),$(wildcard $(VENV)/installed-*))" ] || ! $(PIP) --version >/dev/null 2>&1; then \
+	  echo "Making $(VENV) ($$($(PYTHON) --version))"; $(PYTHON) -m venv --clear $(VENV); fi
+	@: >$(LOG)
+ifeq ($(EXTRA),cpu)
+	$(call stage,Installing $(TORCH),$(INSTALL_TORCH))
+endif
+	$(call stage,Installing agentopt-local with its $(EXTRA) build of vLLM (minutes),$(INSTALL_PROJECT))
+	$(call stage,Checking what came along,$(DROP_BROKEN))
+	@touch $@
+	@echo "Installed into $(VENV)"
+
+demo: install ## train on the demo problems and show what was learned; fetches the model first
+	@$(BIN)/agentopt models pull $(MODEL)
+	@$(BIN)/agentopt train ray_jobs/configs/demo.toml
+
+test: install ## all tests, with a real engine on a small model
+	@$(BIN)/agentopt models pull $(TEST_MODEL)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: lint test ## what CI checks: format, lint, types, tests
+
+lint: install ## format, lint and types, without changing anything
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+fmt: install ## format the code and mend what ruff can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: install ## run the benchmarks
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done

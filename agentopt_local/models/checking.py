@@ -1,0 +1,84 @@
+"""Does a reply match what was asked? For models that cannot be held to a constraint while they sample."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from typing import Any
+
+from agentopt_local.chat import ChatRequest, Constraint, Message
+from agentopt_local.tool_formats import check_arguments
+
+_FENCED = re.compile(r"\s*```(?:json)?[^\S\n]*\n(.*)\n[^\S\n]*```\s*", re.DOTALL)
+
+
+def tidy(constraint: Constraint | None, content: str) -> str:
+    """``content`` without the fence or the outer white space that unconstrained models put around an answer."""
+    if constraint is None or constraint.kind == "turn" or _text_fault(constraint, content) is None:
+        return content
+    inner = fenced.group(1) if (fenced := _FENCED.fullmatch(content)) else content
+    inner = inner.strip()
+    return inner if _text_fault(constraint, inner) is None else content
+
+
+def fault(request: ChatRequest, message: Message) -> str | None:
+    """What is wrong with ``message`` as an answer to ``request``, in words for the model; None if nothing is.
+
+    Calls must name one of the request's tools and carry valid arguments whatever the constraint; text must match
+    the constraint. A constraint that cannot be checked here (one that names tokens) counts as met.
+    """
+    tools = {tool.name: tool for tool in request.tools}
+    for call in message.tool_calls:
+        if call.name not in tools:
+            return f"There is no function {call.name[:80]!r}. The functions are: {', '.join(tools) or 'none'}."
+        if wrong := check_arguments(tools[call.name], call.arguments):
+            return f"The call is wrong: {wrong}."
+    if request.constraint is None or message.tool_calls:
+        return None
+    return _text_fault(request.constraint, message.content)
+
+
+def _text_fault(constraint: Constraint, content: str) -> str | None:
+    if constraint.kind == "json_schema":
+        return _json_fault(constraint.value, content)
+    if _matches(constraint.kind, constraint.value, content):
+        return None
+    if constraint.kind == "turn":
+        return f"Answer with one call of a function, or with text that matches {constraint.value[:400]}"
+    return f"The answer must match this {constraint.kind}: {constraint.value[:400]}"
+
+
+def _json_fault(schema: str, content: str) -> str | None:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        return f"The answer must be one JSON value and nothing else ({error})."
+    misfit = best_match(Draft202012Validator(json.loads(schema)).iter_errors(value))
+    return (
+        None if misfit is None else f"The JSON does not fit its schema: at {misfit.json_path}: {misfit.message[:300]}"
+    )
+
+
+@functools.cache
+def _byte_tokenizer() -> Any:
+    from llguidance import LLTokenizer
+
+    return LLTokenizer("byte")
+
+
+def _matches(kind: str, pattern: str, content: str) -> bool:
+    """Whether ``content`` matches a regular expression or a grammar, in linear time and in the dialect that
+    engines sample with. Python's ``re`` differs in both."""
+    import llguidance
+
+    tokenizer = _byte_tokenizer()
+    grammar = llguidance.grammar_from("grammar" if kind == "grammar" else "regex", pattern)
+    matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0)
+    if matcher.is_error():
+        return True
+    tokens = tokenizer.tokenize_bytes(content.encode())
+    return bool(matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting())

@@ -1,0 +1,125 @@
+"""Chats in the JSON of the OpenAI chat-completions interface, both ways."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from agentopt_local.chat import ChatReply, ChatRequest, Message, ToolCall, ToolSpec, Usage
+from agentopt_local.models.checking import tidy
+from agentopt_local.tool_formats import parse_reply
+
+_THINKING = re.compile(r"\A\s*(<think>)?.*?</think>\s*", re.DOTALL)
+
+
+def to_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The messages for a request. Call ids number the calls of the whole chat, nine characters each (Mistral's
+    templates want exactly that), so equal chats give equal requests and hit the server's prefix cache."""
+    rows: list[dict[str, Any]] = []
+    n_calls = 0
+    open_ids: list[str] = []
+    for message in messages:
+        row: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.tool_calls:
+            open_ids = [f"call{n_calls + i:05d}" for i in range(len(message.tool_calls))]
+            n_calls += len(open_ids)
+            row["content"] = message.content or None
+            row["tool_calls"] = [
+                {
+                    "id": call_id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)},
+                }
+                for call_id, call in zip(open_ids, message.tool_calls, strict=True)
+            ]
+        elif message.role == "tool":
+            # Servers refuse a tool message that answers no call.
+            row |= {"tool_call_id": open_ids.pop(0)} if open_ids else {"role": "user"}
+        rows.append(row)
+    return rows
+
+
+def to_tools(tools: Sequence[ToolSpec]) -> list[dict[str, Any]]:
+    """The ``tools`` field of a request."""
+    return [{"type": "function", "function": tool.model_dump()} for tool in tools]
+
+
+def to_response_format(schema_text: str, *, strict: bool = True) -> dict[str, Any]:
+    """The ``response_format`` field that asks for JSON under a schema; strict only where OpenAI's rules allow it."""
+    schema = json.loads(schema_text)
+    strict = strict and schema.get("type") == "object" and _can_be_strict(schema)
+    return {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema, "strict": strict}}
+
+
+def _can_be_strict(schema: Any) -> bool:
+    # OpenAI's strict mode wants every object closed and every property required.
+    if isinstance(schema, list):
+        return all(_can_be_strict(item) for item in schema)
+    if not isinstance(schema, dict):
+        return True
+    if schema.get("type") == "object" or "properties" in schema:
+        properties = schema.get("properties", {})
+        if schema.get("additionalProperties") is not False or set(schema.get("required", ())) != set(properties):
+            return False
+        if not all(_can_be_strict(item) for item in properties.values()):
+            return False
+    unknown = {"oneOf", "allOf", "not", "patternProperties", "if", "prefixItems"}
+    rest = {key: value for key, value in schema.items() if key not in ("properties", "enum", "const", "default")}
+    return not unknown & set(schema) and all(_can_be_strict(value) for value in rest.values())
+
+
+def from_response(request: ChatRequest, body: Any) -> ChatReply:
+    """The reply in a response. Raises ValueError if the body is not a chat completion."""
+    try:
+        choice = body["choices"][0]
+        said = choice["message"]
+        content = said.get("content") or ""
+        if isinstance(content, list):
+            content = "".join(part.get("text") or "" for part in content)
+        # Reasoning models on a server without a reasoning parser: what they think is not what they answer.
+        content = _THINKING.sub("", content) if "</think>" in content else content
+        message = _message(request, content, said.get("tool_calls") or [])
+        return ChatReply(
+            message=message,
+            finish_reason="length" if choice.get("finish_reason") == "length" else "stop",
+            usage=_usage(body.get("usage") or {}),
+        )
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        # Gateways report failures of the server behind them with status 200.
+        told = str(body["error"])[:300] if isinstance(body, dict) and "error" in body else repr(error)
+        raise ValueError(f"the answer is not a chat completion: {told}") from None
+
+
+def _message(request: ChatRequest, content: str, native: list[dict[str, Any]]) -> Message:
+    content = content.encode("utf-8", "replace").decode()
+    if not native:
+        if request.tools:
+            message = parse_reply(content, request.tools)
+            if message.tool_calls:
+                return message
+        return Message(role="assistant", content=tidy(request.constraint, content))
+    calls: list[ToolCall] = []
+    for call in native:
+        name, arguments = call["function"]["name"], call["function"].get("arguments") or "{}"
+        try:
+            value = json.loads(arguments, strict=False) if isinstance(arguments, str) else arguments
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            # Arguments that are no JSON object: the turn stays as text, for the model to see what it wrote.
+            raw = f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": {arguments}}}\n</tool_call>'
+            return Message(role="assistant", content=f"{content}\n{raw}".strip())
+        calls.append(ToolCall(name=name, arguments=value))
+    return Message(role="assistant", content=content.strip(), tool_calls=tuple(calls))
+
+
+def _usage(usage: dict[str, Any]) -> Usage:
+    details = usage.get("prompt_tokens_details") or {}
+    return Usage(
+        requests=1,
+        prompt_tokens=usage.get("prompt_tokens") or 0,
+        cached_tokens=details.get("cached_tokens") or 0,
+        completion_tokens=usage.get("completion_tokens") or 0,
+    )

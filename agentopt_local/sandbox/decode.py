@@ -1,0 +1,144 @@
+"""From a worker's reply to an :class:`Execution`. The child's answer is parsed here and nowhere else, with limits."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from agentopt_local.sandbox.base import Execution, ExecutionStatus, SandboxLimits
+from agentopt_local.sandbox.connection import Reply
+
+MAX_DEPTH = 64
+_CHILD_STATUSES: dict[str, ExecutionStatus] = {
+    "ok": "ok",
+    "exception": "exception",
+    "memory": "memory",
+    "result_too_large": "result_too_large",
+}
+_SIGXCPU, _SIGKILL = 24, 9
+
+
+class AnswerError(ValueError):
+    """An answer that our child program would not have written."""
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise AnswerError(f"{text} is no JSON")
+
+
+def parse_answer(answer: bytes) -> dict[str, Any]:
+    """The answer as a JSON object of bounded depth, without lone surrogates. Raises :class:`AnswerError`."""
+    try:
+        text = answer.decode("utf-8")
+        value = json.loads(text, parse_constant=_refuse_constant)
+        if "\\u" in text:
+            clean = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+            value = json.loads(clean)
+    except (ValueError, RecursionError) as error:
+        raise AnswerError(f"the answer is not JSON: {error}"[:300]) from None
+    if not isinstance(value, dict):
+        raise AnswerError("the answer is no object")
+    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
+        raise AnswerError(f"the answer is nested deeper than {MAX_DEPTH} levels")
+    return value
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth):
+        following: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                following.extend(item.values())
+            elif isinstance(item, list):
+                following.extend(item)
+        if not following:
+            return False
+        level = following
+    return True
+
+
+def to_execution(reply: Reply, limits: SandboxLimits, timeout_s: float, *, batch: bool) -> Execution:
+    """What became of a call. Times and the supervisor's status are facts; value and error are the code's own words."""
+    facts = reply.facts
+    common: dict[str, Any] = {
+        "stdout": facts.get("stdout", ""),
+        "stderr": facts.get("stderr", ""),
+        "wall_s": facts["wall_s"],
+        "cpu_s": facts["cpu_s"],
+    }
+    status = facts["status"]
+    if status != "answered":
+        return _unanswered(status, facts, limits, timeout_s, common)
+    try:
+        answer = parse_answer(reply.answer)
+        if batch:
+            common |= {"stdout": _text(answer, "stdout"), "stderr": _text(answer, "stderr")}
+        child_status = _CHILD_STATUSES.get(_text(answer, "status"))
+        if child_status is None:
+            raise AnswerError("the answer has an unknown status")
+        if child_status == "ok":
+            if "value" not in answer:
+                raise AnswerError("the answer has no value")
+            return Execution(ok=True, value=answer["value"], **common)
+        return Execution(ok=False, status=child_status, error=_child_error(child_status, answer, limits), **common)
+    except AnswerError as error:
+        text = f"the code damaged the channel of its result: {error}"
+        return Execution(ok=False, status="crashed", error=text, **common)
+
+
+def _text(answer: dict[str, Any], key: str) -> str:
+    value = answer.get(key, "")
+    if not isinstance(value, str):
+        raise AnswerError(f"the answer's {key} is no text")
+    return value
+
+
+def _child_error(status: ExecutionStatus, answer: dict[str, Any], limits: SandboxLimits) -> str:
+    error = _text(answer, "error")[:4096]
+    if status == "memory":
+        return f"{error} (the limit is {limits.memory_bytes >> 20} MiB: use less memory)"
+    return error or "the code failed without a message"
+
+
+def _unanswered(
+    status: str, facts: dict[str, Any], limits: SandboxLimits, timeout_s: float, common: dict[str, Any]
+) -> Execution:
+    texts: dict[str, tuple[ExecutionStatus, str]] = {
+        "timeout": (
+            "timeout",
+            f"TimeoutError: no result within {timeout_s:g} s; use a faster method, smaller inputs, loops that end",
+        ),
+        "output_limit": ("output_limit", "the code printed more than 16 MiB; print less"),
+        "result_too_large": (
+            "result_too_large",
+            f"the result is over the limit of {limits.result_bytes} bytes of JSON: return less",
+        ),
+        "disk_limit": ("disk_limit", "the code wrote too much to its folder; write less"),
+        "cancelled": ("cancelled", "the call was cancelled"),
+    }
+    if status in texts:
+        kind, text = texts[status]
+        return Execution(ok=False, status=kind, error=text, **common)
+    code = facts.get("exit")
+    if code in (-_SIGXCPU, -_SIGKILL) and facts["cpu_s"] >= timeout_s:
+        return Execution(ok=False, status="timeout", error=texts["timeout"][1], **common)
+    return Execution(ok=False, status="crashed", error=_describe_end(code), **common)
+
+
+_SIGNALS: dict[int, str] = {
+    4: "an illegal instruction",
+    6: "an abort",
+    7: "a bus error",
+    8: "an arithmetic fault",
+    9: "a kill signal, perhaps for lack of memory",
+    11: "a segmentation fault, perhaps by too deep recursion",
+    24: "its processor time limit",
+    31: "a forbidden system call",
+}
+
+
+def _describe_end(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"the process ended without a result (exit code {code}); do not exit, return a value"
+    return f"the process was ended by {_SIGNALS.get(-code, f'signal {-code}')}"

@@ -1,0 +1,284 @@
+"""The sandbox of this package: a fork server, one fresh locked-down process per call."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import json
+import logging
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from agentopt_local.errors import SandboxError
+from agentopt_local.sandbox import selftest
+from agentopt_local.sandbox.base import Execution, SandboxLimits
+from agentopt_local.sandbox.connection import Reply
+from agentopt_local.sandbox.decode import to_execution
+from agentopt_local.sandbox.workers import WorkerPool
+from agentopt_local.sandbox.zygote.frames import MAX_REQUEST_BYTES
+
+_LOG = logging.getLogger(__name__)
+_MAX_WORKERS = 8
+_MIN_BATCH = 32
+_MAX_BATCH = 256
+_MAX_SECONDS = 1e6
+
+
+class ForkServerSandbox:
+    """A :class:`~agentopt_local.sandbox.base.Sandbox`; make it with :func:`open_sandbox`.
+
+    Starts with ``async with``, with :meth:`start`, or with the first call. Belongs to one event loop of one process.
+    """
+
+    def __init__(
+        self,
+        limits: SandboxLimits,
+        workers: int | None = None,
+        preload: Sequence[str] = (),
+        *,
+        allow_weak: bool = False,
+        layers_off: Sequence[str] = (),
+    ) -> None:
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers must be at least 1, not {workers}")
+        self.limits = limits
+        self._allow_weak = allow_weak
+        self._layers: dict[str, str] = {}
+        self._starting = asyncio.Lock()
+        count = workers or min(_cpu_count(), _MAX_WORKERS)
+        self._pool = WorkerPool(limits, count, preload, layers_off)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def start(self) -> None:
+        """Start the processes and try the walls. Safe to call twice.
+
+        Raises :class:`SandboxError` where the machine cannot run code safely and ``allow_weak`` is not set.
+        """
+        async with self._starting:
+            if self._layers:
+                return
+            try:
+                await self._pool.start()
+                self._layers = await self._check_walls()
+            except BaseException:
+                await self._pool.aclose()
+                raise
+
+    async def aclose(self) -> None:
+        """End all processes and remove their folders. Safe to call twice."""
+        await self._pool.aclose()
+
+    def describe_layers(self) -> dict[str, str]:
+        """Layer name -> "on", or why it is not in force. Empty before the start."""
+        return dict(self._layers)
+
+    def describe_processes(self) -> dict[str, Any]:
+        """For benchmarks and tests: the launcher's process id and greeting, and the number of workers."""
+        launcher = self._pool.launcher
+        if launcher is None:
+            return {"workers": self._pool.count}
+        return {"launcher": launcher.process.pid, "workers": self._pool.count} | launcher.hello
+
+    async def call(
+        self,
+        source: str,
+        name: str,
+        arguments: dict[str, Any],
+        *,
+        timeout_s: float | None = None,
+        seed: int = 0,
+    ) -> Execution:
+        """See :class:`~agentopt_local.sandbox.base.Sandbox`."""
+        limit = self._timeout(timeout_s)
+        refusal = _refuse_call(source, name, [arguments])
+        if refusal:
+            return refusal
+        request = {"functions": source, "name": name, "arguments": arguments, "batch": False, "seed": seed}
+        return (await self._execute(request, limit, 1))[0]
+
+    async def run(
+        self,
+        code: str,
+        *,
+        functions: str = "",
+        timeout_s: float | None = None,
+        seed: int = 0,
+    ) -> Execution:
+        """See :class:`~agentopt_local.sandbox.base.Sandbox`."""
+        request: dict[str, Any] = {
+            "code": code,
+            "functions": functions,
+            "name": None,
+            "arguments": {},
+            "batch": False,
+            "seed": seed,
+        }
+        return (await self._execute(request, self._timeout(timeout_s), 1))[0]
+
+    async def call_many(
+        self,
+        source: str,
+        name: str,
+        arguments: list[dict[str, Any]],
+        *,
+        timeout_s: float | None = None,
+        seed: int = 0,
+    ) -> list[Execution]:
+        """See :class:`~agentopt_local.sandbox.base.Sandbox`.
+
+        Calls share processes, up to 256 in one, so a call may see what an earlier one changed in the modules
+        they share; each has its own copy of the source's globals. From the first call that neither returns nor
+        raises, the rest of its process's share runs with a process per call.
+        """
+        limit = self._timeout(timeout_s)
+        refusal = _refuse_call(source, name, arguments)
+        if refusal:
+            return [refusal] * len(arguments)
+        size = min(max(math.ceil(len(arguments) / self._pool.count), _MIN_BATCH), _MAX_BATCH)
+        shares = [arguments[start : start + size] for start in range(0, len(arguments), size)]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._call_share(source, name, share, limit, seed)) for share in shares]
+        return [execution for task in tasks for execution in task.result()]
+
+    async def _call_share(
+        self, source: str, name: str, arguments: list[dict[str, Any]], timeout_s: float, seed: int
+    ) -> list[Execution]:
+        results: list[Execution] = []
+        if len(arguments) > 1:
+            request = {"functions": source, "name": name, "arguments": arguments, "batch": True, "seed": seed}
+            for execution in await self._execute(request, timeout_s, len(arguments)):
+                if execution.status not in ("ok", "exception", "result_too_large"):
+                    break
+                results.append(execution)
+        for single in arguments[len(results) :]:
+            results.append(await self.call(source, name, single, timeout_s=timeout_s, seed=seed))  # noqa: PERF401
+        return results
+
+    async def _execute(self, request: dict[str, Any], timeout_s: float, count: int) -> list[Execution]:
+        """Send a request; one execution per reply, and one that says so where the worker was lost."""
+        request["cpu_s"] = min(math.ceil(timeout_s) * count + 1, 10**9)
+        try:
+            body = json.dumps(request, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            return [_refused(f"the request is not JSON: {error}")]
+        if len(body) > MAX_REQUEST_BYTES:
+            return [_refused(f"the request is {len(body)} bytes, over the limit of {MAX_REQUEST_BYTES}")]
+        await self.start()
+        replies = await self._pool.perform(body, timeout_s, count)
+        for reply in replies:
+            _check_protected(reply)
+        batch = request["batch"]
+        executions = [to_execution(reply, self.limits, timeout_s, batch=batch) for reply in replies]
+        if not replies or not replies[-1].facts["last"]:
+            text = "the process that ran the code was lost; the call can be repeated"
+            executions.append(Execution(ok=False, status="worker_lost", error=text))
+        return executions
+
+    def _timeout(self, timeout_s: float | None) -> float:
+        limit = self.limits.timeout_s if timeout_s is None else timeout_s
+        if not 0 < limit <= _MAX_SECONDS:
+            raise ValueError(f"timeout_s must be above 0 and at most {_MAX_SECONDS:g} seconds, not {limit}")
+        return float(limit)
+
+    async def _check_walls(self) -> dict[str, str]:
+        """The layers in force after an attack from inside. Raises :class:`SandboxError` below the minimum."""
+        launcher = self._pool.launcher
+        assert launcher is not None
+        layers: dict[str, str] = dict(launcher.hello["layers"])
+        weak = [f"{name}: {layers[name]}" for name in ("rlimits", "seccomp") if layers[name] != "on"]
+        if layers["landlock"] != "on" and launcher.hello["files"] != "none":
+            weak.append(f"landlock: {layers['landlock']}")
+        through = await self._attack(launcher.root)
+        layers["self_test"] = "; ".join(f"the code {name}" for name in through) or "on"
+        if through:
+            weak.append(f"self-test: {layers['self_test']}")
+        if weak and not self._allow_weak:
+            raise SandboxError(
+                "this machine cannot wall in generated code: "
+                + "; ".join(weak)
+                + ". Use Linux 5.13 or newer with seccomp, or set sandbox.allow_weak = true to run it regardless"
+            )
+        if weak:
+            _LOG.warning("generated code runs with weak walls: %s", "; ".join(weak))
+        return layers
+
+    async def _attack(self, root: Path) -> list[str]:
+        canary = root / "canary"
+        canary.write_text("not to be read by the code", "utf-8")
+        canary.chmod(0o644)
+        arguments = {"canary": os.fspath(canary), "folder": os.fspath(root)}
+        request = {"functions": selftest.PROBE, "name": "probe", "arguments": arguments, "batch": False, "seed": 0}
+        body = json.dumps(request | {"cpu_s": 60}).encode()
+        replies: list[Reply] = await self._pool.perform(body, 30.0, 1)
+        canary.unlink(missing_ok=True)
+        if not replies:
+            return ["ended its supervisor"]
+        _check_protected(replies[0])
+        return selftest.breaches(to_execution(replies[0], self.limits, 30.0, batch=False).value)
+
+
+def _cpu_count() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def _check_protected(reply: Reply) -> None:
+    """Raise :class:`SandboxError` if the process ended before it ran any code."""
+    if reply.facts["status"] == "not_locked_down":
+        reason = reply.facts["stderr"].strip() or f"exit status {reply.facts.get('exit')}"
+        raise SandboxError(f"a process could not protect itself: {reason}")
+
+
+def _refused(text: str) -> Execution:
+    return Execution(ok=False, status="refused", error=text)
+
+
+def _refuse_call(source: Any, name: Any, arguments: list[Any]) -> Execution | None:
+    """Why a call is not even tried."""
+    if not isinstance(source, str) or not isinstance(name, str) or not name.isidentifier():
+        return _refused(f"{name!r:.100} is not the name of a function")
+    if not all(isinstance(single, dict) and all(isinstance(key, str) for key in single) for single in arguments):
+        return _refused("arguments must be an object: parameter name -> value")
+    return None
+
+
+def open_sandbox(
+    *,
+    limits: SandboxLimits = SandboxLimits(),  # noqa: B008 - a frozen value
+    workers: int | None = None,
+    preload: tuple[str, ...] = (),
+    allow_weak: bool = False,
+) -> ForkServerSandbox:
+    """A sandbox for ``async with``.
+
+    ``workers`` calls run at once (default: one per processor, at most 8). ``preload`` names modules to import
+    once, besides much of the standard library, sympy, numpy and pandas. ``allow_weak``: run even where the kernel
+    lacks the layers that make generated code safe to run; a warning is logged.
+    """
+    return ForkServerSandbox(limits, workers, preload, allow_weak=allow_weak)
+
+
+def describe_layers() -> dict[str, str]:
+    """Layer name -> "on", or why it is not in force on this machine.
+
+    Opens a small sandbox for a moment (about a second). Raises :class:`SandboxError` if not even a weak one starts.
+    """
+
+    async def look() -> dict[str, str]:
+        async with open_sandbox(workers=1, allow_weak=True) as sandbox:
+            return sandbox.describe_layers()
+
+    # A thread of its own, so that it works inside a running event loop too.
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        return executor.submit(asyncio.run, look()).result()

@@ -1,0 +1,158 @@
+"""The workers of a sandbox: starting them, lending one to each call, replacing lost ones."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agentopt_local.errors import SandboxError
+from agentopt_local.sandbox.base import SandboxLimits
+from agentopt_local.sandbox.connection import Reply, WorkerConnection
+from agentopt_local.sandbox.launch import Launcher, start_launcher
+
+_PATIENCE_S = 10.0
+"""Seconds beyond a call's own limit after which a silent worker is taken for lost."""
+_CANCEL_S = 2.0
+"""Seconds that a supervisor has to confirm a cancelled call before it is taken for lost."""
+
+
+@dataclass
+class _Worker:
+    index: int
+    connection: WorkerConnection | None = None
+    starting: asyncio.Task[None] | None = None
+
+
+class WorkerPool:
+    """Runs requests on ``count`` workers, one at a time on each. Belongs to one event loop of one process."""
+
+    def __init__(self, limits: SandboxLimits, count: int, preload: Sequence[str], layers_off: Sequence[str]) -> None:
+        self.count = count
+        self.launcher: Launcher | None = None
+        self._limits = limits
+        self._preload = tuple(preload)
+        self._layers_off = tuple(layers_off)
+        self._workers = tuple(_Worker(index) for index in range(count))
+        self._idle = list(reversed(self._workers))
+        self._slots = asyncio.Semaphore(count)
+        self._launching = asyncio.Lock()
+        self._ids = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._process = os.getpid()
+        self._closed = False
+
+    async def start(self) -> None:
+        """Start the launcher and every worker that is not running. Raises :class:`SandboxError`."""
+        self._check_open()
+        for worker in self._workers:
+            if worker.connection is None:
+                await self._connected(worker)
+
+    async def perform(self, request: bytes, timeout_s: float, count: int) -> list[Reply]:
+        """Send one request that has ``count`` answers, with ``timeout_s`` seconds for each; its replies in order.
+
+        Fewer replies than answers, the last of them not marked as last: the worker was lost. Raises
+        :class:`SandboxError` if no worker can be started.
+        """
+        self._check_open()
+        await self._slots.acquire()
+        worker = self._idle.pop()
+        connection: WorkerConnection | None = None
+        try:
+            connection = await self._connected(worker)
+            pending = connection.begin(next(self._ids), {"timeout_s": timeout_s, "count": count}, request)
+            await connection.finish(pending, timeout_s + _PATIENCE_S)
+        except asyncio.CancelledError:
+            if connection:
+                connection.cancel()
+            self._own(self._recover(worker))
+            raise
+        except BaseException:
+            self._put_back(worker)
+            raise
+        self._put_back(worker)
+        return pending.replies
+
+    async def aclose(self) -> None:
+        """End all processes and remove their folders. Safe to call twice."""
+        if os.getpid() != self._process:
+            return  # a forked copy: the processes belong to the original
+        self._closed = True
+        for worker in self._workers:
+            if worker.connection:
+                worker.connection.abort()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        launcher, self.launcher = self.launcher, None
+        if launcher:
+            await launcher.close()
+
+    def _check_open(self) -> None:
+        if os.getpid() != self._process:
+            raise SandboxError("this sandbox belongs to another process: open one in each process")
+        if self._closed:
+            raise SandboxError("the sandbox is closed")
+
+    def _put_back(self, worker: _Worker) -> None:
+        self._idle.append(worker)
+        self._slots.release()
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run ``work`` to its end even if the caller is cancelled."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _recover(self, worker: _Worker) -> None:
+        """After a cancellation: wait until the worker is idle again or lost, then put it back."""
+        try:
+            if worker.starting:
+                await asyncio.wait({worker.starting})
+            connection = worker.connection
+            if connection and connection.pending:
+                await connection.finish(connection.pending, _CANCEL_S)
+        finally:
+            self._put_back(worker)
+
+    async def _connected(self, worker: _Worker) -> WorkerConnection:
+        """The worker's connection, after starting it if it is new or lost."""
+        connection = worker.connection
+        if connection is None or connection.lost.is_set():
+            worker.starting = self._own(self._start_worker(worker))
+            await asyncio.shield(worker.starting)
+            worker.starting = None
+            connection = worker.connection
+        if connection is None or self._closed:
+            raise SandboxError("the sandbox is closed")
+        return connection
+
+    async def _start_worker(self, worker: _Worker) -> None:
+        async with self._launching:
+            try:
+                launcher = self.launcher or await self._launch()
+                ours = await launcher.spawn(worker.index)
+            except SandboxError:
+                if self.launcher is None:
+                    raise  # it could not be started at all
+                self.launcher.kill()
+                self.launcher = None
+                ours = await (await self._launch()).spawn(worker.index)
+        limits = self._limits
+        max_frame = limits.result_bytes + 32 * limits.output_bytes + (1 << 20)
+        loop = asyncio.get_running_loop()
+        try:
+            _, worker.connection = await loop.create_unix_connection(lambda: WorkerConnection(max_frame), sock=ours)
+        except BaseException:
+            ours.close()
+            raise
+
+    async def _launch(self) -> Launcher:
+        self.launcher = await start_launcher(self._limits, self._preload, self._layers_off)
+        return self.launcher

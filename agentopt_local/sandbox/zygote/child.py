@@ -1,0 +1,144 @@
+"""The last step: a locked-down process reads one request, executes it, answers, and is killed.
+
+Nothing here defends against the code it executes: the walls are the kernel's, and the supervisor believes
+only frames and its own clock. What this module does is make answers and errors readable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import random
+import resource
+import sys
+from types import ModuleType
+from typing import Any, NoReturn
+
+from . import execute, frames
+from .lockdown import set_limit
+from .settings import Settings
+from .values import ValueTooLarge, to_json_text
+
+
+def child_main(request_pipe: int, answers: int, settings: Settings, scratch: str | None) -> NoReturn:
+    """Serve one request and end. Runs after the lock-down."""
+    os.environ["HOME"] = os.environ["TMPDIR"] = scratch or "/nonexistent"
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = _open_output(1)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _open_output(2)  # type: ignore[misc]
+    _warm_up()
+    _write(answers, frames.pack(frames.READY))
+    request = _read_request(request_pipe)
+    os.close(request_pipe)
+    set_limit(resource.RLIMIT_CPU, int(request["cpu_s"]))
+    if request["batch"]:
+        _serve_batch(request, answers, settings)
+    else:
+        answer = _answer(request, request["arguments"], settings)
+        _flush(sys.__stdout__, sys.__stderr__, sys.stdout, sys.stderr)
+        _write(answers, frames.pack(frames.ANSWER, answer))
+    os._exit(0)
+
+
+def _open_output(descriptor: int) -> io.TextIOWrapper:
+    raw = io.FileIO(descriptor, "w", closefd=False)
+    return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
+
+
+def _warm_up() -> None:
+    """Use what every call uses, so that copying those pages is done before the request arrives."""
+    module = execute.new_module()
+    execute.define("def warm(a):\n    return a + 1\n", module, execute.FUNCTIONS)
+    to_json_text(module.warm(a=1), 1000)
+    json.loads('{"a": [1.5, "x"]}')
+    _seed(0)
+    execute.forget()
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _read_request(descriptor: int) -> dict[str, Any]:
+    reader = frames.FrameReader(frames.MAX_REQUEST_BYTES + 4096)
+    while True:
+        data = os.read(descriptor, 1 << 18)
+        if not data:
+            os._exit(0)
+        for _, body in reader.feed(data):
+            request: dict[str, Any] = json.loads(body)
+            return request
+
+
+def _seed(seed: int) -> None:
+    """Seed the generators of ``random``, numpy and sympy that are loaded."""
+    random.seed(seed)
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed(seed % 2**32)
+    sympy_random = sys.modules.get("sympy.core.random")
+    if sympy_random is not None:
+        sympy_random.rng.seed(seed)
+
+
+def _flush(*streams: Any) -> None:
+    for stream in streams:
+        with contextlib.suppress(BaseException):
+            stream.flush()
+
+
+def _serve_batch(request: dict[str, Any], answers: int, settings: Settings) -> None:
+    """Answer one set of arguments after the other; output is captured here and travels with each answer."""
+    for arguments in request["arguments"]:
+        captured = [io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True) for _ in "ab"]
+        sys.stdout, sys.stderr = captured
+        text = _answer(request, arguments, settings)
+        fields = {}
+        for name, stream in zip(("stdout", "stderr"), captured, strict=True):
+            fields[name] = _captured_text(stream, settings.output_bytes)
+        extra = json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace")
+        _write(answers, frames.pack(frames.ANSWER, text[:-1] + b", " + extra[1:]))
+
+
+def _captured_text(stream: io.TextIOWrapper, limit: int) -> str:
+    from .output import CappedOutput
+
+    output = CappedOutput(limit)
+    with contextlib.suppress(ValueError):
+        output.add(stream.buffer.getvalue())  # type: ignore[attr-defined]
+    return output.text()
+
+
+def _answer(request: dict[str, Any], arguments: dict[str, Any], settings: Settings) -> bytes:
+    """Execute once; the answer as a JSON object that is not empty."""
+    reserve = bytearray(2 << 20)  # given back when memory runs out, so that the report fits
+    module = execute.new_module()
+    try:
+        _seed(request["seed"])
+        if request["name"] is None:
+            execute.run_block(request["code"], request["functions"], module)
+            return b'{"status": "ok", "value": null}'
+        value = execute.call_function(request["functions"], request["name"], arguments, module)
+        return b'{"status": "ok", "value": ' + to_json_text(value, settings.result_bytes) + b"}"
+    except ValueTooLarge as error:
+        status, text = "result_too_large", str(error)
+    except MemoryError as error:
+        del reserve
+        status, text = "memory", _describe_memory(error, module)
+    except BaseException as error:  # noqa: BLE001 - whatever untrusted code raises is its answer
+        status, text = "exception", execute.describe(error)
+    fields = {"status": status, "error": text}
+    return json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _describe_memory(error: MemoryError, module: ModuleType) -> str:
+    try:
+        return execute.describe(error)
+    except MemoryError:
+        error.__traceback__ = None
+        module.__dict__.clear()
+        return "MemoryError"

@@ -1,0 +1,145 @@
+"""Executing source text, and describing its errors in a form that a small language model can act on."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import linecache
+import sys
+from types import ModuleType, TracebackType
+from typing import Any
+
+FUNCTIONS = "<functions>"
+CODE = "<code>"
+_MAX_FRAMES = 6
+_MAX_MESSAGE = 2000
+_MAX_LINE = 200
+
+_HINTS = (
+    (ModuleNotFoundError, "", "only the standard library and the installed packages can be imported"),
+    (PermissionError, "", "the sandbox has no network, no other processes and no files outside its own folder"),
+    (RuntimeError, "can't start new thread", "threads are not available in the sandbox"),
+    (EOFError, "EOF when reading a line", "there is no input to read; use arguments instead"),
+    (SystemExit, "", "do not call exit; return a value or let the code end"),
+)
+
+
+def new_module() -> ModuleType:
+    """An empty ``__main__`` for one execution, known to ``sys.modules`` as code expects."""
+    module = ModuleType("__main__")
+    sys.modules["__main__"] = sys.modules["functions"] = module
+    return module
+
+
+def forget() -> None:
+    """Undo the traces of a trial execution."""
+    linecache.cache.clear()
+
+
+def _remember(source: str, filename: str) -> None:
+    """Let tracebacks and ``inspect.getsource`` find the lines."""
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+
+
+def define(source: str, module: ModuleType, filename: str) -> None:
+    """Execute definitions in ``module``. Raises what the source raises."""
+    _remember(source, filename)
+    module.__name__ = "functions"  # so that a block under ``if __name__ == "__main__"`` stays quiet
+    exec(compile(source, filename, "exec", dont_inherit=True), module.__dict__)
+
+
+def run_block(code: str, functions: str, module: ModuleType) -> None:
+    """Execute statements; a bare expression at the end is printed unless it is None."""
+    if functions:
+        define(functions, module, FUNCTIONS)
+    _remember(code, CODE)
+    module.__name__ = "__main__"
+    tree = ast.parse(code, CODE)
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, CODE, "exec", dont_inherit=True), module.__dict__)
+    if isinstance(last, ast.Expr):
+        value = eval(compile(ast.Expression(last.value), CODE, "eval", dont_inherit=True), module.__dict__)
+        if value is not None:
+            print(repr(value))
+
+
+def call_function(source: str, name: str, arguments: dict[str, Any], module: ModuleType) -> Any:
+    """Define ``source`` and call its function ``name`` by keyword. Raises what they raise."""
+    define(source, module, FUNCTIONS)
+    function = module.__dict__.get(name)
+    if not callable(function):
+        raise NameError(f"the source defines no function {name!r}")
+    try:
+        signature = inspect.signature(function)
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise TypeError(f"{name}(): {error}; its parameters are {_parameters(function)}") from None
+    except ValueError:
+        pass  # a callable without a signature
+    value = function(**arguments)
+    if inspect.iscoroutine(value):
+        import asyncio
+
+        value = asyncio.run(value)
+    return value
+
+
+def _parameters(function: Any) -> str:
+    try:
+        return str(inspect.signature(function))
+    except (TypeError, ValueError):
+        return "unknown"
+
+
+def describe(error: BaseException) -> str:
+    """Where the error left the caller's code, then its type and message.
+
+    One line per frame of that code (``line 3, in f: return a / b``), then ``ZeroDivisionError: division by zero``.
+    """
+    lines = _frames(error.__traceback__)
+    if isinstance(error, SyntaxError) and error.filename in (CODE, FUNCTIONS):
+        lines.append(_line(error.filename, error.lineno or 0, "<module>", (error.text or "").strip()))
+        message = str(error.msg)
+    else:
+        message = _message(error)
+    if len(lines) > _MAX_FRAMES:
+        hidden = len(lines) - _MAX_FRAMES
+        half = _MAX_FRAMES // 2
+        lines = [*lines[:half], f"... {hidden} more calls ...", *lines[-half:]]
+    name = type(error).__name__
+    lines.append(f"{name}: {message}" if message else name)
+    for kind, text, hint in _HINTS:
+        if isinstance(error, kind) and text in message:
+            lines[-1] += f" ({hint})"
+            break
+    return "\n".join(lines)
+
+
+def _message(error: BaseException) -> str:
+    try:
+        text = str(error)
+        notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
+        text = "\n".join([text, *notes])
+    except BaseException:  # noqa: BLE001 - ``__str__`` of an untrusted exception
+        return "(its message could not be read)"
+    return text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]} [...]"
+
+
+def _frames(trace: TracebackType | None) -> list[str]:
+    lines = []
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if code.co_filename in (CODE, FUNCTIONS):
+            text = linecache.getline(code.co_filename, trace.tb_lineno).strip()
+            lines.append(_line(code.co_filename, trace.tb_lineno, code.co_name, text))
+        trace = trace.tb_next
+    return lines
+
+
+def _line(filename: str, number: int, function: str, text: str) -> str:
+    place = f"line {number}"
+    if filename == FUNCTIONS and CODE in linecache.cache:
+        place += " of the functions"
+    if not function.startswith("<"):
+        place += f", in {function}"
+    return f"{place}: {text[:_MAX_LINE]}"

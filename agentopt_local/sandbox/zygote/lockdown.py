@@ -1,0 +1,108 @@
+"""What a child does to itself before it executes untrusted code. Every step can only take rights away."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+
+from . import landlock, native, seccomp
+from .settings import FIRST_UID, Settings
+
+RESERVE_BYTES = 4 << 20
+"""Address space beyond the limit, kept so that running out of memory can still be reported."""
+
+_READ_PATHS = (
+    "/usr/lib",
+    "/usr/lib64",
+    "/lib",
+    "/lib64",
+    "/usr/share/zoneinfo",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/dev/urandom",
+    "/sys/devices/system/cpu",
+)
+_DEVICES = ("/dev/null", "/dev/zero")
+
+
+def landlock_rules(read_paths: list[str], scratch: str | None) -> list[tuple[str, int]]:
+    """The rule set's paths and rights."""
+    rules = [(path, landlock.READ) for path in (*_READ_PATHS, *read_paths)]
+    rules += [(path, landlock.DEVICE) for path in _DEVICES]
+    if scratch:
+        rules.append((scratch, landlock.SCRATCH))
+    return rules
+
+
+def change_user(uid: int) -> None:
+    """Become user and group ``uid`` for good, without other groups. Raises :class:`OSError`."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
+def _virtual_bytes() -> int:
+    """The address space that this process has now."""
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+def set_limit(kind: int, value: int) -> None:
+    """Lower one resource limit, hard and soft; a lower existing limit stays. Raises :class:`OSError`."""
+    hard = resource.getrlimit(kind)[1]
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+
+def set_limits(settings: Settings) -> None:
+    """Apply the resource limits. Raises :class:`OSError` if one that matters cannot be set."""
+    set_limit(resource.RLIMIT_AS, _virtual_bytes() + settings.memory_bytes + RESERVE_BYTES)
+    set_limit(resource.RLIMIT_FSIZE, settings.file_bytes)
+    set_limit(resource.RLIMIT_NOFILE, 64)
+    set_limit(resource.RLIMIT_CORE, 0)
+    set_limit(resource.RLIMIT_NPROC, 0)
+    for kind, value in (
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_RTPRIO, 0),
+        (resource.RLIMIT_STACK, 8 << 20),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # gVisor does not know some of them
+            set_limit(kind, value)
+
+
+def close_descriptors(keep: set[int]) -> None:
+    """Close every descriptor that is not in ``keep``."""
+    low = 0
+    for descriptor in sorted(keep):
+        if low < descriptor:  # an empty range from 0 would close everything
+            os.closerange(low, descriptor)
+        low = descriptor + 1
+    os.closerange(low, 4096)  # the launcher was executed with three descriptors, so numbers stay small
+
+
+def lock_down(settings: Settings, index: int, ruleset: int | None, supervisor: int) -> None:
+    """Apply every layer that is on, in the order that they allow. Raises :class:`OSError` if one fails."""
+    if settings.on("uid"):
+        change_user(FIRST_UID + index)
+    if settings.on("capabilities"):
+        native.drop_capabilities()
+    if settings.on("no_new_privs"):
+        native.prctl(native.PR_SET_NO_NEW_PRIVS, 1)
+    if settings.on("dumpable"):
+        native.prctl(native.PR_SET_DUMPABLE, 0)
+    if settings.on("parent_death_signal"):
+        # After the change of user, which clears it.
+        native.prctl(native.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != supervisor:
+            raise OSError("the supervisor has ended")
+    if settings.on("rlimits"):
+        set_limits(settings)
+    if ruleset is not None:
+        landlock.restrict_self(ruleset)
+        os.close(ruleset)
+    if settings.on("seccomp"):
+        seccomp.install(seccomp.build_here(settings.files))

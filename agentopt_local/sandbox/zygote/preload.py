@@ -1,0 +1,90 @@
+"""Importing and warming the modules that calls find ready."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import sys
+import warnings
+from types import ModuleType
+
+STANDARD = """
+abc array ast asyncio base64 binascii bisect bz2 calendar cmath codecs collections.abc colorsys concurrent.futures
+contextlib copy csv ctypes dataclasses datetime decimal difflib doctest email.message enum fnmatch fractions
+functools getpass glob graphlib gzip hashlib heapq hmac html html.parser importlib.metadata inspect io ipaddress
+itertools json keyword linecache locale logging lzma math mimetypes numbers operator os pathlib pickle platform
+pprint queue random re reprlib sched secrets select shlex shutil signal socket sqlite3 stat statistics string struct
+subprocess sysconfig tempfile textwrap threading time timeit token tokenize traceback types typing unicodedata
+unittest urllib.parse urllib.request uuid warnings weakref xml.etree.ElementTree zipfile zlib zoneinfo
+encodings.ascii encodings.cp1252 encodings.idna encodings.latin_1 encodings.punycode encodings.unicode_escape
+encodings.utf_16 encodings.utf_32 encodings.utf_8_sig encodings.raw_unicode_escape
+"""
+SCIENTIFIC = ("sympy", "numpy", "numpy.random", "numpy.linalg", "numpy.fft", "pandas")
+
+
+def preload(extra: list[str]) -> list[str]:
+    """Import the usual modules and ``extra``, and use sympy once; the names of those imported.
+
+    Raises :class:`ImportError` if one of ``extra`` cannot be imported; a usual one may be missing.
+    """
+    done = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in (*STANDARD.split(), *SCIENTIFIC):
+            try:
+                importlib.import_module(name)
+                done.append(name)
+            except Exception:  # noqa: BLE001 - an absent or broken package is not needed here
+                continue
+        for name in extra:
+            importlib.import_module(name)
+            done.append(name)
+        _warm_sympy()
+        _warm_numpy()
+    return done
+
+
+def _warm_sympy() -> None:
+    """Fill sympy's caches and import its parts that load late: a first ``solve`` costs ten later ones."""
+    sympy = sys.modules.get("sympy")
+    if sympy is None:
+        return
+    x, y = sympy.symbols("x y")
+    sympy.solve(x**2 - 5 * x + 6, x)
+    sympy.solve([x + y - 3, x - y - 1], [x, y])
+    sympy.integrate(x**2 + sympy.sin(x), x)
+    sympy.diff(sympy.sin(x) * x**2, x)
+    sympy.simplify((x**2 - 1) / (x - 1) + sympy.sin(x) ** 2 + sympy.cos(x) ** 2)
+    sympy.factor(x**2 - 1)
+    sympy.expand((x + 1) ** 3)
+    sympy.limit(sympy.sin(x) / x, x, 0)
+    str(sympy.sympify("sqrt(8) + 1/3 + 2*pi").evalf())
+    sympy.latex(x / 2)
+    sympy.Matrix([[1, 2], [3, 4]]).inv()
+    sympy.factorint(360)
+    sympy.isprime(97)
+
+
+def _warm_numpy() -> None:
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return
+    numpy.linalg.solve(numpy.array([[3.0, 1.0], [1.0, 2.0]]), numpy.array([9.0, 8.0]))
+    numpy.random.default_rng(0).normal(size=3).mean()
+    str(numpy.arange(3.0))
+
+
+def settle() -> None:
+    """Move everything alive out of the garbage collector's sight, so that it does not touch shared pages."""
+    gc.collect()
+    gc.freeze()
+
+
+def package_folders(names: list[str]) -> list[str]:
+    """The folders of imported packages, for modules that they import late."""
+    folders: list[str] = []
+    for name in names:
+        module: ModuleType | None = sys.modules.get(name)
+        folders += [os.fspath(path) for path in getattr(module, "__path__", ())]
+    return folders

