@@ -50,8 +50,8 @@ class Constraint(Record):
 
     kind: Literal["json_schema", "regex", "grammar", "turn"]
     value: str
-    max_thought_chars: int = Field(default=300, ge=0)
-    """Of ``turn``: characters of text that may stand before a call."""
+    max_thought_sentences: int = Field(default=12, ge=0)
+    """Of ``turn``: sentences that may stand before a call."""
 
     @staticmethod
     def of(output_type: Any) -> Constraint:

@@ -10,6 +10,7 @@ from typing import Any
 
 from agentopt_local.chat import ChatReply, ChatRequest, Constraint, Message, Usage
 from agentopt_local.errors import ContextOverflowError, EngineDeadError, ModelError
+from agentopt_local.tool_formats import COMPACT_JSON
 from serving.config import EngineConfig
 from serving.transcript import Transcripts
 
@@ -142,8 +143,11 @@ class Engine:
         if constraint is None:
             return None
         if constraint.kind == "turn":
-            grammar = self.transcripts.tool_format.grammar(request.tools, constraint.value, constraint.max_thought_chars)
+            grammar = self.transcripts.tool_format.grammar(request.tools, constraint.value, constraint.max_thought_sentences)
             constraint = Constraint(kind="grammar", value=grammar)
+        elif constraint.kind == "json_schema":  # no free white space: small models fill their turn with it
+            schema = {"x-guidance": COMPACT_JSON, **json.loads(constraint.value)}
+            constraint = Constraint(kind="json_schema", value=json.dumps(schema))
         key = {"json_schema": "json", "regex": "regex", "grammar": "grammar"}[constraint.kind]
         return StructuredOutputsParams(**{key: constraint.value})
 

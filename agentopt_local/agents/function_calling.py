@@ -125,7 +125,7 @@ class Attempt:
         think = self.config.think
         forms = f"({CODE_PATTERN}|{ANSWER_PATTERN})" if self.config.interpreter else ANSWER_PATTERN
         return Constraint(
-            kind="turn", value=(THOUGHT_PATTERN if think else "") + forms, max_thought_chars=200 if think else 0
+            kind="turn", value=(THOUGHT_PATTERN if think else "") + forms, max_thought_sentences=3 if think else 0
         )
 
     async def _turn(self, max_tokens: int) -> Message:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import random
 import sys
 from dataclasses import fields
 from typing import Any
@@ -74,6 +75,11 @@ def generate(name: str, seed: int, start: int, stop: int) -> list[dict[str, str]
 
 
 def _one(dataset: Any, index: int) -> dict[str, str]:
+    import numpy as np
+
+    # list_functions and codeio draw from the global generators, which nobody seeds.
+    random.seed(dataset.seed + index)
+    np.random.seed((dataset.seed + index) % 2**32)
     try:
         entry = dataset[index]
         answer = _answer(entry)

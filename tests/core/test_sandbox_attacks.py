@@ -230,7 +230,8 @@ EXHAUSTION = {
     "sleep": ("time.sleep(60)", {"timeout"}),
     "pause": ("signal.pause()", {"timeout"}),
     "ignore_signals": (
-        "for s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n    except (OSError, ValueError): pass\nwhile True: pass",
+        "for s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n"
+        "    except (OSError, ValueError): pass\nwhile True: pass",
         {"timeout"},
     ),
     "catch_everything": (
@@ -433,7 +434,11 @@ def f():
     return 1
 """
     assert target.loop.do(target.sandbox.call(source, "f", {})).status in ("ok", "exception", "crashed")
-    check = "import math, os, random\ndef g():\n    return [len('abc'), math.pi > 3.1, random.random() < 1, os.listdir('.')]"
+    check = """
+import math, os, random
+def g():
+    return [len('abc'), math.pi > 3.1, random.random() < 1, os.listdir('.')]
+"""
     for _ in range(3):
         assert target.loop.do(target.sandbox.call(check, "g", {})).value == [3, True, True, []]
 
