@@ -213,17 +213,17 @@ def check_models() -> list[Check]:
 
 def check_sandbox() -> list[Check]:
     """The layers that contain generated code on this machine."""
-    from agentopt_local import sandbox
+    from agentopt_local.sandbox import describe_layers
 
-    describe_layers = getattr(sandbox, "describe_layers", None)
-    if describe_layers is None:
-        return [Check(name="sandbox", status="warning", found="not available", required=False)]
     try:
-        layers: dict[str, str] = describe_layers()
+        layers = describe_layers()
     except (OSError, AgentOptError) as error:
         return [Check(name="sandbox", status="missing", found=str(error), advice="generated code cannot be run here")]
+    without = "generated code runs without this layer"
     return [
-        Check(name=f"sandbox: {name}", status="ok" if found.startswith("on") else "warning", found=found)
+        Check(name=f"sandbox: {name}", status="ok", found=found)
+        if found.startswith("on")
+        else Check(name=f"sandbox: {name}", status="warning", found=found, advice=without)
         for name, found in layers.items()
     ]
 

@@ -84,7 +84,7 @@ def close_descriptors(keep: set[int]) -> None:
     os.closerange(low, 4096)  # the launcher was executed with three descriptors, so numbers stay small
 
 
-def lock_down(settings: Settings, index: int, ruleset: int | None, supervisor: int) -> None:
+def lock_down(settings: Settings, index: int, ruleset: int | None, system_calls: bytes | None, supervisor: int) -> None:
     """Apply every layer that is on, in the order that they allow. Raises :class:`OSError` if one fails."""
     if settings.on("uid"):
         change_user(FIRST_UID + index)
@@ -104,5 +104,5 @@ def lock_down(settings: Settings, index: int, ruleset: int | None, supervisor: i
     if ruleset is not None:
         landlock.restrict_self(ruleset)
         os.close(ruleset)
-    if settings.on("seccomp"):
-        seccomp.install(seccomp.build_here(settings.files))
+    if system_calls is not None:
+        seccomp.install(system_calls)

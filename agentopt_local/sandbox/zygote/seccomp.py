@@ -52,6 +52,9 @@ _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | 0x400000  # t
 _PR_SET_NAME, _PR_GET_NAME = 15, 16
 _SOCK_STREAM, _SOCK_TYPE_FLAGS = 1, 0o2004000
 
+ANY_PID = 0x5EEDF00D
+"""Stands in a program for the id of the process that installs it; no other operand has this value."""
+
 Instruction = tuple[int, int, int, int]
 
 
@@ -80,9 +83,9 @@ def _without_bits(index: int, bits: int, otherwise: int) -> list[Instruction]:
     return [_argument(index), (_ANY_BIT, 0, 1, bits), _refuse(otherwise), _give(_ALLOW)]
 
 
-def _rules(pid: int, files: str) -> dict[str, list[Instruction]]:
+def _rules(files: str) -> dict[str, list[Instruction]]:
     """Calls that are allowed for some arguments only. ``files``: "none", "read" or "write"."""
-    own = _argument_in(0, (pid,))
+    own = _argument_in(0, (ANY_PID,))
     streams = tuple(_SOCK_STREAM | flags for flags in (0, 0o4000, 0o2000000, _SOCK_TYPE_FLAGS))
     socketpair = [_argument(0), (_EQUAL, 1, 0, 1), _refuse(errno.EPERM), *_argument_in(1, streams)]
     address = [_argument(4), (_EQUAL, 1, 0, 0), _refuse(errno.EPERM)]
@@ -91,9 +94,9 @@ def _rules(pid: int, files: str) -> dict[str, list[Instruction]]:
         "kill": own,
         "tgkill": own,
         "tkill": own,
-        "getpgid": _argument_in(0, (0, pid)),
-        "getsid": _argument_in(0, (0, pid)),
-        "sched_getaffinity": _argument_in(0, (0, pid)),
+        "getpgid": _argument_in(0, (0, ANY_PID)),
+        "getsid": _argument_in(0, (0, ANY_PID)),
+        "sched_getaffinity": _argument_in(0, (0, ANY_PID)),
         # Its own limits only: without privileges they can be lowered and never raised.
         "prlimit64": _argument_in(0, (0,)),
         "prctl": _argument_in(0, (_PR_SET_NAME, _PR_GET_NAME)),
@@ -118,8 +121,8 @@ def _rules(pid: int, files: str) -> dict[str, list[Instruction]]:
     return rules
 
 
-def build_filter(pid: int, files: str, machine: tuple[int, dict[str, int]]) -> bytes:
-    """The filter's program for process ``pid``; ``files`` is "none", "read" or "write"."""
+def build_filter(files: str, machine: tuple[int, dict[str, int]]) -> bytes:
+    """The filter's program; ``files`` is "none", "read" or "write". :func:`install` fills in the process id."""
     architecture, numbers = machine
     program: list[Instruction] = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, architecture), _give(_KILL), (_LOAD, 0, 0, 0)]
     if architecture == AUDIT_ARCH_X86_64:
@@ -129,7 +132,7 @@ def build_filter(pid: int, files: str, machine: tuple[int, dict[str, int]]) -> b
     for name in plain.split():
         if name in numbers and name not in hidden:
             program += [(_EQUAL, 0, 1, numbers[name]), _give(_ALLOW)]
-    for name, body in _rules(pid, files).items():
+    for name, body in _rules(files).items():
         if name in numbers:
             program += [(_EQUAL, 0, len(body), numbers[name]), *body]
     program.append(_refuse(errno.EPERM))
@@ -141,7 +144,11 @@ class _Program(ctypes.Structure):
 
 
 def install(program: bytes) -> None:
-    """Put the filter on this process for good; needs no_new_privs. Raises :class:`OSError`."""
+    """Put a filter on this process for good, with its process id filled in; needs no_new_privs.
+
+    Raises :class:`OSError`.
+    """
+    program = program.replace(struct.pack("=I", ANY_PID), struct.pack("=I", os.getpid()))
     described = _Program(len(program) // 8, program)
     if libc.prctl(ctypes.c_int(PR_SET_SECCOMP), ctypes.c_ulong(_FILTER_MODE), ctypes.byref(described)) != 0:
         number = ctypes.get_errno()
@@ -149,8 +156,11 @@ def install(program: bytes) -> None:
 
 
 def build_here(files: str) -> bytes:
-    """The filter for this process. Raises :class:`OSError` on an unknown processor."""
+    """The filter for children on this machine. Raises :class:`OSError` on an unknown processor.
+
+    Built once, because building it touches more memory pages than all the rest of a child's start.
+    """
     machine = this_machine()
     if machine is None:
         raise OSError("the system call numbers of this processor are not known")
-    return build_filter(os.getpid(), files, machine)
+    return build_filter(files, machine)

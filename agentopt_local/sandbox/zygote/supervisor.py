@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from . import frames, landlock, lockdown, scratch
+from . import frames, landlock, lockdown, scratch, seccomp
 from .child import child_main
 from .frames import FrameError, FrameReader
 from .output import KILL_BYTES, CappedOutput
@@ -57,6 +57,7 @@ class Supervisor:
         self._requests: list[tuple[int, bytes]] = []
         self._scratch = f"{settings.root}/w{index}" if settings.scratch else None
         self._ruleset: int | None = None
+        self._system_calls: bytes | None = None
         self._spare: Child | None = None
         self._null = os.open("/dev/null", os.O_RDONLY)
 
@@ -87,6 +88,8 @@ class Supervisor:
         if self._settings.on("landlock"):
             rules = lockdown.landlock_rules(self._settings.read_paths, self._scratch)
             self._ruleset = landlock.create_ruleset(rules)
+        if self._settings.on("seccomp"):
+            self._system_calls = seccomp.build_here(self._settings.files)
 
     def _clean_up(self) -> None:
         if self._spare:
@@ -135,7 +138,7 @@ class Supervisor:
                 keep.add(self._ruleset)
             lockdown.close_descriptors(keep)
             os.chdir(self._scratch or "/")
-            lockdown.lock_down(self._settings, self._index, self._ruleset, supervisor)
+            lockdown.lock_down(self._settings, self._index, self._ruleset, self._system_calls, supervisor)
             child_main(request, answers, self._settings, self._scratch)
         except BaseException as error:  # noqa: BLE001 - nothing may ever return into the supervisor's loop
             with contextlib.suppress(BaseException):

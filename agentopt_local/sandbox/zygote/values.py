@@ -36,7 +36,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 MAX_DEPTH = 60
-MAX_INT_BITS = 14_280  # 4,300 decimal digits hold at least this many bits
+MAX_INT_BITS = 14_284  # 4,300 decimal digits hold at least this many bits
 
 
 class ValueTooLarge(Exception):  # noqa: N818 - becomes the status "result_too_large"

@@ -1,0 +1,62 @@
+"""Joining or starting Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from agentopt_local.config import RayConfig
+from agentopt_local.errors import ConfigError
+
+
+def connect(config: RayConfig) -> None:
+    """Join the cluster at ``config.address``, or start one on this machine that ends with this process.
+
+    Raises ConfigError if the cluster cannot be reached.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+    import ray
+
+    if ray.is_initialized():
+        return
+    try:
+        if config.address is None:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=200 << 20,  # only messages travel; the default takes a third of the memory
+            )
+        else:
+            ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"ray.address = {config.address!r}: no Ray cluster answers there ({error}); start one with "
+            "'ray start --head', or leave ray.address out to use this machine alone"
+        ) from None
+
+
+def disconnect() -> None:
+    """Leave Ray, and end it if this process started it."""
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+def actor_log_tail(pid: int | None = None, lines: int = 30) -> str:
+    """The last lines that engine processes wrote to their error logs on this machine; empty if there are none."""
+    import ray
+
+    if not ray.is_initialized():
+        return ""
+    folder = Path(ray._private.worker._global_node.get_logs_dir_path()) if ray._private.worker._global_node else None
+    if folder is None or not folder.is_dir():
+        return ""
+    pattern = f"worker-*-{pid}.err" if pid else "worker-*.err"
+    files = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
+    text = files[-1].read_text(encoding="utf-8", errors="replace") if files else ""
+    return "\n".join(text.splitlines()[-lines:])

@@ -1,0 +1,147 @@
+"""What a person sees while a run works: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+log = logging.getLogger("agentopt")
+
+
+class Display:
+    """Shows stages and steps; every line also goes to the run's log."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        """``console``: where to write; standard error by default, so that results stay alone on standard output."""
+        self.console = console or Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._since: dict[str, float] = {}
+        self._shown: dict[str, float] = {}
+
+    @contextmanager
+    def live(self) -> Iterator[Display]:
+        """Draw bars while the context is open, if the console is a terminal."""
+        if self.console.is_terminal:
+            with self.bars:
+                yield self
+        else:
+            yield self
+
+    def line(self, text: str) -> None:
+        """One line that stays."""
+        log.info("%s", text)
+        self.console.print(text)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """``done`` of ``total`` in ``stage``; ``total`` 0: a stage without a count has begun."""
+        now = time.monotonic()
+        if done == 0:
+            self._since[stage] = now
+        seconds = now - self._since.get(stage, now)
+        rate = f"{done / seconds:.2f}/s, {(total - done) * seconds / done:.0f} s left" if done and seconds else ""
+        if self.console.is_terminal and total:
+            self._draw(stage, done, total, rate)
+        elif total == 0 or done == total or now - self._shown.get(stage, now - 60) >= 15:
+            self._shown[stage] = now
+            counted = f": {done}/{total}" if total else " ..."
+            self.line(f"{stage}{counted}" + (f" in {seconds:.0f} s" if total and done == total else f"  {rate}".rstrip()))
+
+    def _draw(self, stage: str, done: int, total: int, rate: str) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self.bars.add_task(stage, total=total, rate="")
+        self.bars.update(self._tasks[stage], completed=done, total=total, rate=rate)
+        if done == total:
+            self.bars.remove_task(self._tasks.pop(stage))
+            self.line(f"{stage}: {total} in {time.monotonic() - self._since[stage]:.0f} s")
+
+    def step(self, row: dict[str, Any]) -> None:
+        """A finished step."""
+        actions = ", ".join(f"{each['kind'].split('_')[0]} {each['name'] or ''}".strip() for each in row["actions"])
+        before, after = row["before"], row["after"]
+        self.line(
+            f"step {row['step']}: {row['decision'].replace('_', ' ')}  accuracy {before['accuracy']:.2f} -> "
+            f"{after['accuracy']:.2f} on the same {before['n']} problems  [{actions or 'no action'}]  "
+            f"{row['seconds']:.0f} s"
+        )
+
+
+def report_text(report: dict[str, Any], split: str = "test") -> str:
+    """A report in a few lines."""
+    test = report[split]
+    if test["n"] == 0:
+        return "No held-out problems were asked for (task.n_test = 0)."
+    difference = test["difference"]
+    lines = [f"Held-out problems: {test['n']} (split {split}, the same ones before and after)"]
+    for side, label in (("before", "before"), ("after", "after ")):
+        low, high = test[side]["ci95"]
+        lines.append(
+            f"  {label}  {100 * test[side]['accuracy']:5.1f} %   95 % interval {100 * low:.1f} to {100 * high:.1f}"
+        )
+    low, high = difference["ci95"]
+    lines.append(
+        f"  change  {difference['points']:+5.1f} points, 95 % interval {low:+.1f} to {high:+.1f}, "
+        f"McNemar p = {difference['p_value']:.2g} ({difference['gained']} gained, {difference['lost']} lost)"
+    )
+    if len(test["kinds"]) > 1:
+        lines += [f"  {kind}: {row['before']} -> {row['after']} of {row['n']}" for kind, row in test["kinds"].items()]
+    lines.append("Functions learned:" if report["functions"] else "No function was learned.")
+    lines += [
+        f"  {each['signature']}\n    {each['description'].splitlines()[0]}\n"
+        f"    {each['calls']} calls, {each['ok']} without error; {each['solved']} of {each['problems']} problems solved"
+        for each in report["functions"]
+    ]
+    counts = report["actions"]
+    lines.append(
+        f"Actions: {counts['sampled']} sampled, {counts['legal']} legal, {counts['verified']} verified, "
+        f"{counts['applied']} applied"
+    )
+    return "\n".join(lines)
+
+
+def functions_diff(old: Path | None, new: Path) -> str:
+    """What changed from one ``functions/NNNN`` folder to the next, as a unified diff."""
+    before = {path.name: path.read_text(encoding="utf-8") for path in old.glob("*.py")} if old else {}
+    after = {path.name: path.read_text(encoding="utf-8") for path in new.glob("*.py")}
+    parts = []
+    for name in sorted(before.keys() | after.keys()):
+        parts += difflib.unified_diff(
+            before.get(name, "").splitlines(keepends=True),
+            after.get(name, "").splitlines(keepends=True),
+            f"a/{name}" if name in before else "/dev/null",
+            f"b/{name}" if name in after else "/dev/null",
+        )
+    return "".join(parts)
+
+
+def log_to(path: Path) -> logging.Handler:
+    """Send the package's log lines to ``path``; the caller removes the handler."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger("agentopt")
+    root.setLevel(logging.INFO)
+    root.propagate = False
+    root.addHandler(handler)
+    return handler
+
+
+def error_line(text: str) -> None:
+    """A user's mistake or a failure, on standard error."""
+    print(f"agentopt: {text}", file=sys.stderr)

@@ -1,0 +1,94 @@
+"""The ``train`` and ``resume`` jobs: a run from its settings to its report."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agentopt_local.chat import ChatModel
+from agentopt_local.config import RunConfig, build
+from agentopt_local.errors import RunDirError
+from agentopt_local.functions import FunctionSet
+from agentopt_local.rollout import Progress
+from agentopt_local.run_dir import RunDir, read_json
+from agentopt_local.task import Problem
+from agentopt_local.trainer import Trainer, TrainState
+from ray_jobs.evaluate import evaluate_session
+from ray_jobs.session import Session, describe_run, open_session
+
+OnStep = Callable[[dict[str, Any]], None]
+
+
+def new_run(config: RunConfig) -> RunDir:
+    """A new run folder with the settings in it. Raises RunDirError if it exists already."""
+    name = config.run_name
+    if name is None:
+        slug = re.sub(r"[^A-Za-z0-9]+", "-", config.task.spec).strip("-")[:40]
+        name = f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}"
+    run_dir = RunDir(Path(config.run_dir) / name, create=True)
+    run_dir.write_json("config.json", config.model_dump(mode="json"))
+    return run_dir
+
+
+def read_config(path: Path) -> RunConfig:
+    """The settings of an existing run. Raises RunDirError if it is none."""
+    values = read_json(path / "config.json")
+    if not isinstance(values, dict):
+        raise RunDirError(f"{path} is not a run folder: it has no config.json")
+    return build(values, str(path / "config.json"))
+
+
+def read_state(run_dir: RunDir) -> TrainState:
+    """The state after the last finished step; a fresh one if there is none."""
+    values = run_dir.read_json("state.json")
+    state = TrainState() if values is None else TrainState.model_validate(values)
+    run_dir.drop_steps_after(state.step)
+    return state
+
+
+async def train(
+    config: RunConfig,
+    run_dir: RunDir,
+    *,
+    progress: Progress,
+    on_step: OnStep | None = None,
+    model: ChatModel | None = None,
+) -> dict[str, Any]:
+    """Train until a stop, evaluate, and return the report. Continues where the folder's state is.
+
+    A kill at any moment loses at most the rollouts and samples that were in flight.
+    """
+    async with open_session(config, run_dir, progress, model=model) as session:
+        if run_dir.read_json("meta.json") is None:
+            run_dir.write_json("meta.json", describe_run(session))
+        return await train_session(session, on_step)
+
+
+async def train_session(session: Session, on_step: OnStep | None) -> dict[str, Any]:
+    """The training and the evaluation of an open session."""
+    config = session.config
+    state = read_state(session.run_dir)
+    problems = session.task.problems("train", config.task.n_train)
+    test = session.task.problems("test", config.task.n_test)
+    trainer = Trainer(
+        session.optimizer, session.rollouts, session.run_dir, config.trainer, seed=config.seed, on_step=on_step
+    )
+    # The untrained agent's test does not depend on the training: it fills the engine's batch meanwhile.
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(baseline(session, test))
+            training = group.create_task(trainer.fit(problems, state))
+    except BaseExceptionGroup as errors:
+        from agentopt_local.rollout import first_error
+
+        raise first_error(errors) from None
+    return await evaluate_session(session, training.result(), test)
+
+
+async def baseline(session: Session, test: tuple[Problem, ...]) -> None:
+    """Roll the untrained agent out on the test problems; the results stay in the run folder."""
+    await session.rollouts.run(FunctionSet(), test, seed=session.config.seed, stage="test before")
