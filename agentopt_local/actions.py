@@ -98,7 +98,9 @@ class Header(Record):
             functions.get(self.name)
 
 
-RESERVED = frozenset(keyword.kwlist) | frozenset(name for name in dir(builtins) if not name.startswith("_")) | {"python"}
+RESERVED = (
+    frozenset(keyword.kwlist) | frozenset(name for name in dir(builtins) if not name.startswith("_")) | {"python"}
+)
 """Names that no new function may have: keywords, built-ins, and the interpreter's tool name."""
 
 HEADER_GRAMMAR = r"""

@@ -20,7 +20,16 @@ from agentopt_local.errors import FunctionError
 from agentopt_local.record import Record, fingerprint
 
 MAX_SOURCE_CHARS = 20_000
-SCALARS = {"int": "integer", "float": "number", "str": "string", "bool": "boolean"}
+PLAIN_TYPES = {
+    "int": "integer",
+    "float": "number",
+    "str": "string",
+    "bool": "boolean",
+    "list": "array",
+    "List": "array",
+    "dict": "object",
+    "Dict": "object",
+}
 RUNTIME_HEADER = "from typing import Any, Dict, List, Literal, Optional, Union\n\n"
 """Stands above the sources where they run, because annotations are evaluated when a ``def`` is."""
 TYPES_ALLOWED = "int, float, str, bool, list[...], dict[str, ...], Optional[...], Literal[...]"
@@ -236,13 +245,8 @@ def annotation_schema(node: ast.expr, where: str) -> dict[str, Any]:
             return annotation_schema(ast.parse(node.value, mode="eval").body, where)
         except SyntaxError:
             pass
-    name = type_name(node)
-    if name in SCALARS:
-        return {"type": SCALARS[name]}
-    if name in ("list", "List"):
-        return {"type": "array"}
-    if name in ("dict", "Dict"):
-        return {"type": "object"}
+    if type_name(node) in PLAIN_TYPES:
+        return {"type": PLAIN_TYPES[type_name(node)]}
     if isinstance(node, ast.Constant) and node.value is None:
         return {"type": "null"}
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):

@@ -126,19 +126,19 @@ class Optimizer:
         ``attempts`` are those of ``functions`` on the training problems. Raises ModelError and SandboxError.
         """
         proposal = Proposal(functions=functions)
-        groups = focus_groups(attempts)
+        queue = focus_groups(attempts)
         for number in range(self.config.max_actions):
-            if not groups:
+            if not queue:
                 break
-            group = groups[number % len(groups)]
-            if number >= len(groups) and proposal.functions == functions:
-                break
+            group = queue.pop(0)
             verified, counts, usage = await self._edit(
                 proposal.functions, group, attempts, failures, seed=seed * 1000 + number
             )
             proposal = proposal.model_copy(update={"counts": proposal.counts + counts, "usage": proposal.usage + usage})
             if verified is None:
                 continue
+            if not verified.complete:
+                queue.append(group)  # there is more to mend: it comes round again after the other kinds
             if isinstance(verified.action, Terminate):
                 break
             proposal = proposal.model_copy(

@@ -169,9 +169,7 @@ class Trainer:
     async def _propose(
         self, number: int, state: TrainState, batch: Sequence[Problem], before: Sequence[Trajectory]
     ) -> Proposal:
-        attempts = [
-            Attempted(problem=problem, trajectory=each) for problem, each in zip(batch, before, strict=True)
-        ]
+        attempts = [Attempted(problem=problem, trajectory=each) for problem, each in zip(batch, before, strict=True)]
         self.rollouts.progress(f"step {number} proposing", 0, 0)
         proposal = await self.optimizer.propose(
             state.functions, attempts, state.failures, seed=self.seed * 10_000 + number

@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run_train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt train CONFIG [--key value ...]``."""
-    from agentopt_local.config import load_config
+    from ray_jobs.config import load_config
     from ray_jobs.train import new_run, train
 
     config = load_config(arguments.config, rest)
@@ -201,11 +201,11 @@ def run_doctor(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def run_models(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt models list | pull NAME | path NAME``."""
-    from serving import model_store
+    from ray_jobs import models
 
     if arguments.action == "list":
-        return model_store.models_list()
-    return (model_store.models_pull if arguments.action == "pull" else model_store.models_path)(arguments.name)
+        return models.models_list()
+    return (models.models_pull if arguments.action == "pull" else models.models_path)(arguments.name)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import logging
 import os
 from pathlib import Path
 
-from agentopt_local.config import RayConfig
 from agentopt_local.errors import ConfigError
+from ray_jobs.config import RayConfig
 
 
 def connect(config: RayConfig) -> None:
@@ -16,6 +16,7 @@ def connect(config: RayConfig) -> None:
     Raises ConfigError if the cluster cannot be reached.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # the default, 15, starves an engine on a shared CPU
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     import ray
 

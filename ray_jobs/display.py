@@ -59,10 +59,12 @@ class Display:
         rate = f"{done / seconds:.2f}/s, {(total - done) * seconds / done:.0f} s left" if done and seconds else ""
         if self.console.is_terminal and total:
             self._draw(stage, done, total, rate)
-        elif total == 0 or done == total or now - self._shown.get(stage, now - 60) >= 15:
+        elif total in (0, done) or now - self._shown.get(stage, now - 60) >= 15:
             self._shown[stage] = now
             counted = f": {done}/{total}" if total else " ..."
-            self.line(f"{stage}{counted}" + (f" in {seconds:.0f} s" if total and done == total else f"  {rate}".rstrip()))
+            self.line(
+                f"{stage}{counted}" + (f" in {seconds:.0f} s" if total and done == total else f"  {rate}".rstrip())
+            )
 
     def _draw(self, stage: str, done: int, total: int, rate: str) -> None:
         if stage not in self._tasks:
@@ -120,7 +122,7 @@ def functions_diff(old: Path | None, new: Path) -> str:
     """What changed from one ``functions/NNNN`` folder to the next, as a unified diff."""
     before = {path.name: path.read_text(encoding="utf-8") for path in old.glob("*.py")} if old else {}
     after = {path.name: path.read_text(encoding="utf-8") for path in new.glob("*.py")}
-    parts = []
+    parts: list[str] = []
     for name in sorted(before.keys() | after.keys()):
         parts += difflib.unified_diff(
             before.get(name, "").splitlines(keepends=True),

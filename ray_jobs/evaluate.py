@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from agentopt_local.config import RunConfig
 from agentopt_local.evaluate import compare, function_rows
 from agentopt_local.functions import FunctionSet
 from agentopt_local.rollout import Progress
@@ -13,6 +12,7 @@ from agentopt_local.run_dir import RunDir
 from agentopt_local.task import Problem, Split
 from agentopt_local.trainer import TrainState, sum_usage, used_functions
 from agentopt_local.trajectory import Trajectory
+from ray_jobs.config import RunConfig
 from ray_jobs.session import Session, open_session
 
 

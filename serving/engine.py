@@ -109,17 +109,17 @@ class Engine:
     async def _generate(self, prompt: Any, params: Any) -> Any:
         from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
 
-        output = None
+        last = None
         try:
             async for output in self.llm.generate(prompt, params, f"r{next(self._numbers)}"):
-                pass
+                last = output
         except VllmDeadError as error:
             raise EngineDeadError(f"the vLLM engine has ended: {error}; see its log above") from None
         except ValueError as error:
             raise ModelError(f"vLLM refused the request: {error}") from None
-        if output is None:
+        if last is None:
             raise ModelError("vLLM returned nothing for a request")
-        return output
+        return last
 
     def _sampling_params(self, request: ChatRequest, max_tokens: int) -> Any:
         from vllm import SamplingParams
@@ -143,7 +143,9 @@ class Engine:
         if constraint is None:
             return None
         if constraint.kind == "turn":
-            grammar = self.transcripts.tool_format.grammar(request.tools, constraint.value, constraint.max_thought_sentences)
+            grammar = self.transcripts.tool_format.grammar(
+                request.tools, constraint.value, constraint.max_thought_sentences
+            )
             constraint = Constraint(kind="grammar", value=grammar)
         elif constraint.kind == "json_schema":  # no free white space: small models fill their turn with it
             schema = {"x-guidance": COMPACT_JSON, **json.loads(constraint.value)}

@@ -16,13 +16,11 @@ def template(name: str) -> Template:
     return Template((FOLDER / f"{name}.md").read_text(encoding="utf-8").strip())
 
 
-def fill(name: str, **values: str) -> str:
+def fill(name: str, /, **values: str) -> str:
     """The prompt called ``name`` with its ``$names`` replaced. Raises KeyError for one that is missing."""
     return template(name).substitute(values)
 
 
 def hashes() -> dict[str, str]:
     """SHA-256 (first 16 hex digits) of every prompt file, for a run's metadata."""
-    return {
-        path.stem: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in sorted(FOLDER.glob("*.md"))
-    }
+    return {path.stem: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in sorted(FOLDER.glob("*.md"))}

@@ -6,9 +6,10 @@ import contextlib
 import os
 import resource
 import signal
+from dataclasses import dataclass
 
 from . import landlock, native, seccomp
-from .settings import FIRST_UID, Settings
+from .settings import Settings
 
 RESERVE_BYTES = 4 << 20
 """Address space beyond the limit, kept so that running out of memory can still be reported."""
@@ -43,8 +44,8 @@ def change_user(uid: int) -> None:
     os.setresuid(uid, uid, uid)
 
 
-def _virtual_bytes() -> int:
-    """The address space that this process has now."""
+def address_space() -> int:
+    """Bytes of address space that this process has now."""
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
         return int(file.read().split()[0]) * resource.getpagesize()
 
@@ -57,9 +58,12 @@ def set_limit(kind: int, value: int) -> None:
     resource.setrlimit(kind, (value, value))
 
 
-def set_limits(settings: Settings) -> None:
-    """Apply the resource limits. Raises :class:`OSError` if one that matters cannot be set."""
-    set_limit(resource.RLIMIT_AS, _virtual_bytes() + settings.memory_bytes + RESERVE_BYTES)
+def set_limits(settings: Settings, base_bytes: int) -> None:
+    """Apply the resource limits; ``base_bytes`` of address space are the process's own.
+
+    Raises :class:`OSError` if one that matters cannot be set.
+    """
+    set_limit(resource.RLIMIT_AS, base_bytes + settings.memory_bytes + RESERVE_BYTES)
     set_limit(resource.RLIMIT_FSIZE, settings.file_bytes)
     set_limit(resource.RLIMIT_NOFILE, 64)
     set_limit(resource.RLIMIT_CORE, 0)
@@ -84,10 +88,25 @@ def close_descriptors(keep: set[int]) -> None:
     os.closerange(low, 4096)  # the launcher was executed with three descriptors, so numbers stay small
 
 
-def lock_down(settings: Settings, index: int, ruleset: int | None, system_calls: bytes | None, supervisor: int) -> None:
+@dataclass
+class Walls:
+    """What a supervisor prepares once for all its children, because every page that a child writes costs time."""
+
+    supervisor: int
+    """Process id."""
+    uid: int
+    base_bytes: int
+    """Address space of a child before it runs anything."""
+    ruleset: int | None = None
+    """Landlock's descriptor."""
+    system_calls: bytes | None = None
+    """The filter's program."""
+
+
+def lock_down(settings: Settings, walls: Walls) -> None:
     """Apply every layer that is on, in the order that they allow. Raises :class:`OSError` if one fails."""
     if settings.on("uid"):
-        change_user(FIRST_UID + index)
+        change_user(walls.uid)
     if settings.on("capabilities"):
         native.drop_capabilities()
     if settings.on("no_new_privs"):
@@ -97,12 +116,12 @@ def lock_down(settings: Settings, index: int, ruleset: int | None, system_calls:
     if settings.on("parent_death_signal"):
         # After the change of user, which clears it.
         native.prctl(native.PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != supervisor:
+        if os.getppid() != walls.supervisor:
             raise OSError("the supervisor has ended")
     if settings.on("rlimits"):
-        set_limits(settings)
-    if ruleset is not None:
-        landlock.restrict_self(ruleset)
-        os.close(ruleset)
-    if system_calls is not None:
-        seccomp.install(system_calls)
+        set_limits(settings, walls.base_bytes)
+    if walls.ruleset is not None:
+        landlock.restrict_self(walls.ruleset)
+        os.close(walls.ruleset)
+    if walls.system_calls is not None:
+        seccomp.install(walls.system_calls)

@@ -17,6 +17,8 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWNET = 0x40000000
 
 _CAPABILITY_VERSION_3 = 0x20080522
+_capability_header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+_no_capabilities = (ctypes.c_uint32 * 6)()
 
 
 def check(result: int, what: str) -> int:
@@ -45,6 +47,4 @@ def unshare(flags: int) -> None:
 
 def drop_capabilities() -> None:
     """Give up every capability of this process. Raises :class:`OSError`."""
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    data = (ctypes.c_uint32 * 6)()
-    check(libc.capset(ctypes.byref(header), ctypes.byref(data)), "capset")
+    check(libc.capset(_capability_header, _no_capabilities), "capset")

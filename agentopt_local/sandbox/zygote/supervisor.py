@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from . import frames, landlock, lockdown, scratch, seccomp
 from .child import child_main
 from .frames import FrameError, FrameReader
+from .lockdown import Walls
 from .output import KILL_BYTES, CappedOutput
 from .process import Child
 from .settings import FIRST_UID, Settings
@@ -52,12 +53,10 @@ class Supervisor:
     def __init__(self, connection: socket.socket, settings: Settings, index: int) -> None:
         self._connection = connection
         self._settings = settings
-        self._index = index
         self._reader = FrameReader(frames.MAX_REQUEST_BYTES + 4096)
         self._requests: list[tuple[int, bytes]] = []
         self._scratch = f"{settings.root}/w{index}" if settings.scratch else None
-        self._ruleset: int | None = None
-        self._system_calls: bytes | None = None
+        self._walls = Walls(os.getpid(), FIRST_UID + index, lockdown.address_space())
         self._spare: Child | None = None
         self._null = os.open("/dev/null", os.O_RDONLY)
 
@@ -84,12 +83,12 @@ class Supervisor:
                 os.mkdir(self._scratch, 0o700)  # noqa: PTH102
             scratch.wipe(self._scratch)
             if self._settings.on("uid"):
-                os.chown(self._scratch, FIRST_UID + self._index, FIRST_UID + self._index)
+                os.chown(self._scratch, self._walls.uid, self._walls.uid)
         if self._settings.on("landlock"):
             rules = lockdown.landlock_rules(self._settings.read_paths, self._scratch)
-            self._ruleset = landlock.create_ruleset(rules)
+            self._walls.ruleset = landlock.create_ruleset(rules)
         if self._settings.on("seccomp"):
-            self._system_calls = seccomp.build_here(self._settings.files)
+            self._walls.system_calls = seccomp.build_here(self._settings.files)
 
     def _clean_up(self) -> None:
         if self._spare:
@@ -116,17 +115,16 @@ class Supervisor:
         answers, answers_writer = os.pipe()
         stdout, stdout_writer = os.pipe()
         stderr, stderr_writer = os.pipe()
-        supervisor = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._become_child(request_reader, answers_writer, stdout_writer, stderr_writer, supervisor)
+            self._become_child(request_reader, answers_writer, stdout_writer, stderr_writer)
         for descriptor in (request_reader, answers_writer, stdout_writer, stderr_writer):
             os.close(descriptor)
         os.set_blocking(stdout, False)
         os.set_blocking(stderr, False)
         return Child(pid, request, answers, stdout, stderr, FrameReader(self._settings.answer_bytes))
 
-    def _become_child(self, request: int, answers: int, stdout: int, stderr: int, supervisor: int) -> NoReturn:
+    def _become_child(self, request: int, answers: int, stdout: int, stderr: int) -> NoReturn:
         """Keep only what a child needs, then hand over. Never returns, whatever happens."""
         try:
             os.setsid()
@@ -134,11 +132,11 @@ class Supervisor:
             os.dup2(stdout, 1)
             os.dup2(stderr, 2)
             keep = {0, 1, 2, request, answers}
-            if self._ruleset is not None:
-                keep.add(self._ruleset)
+            if self._walls.ruleset is not None:
+                keep.add(self._walls.ruleset)
             lockdown.close_descriptors(keep)
             os.chdir(self._scratch or "/")
-            lockdown.lock_down(self._settings, self._index, self._ruleset, self._system_calls, supervisor)
+            lockdown.lock_down(self._settings, self._walls)
             child_main(request, answers, self._settings, self._scratch)
         except BaseException as error:  # noqa: BLE001 - nothing may ever return into the supervisor's loop
             with contextlib.suppress(BaseException):

@@ -16,6 +16,7 @@ from agentopt_local.errors import ConfigError
 from agentopt_local.optimizer import OptimizerConfig
 from agentopt_local.record import Record
 from agentopt_local.trainer import PRESETS, TrainerConfig
+from serving.config import EngineConfig
 
 
 class TaskConfig(Record):
@@ -28,7 +29,7 @@ class TaskConfig(Record):
     """Held-out problems of the evaluation; 0: evaluate later, with ``agentopt evaluate``."""
     seed: int = 0
     """Which problems are generated, or their order."""
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default={})
     """Options of the task's data sets: ``[task.settings.NAME]``."""
 
 
@@ -47,23 +48,6 @@ class ModelConfig(Record):
     """Whether the endpoint is sent seeds; vLLM's own server on a CPU may die of them."""
     timeout_s: float = Field(default=600.0, gt=0)
     """Per request to an endpoint."""
-
-
-class EngineSettings(Record):
-    """How the hosted model runs; see serving.config.EngineConfig for what the fields mean."""
-
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    replicas: int = Field(default=1, ge=1)
-    tensor_parallel_size: int = Field(default=1, ge=1)
-    dtype: str = "bfloat16"
-    max_model_len: int = Field(default=8192, ge=256)
-    max_num_seqs: int = Field(default=64, ge=1)
-    max_num_batched_tokens: int = Field(default=8192, ge=256)
-    kv_cache_gib: float = Field(default=4.0, gt=0)
-    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
-    enforce_eager: bool | None = None
-    cpu_threads: int | None = Field(default=None, ge=1)
-    start_timeout_s: float = Field(default=900.0, gt=0)
 
 
 class SandboxConfig(Record):
@@ -99,7 +83,7 @@ class RunConfig(Record):
     concurrency: int = Field(default=64, ge=1)
     """Rollouts under way at once."""
     model: ModelConfig = ModelConfig()
-    engine: EngineSettings = EngineSettings()
+    engine: EngineConfig = EngineConfig()
     agent: AgentConfig = AgentConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     trainer: TrainerConfig = TrainerConfig()
