@@ -16,6 +16,7 @@ from agentopt_local import prompts
 from agentopt_local.actions import Action, Terminate, header_constraint
 from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.drafts import Draft, DraftContext, Verified
+from agentopt_local.errors import FunctionError
 from agentopt_local.evidence import (
     Attempted,
     FailedUpdate,
@@ -43,6 +44,9 @@ class OptimizerConfig(Record):
 
     max_actions: int = Field(default=3, ge=1)
     """Edits of one step."""
+    concurrent: bool = True
+    """Sample edits for different kinds of failed problems at once, on the same set, and apply them in order; False:
+    one after another, each on the result of the one before, as in the paper."""
     n_samples: int = Field(default=8, ge=1)
     """Samples of one edit, drawn at once; the best verified one is applied."""
     max_retries: int = Field(default=2, ge=0)
@@ -98,6 +102,25 @@ class Proposal(Record):
     counts: ActionCounts = ActionCounts()
     usage: Usage = Usage()
 
+    def plus(self, counts: ActionCounts, usage: Usage) -> Proposal:
+        """With more spent."""
+        return self.model_copy(update={"counts": self.counts + counts, "usage": self.usage + usage})
+
+    def applying(self, verified: Verified) -> Proposal:
+        """With one more edit; the same if another edit of this step took the name first."""
+        try:
+            functions = verified.action.apply(self.functions)
+        except FunctionError:
+            return self
+        return self.model_copy(
+            update={
+                "functions": functions,
+                "actions": (*self.actions, verified.action),
+                "matches": (*self.matches, f"{verified.matches}/{verified.trials}"),
+                "counts": self.counts + ActionCounts(applied=1),
+            }
+        )
+
     def summaries(self) -> tuple[str, ...]:
         """``kind name`` of each action."""
         return tuple(f"{each.kind} {getattr(each, 'name', '')}".strip() for each in self.actions)
@@ -127,28 +150,26 @@ class Optimizer:
         """
         proposal = Proposal(functions=functions)
         queue = focus_groups(attempts)
-        for number in range(self.config.max_actions):
-            if not queue:
-                break
-            group = queue.pop(0)
-            verified, counts, usage = await self._edit(
-                proposal.functions, group, attempts, failures, seed=seed * 1000 + number
+        left = self.config.max_actions
+        while queue and left:
+            wave = queue[: min(left, len(queue) if self.config.concurrent else 1)]
+            queue, left = queue[len(wave) :], left - len(wave)
+            edits = await asyncio.gather(
+                *(
+                    self._edit(proposal.functions, group, attempts, failures, seed=seed * 1000 + left + index)
+                    for index, group in enumerate(wave)
+                )
             )
-            proposal = proposal.model_copy(update={"counts": proposal.counts + counts, "usage": proposal.usage + usage})
-            if verified is None:
-                continue
-            if not verified.complete:
-                queue.append(group)  # there is more to mend: it comes round again after the other kinds
-            if isinstance(verified.action, Terminate):
-                break
-            proposal = proposal.model_copy(
-                update={
-                    "functions": verified.action.apply(proposal.functions),
-                    "actions": (*proposal.actions, verified.action),
-                    "matches": (*proposal.matches, f"{verified.matches}/{verified.trials}"),
-                    "counts": proposal.counts + ActionCounts(applied=1),
-                }
-            )
+            for group, (verified, counts, usage) in zip(wave, edits, strict=True):
+                proposal = proposal.plus(counts, usage)
+                if verified is None:
+                    continue
+                if isinstance(verified.action, Terminate):
+                    left = 0
+                    continue
+                if not verified.complete:
+                    queue.append(group)  # there is more to mend: it comes round again after the other kinds
+                proposal = proposal.applying(verified)
         return proposal
 
     async def _edit(

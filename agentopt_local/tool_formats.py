@@ -78,8 +78,9 @@ class HermesFormat:
             'TAG_CLOSE: "\\n</tool_call>"',
         ]
         if self.mark_tokens:
-            lines[0] += ' | THOUGHT <tool_call> HEAD body "}" close\nclose: "\\n" </tool_call> | TAG_CLOSE'
-            lines += [f"THOUGHT: /{thought}/", 'HEAD: /\\n\\{"name": "/']
+            before = "THOUGHT " if thought else ""
+            lines[0] += f' | {before}<tool_call> HEAD body "}}" close\nclose: "\\n" </tool_call> | TAG_CLOSE'
+            lines += ['HEAD: /\\n\\{"name": "/'] + ([f"THOUGHT: /{thought}/"] if thought else [])
         return _call_grammar(tools, text_pattern, key="arguments", thought=thought, tagged=lines)
 
     def parse(self, text: str, tools: Sequence[ToolSpec]) -> Message:
@@ -126,6 +127,8 @@ def format_for_template(chat_template: str | None, added_tokens: Collection[str]
 
 
 def _thought(max_sentences: int) -> str:
+    if max_sentences == 0:
+        return ""
     return f"({_RUN}{_SENTENCE_END}){{0,{max_sentences}}}{_RUN}[ ]{{0,2}}"
 
 
@@ -155,7 +158,7 @@ def _call_grammar(
         *tagged,
         "fence: fence_open body FENCE_CLOSE",
         f"fence_open[lazy]: /{thought}```json\\n{_OPEN_BRACE}/",
-        "FENCE_CLOSE: /\\n?\\}\\n```/",
+        "FENCE_CLOSE: /\\n?\\}\\n```\\n?/",
         "bare: bare_open body BARE_CLOSE",
         f"bare_open[lazy]: /({thought}\\n)?{_OPEN_BRACE}/",
         "BARE_CLOSE: /\\n?\\}/",

@@ -24,7 +24,8 @@ CODE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 # A thought ends with its line: prose that runs into a backtick would have to go on as a block of code. No counted
 # repetitions here: beside the forms of a call they grow llguidance's lexer beyond its limit; tokens are the limit.
 THOUGHT_PATTERN = r"([^<`\n]+\n)?"
-CODE_PATTERN = r"```python\n([^`]|`[^`]|``[^`])*\n```"
+# White space may follow a fence: tokenizers have one token for a backtick and a line break, and models want it there.
+CODE_PATTERN = r"```python\n([^`]|`[^`]|``[^`])*\n```\n?"
 ANSWER_PATTERN = r"<answer>[^<\n]+</answer>"
 NUDGE = "Call a function, run a ```python block, or give the final answer as <answer>your answer</answer>."
 

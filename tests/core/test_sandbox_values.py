@@ -118,7 +118,7 @@ BENIGN = {
         "    return open('d/b.txt').read()",
         "hi",
     ),
-    "late import": ("def f():\n    import turtledemo, wave, chunk\n    return 1", 1),
+    "late import": ("def f():\n    import plistlib, tabnanny, wave\n    return 1", 1),
     "timezone": ("def f():\n    import time\n    return time.tzname[0]", "UTC"),
     "zone": (
         "def f():\n    from zoneinfo import ZoneInfo\n    import datetime\n"

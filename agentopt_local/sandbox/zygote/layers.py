@@ -13,6 +13,9 @@ from collections.abc import Callable
 from . import landlock, lockdown, native, scratch, seccomp
 from .settings import FIRST_UID, Settings
 
+NO_LANDLOCK = "landlock_in_kernel"
+"""In ``Settings.off``: behave as on a kernel without Landlock."""
+
 
 def attempt(action: Callable[[], None]) -> str:
     """Run ``action`` in a forked process: "on" if it returned, else why not."""
@@ -152,10 +155,6 @@ def interpreter_paths(extra: list[str]) -> list[str]:
     return list(existing)
 
 
-def _off(name: str) -> None:
-    raise OSError("switched off")
-
-
 def find_layers(settings: Settings) -> dict[str, str]:
     """Layer name -> "on", or why it is not in force here."""
     tries: dict[str, Callable[[], str]] = {
@@ -172,6 +171,8 @@ def find_layers(settings: Settings) -> dict[str, str]:
     layers = {"clean_exec": "on"}
     for name, probe in tries.items():
         layers[name] = "switched off" if name in settings.off else probe()
+    if NO_LANDLOCK in settings.off:
+        layers["landlock"] = "not in this kernel"
     if layers["landlock"] != "on" and "landlock" not in settings.off:
         layers["landlock"] += ": no file can be opened at all, so only modules imported at the start are available"
     return layers

@@ -6,6 +6,7 @@ The code that ran there chose names, depths and modes, so nothing here recurses 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 
 MAX_ENTRIES = 2000
@@ -27,8 +28,10 @@ def is_over(folder: str, max_bytes: int) -> bool:
                         pending.append(entry.path)
                     else:
                         total += entry.stat(follow_symlinks=False).st_size
-        except OSError:
-            continue  # removed meanwhile, or a name too long to open: counted by its parent
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return True  # folders in folders, thousands deep
+            continue  # removed meanwhile
         if total > max_bytes:
             return True
     return False

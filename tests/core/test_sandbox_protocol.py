@@ -1,0 +1,191 @@
+"""Frames, answers and captured output hold against any bytes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentopt_local.sandbox import SandboxLimits
+from agentopt_local.sandbox.connection import Reply, WorkerConnection
+from agentopt_local.sandbox.decode import AnswerError, parse_answer, to_execution
+from agentopt_local.sandbox.zygote import frames
+from agentopt_local.sandbox.zygote.frames import FrameError, FrameReader
+from agentopt_local.sandbox.zygote.output import CappedOutput
+
+LIMITS = SandboxLimits()
+FACTS = {
+    "id": 1,
+    "index": 0,
+    "status": "answered",
+    "last": True,
+    "wall_s": 0.1,
+    "cpu_s": 0.1,
+    "stdout": "",
+    "stderr": "",
+}
+
+
+def cut(data: bytes, sizes: list[int]) -> list[bytes]:
+    pieces = []
+    for size in sizes:
+        pieces.append(data[:size])
+        data = data[size:]
+    return [*pieces, data]
+
+
+@given(st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=300))), st.lists(st.integers(0, 50)))
+def test_frames_survive_any_cutting(sent: list[tuple[int, bytes]], sizes: list[int]) -> None:
+    reader = FrameReader(1000)
+    stream = b"".join(frames.pack(kind, body) for kind, body in sent)
+    got = [frame for piece in cut(stream, sizes) for frame in reader.feed(piece)]
+    assert got == sent
+    assert reader.pending == 0
+
+
+@given(st.lists(st.binary(max_size=200)))
+def test_any_bytes_give_frames_or_a_frame_error(pieces: list[bytes]) -> None:
+    reader = FrameReader(100)
+    try:
+        for piece in pieces:
+            for _, body in reader.feed(piece):
+                assert len(body) <= 100
+            assert reader.pending <= 105
+    except FrameError:
+        pass
+
+
+@given(st.binary(max_size=100))
+def test_any_body_gives_facts_or_a_frame_error(body: bytes) -> None:
+    try:
+        facts, payload = frames.split_facts(body)
+    except FrameError:
+        return
+    assert isinstance(facts, dict)
+    assert body.endswith(payload)
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.text()), st.binary(max_size=100))
+def test_facts_come_back(facts: dict[str, Any], payload: bytes) -> None:
+    body = frames.pack_facts(frames.RESULT, facts, payload)[frames.HEADER.size :]
+    assert frames.split_facts(body) == (facts, payload)
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+)
+answers = (
+    st.binary(max_size=200)
+    | json_like.map(lambda value: json.dumps(value).encode())
+    | st.fixed_dictionaries(
+        {"status": st.sampled_from(["ok", "exception", "memory", "timeout", "cancelled"]) | json_like},
+        optional={"value": json_like, "error": json_like, "stdout": json_like, "stderr": json_like},
+    ).map(lambda value: json.dumps(value).encode())
+)
+
+
+@given(answers, st.booleans())
+def test_any_answer_gives_an_execution(answer: bytes, batch: bool) -> None:
+    execution = to_execution(Reply(dict(FACTS), answer), LIMITS, 5.0, batch=batch)
+    assert execution.status in ("ok", "exception", "memory", "result_too_large", "crashed")
+    assert execution.ok == (execution.status == "ok")
+    assert (execution.error is None) == execution.ok
+    execution.model_dump_json()  # no NaN and no surrogate came through
+    json.dumps(execution.value, ensure_ascii=False, allow_nan=False).encode()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"value": NaN}',
+        b'{"value": Infinity}',
+        b'{"value": ' + b"[" * 100_000,
+        b'{"value": ' + b"[" * 70 + b"]" * 70 + b"}",
+        b'{"value": ' + b"1" * 5000 + b"}",
+        b'{"value": "\xed\xa0\x80"}',
+    ],
+)
+def test_bad_answers_are_refused(answer: bytes) -> None:
+    with pytest.raises(AnswerError):
+        parse_answer(answer)
+
+
+def test_an_escaped_surrogate_is_replaced() -> None:
+    assert parse_answer(b'{"value": "a\\ud800b\\n"}') == {"value": "a?b\n"}
+
+
+class Transport:
+    """Records what is written; enough of asyncio's for a connection."""
+
+    def __init__(self) -> None:
+        self.aborted = False
+        self.written = b""
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def connect() -> tuple[WorkerConnection, Transport]:
+    connection = WorkerConnection(1 << 16)
+    transport = Transport()
+    connection._transport = transport  # type: ignore[assignment]
+    return connection, transport
+
+
+@given(st.lists(st.binary(max_size=300)))
+def test_a_connection_with_a_mad_worker_closes(pieces: list[bytes]) -> None:
+    connection, transport = connect()
+    pending = connection.begin(7, {}, b"")
+    for piece in pieces:
+        connection.data_received(piece)
+    assert pending.replies == []
+    assert transport.aborted == connection.lost.is_set()
+
+
+@pytest.mark.parametrize("facts", [{"id": 8, "index": 0}, {"id": 7, "index": 1}, {}, {"id": "7", "index": 0}])
+def test_a_result_of_another_call_closes_the_connection(facts: dict[str, Any]) -> None:
+    connection, transport = connect()
+    pending = connection.begin(7, {}, b"")
+    connection.data_received(frames.pack_facts(frames.RESULT, facts, b""))
+    assert transport.aborted
+    assert pending.replies == []
+
+
+def test_a_result_after_the_last_closes_the_connection() -> None:
+    connection, transport = connect()
+    pending = connection.begin(7, {}, b"")
+    reply = frames.pack_facts(frames.RESULT, {"id": 7, "index": 0, "last": True}, b"x")
+    connection.data_received(reply)
+    assert pending.finished
+    assert not transport.aborted
+    connection.data_received(reply)
+    assert transport.aborted
+    assert len(pending.replies) == 1
+
+
+@given(st.lists(st.binary(max_size=60)), st.integers(4, 100))
+def test_output_keeps_its_ends(pieces: list[bytes], limit: int) -> None:
+    output = CappedOutput(limit)
+    for piece in pieces:
+        output.add(piece)
+    whole = b"".join(pieces)
+    if len(whole) <= limit:
+        assert output.text() == whole.decode("utf-8", "replace")
+        return
+    tail = limit // 4
+    head = limit - tail
+    cut_bytes = len(whole) - limit
+    expected = whole[:head].decode("utf-8", "replace")
+    assert output.text() == (
+        f"{expected}\n[... {cut_bytes} bytes cut ...]\n{whole[len(whole) - tail :].decode('utf-8', 'replace')}"
+    )
