@@ -1,13 +1,28 @@
-"""Running generated Python where it can do no harm.
+"""Running generated Python where it can do no harm, a fresh process per call.
 
 ::
 
     async with open_sandbox(limits=SandboxLimits(timeout_s=5.0)) as sandbox:
         execution = await sandbox.call("def add(a, b):\\n    return a + b", "add", {"a": 1, "b": 2})
         execution = await sandbox.run("print(add(1, 2))", functions=source)
+        executions = await sandbox.call_many(source, "add", [{"a": 1, "b": 2}, {"a": 3, "b": 4}])
 
 Importing this package imports none of the scientific libraries; they are loaded in the sandbox's own processes.
-What protects the host, what a result may be and what is not covered: ``zygote/lockdown.py``, ``zygote/values.py``.
+
+What the code may do: compute, print, import the standard library and the installed packages, use asyncio without a
+network, and write files in its working folder, which is new for each call. What it may not: read other files, use
+the network, start processes or threads, signal or look into other processes, outlive its call.
+``describe_layers()`` says which walls stand behind that on this machine.
+
+The same source, arguments and seed give the same result: ``random``, numpy's and sympy's global generators are
+seeded, hashes are fixed, the time zone is UTC, the locale C.UTF-8, and linear algebra has one thread. The clock is
+the machine's, and ``os.urandom``, ``secrets``, ``uuid4`` and generators made without a seed are truly random.
+
+What may be returned, and the JSON that it becomes: :mod:`agentopt_local.sandbox.zygote.values`.
+
+Not covered: a hole in the kernel; the time that other processes take on the same processors; the existence and the
+size of files elsewhere (``stat`` is allowed); and what a function returns, which is its own choice, so judge it
+outside. Linux only, on x86_64 and aarch64.
 """
 
 from agentopt_local.sandbox.base import Execution, ExecutionStatus, Sandbox, SandboxLimits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from agentopt_local.sandbox.zygote import frames
 from agentopt_local.sandbox.zygote.frames import FrameError, FrameReader
@@ -40,8 +40,7 @@ class WorkerConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's has another class
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio when either side has closed."""

@@ -148,8 +148,11 @@ class ForkServerSandbox:
             return [refusal] * len(arguments)
         size = min(max(math.ceil(len(arguments) / self._pool.count), _MIN_BATCH), _MAX_BATCH)
         shares = [arguments[start : start + size] for start in range(0, len(arguments), size)]
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._call_share(source, name, share, limit, seed)) for share in shares]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._call_share(source, name, share, limit, seed)) for share in shares]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
         return [execution for task in tasks for execution in task.result()]
 
     async def _call_share(
@@ -263,8 +266,9 @@ def open_sandbox(
     """A sandbox for ``async with``.
 
     ``workers`` calls run at once (default: one per processor, at most 8). ``preload`` names modules to import
-    once, besides much of the standard library, sympy, numpy and pandas. ``allow_weak``: run even where the kernel
-    lacks the layers that make generated code safe to run; a warning is logged.
+    once, besides much of the standard library, sympy, numpy and pandas; their folders become readable for the code.
+    ``allow_weak``: run even where the kernel lacks the layers that make generated code safe to run; a warning is
+    logged.
     """
     return ForkServerSandbox(limits, workers, preload, allow_weak=allow_weak)
 

@@ -350,10 +350,11 @@ class Target:
         return [(path.name, path.read_bytes(), path.stat().st_mode) for path in sorted(paths)]
 
     def check_next_call(self) -> None:
-        for number in range(2):
-            execution = self.loop.do(
-                self.sandbox.call("def add(a, b):\n    return a + b", "add", {"a": number, "b": 1})
-            )
+        async def on_both_workers() -> list[Execution]:
+            source = "def add(a, b):\n    return a + b"
+            return await asyncio.gather(*[self.sandbox.call(source, "add", {"a": n, "b": 1}) for n in range(2)])
+
+        for number, execution in enumerate(self.loop.do(on_both_workers())):
             assert (execution.ok, execution.value, execution.stdout) == (True, number + 1, "")
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import gc
 import os
 import random
@@ -19,6 +20,7 @@ import pytest
 
 from agentopt_local.errors import SandboxError
 from agentopt_local.sandbox import ForkServerSandbox, SandboxLimits, open_sandbox
+from agentopt_local.sandbox.launch import sweep
 from agentopt_local.sandbox.zygote import scratch
 
 ADD = "def add(a, b):\n    return a + b"
@@ -129,10 +131,9 @@ asyncio.run(main())
         trainer.kill()
     assert not wait_gone(pids)
     end = time.monotonic() + 5
-    while Path(root).exists() and time.monotonic() < end:
+    while Path(root + ".lock").exists() and time.monotonic() < end:
         time.sleep(0.02)
-    assert not Path(root).exists()
-    Path(root + ".lock").unlink(missing_ok=True)  # swept by a later start
+    assert not [name for name in folders() if name.startswith(Path(root).name)]
 
 
 def test_killed_supervisors_cost_their_own_call_only() -> None:
@@ -203,6 +204,19 @@ def test_a_killed_child_is_a_crashed_call() -> None:
     asyncio.run(work())
 
 
+def test_a_spare_that_died_is_replaced_unseen() -> None:
+    async def work() -> None:
+        async with open_sandbox(workers=1) as sandbox:
+            (supervisor,) = supervisors(sandbox)
+            for number in range(3):
+                for child in descendants(supervisor) - {supervisor}:
+                    os.kill(child, signal.SIGKILL)
+                await asyncio.sleep(0.3)
+                assert (await sandbox.call(ADD, "add", {"a": number, "b": 1})).value == number + 1
+
+    asyncio.run(work())
+
+
 def test_cancelling_kills_the_process_and_wipes_its_folder() -> None:
     async def work() -> None:
         async with open_sandbox(workers=1) as sandbox:
@@ -250,6 +264,39 @@ def test_cancelling_the_start_leaves_nothing() -> None:
     asyncio.run(work())
     assert folders() <= before
     assert descendants(here) == {here}
+
+
+def test_folders_of_dead_sandboxes_are_swept() -> None:
+    old, used = (Path(tempfile.mkdtemp(prefix="agentopt-sandbox-test-")) for _ in range(2))
+    (old / "w0").mkdir()
+    locks = [path.with_name(path.name + ".lock") for path in (old, used)]
+    for lock in locks:
+        lock.touch()
+        os.utime(lock, (0, 0))
+    with locks[1].open() as holder:
+        fcntl.flock(holder, fcntl.LOCK_SH)
+        sweep()
+        assert [path.exists() for path in (old, locks[0], used, locks[1])] == [False, False, True, True]
+    sweep()
+    assert not used.exists()
+
+
+def test_it_works_under_uvloop() -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def work() -> None:
+        async with open_sandbox(workers=2) as sandbox:
+            await add_works(sandbox)
+            assert (await sandbox.run("while True: pass", timeout_s=0.2)).status == "timeout"
+            running = asyncio.create_task(sandbox.call(LOOP, "f", {}, timeout_s=60))
+            await asyncio.sleep(0.1)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            await add_works(sandbox)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work())
 
 
 def test_a_forked_copy_refuses_to_work() -> None:

@@ -177,7 +177,9 @@ def call_all(sources: list[tuple[str, dict[str, Any]]], **limits: Any) -> list[E
 
 
 def test_values_take_their_documented_form() -> None:
-    sources = [(f"{IMPORTS}def f():\n    return {expression}", {}) for expression, _ in VALUES.values()]
+    sources: list[tuple[str, dict[str, Any]]] = [
+        (f"{IMPORTS}def f():\n    return {expression}", {}) for expression, _ in VALUES.values()
+    ]
     executions = call_all(sources)
     got = {
         name: execution.value if execution.ok else execution.error
@@ -188,7 +190,9 @@ def test_values_take_their_documented_form() -> None:
 
 def test_other_values_are_refused_with_a_reason() -> None:
     setup = "deep = cycle = []\nfor _ in range(100): deep = [deep]\ncycle = []\ncycle.append(cycle)\n"
-    sources = [(f"{IMPORTS}{setup}def f():\n    return {expression}", {}) for expression, _ in REFUSED.values()]
+    sources: list[tuple[str, dict[str, Any]]] = [
+        (f"{IMPORTS}{setup}def f():\n    return {expression}", {}) for expression, _ in REFUSED.values()
+    ]
     for (name, (_, reason)), execution in zip(REFUSED.items(), call_all(sources), strict=True):
         assert execution.status == "exception", name
         assert reason in (execution.error or ""), (name, execution.error)
@@ -246,7 +250,7 @@ def _errors() -> dict[str, Execution]:
 
 
 def test_arguments_arrive_as_they_were() -> None:
-    arguments = {"a": [1, -0.5, 2**100, None, True, "é\ud800\0\U0001f600", {"k ": [[]]}]}
+    arguments: dict[str, Any] = {"a": [1, -0.5, 2**100, None, True, "é\ud800\0\U0001f600", {"k ": [[]]}]}
     source = "def f(a):\n    return [repr(a), a[:5] + a[6:]]"
     execution = call_all([(source, arguments)])[0]
     assert execution.value == [repr(arguments["a"]), arguments["a"][:5] + arguments["a"][6:]]

@@ -28,7 +28,7 @@ def child_main(request_pipe: int, answers: int, settings: Settings, scratch: str
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = sys.__stdout__ = _open_output(1)  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = _open_output(2)  # type: ignore[misc]
-    _warm_up()
+    _warm_up(settings)
     _write(answers, frames.pack(frames.READY))
     request = _read_request(request_pipe)
     os.close(request_pipe)
@@ -47,13 +47,10 @@ def _open_output(descriptor: int) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
 
 
-def _warm_up() -> None:
+def _warm_up(settings: Settings) -> None:
     """Use what every call uses, so that copying those pages is done before the request arrives."""
-    module = execute.new_module()
-    execute.define("def warm(a):\n    return a + 1\n", module, execute.FUNCTIONS)
-    to_json_text(module.warm(a=1), 1000)
-    json.loads('{"a": [1.5, "x"]}')
-    _seed(0)
+    request = json.loads('{"functions": "def warm(a):\\n    return [a]\\n", "name": "warm", "seed": 0, "a": 1.5}')
+    frames.FrameReader(1000).feed(frames.pack(frames.ANSWER, _answer(request, {"a": request["a"]}, settings)))
     execute.forget()
 
 

@@ -148,6 +148,7 @@ class Launcher:
             with contextlib.suppress(OSError):
                 scratch.wipe(self._settings.root)
                 os.rmdir(self._settings.root)  # noqa: PTH106
+                os.unlink(f"{self._settings.root}.lock")  # noqa: PTH108
 
 
 def _is_inside(path: str) -> bool:

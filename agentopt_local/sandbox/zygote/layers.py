@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import sys
 import sysconfig
@@ -158,7 +157,7 @@ def interpreter_paths(extra: list[str]) -> list[str]:
 def find_layers(settings: Settings) -> dict[str, str]:
     """Layer name -> "on", or why it is not in force here."""
     tries: dict[str, Callable[[], str]] = {
-        "rlimits": lambda: attempt(lambda: lockdown.set_limit(resource.RLIMIT_CORE, 0)),
+        "rlimits": lambda: attempt(lambda: lockdown.set_limits(settings, lockdown.address_space())),
         "no_new_privs": lambda: attempt(lambda: _ignore(native.prctl(native.PR_SET_NO_NEW_PRIVS, 1))),
         "seccomp": lambda: attempt(_try_seccomp),
         "landlock": lambda: attempt(_try_landlock),

@@ -43,14 +43,19 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
+    def has_ended(self) -> bool:
+        """Whether it has died by itself."""
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = status
+        return self.status is not None
+
     def reap(self, wait_s: float) -> None:
         """Wait for the end by itself for ``wait_s`` seconds, then force it."""
         end = time.monotonic() + wait_s
         while self.status is None and time.monotonic() < end:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.status = status
-            else:
+            if not self.has_ended():
                 time.sleep(0.001)
         if self.status is None:
             self.kill()

@@ -146,13 +146,15 @@ class Supervisor:
 
     def _serve_call(self, body: bytes) -> Child:
         facts, request = frames.split_facts(body)
-        child = self._spare or self._fork()
-        self._spare = None
+        child, self._spare = self._spare or self._fork(), None
+        if child.has_ended():  # while it waited, as for lack of memory: not this call's doing
+            self._bury(child)
+            child = self._fork()
         limit = self._settings.output_bytes
         call = Call(facts["id"], facts["timeout_s"], facts["count"], child, CappedOutput(limit), CappedOutput(limit))
         try:
             self._execute(call, request)
-        except (Gone, ConnectionError):
+        except (Gone, ConnectionError, FrameError):
             self._bury(child)
             raise
         child.kill()
