@@ -115,16 +115,16 @@ OLD_NAME: /({names})/
 """
 
 SOURCE_GRAMMAR = r"""
-start: "def {name}(" [params] ") -> " type ":\n" doc line{{1,{max_lines}}}
+start: ["```python\n"] "def {name}(" [params] ") -> " type ":\n" doc line{{1,{max_lines}}} [/```\n?/]
 params: param (", " param)*
 param: PARAM ": " type [" = " literal]
 type: base | base " | None"
 base: "int" | "float" | "str" | "bool" | "list[" base "]" | "dict[str, " base "]"
 literal: "None" | "True" | "False" | /-?[0-9]{{1,9}}(\.[0-9]{{1,9}})?/ | /"[^"\\\n]{{0,40}}"/ | /'[^'\\\n]{{0,40}}'/
 doc: "    \"\"\"" DOCTEXT "\"\"\"\n"
-DOCTEXT: /[^"\\\n ][^"\\\n]{{8,300}}/
+DOCTEXT: /[^"\\\n ][^"\\\n]+/
 line: CODE | BLANK
-CODE: /( {{4}}){{1,8}}[^ \t\n][^\n]{{0,200}}\n/
+CODE: /( {{4}}){{1,8}}[^ \t\n#`][^\n]*\n/
 BLANK: /\n/
 PARAM: /[a-z][a-z0-9_]{{0,29}}/ & ~/({keywords})/
 """
@@ -151,7 +151,8 @@ def source_type(name: str, max_lines: int = 40) -> CFG:
 
     Typed, non-variadic parameters and a docstring are in the grammar, and so is the indentation; the statements
     are free text, checked by ``compile`` afterwards, because a grammar that knows less Python than the model bends
-    what it writes.
+    what it writes. Fences are allowed, since models that may not close one do not know how to end; lines of nothing
+    but comment are not, since that is what they then fill the budget with.
     """
     keywords = "|".join(sorted(keyword.kwlist))
     return CFG(SOURCE_GRAMMAR.format(name=name, max_lines=max_lines, keywords=keywords))

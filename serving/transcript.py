@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from agentopt_local.chat import Message, ToolSpec
+from agentopt_local.chat import ChatRequest, Message, ToolSpec
 from agentopt_local.tool_formats import ToolFormat, format_for_template
 
 Session = tuple[tuple[Message, ...], tuple[ToolSpec, ...], list[int]]
@@ -88,6 +88,19 @@ class Transcripts:
                 if segment is not None:
                     return ids + self.encode(segment)
         return self.encode(self.render(messages, tools, open_turn=True))
+
+    def shared_ids(self, request: ChatRequest, ids: list[int]) -> list[int]:
+        """The leading ids that other conversations have in common with this one; empty where it continues one.
+
+        That is the system message with the tools, or the whole prompt where there is none (the optimizer samples
+        one prompt several times).
+        """
+        if request.session in self.sessions:
+            return []
+        if request.messages[0].role != "system":
+            return ids
+        head = self.encode(self.render(request.messages[:1], request.tools, open_turn=False))
+        return head if ids[: len(head)] == head else []
 
     def _segment(
         self, told: tuple[Message, ...], messages: tuple[Message, ...], tools: tuple[ToolSpec, ...], ids: list[int]

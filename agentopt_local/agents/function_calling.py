@@ -27,6 +27,7 @@ THOUGHT_PATTERN = r"([^<`\n]+\n)?"
 # White space may follow a fence: tokenizers have one token for a backtick and a line break, and models want it there.
 CODE_PATTERN = r"```python\n([^`]|`[^`]|``[^`])*\n```\n?"
 ANSWER_PATTERN = r"<answer>[^<\n]+</answer>"
+REPEATED = "You have done exactly this before. Now give the final answer, or do something else."
 NUDGE = "Call a function, run a ```python block, or give the final answer as <answer>your answer</answer>."
 
 
@@ -117,6 +118,8 @@ class Attempt:
             if idle == 2:
                 return "no_action"
             self.messages += [message, *observations]
+            if executed and any(executed == step.executed for step in self.steps[:-1]):
+                self.messages.append(Message(role="user", content=REPEATED))
         return "max_turns"
 
     def _constraint(self) -> Constraint | None:

@@ -1,0 +1,192 @@
+"""The real engine: vLLM on this machine's CPU (or GPU), with an embedded model, in a Ray actor."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentopt_local.actions import header_constraint, parse_header, source_type
+from agentopt_local.chat import ChatRequest, Constraint, Message, Sampling, ToolSpec
+from agentopt_local.errors import ConfigError, ContextOverflowError, EngineDeadError
+from agentopt_local.functions import Function, FunctionSet
+from agentopt_local.tool_formats import check_arguments
+
+pytestmark = [
+    pytest.mark.engine,
+    # Ray and torch warn about themselves
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+MODEL = "qwen2.5-coder-0.5b"
+ADD = 'def add(a: int, b: int) -> int:\n    """Return a + b."""\n    return a + b\n'
+TOOL = ToolSpec(
+    name="add",
+    description="Add two integers.",
+    parameters={
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    },
+)
+TURN = r"<answer>[^<\n]+</answer>"
+
+
+def model_path() -> Path:
+    from serving.model_store import resolve
+
+    try:
+        return resolve(MODEL, allow_fetch=False)
+    except ConfigError as error:
+        pytest.skip(f"the embedded test model is not here ({error}); make test fetches it")
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    with asyncio.Runner() as runner:
+        yield runner.get_loop()
+
+
+@pytest.fixture(scope="module")
+def pool(loop: asyncio.AbstractEventLoop) -> Iterator[Any]:
+    """One engine for all tests of this file."""
+    path = model_path()
+    from ray_jobs.cluster import connect, disconnect
+    from ray_jobs.config import RayConfig
+    from serving.config import EngineConfig
+    from serving.pool import start_pool
+
+    connect(RayConfig())
+    config = EngineConfig(max_model_len=1024, max_num_seqs=32, max_num_batched_tokens=1024, kv_cache_gib=1)
+    started = loop.run_until_complete(start_pool(path, config))
+    yield started
+    loop.run_until_complete(started.aclose())
+    disconnect()
+
+
+def user(text: str) -> tuple[Message, ...]:
+    return (Message(role="user", content=text),)
+
+
+def ask(loop: asyncio.AbstractEventLoop, pool: Any, *requests: ChatRequest) -> list[Any]:
+    async def gather() -> list[Any]:
+        return list(await asyncio.gather(*(pool.complete(request) for request in requests)))
+
+    return loop.run_until_complete(gather())
+
+
+def test_a_plain_completion(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
+    (reply,) = ask(loop, pool, ChatRequest(messages=user("Say hello."), sampling=Sampling(max_tokens=8)))
+    assert reply.message.role == "assistant"
+    assert reply.message.content
+    assert 1 <= reply.usage.completion_tokens <= 8
+    assert reply.usage.prompt_tokens > 5
+
+
+def test_every_sampled_action_is_legal(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
+    functions = FunctionSet.of(ADD)
+    requests = [
+        ChatRequest(
+            messages=user("Choose an action as JSON. Add a function that multiplies, or remove `add`."),
+            constraint=header_constraint(functions),
+            sampling=Sampling(max_tokens=64, temperature=1.3, seed=seed),
+        )
+        for seed in range(24)
+    ]
+    headers = [parse_header(reply.message.content, functions) for reply in ask(loop, pool, *requests)]
+    assert len(headers) == 24
+    assert {header.name for header in headers if header.action in ("revise_function", "remove_function")} <= {"add"}
+    assert "add" not in {header.name for header in headers if header.action == "add_function"}
+
+
+def test_a_constrained_source_is_a_function(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
+    request = ChatRequest(
+        messages=user("Write the Python function multiply that returns the product of two integers."),
+        constraint=Constraint.of(source_type("multiply", max_lines=6)),
+        sampling=Sampling(max_tokens=200),
+    )
+    (reply,) = ask(loop, pool, request)
+    assert reply.finish_reason == "stop"
+    function = Function(source=reply.message.content)
+    assert function.name == "multiply"
+    assert function.parameters["properties"]
+
+
+def test_turns_call_only_what_exists_with_valid_arguments(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
+    requests = [
+        ChatRequest(
+            messages=user(f"What is {n} + {n + 1}? Call a function."),
+            tools=(TOOL,),
+            constraint=Constraint(kind="turn", value=TURN, max_thought_sentences=0),
+            sampling=Sampling(max_tokens=60, temperature=0.9, seed=n),
+        )
+        for n in range(16)
+    ]
+    calls = [call for reply in ask(loop, pool, *requests) for call in reply.message.tool_calls]
+    assert calls, "the model never called its function"
+    assert {call.name for call in calls} == {"add"}
+    assert [check_arguments(TOOL, call.arguments) for call in calls] == [None] * len(calls)
+
+
+def test_a_growing_conversation_reuses_its_prefix(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
+    messages = user("Count from one to ten in words, then from ten to one. " * 12)
+    first = ChatRequest(messages=messages, sampling=Sampling(max_tokens=16), session="grow")
+    (reply,) = ask(loop, pool, first)
+    more = (*messages, reply.message, Message(role="user", content="Go on."))
+    (second,) = ask(loop, pool, ChatRequest(messages=more, sampling=Sampling(max_tokens=4), session="grow"))
+    held = reply.usage.prompt_tokens + reply.usage.completion_tokens
+    block = 128  # the CPU engine caches whole blocks
+    assert second.usage.cached_tokens >= held - 2 * block > 0
+
+
+def test_seeded_requests_with_long_prompts_do_not_kill_the_engine(
+    loop: asyncio.AbstractEventLoop, pool: Any
+) -> None:
+    requests = [
+        ChatRequest(
+            messages=user(f"Number {n}. " + "All work and no play makes the engine a dull boy. " * 40),
+            sampling=Sampling(max_tokens=4, temperature=0.8, seed=n),
+        )
+        for n in range(24)
+    ]
+    assert len(ask(loop, pool, *requests)) == 24
+
+
+def test_the_same_seed_gives_the_same_text(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
+    request = ChatRequest(messages=user("Tell a story."), sampling=Sampling(max_tokens=24, temperature=1.0, seed=7))
+    other = request.model_copy(update={"sampling": Sampling(max_tokens=24, temperature=1.0, seed=8)})
+    (one,), (two,), (three,) = (ask(loop, pool, each) for each in (request, request, other))
+    assert one.message == two.message
+    assert one.message != three.message
+
+
+def test_a_prompt_beyond_the_context_is_said_so(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
+    with pytest.raises(ContextOverflowError, match="max_model_len is 1024"):
+        ask(loop, pool, ChatRequest(messages=user("word " * 2000)))
+
+
+def test_json_replies_follow_their_schema(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    request = ChatRequest(
+        messages=user("Give n = 5 as JSON."),
+        constraint=Constraint(kind="json_schema", value=json.dumps(schema)),
+        sampling=Sampling(max_tokens=40),
+    )
+    (reply,) = ask(loop, pool, request)
+    assert isinstance(json.loads(reply.message.content)["n"], int)
+
+
+def test_a_killed_engine_is_named(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
+    """Last in the file: the pool is gone afterwards."""
+    import ray
+
+    ray.kill(pool.actors[0])
+    with pytest.raises(EngineDeadError, match="replica 0 has died"):
+        ask(loop, pool, ChatRequest(messages=user("Are you there?")))
