@@ -137,7 +137,11 @@ class Draft:
             if attempt:  # a repair is an action sampled anew under the same header
                 self._sampled += 1
                 self._legal += 1
-            source = await self._ask(self._source_constraint(header.name), max_tokens=self.config.max_source_tokens)
+            source = await self._ask(
+                self._source_constraint(header.name),
+                max_tokens=self.config.max_source_tokens,
+                temperature=self.config.repair_temperature if attempt else None,
+            )
             try:
                 function = self._check(source, header)
                 if examples is None or function.parameters != old_parameters:
@@ -218,15 +222,21 @@ class Draft:
             returned = render_value(execution.value)
             grade = await self.context.task.grade(attempted.problem, returned, self.context.sandbox)
             matches += grade.correct
+            kind = "" if isinstance(execution.value, str) else f" ({type(execution.value).__name__}, not str)"
             verdict = "which is right" if grade.correct else f"but expected was: {cut(attempted.problem.answer, 300)}"
-            lines.append(f"- {call} returned: {cut(returned, 300)}\n  {verdict}")
+            lines.append(f"- {call} returned: {cut(returned, 300)}{kind}\n  {verdict}")
         return lines, matches
 
     def _say(self, reply: str, answer: str) -> None:
         self.messages += [Message(role="assistant", content=reply), Message(role="user", content=answer)]
 
     async def _ask(
-        self, constraint: Constraint | None, *, max_tokens: int, messages: Sequence[Message] | None = None
+        self,
+        constraint: Constraint | None,
+        *,
+        max_tokens: int,
+        messages: Sequence[Message] | None = None,
+        temperature: float | None = None,
     ) -> str:
         """One completion; its seed is fresh in every request of the draft."""
         self._requests += 1
@@ -235,7 +245,7 @@ class Draft:
             constraint=constraint,
             sampling=Sampling(
                 max_tokens=max_tokens,
-                temperature=self.config.temperature,
+                temperature=self.config.temperature if temperature is None else temperature,
                 top_p=self.config.top_p,
                 seed=(self.seed * 100 + self._requests) % 2**63,  # engines refuse wider ones
             ),

@@ -62,6 +62,8 @@ class OptimizerConfig(Record):
     max_source_tokens: int = Field(default=400, ge=64)
     """Generated tokens of one source."""
     temperature: float = Field(default=0.8, ge=0)
+    repair_temperature: float = Field(default=1.0, ge=0)
+    """Of a source written after feedback: a small model that is not pushed repeats itself."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     constrain: bool = True
     """Sample under grammars; without, replies are checked and sampled again (an ablation)."""
