@@ -78,5 +78,5 @@ fmt: install ## format the code and mend what ruff can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: install ## run the benchmarks
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+bench: install ## run the benchmarks; each prints JSON
+	@$(BIN)/python -m benchmarks.sandbox

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from agentopt_local import prompts
 from agentopt_local.actions import AddFunction
 from agentopt_local.chat import ChatReply, ChatRequest, Message, Usage
 from agentopt_local.errors import ContextOverflowError, EngineDeadError
@@ -96,14 +97,18 @@ ADD_SHOUT = header()
 TERMINATE = header("terminate", None)
 
 
+def wording(name: str) -> str:
+    """The longest piece of a prompt that is the same in every request."""
+    return max(re.split(r"\$\w+", prompts.template(name).template), key=len)
+
+
+PHASES = {wording("write_source"): "source", wording("example_arguments"): "arguments", wording("repair"): "repair"}
+
+
 def phase(request: ChatRequest) -> str:
     """Which of the optimizer's questions a request ends with."""
     text = request.messages[-1].content
-    if text.startswith("Write the complete source"):
-        return "source"
-    if text.startswith("Give the arguments"):
-        return "arguments"
-    return "repair" if "complete corrected source" in text else "header"
+    return next((kind for piece, kind in PHASES.items() if piece in text), "header")
 
 
 def word_arguments(request: ChatRequest) -> str:
@@ -259,9 +264,10 @@ def test_concurrent_edits_end_with_the_wave_in_which_one_terminates(bench: Bench
 
 
 def named(request: ChatRequest) -> str:
-    """The name that the optimizer was asked to write or to mend."""
-    found = re.findall(r"source of `(\w+)`", last(request))
-    return found[-1]
+    """The name that a source must have."""
+    found = re.search(r'"def (\w+)\(', request.constraint.value if request.constraint else "")
+    assert found
+    return found[1]
 
 
 @pytest.mark.parametrize("concurrent", [True, False])

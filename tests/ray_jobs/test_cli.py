@@ -35,9 +35,9 @@ def brain(request):
     last = request.messages[-1]
     if request.session.startswith("optimizer/"):
         revise = "`shout(" in request.messages[0].content
-        if last.content.startswith("Write the complete source"):
+        if '"def shout(' in request.constraint.value:
             return RIGHT if revise else SHORT
-        if last.content.startswith("Give the arguments"):
+        if request.constraint.kind == "json_schema":
             words = re.findall(r"(problem_[0-9]+): Shout: (\\w+)", last.content)
             return json.dumps({key: {"word": word} for key, word in words})
         return json.dumps({"action": "revise_function" if revise else "add_function", "name": "shout"})

@@ -146,9 +146,7 @@ def test_a_growing_conversation_reuses_its_prefix(loop: asyncio.AbstractEventLoo
     assert second.usage.cached_tokens >= held - 2 * block > 0
 
 
-def test_seeded_requests_with_long_prompts_do_not_kill_the_engine(
-    loop: asyncio.AbstractEventLoop, pool: Any
-) -> None:
+def test_seeded_requests_with_long_prompts_do_not_kill_the_engine(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
     requests = [
         ChatRequest(
             messages=user(f"Number {n}. " + "All work and no play makes the engine a dull boy. " * 40),

@@ -1,0 +1,153 @@
+"""Whole short trainings through the command line: on a hosted engine, and against vLLM's own HTTP server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentopt_local.errors import ConfigError
+
+pytestmark = pytest.mark.engine
+MODEL = "qwen2.5-coder-0.5b"
+CONFIG = """
+concurrency = 32
+[task]
+spec = "reasoning_gym:spell_backward"
+n_train = 8
+n_test = 8
+[model]
+name = "{model}"
+[engine]
+max_model_len = 2048
+max_num_seqs = 32
+kv_cache_gib = 1
+[agent]
+max_turns = 2
+max_turn_tokens = 80
+think = false
+[optimizer]
+n_samples = 4
+max_retries = 1
+max_source_tokens = 120
+[trainer]
+max_epochs = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def model_path() -> Path:
+    from serving.model_store import resolve
+
+    try:
+        return resolve(MODEL, allow_fetch=False)
+    except ConfigError as error:
+        pytest.skip(f"the embedded test model is not here ({error}); make test fetches it")
+
+
+def train(tmp_path: Path, *flags: str) -> Path:
+    """Run ``agentopt train`` and return the run folder that it printed last."""
+    config = tmp_path / "short.toml"
+    config.write_text(CONFIG.format(model=MODEL))
+    command = [sys.executable, "-m", "ray_jobs.cli", "train", str(config), "--run_dir", str(tmp_path / "runs"), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Path(done.stdout.strip().splitlines()[-1])
+
+
+def check_run(run: Path, *, constrained: bool) -> None:
+    """What every finished run must hold, whatever the model could do."""
+    report = json.loads((run / "report.json").read_text())
+    assert report["test"]["n"] == 8
+    for side in ("before", "after"):
+        low, high = report["test"][side]["ci95"]
+        assert low <= report["test"][side]["accuracy"] <= high
+    actions = report["actions"]
+    assert actions["sampled"] >= 1
+    assert actions["applied"] <= actions["verified"] <= actions["legal"] <= actions["sampled"]
+    if constrained:
+        assert actions["legal"] == actions["sampled"]
+    steps = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == [1]
+    assert steps[0]["before"]["n"] == steps[0]["after"]["n"] == 8
+    rollouts = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
+    assert len({row["problem_id"] for row in rollouts}) == 16
+    assert all(row["usage"]["completion_tokens"] > 0 for row in rollouts)
+
+
+def test_a_short_training_on_a_hosted_engine(tmp_path: Path, model_path: Path) -> None:
+    run = train(tmp_path)
+    check_run(run, constrained=True)
+    meta = json.loads((run / "meta.json").read_text())
+    assert meta["device"] in ("cpu", "gpu")
+    assert meta["sandbox"]
+    again = subprocess.run(
+        [sys.executable, "-m", "ray_jobs.cli", "show", str(run)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "Held-out problems: 8" in again.stderr
+
+
+@pytest.fixture
+def server(model_path: Path, tmp_path: Path) -> Iterator[str]:
+    """vLLM's own OpenAI-compatible server on loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(os.cpu_count() or 1),
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", str(model_path), "--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)),
+        *("--dtype", "bfloat16", "--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "32"),
+        *("--max-num-batched-tokens", "2048", "--structured-outputs-config", '{"backend": "guidance"}'),
+    ]
+    log = (tmp_path / "server.log").open("w")
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until_healthy(url, process, tmp_path / "server.log")
+        yield f"{url}/v1"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        log.close()
+
+
+def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 400
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail(f"the server ended: {log.read_text()[-3000:]}")
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(1)
+    pytest.fail(f"the server is not up after 400 s: {log.read_text()[-3000:]}")
+
+
+def test_the_same_config_against_a_server(tmp_path: Path, server: str) -> None:
+    # vLLM's server cuts prompts into chunks; on the CPU a seeded request would kill it.
+    run = train(tmp_path, "--model.base_url", server, "--model.send_seed", "false")
+    check_run(run, constrained=False)
+    assert json.loads((run / "meta.json").read_text())["device"] == "endpoint"
