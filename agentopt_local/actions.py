@@ -119,7 +119,7 @@ start: ["```python\n"] "def {name}(" [params] ") -> " type ":\n" doc line{{1,{ma
 params: param (", " param)*
 param: PARAM ": " type [" = " literal]
 type: base | base " | None"
-base: "int" | "float" | "str" | "bool" | "list[" base "]" | "dict[str, " base "]"
+base: "int" | "float" | "str" | "bool" | "list[" base "]" | "list[list[" base "]]" | "dict[str, " base "]"
 literal: "None" | "True" | "False" | /-?[0-9]{{1,9}}(\.[0-9]{{1,9}})?/ | /"[^"\\\n]{{0,40}}"/ | /'[^'\\\n]{{0,40}}'/
 doc: "    \"\"\"" DOCTEXT "\"\"\"\n"
 DOCTEXT: /[^"\\\n ][^"\\\n]+/

@@ -66,9 +66,9 @@ def transcript_text(number: int, attempt: Attempted, max_chars: int) -> str:
             did.append(f"The agent called {each.name}({arguments})\nwhich returned: {each.result}")
     reason = trajectory.grade.reason if trajectory.grade and not trajectory.correct else ""
     ending = [
-        f"The agent answered: {trajectory.answer if trajectory.answer is not None else 'nothing'}"
+        f"The agent answered: {cut(trajectory.answer, max_chars // 6) if trajectory.answer is not None else 'nothing'}"
         f" ({'right' if trajectory.correct else 'wrong'})",
-        f"Expected answer: {problem.answer}",
+        f"Expected answer: {cut(problem.answer, max_chars // 6)}",
     ]
     head = f"## Problem {number}\n{cut(problem.question, max_chars // 2)}"
     tail = "\n".join(ending + ([f"Reason: {cut(reason, 200)}"] if reason and trajectory.answer is None else []))

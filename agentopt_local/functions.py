@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import keyword
 from collections.abc import Iterator
 from functools import cached_property
@@ -221,20 +222,17 @@ def schema_of(node: ast.FunctionDef) -> dict[str, Any]:
         if default is None:
             required.append(arg.arg)
         else:
-            try:
-                properties[arg.arg]["default"] = json_literal(default)
-            except ValueError:
-                raise FunctionError(
-                    f"{node.name}: the default of {arg.arg!r} must be a plain literal, not {ast.unparse(default)}"
-                ) from None
+            properties[arg.arg]["default"] = json_literal(default, f"{node.name}: the default of {arg.arg!r}")
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
-def json_literal(node: ast.expr) -> Any:
-    """The value of a literal that JSON can carry. Raises ValueError."""
-    value = ast.literal_eval(node)
-    if isinstance(value, bytes | complex | set) or value is Ellipsis:
-        raise ValueError(value)
+def json_literal(node: ast.expr, where: str) -> Any:
+    """The value of a literal that JSON can carry; ``where`` starts the error's text."""
+    try:
+        value = ast.literal_eval(node)
+        json.dumps(value, allow_nan=False)
+    except (ValueError, TypeError, RecursionError):
+        raise FunctionError(f"{where} must be a plain JSON literal, not {ast.unparse(node)[:80]}") from None
     return value
 
 
@@ -271,7 +269,7 @@ def subscript_schema(node: ast.Subscript, where: str) -> dict[str, Any] | None:
     if name == "Union":
         return {"anyOf": [annotation_schema(item, where) for item in items]}
     if name == "Literal" and all(isinstance(item, ast.Constant) for item in items):
-        return {"enum": [json_literal(item) for item in items]}
+        return {"enum": [json_literal(item, where) for item in items]}
     return None
 
 

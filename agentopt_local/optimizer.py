@@ -51,6 +51,8 @@ class OptimizerConfig(Record):
     """Samples of one edit, drawn at once; the best verified one is applied."""
     max_retries: int = Field(default=2, ge=0)
     """How often a sample goes back to the model with its error or its wrong results."""
+    min_matches: int = Field(default=1, ge=0)
+    """A function is applied only if its trials answered this many of the shown (failed) problems; 0 as in the paper."""
     n_evidence: int = Field(default=3, ge=1)
     """Attempts shown for one edit."""
     evidence_tokens: int = Field(default=1500, ge=100)
@@ -156,13 +158,18 @@ class Optimizer:
         while queue and left:
             wave = queue[: min(left, len(queue) if self.config.concurrent else 1)]
             queue, left = queue[len(wave) :], left - len(wave)
-            edits = await asyncio.gather(
-                *(
-                    self._edit(proposal.functions, group, attempts, failures, seed=seed * 1000 + left + index)
-                    for index, group in enumerate(wave)
-                )
-            )
-            for group, (verified, counts, usage) in zip(wave, edits, strict=True):
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    edits = [
+                        tasks.create_task(
+                            self._edit(proposal.functions, group, attempts, failures, seed=seed * 1000 + left + index)
+                        )
+                        for index, group in enumerate(wave)
+                    ]
+            except BaseExceptionGroup as errors:
+                raise first_error(errors) from None
+            for group, edit in zip(wave, edits, strict=True):
+                verified, counts, usage = edit.result()
                 proposal = proposal.plus(counts, usage)
                 if verified is None:
                     continue
@@ -208,18 +215,23 @@ class Optimizer:
                 verified = await finished
                 if verified is not None and verified.complete:
                     break  # it answers every shown problem: the other drafts cannot do better
-        except BaseExceptionGroup as errors:
-            raise first_error(errors) from None
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         counts = sum((draft.counts() for draft in drafts), ActionCounts())
         usage = sum((draft.usage for draft in drafts), Usage())
-        return best(drafts), counts, usage
+        return best(drafts, config.min_matches), counts, usage
 
 
-def best(drafts: Sequence[Draft]) -> Verified | None:
-    """The verified edit that answers most of the shown problems; the earliest draft among equals."""
-    verified = [draft.verified for draft in drafts if draft.verified is not None]
+def best(drafts: Sequence[Draft], min_matches: int = 0) -> Verified | None:
+    """The verified edit that answers most of the shown problems; the earliest draft among equals.
+
+    A function that answers fewer than ``min_matches`` of them is left out.
+    """
+    verified = [
+        draft.verified
+        for draft in drafts
+        if draft.verified is not None and (draft.verified.trials == 0 or draft.verified.matches >= min_matches)
+    ]
     return max(verified, key=lambda each: each.matches / max(1, each.trials), default=None)

@@ -76,7 +76,12 @@ class RunDir:
 
     def proposals(self) -> dict[int, Proposal]:
         """Updates by step, of all steps that got so far."""
-        return {row["step"]: Proposal.model_validate(row["proposal"]) for row in self._mend("proposals.jsonl")}
+        try:
+            return {row["step"]: Proposal.model_validate(row["proposal"]) for row in self._mend("proposals.jsonl")}
+        except (ValidationError, KeyError, TypeError):
+            raise RunDirError(
+                f"{self.path}/proposals.jsonl was written by another version; delete it and the step is proposed anew"
+            ) from None
 
     def keep_proposal(self, step: int, proposal: Proposal) -> None:
         """Write down the update that ``step`` is going to try."""

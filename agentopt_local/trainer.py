@@ -55,7 +55,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "accept_ties": True,
             "keep_only_used": True,
         },
-        "optimizer": {"max_actions": 3, "concurrent": False, "n_samples": 1, "max_retries": 9},
+        "optimizer": {"max_actions": 3, "concurrent": False, "n_samples": 1, "max_retries": 9, "min_matches": 0},
     },
 }
 """Settings that a run's ``preset`` stands for; what the user sets wins. ``paper``: PAPER regime, released code."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from agentopt_local import __version__
 from agentopt_local.errors import AgentOptError, ConfigError, RunDirError
-from ray_jobs.display import Display, error_line, functions_diff, log_to, report_text
+from ray_jobs.display import Display, error_line, functions_diff, log_to, report_text, stop_logging
 
 USER_MISTAKE = 2
 INTERRUPTED = 130
@@ -86,10 +86,12 @@ def parser() -> argparse.ArgumentParser:
 def run_train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt train CONFIG [--key value ...]``."""
     from ray_jobs.config import load_config
+    from ray_jobs.session import task_of
     from ray_jobs.train import new_run, train
 
     config = load_config(arguments.config, rest)
     check_model(config)
+    task_of(config)  # before there is a run folder that could never be resumed
     run_dir = new_run(config)
     display = Display()
     return watched(run_dir, display, train(config, run_dir, progress=display.progress, on_step=display.step))
@@ -148,8 +150,7 @@ def watched(run_dir: Any, display: Display, job: Coroutine[Any, Any, dict[str, A
         print(f"To continue: agentopt resume {run_dir.path}")
         return USER_MISTAKE if isinstance(error, ConfigError) else 1
     finally:
-        logging.getLogger("agentopt").removeHandler(handler)
-        handler.close()
+        stop_logging(handler)
         run_dir.close()
     print(report_text(report, split))
     print(run_dir.path)

@@ -171,11 +171,16 @@ def nearest(parts: Sequence[str | int]) -> str:
     """A hint naming the real key most like this one."""
     keys = all_keys()
     name = ".".join(str(part) for part in parts)
-    found = difflib.get_close_matches(name, keys, n=1, cutoff=0.6)
-    if not found:  # the right key in the wrong section, or with no section at all
-        tails = {key.rsplit(".", 1)[-1]: key for key in keys}
-        tail = difflib.get_close_matches(name.rsplit(".", 1)[-1], list(tails), n=1, cutoff=0.6)
-        found = [tails[tail[0]]] if tail else []
+    tails = {key.rsplit(".", 1)[-1]: key for key in keys}
+    last = name.rsplit(".", 1)[-1]
+    sections = sorted({key.split(".")[0] for key in keys})
+    if last in tails:  # the right key in the wrong section, or with no section at all
+        found = [tails[last]]
+    elif "." not in name and (close := difflib.get_close_matches(name, sections, n=1, cutoff=0.7)):
+        found = [close[0]]
+    else:
+        found = difflib.get_close_matches(name, keys, n=1, cutoff=0.6)
+        found = found or [tails[each] for each in difflib.get_close_matches(last, list(tails), n=1, cutoff=0.6)]
     return f"; did you mean {found[0]}?" if found else f"; the settings are: {', '.join(keys)}"
 
 
@@ -207,8 +212,18 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
             text = rest.pop(0)
         if key not in all_keys() and not key.startswith("task.settings."):
             raise ConfigError(f"--{key} is not a setting{nearest(key.split('.'))}")
-        pairs.append((key, toml_value(text)))
+        pairs.append((key, text if takes_text(key) and text.lower() != "none" else toml_value(text)))
     return pairs
+
+
+def takes_text(key: str) -> bool:
+    """Whether a setting is text, so that ``--run_name 2024`` is not read as a number."""
+    record: Any = RunConfig
+    for part in key.split("."):
+        if not hasattr(record, "model_fields") or part not in record.model_fields:
+            return False
+        record = record.model_fields[part].annotation
+    return record is str or record == str | None
 
 
 def toml_value(text: str) -> Any:
@@ -226,6 +241,8 @@ def set_key(values: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
         values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--{key}: {section} = {values!r} in the file is no table, so it has no {last}")
     values[last] = value
 
 

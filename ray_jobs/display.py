@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 log = logging.getLogger("agentopt")
+LOGGERS = ("agentopt", "agentopt_local", "serving", "ray_jobs")
+"""What a run's log holds."""
 
 
 class Display:
@@ -137,11 +139,19 @@ def log_to(path: Path) -> logging.Handler:
     """Send the package's log lines to ``path``; the caller removes the handler."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    root = logging.getLogger("agentopt")
-    root.setLevel(logging.INFO)
-    root.propagate = False
-    root.addHandler(handler)
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        logger.addHandler(handler)
     return handler
+
+
+def stop_logging(handler: logging.Handler) -> None:
+    """Undo :func:`log_to`."""
+    for name in LOGGERS:
+        logging.getLogger(name).removeHandler(handler)
+    handler.close()
 
 
 def error_line(text: str) -> None:

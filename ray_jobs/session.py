@@ -47,6 +47,14 @@ class Session:
     started: float
 
 
+def task_of(config: RunConfig) -> Task:
+    """The configured task. Raises ConfigError if it is wrong or has too few problems."""
+    task = load_task(config.task.spec, seed=config.task.seed, settings=config.task.settings)
+    task.problems("train", config.task.n_train)
+    task.problems("test", config.task.n_test)
+    return task
+
+
 @asynccontextmanager
 async def open_session(
     config: RunConfig, run_dir: RunDir, progress: Progress, *, model: ChatModel | None = None
@@ -55,9 +63,7 @@ async def open_session(
 
     ``model`` replaces the configured one (the shipped scripted model, in tests and trials).
     """
-    task = load_task(config.task.spec, seed=config.task.seed, settings=config.task.settings)
-    task.problems("train", config.task.n_train)
-    task.problems("test", config.task.n_test)
+    task = task_of(config)
     started = time.monotonic()
     async with AsyncExitStack() as stack:
         settings = config.sandbox

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from agentopt_local.chat import ChatModel
 from agentopt_local.errors import RunDirError
 from agentopt_local.functions import FunctionSet
@@ -45,7 +47,13 @@ def read_config(path: Path) -> RunConfig:
 def read_state(run_dir: RunDir) -> TrainState:
     """The state after the last finished step; a fresh one if there is none."""
     values = run_dir.read_json("state.json")
-    state = TrainState() if values is None else TrainState.model_validate(values)
+    try:
+        state = TrainState() if values is None else TrainState.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise RunDirError(
+            f"{run_dir.path}/state.json was written by another version ({problem['loc']}: {problem['msg']})"
+        ) from None
     run_dir.drop_steps_after(state.step)
     return state
 

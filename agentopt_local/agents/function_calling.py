@@ -44,6 +44,9 @@ class AgentConfig(Record):
     """0 = greedy."""
     interpreter: bool = True
     """Whether the agent may run Python beside its functions."""
+    act_first: bool = True
+    """Whether a constrained attempt with an interpreter must call a function or run code before it may answer: small
+    models guess. Without an interpreter it may answer at once, as nothing else may fit."""
     think: bool = True
     """Whether a constrained turn may begin with a line of thought before it acts."""
     constrain: bool = True
@@ -127,9 +130,14 @@ class Attempt:
         if not self.config.constrain:
             return None
         think = self.config.think
-        forms = f"({CODE_PATTERN}|{ANSWER_PATTERN})" if self.config.interpreter else ANSWER_PATTERN
+        acted = any(step.executed for step in self.steps)
+        forms = [CODE_PATTERN] if self.config.interpreter else []
+        if acted or not self.config.act_first or not self.config.interpreter:
+            forms.append(ANSWER_PATTERN)
         return Constraint(
-            kind="turn", value=(THOUGHT_PATTERN if think else "") + forms, max_thought_sentences=3 if think else 0
+            kind="turn",
+            value=(THOUGHT_PATTERN if think else "") + f"({'|'.join(forms)})",
+            max_thought_sentences=3 if think else 0,
         )
 
     async def _turn(self, max_tokens: int) -> Message:

@@ -19,7 +19,8 @@ def tidy(constraint: Constraint | None, content: str) -> str:
         return content
     inner = fenced.group(1) if (fenced := _FENCED.fullmatch(content)) else content
     inner = inner.strip()
-    return inner if _text_fault(constraint, inner) is None else content
+    forms = (inner, inner + "\n")  # a grammar may ask for the last line's break, which parsing has taken off
+    return next((form for form in forms if _text_fault(constraint, form) is None), content)
 
 
 def fault(request: ChatRequest, message: Message) -> str | None:

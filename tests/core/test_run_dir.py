@@ -226,7 +226,6 @@ def test_rollouts_of_another_version_are_told(path: Path, opened: Open) -> None:
         opened(path)
 
 
-@pytest.mark.xfail(strict=True, reason="a row of another version escapes as ValidationError or KeyError")
 @pytest.mark.parametrize("change", [{"proposal": {"colour": "red"}}, {"step": None}])
 def test_updates_of_another_version_are_told(path: Path, opened: Open, change: dict[str, Any]) -> None:
     filled(path, 1)

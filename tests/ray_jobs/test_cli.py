@@ -139,7 +139,6 @@ def test_a_folder_that_is_no_run_is_told(command: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "nothing is written into a folder that is not ours"
 
 
-@pytest.mark.xfail(strict=True, reason="the run folder is made first, and resuming it is offered although it must fail")
 def test_a_task_that_does_not_load_leaves_no_run_behind(tmp_path: Path) -> None:
     config = write_config(tmp_path, n_train=99)
     with start_job(config, 0.0) as job:

@@ -57,7 +57,6 @@ def test_a_wrong_key_names_file_key_and_the_nearest_right_one(write: Write, text
     assert f"did you mean {meant}?" in said
 
 
-@pytest.mark.xfail(strict=True, reason="a similar name of any section wins over the very same key of another one")
 @pytest.mark.parametrize(
     ("text", "meant"),
     [
@@ -196,13 +195,11 @@ def test_a_wrong_flag_is_named_as_it_was_written(write: Write, flags: list[str],
     assert said in refusal(write(TASK), *flags)
 
 
-@pytest.mark.xfail(strict=True, reason="a value that TOML reads as a number or a date is refused where text is wanted")
 @pytest.mark.parametrize("name", ["2024", "2024-06-01", "1e3"])
 def test_text_may_look_like_a_number_or_a_date(write: Write, name: str) -> None:
     assert load_config(write(TASK), ["--run_name", name]).run_name == name
 
 
-@pytest.mark.xfail(strict=True, reason="a flag below task.settings meets a value that is no table: AttributeError")
 def test_settings_that_are_no_table_are_told(write: Write) -> None:
     path = write(TASK + "settings = 3\n")
     refusal(path, "--task.settings.spell_backward.min_word_len", "5")
