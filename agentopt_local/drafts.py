@@ -150,6 +150,7 @@ class Draft:
                 feedback = await self._try(function, header, examples)
             except FunctionError as error:
                 feedback = f"That source was refused: {error}"
+            log.info("draft %d, %s %s, source %d: %s", self.seed, header.action, header.name, attempt + 1, feedback)
             if feedback is None:
                 return
             # Only the latest source stays in the conversation: the earlier ones would crowd the context.

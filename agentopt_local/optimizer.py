@@ -125,6 +125,22 @@ class Proposal(Record):
             }
         )
 
+    def only(self, base: FunctionSet, indices: Sequence[int]) -> Proposal | None:
+        """The update with some of its actions alone, applied to ``base``; None if they need the others."""
+        functions = base
+        try:
+            for index in indices:
+                functions = self.actions[index].apply(functions)
+        except FunctionError:
+            return None
+        return self.model_copy(
+            update={
+                "functions": functions,
+                "actions": tuple(self.actions[index] for index in indices),
+                "matches": tuple(self.matches[index] for index in indices),
+            }
+        )
+
     def summaries(self) -> tuple[str, ...]:
         """``kind name`` of each action."""
         return tuple(f"{each.kind} {getattr(each, 'name', '')}".strip() for each in self.actions)

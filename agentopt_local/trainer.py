@@ -6,10 +6,12 @@ function of the state, the problems and the seed, so a training continues after 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from pydantic import Field
@@ -19,7 +21,7 @@ from agentopt_local.evidence import Attempted, FailedUpdate
 from agentopt_local.functions import FunctionSet
 from agentopt_local.optimizer import ActionCounts, Proposal
 from agentopt_local.record import Record
-from agentopt_local.rollout import Rollouts, accuracy
+from agentopt_local.rollout import Rollouts, accuracy, first_error
 from agentopt_local.task import Problem
 from agentopt_local.trajectory import Trajectory
 
@@ -39,6 +41,9 @@ class TrainerConfig(Record):
     """Stop after this many consecutive updates that did not help."""
     accept_ties: bool = False
     """Keep an update that changes nothing in accuracy, as the authors' code does."""
+    try_edits: bool = True
+    """Roll out each edit of an update alone, and those that helped together, and keep the best; False: the whole
+    update or nothing, as in the paper."""
     batch_size: int | None = Field(default=None, ge=1)
     """Problems of one step, drawn by seed; None: all training problems, as in the paper."""
     keep_only_used: bool = False
@@ -53,6 +58,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "count_accepted": True,
             "patience": 10,
             "accept_ties": True,
+            "try_edits": False,
             "keep_only_used": True,
         },
         "optimizer": {"max_actions": 3, "concurrent": False, "n_samples": 1, "max_retries": 9, "min_matches": 0},
@@ -77,6 +83,14 @@ class TrainState(Record):
     usage: Usage = Usage()
     """Of the optimizer, over all steps."""
     stopped: StopCause | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An update, or a part of one, and its rollouts on the step's problems."""
+
+    proposal: Proposal
+    after: Sequence[Trajectory]
 
 
 class Proposer(Protocol):
@@ -151,10 +165,8 @@ class Trainer:
                 cause = "solved"
                 break
             proposal = known.get(number) or await self._propose(number, state, batch, before)
-            after = before
-            if proposal.functions != state.functions:
-                after = await self.rollouts.run(proposal.functions, batch, seed=self.seed, stage=f"step {number} after")
-            state = self._finish(state, proposal, before, after, time.monotonic() - started)
+            tried = await self._try(number, state.functions, proposal, batch, before)
+            state = self._finish(state, tried, before, time.monotonic() - started)
         state = state.model_copy(update={"stopped": cause})
         self._write_state(state)
         return state
@@ -177,16 +189,52 @@ class Trainer:
         self.record.keep_proposal(number, proposal)
         return proposal
 
-    def _finish(
+    async def _try(
         self,
-        state: TrainState,
+        number: int,
+        functions: FunctionSet,
         proposal: Proposal,
+        batch: Sequence[Problem],
         before: Sequence[Trajectory],
-        after: Sequence[Trajectory],
-        seconds: float,
+    ) -> list[Candidate]:
+        """Roll the update out on the step's problems; with ``try_edits`` each edit alone, then those that helped
+        together, so that one bad edit does not take the good ones down with it. The best candidate comes first."""
+        if proposal.functions == functions:
+            return [Candidate(proposal, before)]
+
+        async def roll_out(candidate: Proposal, name: str) -> Candidate:
+            stage = f"step {number} {name}"
+            return Candidate(
+                candidate, await self.rollouts.run(candidate.functions, batch, seed=self.seed, stage=stage)
+            )
+
+        if not self.config.try_edits or len(proposal.actions) < 2:
+            return [await roll_out(proposal, "after")]
+        alone = [(index, proposal.only(functions, [index])) for index in range(len(proposal.actions))]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = {
+                    index: group.create_task(roll_out(candidate, f"edit {index + 1}"))
+                    for index, candidate in alone
+                    if candidate is not None and candidate.functions != functions
+                }
+        except BaseExceptionGroup as errors:
+            raise first_error(errors) from None
+        tried = [task.result() for task in tasks.values()]
+        helped = [index for index, task in tasks.items() if accuracy(task.result().after) > accuracy(before)]
+        whole = proposal.only(functions, helped) if len(helped) > 1 else None
+        if not tried:  # the edits build on one another
+            whole = proposal
+        if whole is not None:
+            tried.append(await roll_out(whole, "edits together"))
+        return sorted(tried, key=lambda each: -accuracy(each.after))
+
+    def _finish(
+        self, state: TrainState, tried: list[Candidate], before: Sequence[Trajectory], seconds: float
     ) -> TrainState:
-        """Decide, write the step down, and return the state after it."""
+        """Decide on the best candidate, write the step down, and return the state after it."""
         number = state.step + 1
+        proposal, after = tried[0].proposal, tried[0].after
         old, new = accuracy(before), accuracy(after)
         decision = self._decide(proposal.functions == state.functions, old, new)
         common = {
@@ -216,12 +264,16 @@ class Trainer:
             ],
             "before": score(before),
             "after": score(after),
+            "candidates": [
+                {"actions": list(each.proposal.summaries()), "accuracy": round(accuracy(each.after), 6)}
+                for each in tried
+            ],
             "functions": list((proposal.functions if decision == "accepted" else state.functions).names),
             "fingerprint": {"before": state.functions.fingerprint, "after": proposal.functions.fingerprint},
             "counts": proposal.counts.model_dump(),
             "tokens": {
                 "optimizer": proposal.usage.model_dump(),
-                "rollouts": sum_usage(after).model_dump(),
+                "rollouts": sum((sum_usage(each.after) for each in tried), Usage()).model_dump(),
             },
             "seconds": round(seconds, 2),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from serving.engine import engine_environment
 log = logging.getLogger(__name__)
 MAX_IN_FLIGHT = 65_536
 """Calls that an actor may hold at once. Admission is the caller's business; this must never be the limit."""
+MAX_SESSIONS = 65_536
+"""Sessions whose replica is remembered; the longest unused is forgotten first."""
 
 
 class EnginePool:
@@ -30,7 +33,7 @@ class EnginePool:
         self.device = device
         """``cpu`` or ``gpu``."""
         self.in_flight = [0] * len(actors)
-        self._sessions: dict[str, int] = {}
+        self._sessions: OrderedDict[str, int] = OrderedDict()
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Answer ``request`` on the replica of its session."""
@@ -56,10 +59,15 @@ class EnginePool:
 
     def _route(self, session: str | None) -> int:
         if session is not None and session in self._sessions:
+            self._sessions.move_to_end(session)
             return self._sessions[session]
+        if not self.actors:
+            raise EngineDeadError("the engine pool is closed")
         index = min(range(len(self.actors)), key=self.in_flight.__getitem__)
         if session is not None:
             self._sessions[session] = index
+            if len(self._sessions) > MAX_SESSIONS:
+                self._sessions.popitem(last=False)
         return index
 
     async def aclose(self) -> None:

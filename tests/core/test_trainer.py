@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from agentopt_local.actions import AddFunction
 from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingAgent
 from agentopt_local.chat import ChatRequest, Message, Usage
 from agentopt_local.evidence import Attempted, FailedUpdate
-from agentopt_local.functions import FunctionSet
+from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.grading import Grade, exact
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.optimizer import ActionCounts, Optimizer, OptimizerConfig, Proposal
@@ -436,7 +437,10 @@ def test_defect_6_terminate_ends_the_step() -> None:
 def test_defect_7_a_step_makes_no_more_than_max_actions() -> None:
     names = iter(["one", "two", "three", "four", "five"])
     training, model = optimize(
-        lambda _: f'{{"action": "remove_function", "name": "{next(names)}"}}', max_epochs=1, accept_ties=True
+        lambda _: f'{{"action": "remove_function", "name": "{next(names)}"}}',
+        max_epochs=1,
+        accept_ties=True,
+        try_edits=False,
     )
     assert len(model.requests) == 3
     assert training.state.functions == named("four", "five")
@@ -457,3 +461,61 @@ def test_only_functions_that_were_called_successfully_are_kept() -> None:
     )  # fmt: skip
     assert used_functions(functions, [trajectory]).names == ("good",)
     assert used_functions(functions, []) == FunctionSet()
+
+
+class EditsFor:
+    """Proposes the same edits in every step."""
+
+    def __init__(self, *sources: str) -> None:
+        self.sources = sources
+
+    async def propose(self, functions: FunctionSet, attempts: Any, failures: Any, *, seed: int) -> Proposal:
+        actions = tuple(AddFunction(function=Function(source=source)) for source in self.sources)
+        proposal = Proposal(functions=functions, actions=actions, matches=("1/1",) * len(actions))
+        edited = proposal.only(functions, range(len(actions)))
+        assert edited is not None
+        return edited
+
+
+def test_a_bad_edit_does_not_take_a_good_one_down_with_it() -> None:
+    good, bad = (f'def {name}() -> str:\n    """{name}."""\n    return "x"\n' for name in ("good", "bad"))
+
+    class Counting:
+        """Solves a problem only with ``good`` and without ``bad``."""
+
+        async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Trajectory:
+            right = "good" in functions and "bad" not in functions
+            return Trajectory(
+                problem_id=problem.id,
+                functions=functions.fingerprint,
+                seed=seed,
+                steps=(),
+                answer=problem.answer if right else "wrong",
+                stop_reason="answer",
+                usage=Usage(),
+                wall_s=0.0,
+            )
+
+    async def run(try_edits: bool) -> tuple[TrainState, list[dict[str, Any]]]:
+        rows: list[dict[str, Any]] = []
+        rollouts = Rollouts(Counting(), Quiz(), NO_SANDBOX, MemoryStore())
+        trainer = Trainer(
+            EditsFor(bad, good),
+            rollouts,
+            Notes(),
+            TrainerConfig(max_epochs=1, try_edits=try_edits),
+            on_step=rows.append,
+        )
+        problems = tuple(Problem(id=f"p{n}", question=f"q{n}", answer="a") for n in range(4))
+        return await trainer.fit(problems, TrainState()), rows
+
+    state, rows = asyncio.run(run(try_edits=True))
+    assert state.functions.names == ("good",)
+    assert [each["name"] for each in rows[0]["actions"]] == ["good"]
+    assert {tuple(each["actions"]): each["accuracy"] for each in rows[0]["candidates"]} == {
+        ("add_function good",): 1.0,
+        ("add_function bad",): 0.0,
+    }
+    state, rows = asyncio.run(run(try_edits=False))
+    assert state.functions == FunctionSet()
+    assert rows[0]["decision"] == "rolled_back"
