@@ -13,7 +13,7 @@ import pytest
 from agentopt_local.actions import header_constraint, parse_header, source_type
 from agentopt_local.chat import ChatRequest, Constraint, Message, Sampling, ToolSpec
 from agentopt_local.errors import ConfigError, ContextOverflowError, EngineDeadError
-from agentopt_local.functions import Function, FunctionSet
+from agentopt_local.functions import Function, FunctionSet, clean
 from agentopt_local.tool_formats import check_arguments
 
 pytestmark = [
@@ -114,7 +114,7 @@ def test_a_constrained_source_is_a_function(loop: asyncio.AbstractEventLoop, poo
     )
     (reply,) = ask(loop, pool, request)
     assert reply.finish_reason == "stop"
-    function = Function(source=reply.message.content)
+    function = Function(source=clean(reply.message.content))
     assert function.name == "multiply"
     assert function.parameters["properties"]
 
@@ -142,7 +142,7 @@ def test_a_growing_conversation_reuses_its_prefix(loop: asyncio.AbstractEventLoo
     more = (*messages, reply.message, Message(role="user", content="Go on."))
     (second,) = ask(loop, pool, ChatRequest(messages=more, sampling=Sampling(max_tokens=4), session="grow"))
     held = reply.usage.prompt_tokens + reply.usage.completion_tokens
-    block = 128  # the CPU engine caches whole blocks
+    block = 32  # the CPU engine caches whole blocks
     assert second.usage.cached_tokens >= held - 2 * block > 0
 
 
