@@ -265,7 +265,7 @@ def test_turns_are_constrained_as_configured(bench: Bench) -> None:
     assert "python" in constraint.value
     _, requests = bench.solve([ANSWER], interpreter=False, think=False)
     assert requests[0].constraint is not None
-    assert requests[0].constraint.value == ANSWER_PATTERN
+    assert requests[0].constraint.value == f"({ANSWER_PATTERN})"
     assert requests[0].constraint.max_thought_sentences == 0
     _, requests = bench.solve([ANSWER], constrain=False)
     assert requests[0].constraint is None
@@ -273,7 +273,7 @@ def test_turns_are_constrained_as_configured(bench: Bench) -> None:
 
 def test_the_constraint_lets_turns_through_and_stops_what_the_agent_cannot_use(bench: Bench) -> None:
     functions = FunctionSet.of(DOUBLE)
-    config = AgentConfig()
+    config = AgentConfig(act_first=False)
 
     def strict(text: str) -> Trajectory:
         model = ScriptedChatModel([text, ANSWER], strict=True)
@@ -285,6 +285,18 @@ def test_the_constraint_lets_turns_through_and_stops_what_the_agent_cannot_use(b
     for text in ("Hmm.", block("print(1)") + ANSWER, "<answer></answer>", call("triple", x=1), call("double", x="1")):
         with pytest.raises(Exception, match="breaks the request's constraint"):
             strict(text)
+
+
+def test_an_answer_must_wait_for_an_act(bench: Bench) -> None:
+    def strict(*texts: str) -> Trajectory:
+        model = ScriptedChatModel(list(texts), strict=True)
+        agent = FunctionCallingAgent(model, bench.sandbox, AgentConfig(act_first=True))
+        return bench.run(agent.solve(PROBLEM, FunctionSet.of(DOUBLE), seed=0))
+
+    with pytest.raises(Exception, match="breaks the request's constraint"):
+        strict(ANSWER)
+    assert strict(block("print(1)"), ANSWER).stop_reason == "answer"
+    assert strict(call("double", x=1), ANSWER).stop_reason == "answer"
 
 
 def test_a_rollout_has_one_session_of_its_own(bench: Bench) -> None:

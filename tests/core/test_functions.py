@@ -48,7 +48,7 @@ def test_schema_of_every_allowed_type() -> None:
         ("def f(a):\n    '''d'''\n", "parameter 'a' needs a type"),
         ("def f(a: set):\n    '''d'''\n", "has type set; use one of int"),
         ("def f(a: dict[int, str]):\n    '''d'''\n", r"dict\[int, str\]"),
-        ("def f(a: int = g()):\n    '''d'''\n", "must be a plain literal"),
+        ("def f(a: int = g()):\n    '''d'''\n", "must be a plain JSON literal"),
         ("def f(a: int):\n    return a\n", "docstring"),
         ("def f(a: int)\n    return a\n", "syntax error in line 1"),
         ("def f():\n    '''d'''\n    return\nx = 1\n", "exactly one top-level function"),

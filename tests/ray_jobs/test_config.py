@@ -62,7 +62,7 @@ def test_a_wrong_key_names_file_key_and_the_nearest_right_one(write: Write, text
     [
         ("[agent]\nmax_epochs = 3\n", "trainer.max_epochs"),
         ("[engine]\nbase_url = 'http://x'\n", "model.base_url"),
-        ("[trainr]\nmax_epochs = 3\n", "trainer."),
+        ("[trainr]\nmax_epochs = 3\n", "trainer"),
     ],
 )
 def test_the_right_key_in_the_wrong_section_names_the_right_section(write: Write, text: str, meant: str) -> None:
