@@ -141,11 +141,11 @@ def test_a_folder_that_is_no_run_is_told(command: str, tmp_path: Path) -> None:
 
 def test_a_task_that_does_not_load_leaves_no_run_behind(tmp_path: Path) -> None:
     config = write_config(tmp_path, n_train=99)
-    with start_job(config, 0.0) as job:
-        out, err = job.communicate(timeout=120)
-    assert job.returncode == 2
-    assert "has only 4 distinct train problems, not 99" in err
-    assert "To continue" not in out
+    done = agentopt("train", config, "--model.base_url", "http://127.0.0.1:9/v1")
+    assert done.returncode == 2
+    assert "has only 4 distinct train problems, not 99" in done.stderr
+    assert "To continue" not in done.stdout
+    assert not (tmp_path / "runs").exists()
 
 
 # A run
