@@ -26,6 +26,8 @@ CODE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 THOUGHT_PATTERN = r"([^<`\n]+\n)?"
 # White space may follow a fence: tokenizers have one token for a backtick and a line break, and models want it there.
 CODE_PATTERN = r"```python\n([^`]|`[^`]|``[^`])*\n```\n?"
+NO_FIT_PATTERN = r"No function fits\.\n"
+"""Before its first act an agent with functions says that none fits, or calls one: small models overlook them."""
 ANSWER_PATTERN = r"<answer>[^<\n]+</answer>"
 REPEATED = "You have done exactly this before. Now give the final answer, or do something else."
 NUDGE = "Call a function, run a ```python block, or give the final answer as <answer>your answer</answer>."
@@ -93,9 +95,9 @@ class Attempt:
         self.seed = seed
         self.tools = functions.tool_specs()
         self.session = f"{functions.fingerprint}/{problem.id}/{seed}"
-        note = " The functions can be called in the code too." if functions.functions else ""
+        prompt = "agent_system_functions" if functions.functions else "agent_system"
         self.messages: list[Message] = [
-            Message(role="system", content=prompts.fill("agent_system", functions_note=note)),
+            Message(role="system", content=prompts.fill(prompt)),
             Message(role="user", content=problem.question),
         ]
         self.steps: list[Step] = []
@@ -131,7 +133,8 @@ class Attempt:
             return None
         think = self.config.think
         acted = any(step.executed for step in self.steps)
-        forms = [CODE_PATTERN] if self.config.interpreter else []
+        code = NO_FIT_PATTERN + CODE_PATTERN if self.tools and self.config.act_first and not acted else CODE_PATTERN
+        forms = [code] if self.config.interpreter else []
         if acted or not self.config.act_first or not self.config.interpreter:
             forms.append(ANSWER_PATTERN)
         return Constraint(

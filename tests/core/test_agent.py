@@ -295,7 +295,9 @@ def test_an_answer_must_wait_for_an_act(bench: Bench) -> None:
 
     with pytest.raises(Exception, match="breaks the request's constraint"):
         strict(ANSWER)
-    assert strict(block("print(1)"), ANSWER).stop_reason == "answer"
+    with pytest.raises(Exception, match="breaks the request.s constraint"):
+        strict(block("print(1)"), ANSWER)
+    assert strict(f"No function fits.\n{block('print(1)')}", ANSWER).stop_reason == "answer"
     assert strict(call("double", x=1), ANSWER).stop_reason == "answer"
 
 
