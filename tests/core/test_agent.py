@@ -118,7 +118,7 @@ def test_a_block_that_was_cut_before_its_fence_still_runs(bench: Bench) -> None:
 def test_functions_can_be_called_from_the_block(bench: Bench) -> None:
     trajectory, requests = bench.solve([block("print(double(double(5)))"), ANSWER], functions=FunctionSet.of(DOUBLE))
     assert trajectory.executed[0].result == "20"
-    assert "functions can be called in the code" in requests[0].messages[0].content
+    assert "call the functions" in requests[0].messages[0].content
     _, without = bench.solve([ANSWER])
     assert "functions can be called in the code" not in without[0].messages[0].content
 
