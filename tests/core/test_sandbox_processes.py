@@ -261,9 +261,10 @@ def test_cancelling_the_start_leaves_nothing() -> None:
             await starting
 
     before, here = folders(), os.getpid()
+    processes = descendants(here)  # other tests of this process may have left some, such as a resource tracker
     asyncio.run(work())
     assert folders() <= before
-    assert descendants(here) == {here}
+    assert descendants(here) <= processes
 
 
 def test_folders_of_dead_sandboxes_are_swept() -> None:
