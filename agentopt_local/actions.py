@@ -130,13 +130,10 @@ PARAM: /[a-z][a-z0-9_]{{0,29}}/ & ~/({keywords})/
 """
 
 
-def header_type(functions: FunctionSet, kinds: frozenset[str] | None = None) -> CFG:
-    """The outlines type of a header that is legal on ``functions``; ``kinds`` limits which actions may be chosen."""
+def header_type(functions: FunctionSet) -> CFG:
+    """The outlines type of a header that is legal on ``functions``."""
     names = functions.names
-    rules = {"add_function": "add", "terminate": "terminate"}
-    if names:
-        rules |= {"revise_function": "revise", "remove_function": "remove"}
-    chosen = [rule for kind, rule in rules.items() if kinds is None or kind in kinds] or ["terminate"]
+    chosen = ["add", "revise", "remove", "terminate"] if names else ["add", "terminate"]
     return CFG(
         HEADER_GRAMMAR.format(
             alternatives=" | ".join(chosen),
@@ -171,9 +168,9 @@ def examples_type(function: Function, n: int) -> JsonSchema:
     )
 
 
-def header_constraint(functions: FunctionSet, kinds: frozenset[str] | None = None) -> Constraint:
+def header_constraint(functions: FunctionSet) -> Constraint:
     """:func:`header_type` as a constraint for a request."""
-    return Constraint.of(header_type(functions, kinds))
+    return Constraint.of(header_type(functions))
 
 
 def parse_header(text: str, functions: FunctionSet) -> Header:

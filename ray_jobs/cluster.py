@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 
 from agentopt_local.errors import ConfigError
 from ray_jobs.config import RayConfig
@@ -46,18 +45,3 @@ def disconnect() -> None:
 
     if ray.is_initialized():
         ray.shutdown()
-
-
-def actor_log_tail(pid: int | None = None, lines: int = 30) -> str:
-    """The last lines that engine processes wrote to their error logs on this machine; empty if there are none."""
-    import ray
-
-    if not ray.is_initialized():
-        return ""
-    folder = Path(ray._private.worker._global_node.get_logs_dir_path()) if ray._private.worker._global_node else None
-    if folder is None or not folder.is_dir():
-        return ""
-    pattern = f"worker-*-{pid}.err" if pid else "worker-*.err"
-    files = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
-    text = files[-1].read_text(encoding="utf-8", errors="replace") if files else ""
-    return "\n".join(text.splitlines()[-lines:])

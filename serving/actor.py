@@ -25,10 +25,6 @@ class EngineActor:
         """Answer one request."""
         return await self.engine.complete(request)
 
-    async def check(self) -> None:
-        """Raise if the engine core has ended."""
-        await self.engine.check()
-
     async def close(self) -> None:
         """End the engine core before the actor is killed."""
         await self.engine.aclose()

@@ -187,15 +187,6 @@ class Engine:
         key = {"json_schema": "json", "regex": "regex", "grammar": "grammar"}[constraint.kind]
         return StructuredOutputsParams(**{key: constraint.value})
 
-    async def check(self) -> None:
-        """Raise EngineDeadError if the engine core has ended."""
-        from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
-
-        try:
-            await self.llm.check_health()
-        except VllmDeadError as error:
-            raise EngineDeadError(f"the vLLM engine has ended: {error}") from None
-
     async def aclose(self) -> None:
         """End the engine core."""
         self.llm.shutdown()
