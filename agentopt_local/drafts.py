@@ -29,7 +29,7 @@ from agentopt_local.agents.function_calling import render_value
 from agentopt_local.chat import ChatModel, ChatRequest, Constraint, Message, Sampling, Usage
 from agentopt_local.errors import ContextOverflowError, FunctionError
 from agentopt_local.evidence import Attempted, cut
-from agentopt_local.functions import TYPES_ALLOWED, Function, FunctionSet, clean
+from agentopt_local.functions import TYPES_ALLOWED, Function, FunctionSet, clean, with_imports
 from agentopt_local.record import Record
 from agentopt_local.sandbox.base import Execution, Sandbox
 from agentopt_local.task import Task
@@ -162,7 +162,8 @@ class Draft:
 
     def _check(self, source: str, header: Header) -> Function:
         """The function in ``source``. Raises FunctionError for whatever the optimizer must mend."""
-        function = Function(source=clean(source))
+        written = Function(source=clean(source)).source
+        function = Function(source=with_imports(written, self.config.allowed_packages, self.context.functions.names))
         if function.name != header.name:
             raise FunctionError(f"the function must be called {header.name!r}, not {function.name!r}")
         foreign = sorted(function.imports - set(self.config.allowed_packages))

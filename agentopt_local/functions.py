@@ -7,10 +7,12 @@ Nothing here executes the source.
 from __future__ import annotations
 
 import ast
+import builtins
 import inspect
 import json
 import keyword
-from collections.abc import Iterator
+import symtable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -31,8 +33,11 @@ PLAIN_TYPES = {
     "dict": "object",
     "Dict": "object",
 }
-RUNTIME_HEADER = "from typing import Any, Dict, List, Literal, Optional, Union\n\n"
+RUNTIME_NAMES = frozenset({"Any", "Dict", "List", "Literal", "Optional", "Union"})
+RUNTIME_HEADER = f"from typing import {', '.join(sorted(RUNTIME_NAMES))}\n\n"
 """Stands above the sources where they run, because annotations are evaluated when a ``def`` is."""
+ABBREVIATIONS = {"np": "numpy", "pd": "pandas", "sp": "sympy"}
+"""How models shorten packages, whether they import them or not."""
 TYPES_ALLOWED = "int, float, str, bool, list[...], dict[str, ...], Optional[...], Literal[...]"
 
 
@@ -271,6 +276,46 @@ def subscript_schema(node: ast.Subscript, where: str) -> dict[str, Any] | None:
     if name == "Literal" and all(isinstance(item, ast.Constant) for item in items):
         return {"enum": [json_literal(item, where) for item in items]}
     return None
+
+
+def unbound_names(source: str) -> tuple[str, ...]:
+    """Names that ``source`` reads but that nothing binds: no parameter, assignment, import, built-in or type."""
+    scopes = [symtable.symtable(source, "<function>", "exec")]
+    for scope in scopes:  # grows while it is read
+        scopes += scope.get_children()
+    symbols = [symbol for scope in scopes[1:] for symbol in scope.get_symbols() if symbol.is_global()]
+    known = {symbol.get_name() for symbol in scopes[0].get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+    known |= {symbol.get_name() for symbol in symbols if symbol.is_assigned()} | set(dir(builtins)) | RUNTIME_NAMES
+    read = [symbol.get_name() for symbol in symbols if symbol.is_referenced()]
+    return tuple(dict.fromkeys(name for name in read if name not in known))
+
+
+def with_imports(source: str, packages: Iterable[str], others: Iterable[str] = ()) -> str:
+    """``source`` with the imports that it forgot: of ``packages`` and their usual abbreviations, such as ``np``.
+
+    ``others``: functions that it may call. Raises FunctionError for other names that nothing binds, so that no call
+    needs to find them.
+    """
+    allowed, known = set(packages), set(others)
+    lines, strange = [], []
+    for name in unbound_names(source):
+        if name in known:
+            continue
+        package = ABBREVIATIONS.get(name, name)
+        if package in allowed:
+            lines.append(f"import {package}" + ("" if package == name else f" as {name}"))
+        else:
+            strange.append(name)
+    if strange:
+        raise FunctionError(f"nothing defines {', '.join(strange)}: import or define what the function uses")
+    if not lines:
+        return source
+    node = function_node(source)
+    first = node.body[1] if len(node.body) > 1 else node.body[0]
+    rows = source.splitlines(keepends=True)
+    indent = " " * first.col_offset
+    rows[first.lineno - 1 : first.lineno - 1] = [f"{indent}{line}\n" for line in lines]
+    return "".join(rows)
 
 
 def type_name(node: ast.expr) -> str:

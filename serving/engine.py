@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 from collections import OrderedDict
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,16 @@ MIN_SHARED_TOKENS = 64
 """Shorter prefixes are not worth a request of their own."""
 MAX_WARMED = 4096
 """Prefixes remembered as computed."""
+
+
+def compiled_norms() -> dict[str, list[str]]:
+    """``ir_op_priority`` of a CPU engine: the norms of ``serving/cpu_kernels.py``.
+
+    Empty where this package is not installed, as on a cluster that only got its source: vLLM finds them by entry point.
+    """
+    if not entry_points(group="vllm.general_plugins", name="agentopt_cpu"):
+        return {}
+    return {"rms_norm": ["agentopt_cpu"], "fused_add_rms_norm": ["agentopt_cpu"]}
 
 
 def engine_environment(config: EngineConfig, *, cpu: bool, cores: int) -> dict[str, str]:
@@ -61,6 +72,7 @@ class Engine:
             batched = max(batched, config.max_model_len)
             options["enable_chunked_prefill"] = False
             options["block_size"] = 32  # the default, 128, caches too little of short prompts
+            options["ir_op_priority"] = compiled_norms()
         else:
             options["gpu_memory_utilization"] = config.gpu_memory_utilization
         args = AsyncEngineArgs(

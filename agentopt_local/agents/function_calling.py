@@ -29,7 +29,7 @@ CODE_PATTERN = r"```python\n([^`]|`[^`]|``[^`])*\n```\n?"
 NO_FIT_PATTERN = r"No function fits\.\n"
 """Before its first act an agent with functions says that none fits, or calls one: small models overlook them."""
 ANSWER_PATTERN = r"<answer>[^<\n]+</answer>"
-REPEATED = "You have done exactly this before. Now give the final answer, or do something else."
+REPEATED = "You have done exactly this before. Now give the final answer as <answer>your answer</answer>."
 NUDGE = "Call a function, run a ```python block, or give the final answer as <answer>your answer</answer>."
 
 
@@ -103,6 +103,8 @@ class Attempt:
         self.steps: list[Step] = []
         self.answer: str | None = None
         self.usage = Usage()
+        self._repeated = False
+        """Whether the latest turn did exactly what an earlier one had done."""
 
     async def run(self) -> StopReason:
         """Turn by turn until an answer or the end of a budget."""
@@ -123,14 +125,20 @@ class Attempt:
             if idle == 2:
                 return "no_action"
             self.messages += [message, *observations]
-            if executed and any(executed == step.executed for step in self.steps[:-1]):
+            self._repeated = bool(executed) and any(executed == step.executed for step in self.steps[:-1])
+            if self._repeated:
                 self.messages.append(Message(role="user", content=REPEATED))
         return "max_turns"
 
     def _constraint(self) -> Constraint | None:
-        """A turn: one line of thought at most, then a call, a block of code, or the answer."""
+        """A turn: one line of thought at most, then a call, a block of code, or the answer.
+
+        Who goes round in circles, or has no turn left for what more code would show, must answer.
+        """
         if not self.config.constrain:
             return None
+        if self._repeated or (self.steps and len(self.steps) == self.config.max_turns - 1):
+            return Constraint(kind="regex", value=ANSWER_PATTERN)
         think = self.config.think
         acted = any(step.executed for step in self.steps)
         code = NO_FIT_PATTERN + CODE_PATTERN if self.tools and self.config.act_first and not acted else CODE_PATTERN

@@ -343,3 +343,24 @@ def test_a_trajectory_survives_json(bench: Bench) -> None:
     script = [call("double", x=3), block("print('\\ud800 ä')"), ANSWER]
     trajectory, _ = bench.solve(script, functions=FunctionSet.of(DOUBLE))
     assert Trajectory.model_validate_json(trajectory.model_dump_json()) == trajectory
+
+
+def test_an_attempt_that_goes_round_in_circles_must_answer(bench: Bench) -> None:
+    trajectory, requests = bench.solve([block("print(1)"), block("print(1)"), ANSWER])
+    kinds = [request.constraint.kind for request in requests if request.constraint]
+    assert kinds == ["turn", "turn", "regex"]
+    assert requests[-1].constraint is not None
+    assert requests[-1].constraint.value == ANSWER_PATTERN
+    assert "exactly this before" in last(requests[-1])
+    assert trajectory.stop_reason == "answer"
+
+
+def test_the_last_turn_must_answer(bench: Bench) -> None:
+    trajectory, requests = bench.solve([block("print(1)"), block("print(2)"), ANSWER], max_turns=3)
+    assert [request.constraint.kind for request in requests if request.constraint] == ["turn", "turn", "regex"]
+    assert trajectory.answer == "42"
+
+
+def test_a_single_turn_may_still_act(bench: Bench) -> None:
+    _, requests = bench.solve([block("print(1)")], max_turns=1)
+    assert [request.constraint.kind for request in requests if request.constraint] == ["turn"]

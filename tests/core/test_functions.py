@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from agentopt_local.errors import FunctionError
-from agentopt_local.functions import Function, FunctionSet, clean
+from agentopt_local.functions import Function, FunctionSet, clean, unbound_names, with_imports
 
 ADD = 'def add(a: int, b: int = 2) -> int:\n    """Return a + b."""\n    return a + b\n'
 JOIN = (
@@ -96,3 +96,42 @@ def test_normalized_ignores_comments_docstring_and_layout() -> None:
 def test_clean_takes_a_source_out_of_its_fence() -> None:
     assert clean(f"Here:\n```python\n{ADD}```\nDone.") == ADD
     assert clean(ADD) == ADD.strip("\n")
+
+
+FORGETFUL = '''def roots(text: str) -> str:
+    """Return the roots of text."""
+    def key(root: Any) -> float:
+        return math.fabs(root)
+    return str(sorted(sp.solve(text), key=key)) + helper(text)
+'''
+
+
+def test_forgotten_imports_are_added_below_the_docstring() -> None:
+    mended = with_imports(FORGETFUL, ["math", "sympy"], ["helper"])
+    added = ["    import math", "    import sympy as sp"]
+    assert sorted(mended.splitlines()[2:4]) == added
+    assert [line for line in mended.splitlines() if line not in added] == FORGETFUL.splitlines()
+    assert with_imports(mended, ["math", "sympy"], ["helper"]) == mended
+
+
+def test_names_that_nothing_defines_are_refused() -> None:
+    with pytest.raises(FunctionError, match="nothing defines sp: import or define"):
+        with_imports(FORGETFUL, ["math"], ["helper"])
+    with pytest.raises(FunctionError, match="nothing defines helper"):
+        with_imports(FORGETFUL, ["math", "sympy"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return f(x)",
+        "import math\n    return math.pi",
+        "global y\n    y = x\n    return y",
+        "return [each for each in x if (n := len(each))]",
+        "try:\n        return int(x)\n    except ValueError as error:\n        return str(error)",
+        "with open(x) as file:\n        return file.read()",
+        "class A:\n        y = 1\n    return A().y",
+    ],
+)
+def test_bound_names_are_known(body: str) -> None:
+    assert unbound_names(f'def f(x: str) -> Optional[str]:\n    """Do."""\n    {body}\n') == ()
