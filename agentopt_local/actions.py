@@ -121,7 +121,7 @@ param: PARAM ": " type [" = " literal]
 type: base | base " | None"
 base: "int" | "float" | "str" | "bool" | "list[" base "]" | "list[list[" base "]]" | "dict[str, " base "]"
 literal: "None" | "True" | "False" | /-?[0-9]{{1,9}}(\.[0-9]{{1,9}})?/ | /"[^"\\\n]{{0,40}}"/ | /'[^'\\\n]{{0,40}}'/
-doc: "    \"\"\"" DOCTEXT "\"\"\"\n"
+doc: "    \"\"\"" ("For problems that ask to " | "Return ") DOCTEXT "\"\"\"\n"
 DOCTEXT: /[^"\\\n ][^"\\\n]+/
 line: CODE | BLANK
 CODE: /( {{4}}){{1,8}}[^ \t\n#`][^\n]*\n/
@@ -148,8 +148,9 @@ def source_type(name: str, max_lines: int = 40) -> CFG:
 
     Typed, non-variadic parameters and a docstring are in the grammar, and so is the indentation; the statements
     are free text, checked by ``compile`` afterwards, because a grammar that knows less Python than the model bends
-    what it writes. Fences are allowed, since models that may not close one do not know how to end; lines of nothing
-    but comment are not, since that is what they then fill the budget with.
+    what it writes. A docstring opens in one of two ways: begun freely it tells what the code does, and an agent does
+    not recognise its problems in it. Fences are allowed, since models that may not close one do not know how to end;
+    lines of nothing but comment are not, since that is what they then fill the budget with.
     """
     keywords = "|".join(sorted(keyword.kwlist))
     return CFG(SOURCE_GRAMMAR.format(name=name, max_lines=max_lines, keywords=keywords))

@@ -92,6 +92,8 @@ def test_the_source_grammar_fixes_name_types_and_docstring() -> None:
     assert not accepts(constraint, good.replace("a: int", "a"))
     assert not accepts(constraint, good.replace("a: int", "*a: int"))
     assert not accepts(constraint, good.replace('    """Return the product of a and top."""\n', ""))
+    assert accepts(constraint, good.replace("Return the", "For problems that ask to multiply: the"))
+    assert not accepts(constraint, good.replace("Return the", "Multiplies the"))
     assert not accepts(constraint, good + "print(1)\n")
     assert not accepts(constraint, good.replace("words: list", "lambda: list"))
 
