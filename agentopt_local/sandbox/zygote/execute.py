@@ -6,7 +6,7 @@ import ast
 import inspect
 import linecache
 import sys
-from types import ModuleType, TracebackType
+from types import CoroutineType, ModuleType, TracebackType
 from typing import Any
 
 FUNCTIONS = "<functions>"
@@ -19,6 +19,8 @@ _HINTS = (
     (ModuleNotFoundError, "", "only the standard library and the installed packages can be imported"),
     (PermissionError, "", "the sandbox has no network, no other processes and no files outside its own folder"),
     (RuntimeError, "can't start new thread", "threads are not available in the sandbox"),
+    (OSError, "[Errno -", "the sandbox has no network"),
+    (OSError, "urlopen error", "the sandbox has no network"),
     (EOFError, "EOF when reading a line", "there is no input to read; use arguments instead"),
     (SystemExit, "", "do not call exit; return a value or let the code end"),
 )
@@ -68,20 +70,29 @@ def call_function(source: str, name: str, arguments: dict[str, Any], module: Mod
     define(source, module, FUNCTIONS)
     function = module.__dict__.get(name)
     if not callable(function):
-        raise NameError(f"the source defines no function {name!r}")
+        raise NameError(f"the source defines no function {name[:100]!r}")
     try:
-        signature = inspect.signature(function)
-        signature.bind(**arguments)
+        value = function(**arguments)
     except TypeError as error:
-        raise TypeError(f"{name}(): {error}; its parameters are {_parameters(function)}") from None
-    except ValueError:
-        pass  # a callable without a signature
-    value = function(**arguments)
-    if inspect.iscoroutine(value):
+        # Without a frame of the function's own, it was never entered: the arguments do not fit.
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None or _accepts(function, arguments):
+            raise
+        raise TypeError(f"{error}; the parameters of {name} are {_parameters(function)}") from None
+    if type(value) is CoroutineType:
         import asyncio
 
         value = asyncio.run(value)
     return value
+
+
+def _accepts(function: Any, arguments: dict[str, Any]) -> bool:
+    try:
+        inspect.signature(function).bind(**arguments)
+    except TypeError:
+        return False
+    except ValueError:
+        pass  # a callable without a signature
+    return True
 
 
 def _parameters(function: Any) -> str:
@@ -106,7 +117,7 @@ def describe(error: BaseException) -> str:
         hidden = len(lines) - _MAX_FRAMES
         half = _MAX_FRAMES // 2
         lines = [*lines[:half], f"... {hidden} more calls ...", *lines[-half:]]
-    name = type(error).__name__
+    name = str(type(error).__name__)[:_MAX_LINE]
     lines.append(f"{name}: {message}" if message else name)
     for kind, text, hint in _HINTS:
         if isinstance(error, kind) and text in message:
