@@ -110,7 +110,7 @@ async def open_model(config: RunConfig, stack: AsyncExitStack, progress: Progres
     progress(f"loading {config.model.name} into vLLM", 0, 0)
     from serving.pool import start_pool
 
-    pool = await start_pool(path, config.engine)
+    pool = await start_pool(path, config.engine, name=config.model.name)
     stack.push_async_callback(pool.aclose)
     return pool, pool.device
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agentopt_local.chat import ChatReply, ChatRequest, Constraint, Message, Usage
-from agentopt_local.errors import ContextOverflowError, EngineDeadError, ModelError
+from agentopt_local.errors import ContextOverflowError, EngineDeadError, ModelError, ModelOverloadedError
 from agentopt_local.tool_formats import COMPACT_JSON
 from serving.config import EngineConfig
 from serving.transcript import Transcripts
@@ -124,8 +124,8 @@ class Engine:
             cached_tokens=output.num_cached_tokens or 0,
             completion_tokens=len(sampled),
         )
-        stopped = output.outputs[0].finish_reason != "length"
-        return ChatReply(message=message, finish_reason="stop" if stopped else "length", usage=usage)
+        reason = output.outputs[0].finish_reason
+        return ChatReply(message=message, finish_reason="length" if reason == "length" else "stop", usage=usage)
 
     async def _warm(self, request: ChatRequest, ids: list[int]) -> None:
         """Put what many conversations share into the prefix cache once, before they all start at the same moment.
@@ -165,6 +165,8 @@ class Engine:
             raise ModelError(f"vLLM refused the request: {error}") from None
         if last is None:
             raise ModelError("vLLM returned nothing for a request")
+        if last.outputs[0].finish_reason in ("abort", "error"):  # half a turn must not pass for the model's answer
+            raise ModelOverloadedError(f"vLLM broke a request off ({last.outputs[0].finish_reason}); see its log above")
         return last
 
     def _sampling_params(self, request: ChatRequest, max_tokens: int) -> Any:

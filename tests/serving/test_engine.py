@@ -185,6 +185,6 @@ def test_a_killed_engine_is_named(loop: asyncio.AbstractEventLoop, pool: Any) ->
     """Last in the file: the pool is gone afterwards."""
     import ray
 
-    ray.kill(pool.actors[0])
+    ray.kill(pool.replicas[0].actor)  # for good: Ray does not restart it
     with pytest.raises(EngineDeadError, match="replica 0 has died"):
         ask(loop, pool, ChatRequest(messages=user("Are you there?")))
