@@ -208,9 +208,12 @@ def write_atomically(path: Path, text: str) -> None:
 def write_functions(folder: Path, functions: FunctionSet) -> None:
     """One ``NAME.py`` per function, and an index that keeps their order."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for function in functions.each():
-        (folder / f"{function.name}.py").write_text(function.source, encoding="utf-8")
+    try:
+        folder.mkdir(parents=True)
+        for function in functions.each():
+            (folder / f"{function.name}.py").write_text(function.source, encoding="utf-8")
+    except OSError as error:
+        raise RunDirError(f"{folder} cannot be written: {error.strerror}") from None
 
 
 def nearby_runs(path: Path) -> str:

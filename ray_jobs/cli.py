@@ -158,11 +158,22 @@ def watched(run_dir: Any, display: Display, job: Coroutine[Any, Any, dict[str, A
 
 
 async def interruptible(job: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-    """``job``, cancelled by SIGTERM as Ctrl-C does, so that engines and sandboxes are ended in order."""
+    """``job``, cancelled by SIGTERM as Ctrl-C does, so that engines and sandboxes are ended in order.
+
+    Further signals do not cut the ending short: a terminal, a shell and a scheduler may all send one.
+    """
     loop = asyncio.get_running_loop()
     task = loop.create_task(job)
+    stopping = False
+
+    def stop() -> None:
+        nonlocal stopping
+        if not stopping:
+            stopping = True
+            task.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, stop)
     return await task
 
 

@@ -22,6 +22,7 @@ from agentopt_local.rollout import Progress, Rollouts
 from agentopt_local.run_dir import RunDir
 from agentopt_local.sandbox import SandboxLimits, describe_layers, open_sandbox
 from agentopt_local.sandbox.base import Sandbox
+from agentopt_local.sandbox.repeating import RepeatingSandbox
 from agentopt_local.task import Task, load_task
 from ray_jobs.config import RunConfig
 
@@ -67,7 +68,7 @@ async def open_session(
     started = time.monotonic()
     async with AsyncExitStack() as stack:
         settings = config.sandbox
-        sandbox = await stack.enter_async_context(
+        opened = await stack.enter_async_context(
             open_sandbox(
                 limits=SandboxLimits(timeout_s=settings.timeout_s, memory_bytes=settings.memory_bytes),
                 workers=settings.workers,
@@ -75,6 +76,7 @@ async def open_session(
                 allow_weak=settings.allow_weak,
             )
         )
+        sandbox = RepeatingSandbox(opened)
         device = "external"
         if model is None:
             model, device = await open_model(config, stack, progress)

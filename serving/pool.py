@@ -40,7 +40,7 @@ class EnginePool:
     """Replicas of one model. A session stays on its replica; a new one goes to the least busy."""
 
     def __init__(self, actors: Sequence[Any], config: EngineConfig, hosted: HostedModel, *, own: bool = True) -> None:
-        """``actors``: handles of :class:`~serving.actor.ModelActor`. Use :func:`start_pool`, :func:`host`, :func:`join`.
+        """``actors``: of :class:`~serving.actor.ModelActor`. Use :func:`start_pool`, :func:`host` or :func:`join`.
 
         ``own``: whether closing the pool ends the actors.
         """
@@ -73,8 +73,8 @@ class EnginePool:
                 met.append(str(error))
                 self._lose(replica, error)
         raise EngineDeadError(
-            f"a request ({request.session or 'without a session'}) was broken off {len(met)} times, so it may itself be "
-            f"what ends the engine: {'; '.join(met)}"
+            f"a request ({request.session or 'without a session'}) was broken off {len(met)} times, so it may itself "
+            f"be what ends the engine: {'; '.join(met)}"
         )
 
     async def start(self) -> None:

@@ -89,8 +89,10 @@ class Replica:
         """Wait until the actor is ready in a new life. Raises EngineDeadError if it does not come up."""
         try:
             async with asyncio.timeout(timeout_s):
-                while (life := await self._life()) in (None, self.life):
+                life = await self._life()
+                while life is None or life == self.life:
                     await asyncio.sleep(POLL_S)
+                    life = await self._life()
         except TimeoutError:
             self.fate = f"is not ready after {timeout_s:g} s"
             raise EngineDeadError(f"engine replica {self.index} {self.fate}") from None
@@ -99,7 +101,7 @@ class Replica:
             # Before the first arrival there is no other fate to tell than Ray's own account.
             self.fate = f"{self.fate} and cannot be restarted" if self.life else f"died while it started: {error}"
             raise EngineDeadError(f"engine replica {self.index} {self.fate} ({cause})") from None
-        self.life = str(life)
+        self.life = life
         self.up = True
         self._heard = time.monotonic()
 
