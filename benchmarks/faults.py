@@ -8,9 +8,10 @@ a report. Then the function set, the steps, the scores and the grade of every ro
 run's, every rollout must be stored once, and no more rollouts and drafts may have been started again than were under
 way when something was killed. Exit code 1 if anything differs.
 
-``driver`` SIGKILL of the training process · ``driver_with_engine`` of one whose engine is in a Ray actor · ``engine`` SIGKILL of an engine actor, one of two · ``lone_engine`` of the
-only one · ``sandbox`` SIGKILL of sandbox processes · ``node`` a Ray node with an engine is taken away · ``disk`` the
-disk is full · ``sigint``, ``sigterm`` the run is asked to stop; no process may be left.
+``driver`` SIGKILL of the training process · ``driver_with_engine`` of one whose engine is in a Ray actor ·
+``engine`` SIGKILL of an engine actor, one of two · ``lone_engine`` of the only one · ``sandbox`` SIGKILL of sandbox
+processes · ``node`` a Ray node with an engine is taken away · ``disk`` the disk is full · ``sigint``, ``sigterm`` the
+run is asked to stop; no process may be left.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def connect(config: RayConfig) -> None:
             "'ray start --head', or leave ray.address out to use this machine alone"
         ) from None
     finally:
-        if threading.current_thread() is threading.main_thread():
+        if on_terminate is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)
 
 
