@@ -77,7 +77,7 @@ async def open_session(
             )
         )
         sandbox = RepeatingSandbox(opened)
-        device = "external"
+        device = str(getattr(model, "device", "external"))
         if model is None:
             model, device = await open_model(config, stack, progress)
         agent = FunctionCallingAgent(model, sandbox, config.agent)
@@ -103,6 +103,17 @@ async def open_model(config: RunConfig, stack: AsyncExitStack, progress: Progres
         stack.push_async_callback(endpoint.aclose)
         return endpoint, "endpoint"
     from ray_jobs.cluster import connect, disconnect
+
+    if config.engine.pool_name is not None:
+        from ray_jobs.serve import cluster_of
+        from serving.pool import join
+
+        progress(f"joining the engines called {config.engine.pool_name}", 0, 0)
+        connect(cluster_of(config))
+        stack.callback(disconnect)
+        joined = await join(config.engine, config.model.name)
+        stack.push_async_callback(joined.aclose)
+        return joined, joined.device
     from serving.model_store import resolve
 
     path = resolve(config.model.name, allow_fetch=False)

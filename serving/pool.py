@@ -241,6 +241,15 @@ async def join(config: EngineConfig, model: str) -> EnginePool:
     return pool
 
 
+def is_served(name: str) -> bool:
+    """Whether the connected cluster has a pool called ``name``."""
+    try:
+        ray.get_actor(actor_name(name, 0), namespace=NAMESPACE)
+    except ValueError:
+        return False
+    return True
+
+
 def end_named(name: str) -> int:
     """End the actors of a named pool; how many there were."""
     ended = 0

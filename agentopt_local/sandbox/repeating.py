@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from agentopt_local.errors import SandboxError
@@ -15,8 +16,8 @@ MAX_TRIES = 3
 class RepeatingSandbox:
     """A :class:`~agentopt_local.sandbox.base.Sandbox` around another one.
 
-    A call whose worker was lost says nothing about the code: shown to an agent it would turn a fault of the machine
-    into a wrong answer. So it is repeated, and a call that loses ``MAX_TRIES`` workers raises SandboxError.
+    A call whose worker or launcher was lost says nothing about the code: shown to an agent it would turn a fault of
+    the machine into a wrong answer. So it is repeated, and SandboxError is raised after ``MAX_TRIES`` losses.
     """
 
     def __init__(self, inner: Sandbox) -> None:
@@ -27,45 +28,47 @@ class RepeatingSandbox:
         self, source: str, name: str, arguments: dict[str, Any], *, timeout_s: float | None = None, seed: int = 0
     ) -> Execution:
         """See :class:`~agentopt_local.sandbox.base.Sandbox`."""
-        for _ in range(MAX_TRIES):
-            execution = await self.inner.call(source, name, arguments, timeout_s=timeout_s, seed=seed)
-            if not lost(execution, name):
-                return execution
-        raise lost_error(name)
+
+        async def once() -> list[Execution]:
+            return [await self.inner.call(source, name, arguments, timeout_s=timeout_s, seed=seed)]
+
+        return (await repeated(name, once))[0]
 
     async def call_many(
         self, source: str, name: str, arguments: list[dict[str, Any]], *, timeout_s: float | None = None, seed: int = 0
     ) -> list[Execution]:
-        """See :class:`~agentopt_local.sandbox.base.Sandbox`. Only lost calls are repeated."""
-        executions = await self.inner.call_many(source, name, arguments, timeout_s=timeout_s, seed=seed)
-        for index, execution in enumerate(executions):
-            if lost(execution, name):
-                executions[index] = await self.call(source, name, arguments[index], timeout_s=timeout_s, seed=seed)
-        return executions
+        """See :class:`~agentopt_local.sandbox.base.Sandbox`."""
+        return await repeated(
+            name, lambda: self.inner.call_many(source, name, arguments, timeout_s=timeout_s, seed=seed)
+        )
 
     async def run(self, code: str, *, functions: str = "", timeout_s: float | None = None, seed: int = 0) -> Execution:
         """See :class:`~agentopt_local.sandbox.base.Sandbox`."""
-        for _ in range(MAX_TRIES):
-            execution = await self.inner.run(code, functions=functions, timeout_s=timeout_s, seed=seed)
-            if not lost(execution, "a block of code"):
-                return execution
-        raise lost_error("a block of code")
+
+        async def once() -> list[Execution]:
+            return [await self.inner.run(code, functions=functions, timeout_s=timeout_s, seed=seed)]
+
+        return (await repeated("a block of code", once))[0]
 
     async def aclose(self) -> None:
         """Close the inner sandbox."""
         await self.inner.aclose()
 
 
-def lost(execution: Execution, what: str) -> bool:
-    """Whether the worker was lost; says so in the log."""
-    if execution.status == "worker_lost":
-        log.warning("the sandbox lost the worker that ran %s; running it again", what)
-    return execution.status == "worker_lost"
-
-
-def lost_error(what: str) -> SandboxError:
-    """What to raise when repeating does not help."""
-    return SandboxError(
-        f"the sandbox lost {MAX_TRIES} workers in a row that ran {what}: something ends them, as a machine short of "
-        "memory does; make room, then resume the run"
+async def repeated(what: str, once: Callable[[], Awaitable[list[Execution]]]) -> list[Execution]:
+    """The executions of the first try of ``once`` that lost none. Raises SandboxError after the last."""
+    why = ""
+    for _ in range(MAX_TRIES):
+        try:
+            executions = await once()
+        except SandboxError as error:
+            why = str(error)
+        else:
+            if all(each.status != "worker_lost" for each in executions):
+                return executions
+            why = "the worker that ran it was lost"
+        log.warning("%s did not run to its end in the sandbox (%s); running it again", what, why)
+    raise SandboxError(
+        f"{what} did not run to its end in the sandbox in {MAX_TRIES} tries ({why}): something ends its processes, as "
+        "a machine short of memory does; make room, then resume the run"
     )
