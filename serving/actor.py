@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest
-from serving.config import EngineStats, HostedModel
+from serving.config import HostedModel
 
 
 class ModelActor:
@@ -30,11 +30,6 @@ class ModelActor:
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Answer one request."""
         return await self.model.complete(request)
-
-    async def stats(self) -> EngineStats | None:
-        """The engine's load at this moment; None for models that report none."""
-        stats = getattr(self.model, "stats", None)
-        return stats() if stats is not None else None
 
     async def close(self) -> None:
         """End the model before the actor is killed."""

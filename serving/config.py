@@ -51,18 +51,3 @@ class HostedModel(Record):
     device: str
     """``cpu`` or ``gpu``."""
     replicas: int = 1
-
-
-class EngineStats(Record):
-    """An engine's load at one moment, and what it did since its start."""
-
-    running: int
-    """Sequences in the batch."""
-    waiting: int
-    """Requests that wait for a place in it."""
-    kv_usage: float
-    """Share of the KV cache in use, 0 to 1."""
-    preemptions: int = 0
-    """Sequences that lost their place for want of KV cache, since the start."""
-    capacity_tokens: int = 0
-    """Tokens that the KV cache holds; 0: not known."""

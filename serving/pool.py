@@ -22,7 +22,7 @@ from ray.exceptions import ActorDiedError, RayError
 
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest
 from agentopt_local.errors import ConfigError, EngineDeadError, ModelOverloadedError
-from serving.config import EngineConfig, EngineStats, HostedModel
+from serving.config import EngineConfig, HostedModel
 from serving.engine import Engine, engine_environment
 from serving.replica import Replica, ReplicaLostError
 
@@ -79,15 +79,15 @@ class EnginePool:
 
     async def start(self) -> None:
         """Wait until every replica has loaded. Raises EngineDeadError where one does not."""
-        async with asyncio.TaskGroup() as group:
-            for replica in self.replicas:
-                group.create_task(replica.arrive(self.config.start_timeout_s))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for replica in self.replicas:
+                    group.create_task(replica.arrive(self.config.start_timeout_s))
+        except BaseExceptionGroup as errors:
+            raise EngineDeadError(
+                f"the engines for {self.hosted.model} did not start: {errors.exceptions[0]}"
+            ) from None
         self._watchdog = asyncio.create_task(self._watch())
-
-    async def stats(self) -> list[EngineStats]:
-        """The load of each replica that is up and reports one."""
-        found = await asyncio.gather(*(replica.stats() for replica in self.replicas if replica.up))
-        return [each for each in found if each is not None]
 
     async def _route(self, session: str | None) -> Replica:
         """The session's replica if it is up, else the least busy; waits where all are being restarted."""
@@ -210,10 +210,8 @@ async def host(
     pool = EnginePool(actors, config, hosted)
     try:
         await pool.start()
-    except BaseException as error:
+    except BaseException:
         await pool.aclose()
-        if isinstance(error, BaseExceptionGroup):
-            raise EngineDeadError(f"the engine for {hosted.model} did not start: {error.exceptions[0]}") from None
         raise
     return pool
 

@@ -12,7 +12,6 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from agentopt_local.chat import ChatReply, ChatRequest
 from agentopt_local.errors import AgentOptError, EngineDeadError, ModelError
-from serving.config import EngineStats
 
 log = logging.getLogger(__name__)
 POLL_S = 0.2
@@ -111,14 +110,6 @@ class Replica:
             return str(await self.actor.ready.remote())
         except ActorUnavailableError:
             return None
-
-    async def stats(self) -> EngineStats | None:
-        """The engine's load; None if it reports none or is gone."""
-        try:
-            found: EngineStats | None = await self.actor.stats.remote()
-        except RayError:
-            return None
-        return found
 
     async def end(self) -> None:
         """End the model and the actor."""
