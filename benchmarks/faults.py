@@ -65,8 +65,13 @@ class Run:
     def finish(self) -> int:
         """Start again until there is a report; how often that took."""
         for starts in range(1, 10):
-            if self.start().wait(timeout=300) == 0:
-                return starts
+            process = self.start()
+            try:
+                if process.wait(timeout=300) == 0:
+                    return starts
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
         raise RuntimeError(f"no report after 9 starts: {self.output()}")
 
     def output(self) -> str:
