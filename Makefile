@@ -80,3 +80,5 @@ fmt: install ## format the code and mend what ruff can mend
 
 bench: install ## run the benchmarks; each prints JSON
 	@$(BIN)/python -m benchmarks.sandbox
+	@$(BIN)/python -m benchmarks.driver
+	@$(BIN)/python -m benchmarks.faults

@@ -74,18 +74,22 @@ class RunDir:
 
     # Proposals and steps
 
-    def proposals(self) -> dict[int, Proposal]:
-        """Updates by step, of all steps that got so far."""
+    def proposals(self) -> dict[tuple[int, int], Proposal]:
+        """Updates by step and candidate, of all steps that got so far."""
         try:
-            return {row["step"]: Proposal.model_validate(row["proposal"]) for row in self._mend("proposals.jsonl")}
+            return {
+                (row["step"], row.get("candidate", 0)): Proposal.model_validate(row["proposal"])
+                for row in self._mend("proposals.jsonl")
+            }
         except (ValidationError, KeyError, TypeError):
             raise RunDirError(
                 f"{self.path}/proposals.jsonl was written by another version; delete it and the step is proposed anew"
             ) from None
 
-    def keep_proposal(self, step: int, proposal: Proposal) -> None:
-        """Write down the update that ``step`` is going to try."""
-        self.append("proposals.jsonl", {"step": step, "proposal": proposal.model_dump(mode="json")}, sync=True)
+    def keep_proposal(self, step: int, candidate: int, proposal: Proposal) -> None:
+        """Write down an update that ``step`` is going to try."""
+        row = {"step": step, "candidate": candidate, "proposal": proposal.model_dump(mode="json")}
+        self.append("proposals.jsonl", row, sync=True)
 
     def steps(self) -> list[dict[str, Any]]:
         """All rows of steps.jsonl."""
@@ -208,9 +212,12 @@ def write_atomically(path: Path, text: str) -> None:
 def write_functions(folder: Path, functions: FunctionSet) -> None:
     """One ``NAME.py`` per function, and an index that keeps their order."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for function in functions.each():
-        (folder / f"{function.name}.py").write_text(function.source, encoding="utf-8")
+    try:
+        folder.mkdir(parents=True)
+        for function in functions.each():
+            (folder / f"{function.name}.py").write_text(function.source, encoding="utf-8")
+    except OSError as error:
+        raise RunDirError(f"{folder} cannot be written: {error.strerror}") from None
 
 
 def nearby_runs(path: Path) -> str:

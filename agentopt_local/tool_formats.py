@@ -209,7 +209,7 @@ def parse_reply(text: str, tools: Sequence[ToolSpec]) -> Message:
     for start, found in _scan(text, tools) if tools else ():
         first = min(first, start)
         calls += found
-    return Message(role="assistant", content=_clean(text[:first]).strip(), tool_calls=tuple(calls))
+    return Message(role="assistant", content=encodable(text[:first]).strip(), tool_calls=tuple(calls))
 
 
 def _scan(text: str, tools: Sequence[ToolSpec]) -> Iterator[tuple[int, list[ToolCall]]]:
@@ -275,8 +275,8 @@ def _calls(value: Any, known: dict[str, ToolSpec] | None) -> list[ToolCall]:
     return [ToolCall(name=name, arguments=arguments)]
 
 
-def _clean(text: str) -> str:
-    # Lone surrogates cannot be encoded, stored or sent on.
+def encodable(text: str) -> str:
+    """``text`` with "?" for lone surrogates, which can be neither tokenised nor sent on."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

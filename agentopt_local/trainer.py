@@ -10,9 +10,9 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import Field
 
@@ -26,6 +26,9 @@ from agentopt_local.task import Problem
 from agentopt_local.trajectory import Trajectory
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+CANDIDATE_SEEDS = 10**9
+"""Between the seeds of two candidates of one step."""
 Decision = Literal["accepted", "rolled_back", "skipped"]
 StopCause = Literal["max_epochs", "early_stop", "solved"]
 
@@ -44,6 +47,9 @@ class TrainerConfig(Record):
     try_edits: bool = True
     """Roll out each edit of an update alone, and those that helped together, and keep the best; False: the whole
     update or nothing, as in the paper."""
+    n_candidates: int = Field(default=1, ge=1, le=64)
+    """Updates drawn at once, from different seeds and so from different failed problems; all that differ are rolled
+    out on the same problems and the best is kept. 1 as in the paper; a local engine's idle slots make more cheap."""
     batch_size: int | None = Field(default=None, ge=1)
     """Problems of one step, drawn by seed; None: all training problems, as in the paper."""
     keep_only_used: bool = False
@@ -60,6 +66,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "accept_ties": True,
             "try_edits": False,
             "keep_only_used": True,
+            "n_candidates": 1,
         },
         "optimizer": {"max_actions": 3, "concurrent": False, "n_samples": 1, "max_retries": 9, "min_matches": 0},
     },
@@ -111,12 +118,12 @@ class Proposer(Protocol):
 class TrainingLog(Protocol):
     """Where a training is written down; a RunDir, or nothing."""
 
-    def proposals(self) -> dict[int, Proposal]:
-        """Updates written down so far, by step."""
+    def proposals(self) -> dict[tuple[int, int], Proposal]:
+        """Updates written down so far, by step and candidate."""
         ...
 
-    def keep_proposal(self, step: int, proposal: Proposal) -> None:
-        """Write down the update that ``step`` tries."""
+    def keep_proposal(self, step: int, candidate: int, proposal: Proposal) -> None:
+        """Write down an update that ``step`` tries; its candidates count from 0."""
         ...
 
     def keep_step(self, row: dict[str, Any]) -> None:
@@ -164,9 +171,16 @@ class Trainer:
             if all(each.correct for each in before) and self.config.batch_size is None:
                 cause = "solved"
                 break
-            proposal = known.get(number) or await self._propose(number, state, batch, before)
-            tried = await self._try(number, state.functions, proposal, batch, before)
-            state = self._finish(state, tried, before, time.monotonic() - started)
+            candidates = range(self.config.n_candidates)
+            proposals = await together(self._propose(state, each, known, batch, before) for each in candidates)
+            tried = await together(
+                self._try(number, state.functions, each, batch, before) for each in distinct(proposals, state.functions)
+            )
+            best_first = sorted((each for some in tried for each in some), key=lambda each: -accuracy(each.after))
+            spent = Proposal(functions=state.functions)
+            for each in proposals:
+                spent = spent.plus(each.counts, each.usage)
+            state = self._finish(state, best_first, spent, before, time.monotonic() - started)
         state = state.model_copy(update={"stopped": cause})
         self._write_state(state)
         return state
@@ -179,14 +193,22 @@ class Trainer:
         return "early_stop" if state.idle >= self.config.patience else None
 
     async def _propose(
-        self, number: int, state: TrainState, batch: Sequence[Problem], before: Sequence[Trajectory]
+        self,
+        state: TrainState,
+        candidate: int,
+        known: dict[tuple[int, int], Proposal],
+        batch: Sequence[Problem],
+        before: Sequence[Trajectory],
     ) -> Proposal:
+        number = state.step + 1
+        if (number, candidate) in known:
+            return known[number, candidate]
         attempts = [Attempted(problem=problem, trajectory=each) for problem, each in zip(batch, before, strict=True)]
         self.rollouts.progress(f"step {number} proposing", 0, 0)
         proposal = await self.optimizer.propose(
-            state.functions, attempts, state.failures, seed=self.seed * 10_000 + number
+            state.functions, attempts, state.failures, seed=self.seed * 10_000 + number + candidate * CANDIDATE_SEEDS
         )
-        self.record.keep_proposal(number, proposal)
+        self.record.keep_proposal(number, candidate, proposal)
         return proposal
 
     async def _try(
@@ -198,7 +220,7 @@ class Trainer:
         before: Sequence[Trajectory],
     ) -> list[Candidate]:
         """Roll the update out on the step's problems; with ``try_edits`` each edit alone, then those that helped
-        together, so that one bad edit does not take the good ones down with it. The best candidate comes first."""
+        together, so that one bad edit does not take the good ones down with it."""
         if proposal.functions == functions:
             return [Candidate(proposal, before)]
 
@@ -211,36 +233,31 @@ class Trainer:
         if not self.config.try_edits or len(proposal.actions) < 2:
             return [await roll_out(proposal, "after")]
         alone = [(index, proposal.only(functions, [index])) for index in range(len(proposal.actions))]
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = {
-                    index: group.create_task(roll_out(candidate, f"edit {index + 1}"))
-                    for index, candidate in alone
-                    if candidate is not None and candidate.functions != functions
-                }
-        except BaseExceptionGroup as errors:
-            raise first_error(errors) from None
-        tried = [task.result() for task in tasks.values()]
-        helped = [index for index, task in tasks.items() if accuracy(task.result().after) > accuracy(before)]
+        single = {index: each for index, each in alone if each is not None and each.functions != functions}
+        tried = await together(roll_out(each, f"edit {index + 1}") for index, each in single.items())
+        helped = [index for index, each in zip(single, tried, strict=True) if accuracy(each.after) > accuracy(before)]
         whole = proposal.only(functions, helped) if len(helped) > 1 else None
         if not tried:  # the edits build on one another
             whole = proposal
         if whole is not None:
             tried.append(await roll_out(whole, "edits together"))
-        return sorted(tried, key=lambda each: -accuracy(each.after))
+        return tried
 
     def _finish(
-        self, state: TrainState, tried: list[Candidate], before: Sequence[Trajectory], seconds: float
+        self, state: TrainState, tried: list[Candidate], spent: Proposal, before: Sequence[Trajectory], seconds: float
     ) -> TrainState:
-        """Decide on the best candidate, write the step down, and return the state after it."""
+        """Decide on the first candidate, write the step down, and return the state after it.
+
+        ``spent`` has the counts and tokens of all proposals.
+        """
         number = state.step + 1
         proposal, after = tried[0].proposal, tried[0].after
         old, new = accuracy(before), accuracy(after)
         decision = self._decide(proposal.functions == state.functions, old, new)
         common = {
             "step": number,
-            "counts": state.counts + proposal.counts,
-            "usage": state.usage + proposal.usage,
+            "counts": state.counts + spent.counts,
+            "usage": state.usage + spent.usage,
         }
         if decision == "accepted":
             changes = {"functions": proposal.functions, "accepted": state.accepted + 1, "idle": 0, "failures": ()}
@@ -270,9 +287,9 @@ class Trainer:
             ],
             "functions": list((proposal.functions if decision == "accepted" else state.functions).names),
             "fingerprint": {"before": state.functions.fingerprint, "after": proposal.functions.fingerprint},
-            "counts": proposal.counts.model_dump(),
+            "counts": spent.counts.model_dump(),
             "tokens": {
-                "optimizer": proposal.usage.model_dump(),
+                "optimizer": spent.usage.model_dump(),
                 "rollouts": sum((sum_usage(each.after) for each in tried), Usage()).model_dump(),
             },
             "seconds": round(seconds, 2),
@@ -292,6 +309,32 @@ class Trainer:
 
     def _write_state(self, state: TrainState) -> None:
         self.record.write_json("state.json", state.model_dump(mode="json"))
+
+
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results in order; the first error ends the others."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in work]
+    except BaseExceptionGroup as errors:
+        raise first_error(errors) from None
+    return [task.result() for task in tasks]
+
+
+def distinct(proposals: Sequence[Proposal], functions: FunctionSet) -> list[Proposal]:
+    """Proposals whose code differs from each other's and from the present one's; the first one if none does."""
+    known = {code(functions)}
+    found = []
+    for each in proposals:
+        if (key := code(each.functions)) not in known:
+            known.add(key)
+            found.append(each)
+    return found or list(proposals[:1])
+
+
+def code(functions: FunctionSet) -> frozenset[str]:
+    """What a set does, whatever its comments, docstrings, formatting and order."""
+    return frozenset(function.normalized() for function in functions.each())
 
 
 def batch_of(problems: Sequence[Problem], size: int | None, seed: int, step: int) -> tuple[Problem, ...]:

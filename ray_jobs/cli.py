@@ -9,12 +9,13 @@ import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from agentopt_local import __version__
 from agentopt_local.errors import AgentOptError, ConfigError, RunDirError
 from ray_jobs.display import Display, error_line, functions_diff, log_to, report_text, stop_logging
 
+T = TypeVar("T")
 USER_MISTAKE = 2
 INTERRUPTED = 130
 
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. 0: done, 1: failed, 2: the user's mistake, 130: interrupted (a run can be resumed)."""
     arguments, rest = parser().parse_known_args(argv)
     try:
-        if rest and arguments.command != "train":
+        if rest and arguments.command not in ("train", "serve"):
             raise ConfigError(f"{' '.join(rest)!r} is not understood; see agentopt {arguments.command} --help")
         return int(arguments.run(arguments, rest))
     except (ConfigError, RunDirError) as error:
@@ -69,6 +70,17 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("run_dir", type=Path, metavar="RUN")
     show.add_argument("--diff", action="store_true", help="what each accepted step changed")
     show.set_defaults(run=run_show)
+
+    serve = commands.add_parser(
+        "serve",
+        help="keep engines alive under a name, for many runs",
+        description="Load the engines of CONFIG once and keep them under engine.pool_name until interrupted.",
+        epilog="Then, as often as you like: agentopt train CONFIG --engine.pool_name NAME",
+        allow_abbrev=False,
+    )
+    serve.add_argument("config", type=Path, metavar="CONFIG", help="a .toml file, as for train")
+    serve.add_argument("--stop", action="store_true", help="end the engines that have the name instead")
+    serve.set_defaults(run=run_serve)
 
     doctor = commands.add_parser("doctor", help="check this machine and say what is missing")
     doctor.add_argument("--json", action="store_true", help="print JSON")
@@ -126,9 +138,27 @@ def run_evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     return watched(run_dir, display, job, split=arguments.split)
 
 
+def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """``agentopt serve CONFIG --engine.pool_name NAME``."""
+    from ray_jobs import serve
+    from ray_jobs.config import load_config
+
+    config = load_config(arguments.config, rest)
+    if arguments.stop:
+        print(f"{serve.stop(config)} engines ended")
+        return 0
+    display = Display()
+    try:
+        with display.live():
+            asyncio.run(interruptible(serve.serve(config, display.progress)))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        display.line("ended")
+    return 0
+
+
 def check_model(config: Any) -> None:
     """Raise ConfigError before anything starts if the hosted model is not on this machine."""
-    if config.model.base_url is None:
+    if config.model.base_url is None and config.engine.pool_name is None:
         from serving.model_store import resolve
 
         resolve(config.model.name, allow_fetch=False)
@@ -157,12 +187,23 @@ def watched(run_dir: Any, display: Display, job: Coroutine[Any, Any, dict[str, A
     return 0
 
 
-async def interruptible(job: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-    """``job``, cancelled by SIGTERM as Ctrl-C does, so that engines and sandboxes are ended in order."""
+async def interruptible(job: Coroutine[Any, Any, T]) -> T:
+    """``job``, cancelled by SIGTERM as Ctrl-C does, so that engines and sandboxes are ended in order.
+
+    Further signals do not cut the ending short: a terminal, a shell and a scheduler may all send one.
+    """
     loop = asyncio.get_running_loop()
     task = loop.create_task(job)
+    stopping = False
+
+    def stop() -> None:
+        nonlocal stopping
+        if not stopping:
+            stopping = True
+            task.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, stop)
     return await task
 
 

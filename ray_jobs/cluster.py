@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 
 from agentopt_local.errors import ConfigError
 from ray_jobs.config import RayConfig
@@ -12,6 +14,7 @@ from ray_jobs.config import RayConfig
 def connect(config: RayConfig) -> None:
     """Join the cluster at ``config.address``, or start one on this machine that ends with this process.
 
+    Without an address, the cluster that ``RAY_ADDRESS`` names is joined, as in a job that ``ray job submit`` started.
     Raises ConfigError if the cluster cannot be reached.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -21,8 +24,11 @@ def connect(config: RayConfig) -> None:
 
     if ray.is_initialized():
         return
+    address = config.address or os.environ.get("RAY_ADDRESS") or None
+    # Ray's own handler would end the process in the middle of whatever it does.
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
-        if config.address is None:
+        if address is None:
             ray.init(
                 address="local",
                 include_dashboard=False,
@@ -31,12 +37,15 @@ def connect(config: RayConfig) -> None:
                 object_store_memory=200 << 20,  # only messages travel; the default takes a third of the memory
             )
         else:
-            ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"ray.address = {config.address!r}: no Ray cluster answers there ({error}); start one with "
+            f"ray.address = {address!r}: no Ray cluster answers there ({error}); start one with "
             "'ray start --head', or leave ray.address out to use this machine alone"
         ) from None
+    finally:
+        if on_terminate is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_terminate)
 
 
 def disconnect() -> None:

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,7 @@ def functions_diff(old: Path | None, new: Path) -> str:
 def log_to(path: Path) -> logging.Handler:
     """Send the package's log lines to ``path``; the caller removes the handler."""
     handler = logging.FileHandler(path, encoding="utf-8")
+    handler.handleError = lambda record: None  # type: ignore[method-assign]  # the run folder's own writes tell it
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     for name in LOGGERS:
         logger = logging.getLogger(name)
@@ -151,7 +152,8 @@ def stop_logging(handler: logging.Handler) -> None:
     """Undo :func:`log_to`."""
     for name in LOGGERS:
         logging.getLogger(name).removeHandler(handler)
-    handler.close()
+    with suppress(OSError):  # a full disk
+        handler.close()
 
 
 def error_line(text: str) -> None:

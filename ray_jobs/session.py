@@ -22,6 +22,7 @@ from agentopt_local.rollout import Progress, Rollouts
 from agentopt_local.run_dir import RunDir
 from agentopt_local.sandbox import SandboxLimits, open_sandbox
 from agentopt_local.sandbox.base import Sandbox
+from agentopt_local.sandbox.repeating import RepeatingSandbox
 from agentopt_local.task import Task, load_task
 from ray_jobs.config import RunConfig
 
@@ -69,7 +70,7 @@ async def open_session(
     started = time.monotonic()
     async with AsyncExitStack() as stack:
         settings = config.sandbox
-        sandbox = await stack.enter_async_context(
+        opened = await stack.enter_async_context(
             open_sandbox(
                 limits=SandboxLimits(timeout_s=settings.timeout_s, memory_bytes=settings.memory_bytes),
                 workers=settings.workers,
@@ -77,8 +78,9 @@ async def open_session(
                 allow_weak=settings.allow_weak,
             )
         )
-        layers = sandbox.describe_layers()
-        device = "external"
+        layers = opened.describe_layers()
+        sandbox = RepeatingSandbox(opened)
+        device = str(getattr(model, "device", "external"))
         if model is None:
             model, device = await open_model(config, stack, progress)
         agent = FunctionCallingAgent(model, sandbox, config.agent)
@@ -104,6 +106,17 @@ async def open_model(config: RunConfig, stack: AsyncExitStack, progress: Progres
         stack.push_async_callback(endpoint.aclose)
         return endpoint, "endpoint"
     from ray_jobs.cluster import connect, disconnect
+
+    if config.engine.pool_name is not None:
+        from ray_jobs.serve import cluster_of
+        from serving.pool import join
+
+        progress(f"joining the engines called {config.engine.pool_name}", 0, 0)
+        connect(cluster_of(config))
+        stack.callback(disconnect)
+        joined = await join(config.engine, config.model.name)
+        stack.push_async_callback(joined.aclose)
+        return joined, joined.device
     from serving.model_store import resolve
 
     path = resolve(config.model.name, allow_fetch=False)
@@ -113,7 +126,7 @@ async def open_model(config: RunConfig, stack: AsyncExitStack, progress: Progres
     progress(f"loading {config.model.name} into vLLM", 0, 0)
     from serving.pool import start_pool
 
-    pool = await start_pool(path, config.engine)
+    pool = await start_pool(path, config.engine, name=config.model.name)
     stack.push_async_callback(pool.aclose)
     return pool, pool.device
 

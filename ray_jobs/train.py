@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -100,3 +101,9 @@ async def train_session(session: Session, on_step: OnStep | None) -> dict[str, A
 async def baseline(session: Session, test: tuple[Problem, ...]) -> None:
     """Roll the untrained agent out on the test problems; the results stay in the run folder."""
     await session.rollouts.run(FunctionSet(), test, seed=session.config.seed, stage="test before")
+
+
+if __name__ == "__main__":  # python -m ray_jobs.train CONFIG, as in: ray job submit --working-dir . -- ...
+    from ray_jobs.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))

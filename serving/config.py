@@ -35,3 +35,19 @@ class EngineConfig(Record):
     seed: int = 0
     start_timeout_s: float = Field(default=900.0, gt=0)
     """How long a replica may take to load."""
+    stall_timeout_s: float = Field(default=600.0, gt=0)
+    """A replica that holds requests and answers none of them for this long is taken for hung and restarted."""
+    max_restarts: int = Field(default=3, ge=0)
+    """How often a replica that died or hung is started again; the requests that it held are asked anew."""
+    pool_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$")
+    """Engines that ``agentopt serve`` keeps alive under this name on the Ray cluster; None: start own ones."""
+
+
+class HostedModel(Record):
+    """What the replicas of one pool have in common."""
+
+    model: str
+    """The model's name in the settings."""
+    device: str
+    """``cpu`` or ``gpu``."""
+    replicas: int = 1

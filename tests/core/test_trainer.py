@@ -103,16 +103,16 @@ class Notes:
     """A TrainingLog in memory."""
 
     def __init__(self) -> None:
-        self.kept: dict[int, Proposal] = {}
+        self.kept: dict[tuple[int, int], Proposal] = {}
         self.rows: list[dict[str, Any]] = []
         self.written: dict[int, FunctionSet] = {}
         self.json: dict[str, Any] = {}
 
-    def proposals(self) -> dict[int, Proposal]:
+    def proposals(self) -> dict[tuple[int, int], Proposal]:
         return dict(self.kept)
 
-    def keep_proposal(self, step: int, proposal: Proposal) -> None:
-        self.kept[step] = proposal
+    def keep_proposal(self, step: int, candidate: int, proposal: Proposal) -> None:
+        self.kept[step, candidate] = proposal
 
     def keep_step(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
@@ -306,6 +306,39 @@ def test_two_sets_are_compared_on_the_same_problems() -> None:
         assert (row["decision"] == "accepted") == (new > old)
 
 
+# Several candidates
+
+
+def test_the_best_of_several_candidates_is_kept_on_the_same_problems() -> None:
+    training = Training(first(2), first(5), first(3), max_epochs=1, n_candidates=3)
+    assert training.decisions == ["accepted"]
+    assert training.state.functions == first(5)
+    row = training.notes.rows[0]
+    assert [each["accuracy"] for each in row["candidates"]] == [0.5, 0.3, 0.2]
+    assert row["after"]["n"] == row["before"]["n"] == len(PROBLEMS)
+    assert len({seed for *_, seed in training.optimizer.shown}) == 3, "each is drawn from a seed of its own"
+    assert training.state.usage.requests == 3, "what the others cost counts too"
+    assert training.state.counts == ActionCounts(sampled=6, legal=6, verified=3)
+
+
+def test_candidates_with_the_same_code_are_rolled_out_once() -> None:
+    told = first(2).functions[0].source
+    twin = FunctionSet.of(told.replace("Solve them.", "Say it otherwise.").replace("return x", "return x  # the same"))
+    training = Training(first(2), twin, None, max_epochs=1, n_candidates=3)
+    assert len(training.agent.attempts) == 2 * len(PROBLEMS)
+    assert training.state.functions == first(2)
+    assert Training(None, None, max_epochs=1, n_candidates=2).decisions == ["skipped"]
+
+
+def test_candidates_that_were_written_down_are_not_asked_for_again() -> None:
+    whole = Training(first(2), first(5), first(3), max_epochs=1, n_candidates=3)
+    notes = Notes()
+    notes.keep_proposal(1, 1, whole.notes.kept[1, 1])
+    rest = Training(first(2), first(3), notes=notes, max_epochs=1, n_candidates=3)
+    assert len(rest.optimizer.shown) == 2
+    assert rest.state == whole.state
+
+
 # What is left
 
 
@@ -347,7 +380,7 @@ def test_a_training_continues_from_any_state_as_if_it_had_not_stopped(after: int
 
 def test_an_update_that_was_written_down_is_not_asked_for_again() -> None:
     notes = Notes()
-    notes.keep_proposal(1, Proposal(functions=first(3)))
+    notes.keep_proposal(1, 0, Proposal(functions=first(3)))
     training = Training(first(4), notes=notes, max_epochs=2)
     assert [row["after"]["accuracy"] for row in notes.rows] == [0.3, 0.4]
     assert len(training.optimizer.shown) == 1

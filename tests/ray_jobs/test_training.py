@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -25,85 +24,8 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.run_dir import RunDir
 from agentopt_local.trainer import TrainState
-from ray_jobs.config import RunConfig, build
+from benchmarks.scripted import DOUBLE, REVERSE, SHORT_ONLY, brain, config_in, rows
 from ray_jobs.train import new_run, read_config, train
-
-WORDS = ("ab", "cat", "dog", "horse", "zebra", "monkey", "giraffe")
-TEST_WORDS = ("ox", "bee", "tiger", "spider")
-DOUBLE = 'def double(x: int) -> str:\n    """Return twice x."""\n    return str(2 * x)\n'
-REVERSE = 'def reverse(word: str) -> str:\n    """Return word reversed."""\n    return word[::-1]\n'
-SHORT_ONLY = REVERSE.replace("return word[::-1]", "return word[::-1] if len(word) < 4 else word")
-WORSE = REVERSE.replace("return word[::-1]", "return word")
-TOLD = {"action": "add_function", "name": "reverse"}
-
-
-def rows() -> list[dict[str, Any]]:
-    """Words to reverse and numbers to double; two functions are to be learned."""
-    spelled = [("train", word) for word in WORDS] + [("test", word) for word in TEST_WORDS]
-    counted = [("train", number) for number in range(10, 15)] + [("test", number) for number in range(20, 23)]
-    return [
-        {"id": f"r-{word}", "kind": "reverse", "question": f"Reverse: {word}", "answer": word[::-1], "split": split}
-        for split, word in spelled
-    ] + [
-        {"id": f"d-{x}", "kind": "double", "question": f"Double: {x}", "answer": str(2 * x), "split": split}
-        for split, x in counted
-    ]
-
-
-def plan(prompt: str) -> tuple[dict[str, str], str]:
-    """The optimizer's next action, a pure function of its prompt, and the source that goes with it.
-
-    It gives four steps: add a half-right function, add the other one, a revision that makes things worse and is
-    rolled back, and the right revision.
-    """
-    if "Double: " in prompt:
-        return {"action": "add_function", "name": "double"}, DOUBLE
-    if "`reverse(" not in prompt:
-        return TOLD, SHORT_ONLY
-    return {"action": "revise_function", "name": "reverse"}, REVERSE if "did not help" in prompt else WORSE
-
-
-def optimizer(request: ChatRequest) -> str:
-    header, source = plan(request.messages[0].content)
-    assert request.constraint is not None
-    if request.constraint.kind == "json_schema":
-        last = request.messages[-1].content
-        if header["name"] == "double":
-            found = re.findall(r"(problem_\d+): Double: (\d+)", last)
-            return json.dumps({key: {"x": int(x)} for key, x in found})
-        return json.dumps({key: {"word": word} for key, word in re.findall(r"(problem_\d+): Reverse: (\w+)", last)})
-    return source if f'"def {header["name"]}(' in request.constraint.value else json.dumps(header)
-
-
-def agent(request: ChatRequest) -> str:
-    last = request.messages[-1]
-    if last.role == "tool":
-        return f"<answer>{last.content}</answer>"
-    name, _, given = last.content.lower().partition(": ")
-    if name not in {tool.name for tool in request.tools}:
-        return "<answer>dunno</answer>"
-    arguments = {"word": given} if name == "reverse" else {"x": int(given)}
-    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
-
-
-def brain(request: ChatRequest) -> str:
-    return optimizer(request) if (request.session or "").startswith("optimizer/") else agent(request)
-
-
-def config_in(folder: Path, **changes: Any) -> RunConfig:
-    """The settings of these tests, with the problems written to ``folder``."""
-    path = folder / "problems.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows()), encoding="utf-8")
-    values: dict[str, Any] = {
-        "task": {"spec": f"jsonl:{path}", "n_train": 12, "n_test": 7, "settings": {"grader": "exact"}},
-        "run_dir": str(folder),
-        "run_name": "run",
-        "concurrency": 4,
-        "optimizer": {"n_samples": 1, "max_actions": 1, "max_retries": 0, "min_matches": 0},
-        "sandbox": {"workers": 1},
-        "trainer": {"max_epochs": 6},
-    }
-    return build(values | changes, "test")
 
 
 def quiet(stage: str, done: int, total: int) -> None:

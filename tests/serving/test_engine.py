@@ -170,6 +170,14 @@ def test_a_prompt_beyond_the_context_is_said_so(loop: asyncio.AbstractEventLoop,
         ask(loop, pool, ChatRequest(messages=user("word " * 2000)))
 
 
+@pytest.mark.parametrize(
+    "text", ["", "lone \ud800 surrogate", "a\x00b\u2028\ufeff", "👩\u200d👩\u200d👧" * 9, "<|im_end|>"]
+)
+def test_odd_prompts_do_not_end_the_engine(loop: asyncio.AbstractEventLoop, pool: Any, text: str) -> None:
+    (reply,) = ask(loop, pool, ChatRequest(messages=user(text), sampling=Sampling(max_tokens=4)))
+    assert reply.usage.completion_tokens >= 1
+
+
 def test_json_replies_follow_their_schema(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     request = ChatRequest(
@@ -185,6 +193,6 @@ def test_a_killed_engine_is_named(loop: asyncio.AbstractEventLoop, pool: Any) ->
     """Last in the file: the pool is gone afterwards."""
     import ray
 
-    ray.kill(pool.actors[0])
+    ray.kill(pool.replicas[0].actor)  # for good: Ray does not restart it
     with pytest.raises(EngineDeadError, match="replica 0 has died"):
         ask(loop, pool, ChatRequest(messages=user("Are you there?")))

@@ -209,3 +209,16 @@ def test_what_is_rendered_is_read_back_as_a_call(plain: Any) -> None:
     text = transcripts.render((ASK, CALL), (ADD,), open_turn=False)
     written = text.rpartition("<|im_start|>assistant\n")[2].removesuffix("<|im_end|>\n")
     assert transcripts.tool_format.parse(written, (ADD,)) == CALL
+
+
+@pytest.mark.parametrize("text", ["", " ", "lone \ud800 surrogate", "a\x00b\u2028\ufeff", "👩\u200d👩\u200d👧" * 9])
+def test_odd_text_is_tokenised_in_first_and_later_turns(text: str) -> None:
+    transcripts = Transcripts(make_tokenizer(MESSAGES))
+    messages: tuple[Message, ...] = (SYSTEM, Message(role="user", content=text))
+    ids = transcripts.prompt_ids("s", messages, ())
+    shown = transcripts.tokenizer.decode(ids, skip_special_tokens=False)
+    assert text.encode("utf-8", "replace").decode() in shown
+    sampled = transcripts.encode("hello<|im_end|>")
+    transcripts.remember("s", (*messages, Message(role="assistant", content="hello")), (), ids + sampled)
+    later = (*messages, Message(role="assistant", content="hello"), Message(role="user", content=text))
+    assert transcripts.prompt_ids("s", later, ())[: len(ids + sampled)] == ids + sampled

@@ -1,0 +1,56 @@
+"""The ``serve`` job: engines under a name, kept alive between the runs that use them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from agentopt_local.errors import ConfigError
+from agentopt_local.rollout import Progress
+from ray_jobs.cluster import connect, disconnect
+from ray_jobs.config import RayConfig, RunConfig
+
+
+async def serve(config: RunConfig, progress: Progress) -> None:
+    """Start the configured engines under ``engine.pool_name`` and keep them until cancelled.
+
+    Raises ConfigError if the name is missing or taken, EngineDeadError if an engine does not start.
+    """
+    from serving.model_store import resolve
+    from serving.pool import is_served, start_pool
+
+    name = pool_name(config)
+    path = resolve(config.model.name, allow_fetch=False)
+    async with AsyncExitStack() as stack:
+        connect(config.ray)
+        stack.callback(disconnect)
+        if is_served(name):
+            raise ConfigError(f"engines called {name!r} are there already; end them with: agentopt serve CONFIG --stop")
+        progress(f"loading {config.model.name} into {config.engine.replicas} engines called {name}", 0, 0)
+        pool = await start_pool(path, config.engine, name=config.model.name)
+        stack.push_async_callback(pool.aclose)
+        progress(f"serving; use it with: agentopt train CONFIG --engine.pool_name {name}", 0, 0)
+        await asyncio.Event().wait()
+
+
+def stop(config: RunConfig) -> int:
+    """End the engines called ``engine.pool_name``; how many there were."""
+    from serving.pool import end_named
+
+    connect(cluster_of(config))
+    try:
+        return end_named(pool_name(config))
+    finally:
+        disconnect()
+
+
+def pool_name(config: RunConfig) -> str:
+    """The pool's name. Raises ConfigError if the settings have none."""
+    if config.engine.pool_name is None:
+        raise ConfigError("engine.pool_name is not set: give the engines a name, as --engine.pool_name shared")
+    return config.engine.pool_name
+
+
+def cluster_of(config: RunConfig) -> RayConfig:
+    """Where the named engines are: without an address, on the cluster of this machine."""
+    return config.ray if config.ray.address is not None else RayConfig(address="auto")

@@ -1,0 +1,123 @@
+"""A grid of scripted trainings that share one model: the table, an interruption, and mistakes in the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentopt_local.chat import ChatRequest
+from agentopt_local.errors import ConfigError, EngineDeadError
+from agentopt_local.models.scripted import ScriptedChatModel
+from benchmarks.scripted import brain, config_in
+from ray_jobs.sweep import load_sweep, main, over_seeds, table_text
+
+BASE = """
+concurrency = 4
+[task]
+spec = "jsonl:{folder}/problems.jsonl"
+n_train = 12
+n_test = 7
+settings = {{ grader = "exact" }}
+[optimizer]
+n_samples = 1
+max_actions = 1
+max_retries = 0
+min_matches = 0
+[sandbox]
+workers = 1
+"""
+SWEEP = 'base = "base.toml"\nparallel = 2\n[grid]\nseed = [0, 1]\n"trainer.max_epochs" = [1, 2]\n'
+
+
+def sweep_in(folder: Path, text: str = SWEEP) -> Path:
+    config_in(folder)  # writes the problems
+    (folder / "base.toml").write_text(BASE.format(folder=folder))
+    (folder / "grid.toml").write_text(text)
+    return folder / "grid.toml"
+
+
+def run(path: Path, model: ScriptedChatModel) -> int:
+    return main([str(path), "--dir", str(path.parent / "sweep")], model=model)
+
+
+def test_a_sweep_is_interrupted_continued_and_told_in_one_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = sweep_in(tmp_path)
+    asked = 0
+
+    def dies(request: ChatRequest) -> Any:
+        nonlocal asked
+        asked += 1
+        return EngineDeadError("no engine is left: engine replica 0 has died") if asked > 110 else brain(request)
+
+    assert run(path, ScriptedChatModel(dies)) == 1
+    assert "engine replica 0 has died\nTo continue: python -m ray_jobs.sweep" in capsys.readouterr().err
+    folder = tmp_path / "sweep"
+    ended = {each.parent: each.stat().st_mtime_ns for each in folder.glob("*/report.json")}
+    stored = sum(each.read_bytes().count(b"\n") for each in folder.glob("*/rollouts.jsonl"))
+    assert ended, "the first training had ended"
+
+    model = ScriptedChatModel(brain)
+    assert run(path, model) == 0
+    printed = capsys.readouterr().out
+    table = json.loads((folder / "table.json").read_text())
+    rows = table["trainings"]
+    assert [(row["seed"], row["trainer.max_epochs"]) for row in rows] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert [row["steps"] for row in rows] == [1, 2, 1, 2]
+    # After one step words of two letters are reversed; after two, numbers are doubled too.
+    assert [round(7 * row["after"]) for row in rows] == [2, 5, 2, 5]
+    assert [row["seeds"] for row in table["over_seeds"]] == [2, 2]
+    assert printed.splitlines()[0].split()[:2] == ["seed", "trainer.max_epochs"]
+    assert printed.splitlines()[-1] == str(folder)
+    assert ended.items() <= {each.parent: each.stat().st_mtime_ns for each in folder.glob("*/report.json")}.items()
+    lines = [json.loads(line) for each in folder.glob("*/rollouts.jsonl") for line in each.read_text().splitlines()]
+    started = {request.session for request in model.requests if not (request.session or "").startswith("optimizer/")}
+    assert 0 < stored < len(lines)
+    assert len(started) <= len(lines) - stored, "finished rollouts are not run again"
+
+    silent = ScriptedChatModel([])
+    assert run(path, silent) == 0, "a finished sweep is told again without a model"
+    assert silent.requests == []
+    assert capsys.readouterr().out == printed
+    path.write_text(SWEEP.replace("[0, 1]", "[0, 2]"))
+    assert run(path, silent) == 2
+    assert "belongs to another sweep" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            SWEEP.replace("seed =", '"engine.replicas" ='),
+            r"grid\.engine\.replicas: trainings of one sweep share engine",
+        ),
+        (SWEEP.replace("[0, 1]", "[]"), r"grid\.seed = \[\]: give at least one value"),
+        (SWEEP.replace("[0, 1]", "3"), r"grid\.seed: input should be a valid list"),
+        (SWEEP.replace("seed", "sede"), "sede is not a setting.*did you mean"),
+        (SWEEP.replace("[1, 2]", "[0]"), r"--trainer\.max_epochs = 0"),
+        (SWEEP.replace("base.toml", "bass.toml"), r"bass\.toml does not exist; did you mean .*base\.toml"),
+        ("parallel = 0\n" + SWEEP.replace("parallel = 2\n", ""), "parallel: input should be greater"),
+        ("base = ", "not valid TOML"),
+    ],
+)
+def test_mistakes_are_named(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_sweep(sweep_in(tmp_path, text))
+
+
+def test_a_table_aligns_and_means_are_over_seeds_only() -> None:
+    rows = [
+        {"k": "a", "seed": 0, "before": 0.0, "after": 0.5, "points": 50.0},
+        {"k": "a", "seed": 1, "before": 0.2, "after": 0.4, "points": 20.0},
+        {"k": "bb", "seed": 0, "error": "wrong"},
+    ]
+    assert over_seeds(rows, ["k", "seed"]) == [
+        {"k": "a", "seeds": 2, "before": 0.1, "after": 0.45, "points": 35.0, "points_sd": 21.21}
+    ]
+    lines = table_text(rows).splitlines()
+    assert lines[0].split() == ["k", "seed", "before", "after", "points", "error"]
+    assert len({line.index(word) for line, word in zip(lines[:3], ("seed", "0", "1"), strict=True)}) == 1
