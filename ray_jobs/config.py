@@ -120,9 +120,15 @@ def build(values: dict[str, Any], source: str, origin: dict[str, str] | None = N
     if isinstance(preset, str) and preset in PRESETS:
         values = merged(PRESETS[preset], values)
     try:
-        return RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(explain(error, source, origin or {})) from None
+    if config.trainer.try_edits and not config.optimizer.progressive:
+        raise ConfigError(
+            f"{source}: optimizer.progressive = false writes whole sets, which cannot be tried edit by edit; "
+            "set trainer.try_edits = false"
+        )
+    return config
 
 
 def explain(error: ValidationError, source: str, origin: dict[str, str]) -> str:

