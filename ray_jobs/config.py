@@ -7,12 +7,14 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from agentopt_local.agents.function_calling import AgentConfig
 from agentopt_local.errors import ConfigError
+from agentopt_local.models.metered import Budget, Prices
 from agentopt_local.optimizer import OptimizerConfig
 from agentopt_local.record import Record
 from agentopt_local.trainer import PRESETS, TrainerConfig
@@ -48,6 +50,22 @@ class ModelConfig(Record):
     """Whether the endpoint is sent seeds; vLLM's own server on a CPU may die of them."""
     timeout_s: float = Field(default=600.0, gt=0)
     """Per request to an endpoint."""
+    max_retries: int = Field(default=5, ge=0)
+    """How often an endpoint is asked again after 429, 5xx, a time-out or a broken connection."""
+    max_concurrency: int | None = Field(default=None, ge=1)
+    """Requests to an endpoint in flight at once; None: as many as ``concurrency``."""
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    """Requests to an endpoint that may start in a minute, evenly spaced; None: no limit."""
+    prices: Prices = Prices()
+    """What its tokens cost; free if left out."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _no_secret(cls, url: str | None) -> str | None:
+        # Settings are written into the run folder.
+        if url is not None and ("@" in url or "?" in url):
+            raise PydanticCustomError("secret", "an address must hold no user, password or query")
+        return url
 
 
 class SandboxConfig(Record):
@@ -83,7 +101,13 @@ class RunConfig(Record):
     concurrency: int = Field(default=64, ge=1)
     """Rollouts under way at once."""
     model: ModelConfig = ModelConfig()
+    """The agent's model, and the optimizer's unless that has one of its own."""
     engine: EngineConfig = EngineConfig()
+    optimizer_model: ModelConfig | None = None
+    """The optimizer's model, hosted here or behind an endpoint; None: the agent's."""
+    optimizer_engine: EngineConfig | None = None
+    """How the optimizer's model is hosted if it is another one; None: as the agent's."""
+    budget: Budget = Budget()
     agent: AgentConfig = AgentConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     trainer: TrainerConfig = TrainerConfig()
@@ -131,6 +155,16 @@ def build(values: dict[str, Any], source: str, origin: dict[str, str] | None = N
     return config
 
 
+def with_budget(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """``config`` with another budget: all that a run may change when it is resumed. Raises ConfigError."""
+    values = config.model_dump(mode="json")
+    for key, value in parse_overrides(overrides):
+        if not key.startswith("budget."):
+            raise ConfigError(f"--{key}: a run is resumed with its own settings; only its budget can be changed")
+        set_key(values, key, value)
+    return build(values, "the run's config.json", {key: f"--{key}" for key, _ in parse_overrides(overrides)})
+
+
 def explain(error: ValidationError, source: str, origin: dict[str, str]) -> str:
     """One line per wrong value: where it stands, what it is, what was expected."""
     lines = []
@@ -141,6 +175,8 @@ def explain(error: ValidationError, source: str, origin: dict[str, str]) -> str:
             lines.append(f"{where} is missing; {describe(key)}")
         elif item["type"] == "extra_forbidden":
             lines.append(f"{where} is not a setting{nearest(item['loc'])}")
+        elif item["type"] == "secret":
+            lines.append(f"{where}: {item['msg']}; put the key into the environment variable that api_key_env names")
         else:
             message = item["msg"][:1].lower() + item["msg"][1:]
             lines.append(f"{where} = {json.dumps(item['input'], default=str)}: {message}; {describe(key)}")
@@ -156,7 +192,7 @@ def describe(key: str) -> str:
         if field is None:
             break
         text = (field.description or "").split("\n")[0]
-        record = field.annotation
+        record = table(field.annotation)
     return f"it is: {text}" if text else "see agentopt train --help"
 
 
@@ -166,18 +202,26 @@ def check_keys(values: dict[str, Any], record: Any, source: str, prefix: str = "
         name = f"{prefix}{key}"
         if key not in record.model_fields:
             raise ConfigError(f"{source}: {name} is not a setting{nearest(name.split('.'))}")
-        inner = record.model_fields[key].annotation
-        if isinstance(inner, type) and issubclass(inner, Record):
+        inner = table(record.model_fields[key].annotation)
+        if inner is not None and not (value is None and record.model_fields[key].default is None):
             if not isinstance(value, dict):
                 raise ConfigError(f"{source}: {name} = {value!r} must be a table: write [{name}] and its keys below")
             check_keys(value, inner, source, f"{name}.")
+
+
+def table(annotation: Any) -> type[Record] | None:
+    """The record that a setting holds, if it is a table of settings (perhaps one that may be left out)."""
+    for each in (annotation, *get_args(annotation)):
+        if isinstance(each, type) and issubclass(each, Record):
+            return each
+    return None
 
 
 def nearest(parts: Sequence[str | int]) -> str:
     """A hint naming the real key most like this one."""
     keys = all_keys()
     name = ".".join(str(part) for part in parts)
-    tails = {key.rsplit(".", 1)[-1]: key for key in keys}
+    tails = {key.rsplit(".", 1)[-1]: key for key in reversed(keys)}  # the first section with a key wins
     last = name.rsplit(".", 1)[-1]
     sections = sorted({key.split(".")[0] for key in keys})
     if last in tails:  # the right key in the wrong section, or with no section at all
@@ -194,8 +238,7 @@ def all_keys(record: Any = RunConfig, prefix: str = "") -> list[str]:
     """Every setting's dotted name."""
     keys = []
     for name, field in record.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, Record):
+        if (inner := table(field.annotation)) is not None:
             keys += all_keys(inner, f"{prefix}{name}.")
         else:
             keys.append(f"{prefix}{name}")
@@ -228,7 +271,8 @@ def takes_text(key: str) -> bool:
     for part in key.split("."):
         if not hasattr(record, "model_fields") or part not in record.model_fields:
             return False
-        record = record.model_fields[part].annotation
+        annotation = record.model_fields[part].annotation
+        record = table(annotation) or annotation
     return record is str or record == str | None
 
 

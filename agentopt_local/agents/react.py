@@ -222,5 +222,7 @@ def one_text_parameter(function: Function) -> str | None:
 
 def example(function: Function) -> str:
     """The shape of a function's arguments: ``{"word": <string>, "n": <integer>}``."""
-    fields = (f'"{name}": <{schema.get("type", "value")}>' for name, schema in function.parameters["properties"].items())
+    fields = (
+        f'"{name}": <{schema.get("type", "value")}>' for name, schema in function.parameters["properties"].items()
+    )
     return "{" + ", ".join(fields) + "}"

@@ -34,6 +34,7 @@ class OpenAIChatModel:
         timeout_s: float = 600,
         max_retries: int = 5,
         max_concurrency: int = 64,
+        requests_per_minute: float | None = None,
         structured: Structured = "auto",
         max_resamples: int = 3,
         send_seed: bool = True,
@@ -42,7 +43,8 @@ class OpenAIChatModel:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """``base_url``: with ``/v1`` where the server has it. ``api_key_env``: the environment variable that holds
-        the key; the key is kept nowhere else. ``max_concurrency``: requests in flight at once.
+        the key; the key is kept nowhere else. ``max_concurrency``: requests in flight at once;
+        ``requests_per_minute``: how many may start, evenly spaced.
 
         ``structured``: how a constraint is passed on. ``json_schema``: schemas as ``response_format``; ``vllm``: all
         kinds as ``structured_outputs`` (vLLM must run with ``--structured-outputs-config '{"backend": "guidance"}'``);
@@ -64,6 +66,7 @@ class OpenAIChatModel:
             timeout_s=timeout_s,
             max_retries=max_retries,
             max_concurrency=max_concurrency,
+            requests_per_minute=requests_per_minute,
             backoff_s=backoff_s,
             transport=transport,
         )

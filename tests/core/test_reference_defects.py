@@ -286,7 +286,9 @@ def test_defect_13_nothing_is_installed_and_packages_are_no_text_field(bench: Be
 
 
 def test_defect_14_required_arguments_and_types_are_in_the_schema_and_checked(bench: Bench) -> None:
-    source = 'def scale(x: float, by: int, name: str = "s") -> str:\n    """Scale x."""\n    return f"{name} {x * by}"\n'
+    source = (
+        'def scale(x: float, by: int, name: str = "s") -> str:\n    """Scale x."""\n    return f"{name} {x * by}"\n'
+    )
     parameters = Function(source=source).parameters
     assert parameters["required"] == ["x", "by"]
     assert {key: value["type"] for key, value in parameters["properties"].items()} == {
@@ -294,7 +296,12 @@ def test_defect_14_required_arguments_and_types_are_in_the_schema_and_checked(be
         "by": "integer",
         "name": "string",
     }
-    turns = [call("scale", x=1.5), call("scale", x="1.5", by=2), call("scale", x=1.5, by=2.5), call("scale", x=1.5, by=2)]
+    turns = [
+        call("scale", x=1.5),
+        call("scale", x="1.5", by=2),
+        call("scale", x=1.5, by=2.5),
+        call("scale", x=1.5, by=2),
+    ]
     trajectory, requests = bench.solve([*turns, "<answer>3</answer>"], source)
     assert [each.ok for each in trajectory.calls] == [False, False, False, True]
     assert "'by' is a required property" in requests[1].messages[-1].content
