@@ -117,6 +117,10 @@ def report_text(report: dict[str, Any], split: str = "test") -> str:
         f"Actions: {counts['sampled']} sampled, {counts['legal']} legal, {counts['verified']} verified, "
         f"{counts['applied']} applied"
     )
+    if (costs := report.get("costs", {})).get("money"):
+        lines.append(
+            f"Cost: {costs['money']:.4f} (agent {costs['agent']['cost']:.4f}, optimizer {costs['optimizer']['cost']:.4f})"
+        )
     return "\n".join(lines)
 
 

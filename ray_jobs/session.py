@@ -47,6 +47,7 @@ class Session:
     task: Task
     sandbox: Sandbox
     model: ChatModel
+    """The agent's, counted by the ledger."""
     rollouts: Rollouts
     optimizer: Optimizer
     ledger: Ledger
@@ -115,7 +116,7 @@ async def open_session(
             config.optimizer,
             one_text=one_text,
         )
-        yield Session(config, run_dir, task, sandbox, models.agent, rollouts, optimizer, ledger, models.device, started)
+        yield Session(config, run_dir, task, sandbox, talker, rollouts, optimizer, ledger, models.device, started)
 
 
 async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Progress) -> Models:

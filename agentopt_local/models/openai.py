@@ -91,7 +91,9 @@ class OpenAIChatModel:
         for sample in range(self.max_resamples + 1):
             reply = await self._sample(request, sample, note)
             usage += reply.usage
-            wrong = fault(request, reply.message) if reply.finish_reason == "stop" else None
+            # A grammar that was not sent cannot be insisted on where a schema says nearly the same.
+            loose = self._mode != "vllm"
+            wrong = fault(request, reply.message, schema_suffices=loose) if reply.finish_reason == "stop" else None
             if wrong is None:
                 break
             note = f"(Your last answer was not accepted. {wrong} Answer again.)"

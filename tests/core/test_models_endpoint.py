@@ -169,8 +169,8 @@ def test_requests_are_limited_in_number_and_in_pace() -> None:
     use(server, many, max_concurrency=2)
     assert server.most_in_flight <= 3  # a closing connection counts for a moment
     server = FaultyServer()
-    use(server, many, requests_per_minute=1200)
-    assert server.times[-1] - server.times[0] >= 7 * 0.05 - 0.02
+    use(server, many, requests_per_minute=600)
+    assert server.times[-1] - server.times[0] >= 7 * 0.1 / 2, "a loaded machine may delay the first"
 
 
 def test_an_action_is_held_to_its_schema_by_response_format_then_checked_and_asked_again() -> None:

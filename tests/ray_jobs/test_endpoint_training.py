@@ -149,7 +149,7 @@ workers = 1
 def agentopt(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ray_jobs.cli", *map(str, arguments)]
     environment = {**os.environ, **KEYS}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
