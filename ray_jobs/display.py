@@ -118,9 +118,8 @@ def report_text(report: dict[str, Any], split: str = "test") -> str:
         f"{counts['applied']} applied"
     )
     if (costs := report.get("costs", {})).get("money"):
-        lines.append(
-            f"Cost: {costs['money']:.4f} (agent {costs['agent']['cost']:.4f}, optimizer {costs['optimizer']['cost']:.4f})"
-        )
+        agent, optimizer = (costs[role]["cost"] for role in ("agent", "optimizer"))
+        lines.append(f"Cost: {costs['money']:.4f} (agent {agent:.4f}, optimizer {optimizer:.4f})")
     return "\n".join(lines)
 
 

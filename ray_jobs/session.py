@@ -25,7 +25,8 @@ from agentopt_local.run_dir import RunDir
 from agentopt_local.sandbox import SandboxLimits, describe_layers, open_sandbox
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.task import Task, load_task
-from ray_jobs.config import ModelConfig, RunConfig
+from ray_jobs.config import RunConfig
+from ray_jobs.model_config import ModelConfig
 from serving.config import EngineConfig
 
 log = logging.getLogger(__name__)

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         wanted = chosen(cells, arguments.cell)
         check_model(cells[0].config)
         display = Display()
-        asyncio.run(run(plan, cells, wanted, display.progress, say=display.line))
+        asyncio.run(run(plan, cells, wanted, display.progress, curves=arguments.curves, say=display.line))
     except (ConfigError, RunDirError) as error:
         error_line(str(error))
         return 2
@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--data", type=Path, default=Path(data), metavar="PATH", help="the data folder; $AGENTOPT_DATA")
     top.add_argument("--output", type=Path, default=Path("runs/paper"), metavar="DIR", help="runs/paper")
     top.add_argument("--cell", action="append", metavar="NAME", help="run this cell alone; may be given several times")
+    top.add_argument("--curves", action="store_true", help="also test every accepted set, and draw learning curves")
     top.add_argument("--list", action="store_true", help="print the cells' names and end")
     return top
 
@@ -98,6 +99,7 @@ async def run(
     progress: Progress,
     *,
     model: ChatModel | Models | None = None,
+    curves: bool = False,
     say: Any = print,
 ) -> list[Path]:
     """Run the wanted cells that are not finished, then write the experiment; the paths of what was written.
@@ -121,7 +123,7 @@ async def run(
             models = await open_models(able[0].config, stack, progress)
         for number, cell in enumerate(able, 1):
             say(f"cell {number} of {len(able)}: {cell.name}")
-            await run_cell(cell, models, progress, curve=plan.kind == "curves")
+            await run_cell(cell, models, progress, curve=curves or plan.kind == "curves")
         if plan.kind == "transfer":
             if models is None:
                 models = await open_models(able[0].config, stack, progress)
@@ -147,8 +149,8 @@ def write(plan: Protocol, cells: Sequence[Cell], say: Any = print) -> list[Path]
     groups = [(" / ".join(row.labels), [row.shares[side] for side in order], (row.paper or ())[2:]) for row in table]
     titles = [*tables.BASELINES.values(), "trained"]
     texts["svg"] = pictures.bars(plan.title, groups, titles)
-    if plan.kind == "curves":
-        texts["curves.svg"] = pictures.curves(plan.title, curve_lines(finished))
+    if lines := curve_lines(finished):
+        texts["curves.svg"] = pictures.curves(plan.title, lines)
     if plan.kind == "transfer":
         domains = list(dict.fromkeys(" / ".join(cell.labels) for cell in cells))
         matrix = transfer_matrix(cells)
@@ -172,7 +174,7 @@ def curve_lines(
     """Per combination the test accuracy after each step that was accepted; a set stays until the next one."""
     lines = []
     for labels, cells in finished.items():
-        if not cells:
+        if not cells or not all("points" in cell for cell in cells):
             continue
         steps = sorted({point["step"] for cell in cells for point in cell["points"]})
         points = []

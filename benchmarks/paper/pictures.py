@@ -10,7 +10,7 @@ from benchmarks.paper.summary import Figure
 
 COLOURS = ("#9a9a9a", "#e0a030", "#7aa6c2", "#1f5f8b", "#b0413e", "#4b8b3b", "#7a4fa3")
 Point = tuple[float, float]
-LEFT, TOP, HEIGHT, BOTTOM = 50, 60, 220, 90
+LEFT, TOP, HEIGHT, BOTTOM = 50, 70, 220, 90
 
 
 def document(width: float, title: str, parts: Sequence[str], height: float = TOP + HEIGHT + BOTTOM) -> str:
@@ -59,10 +59,13 @@ def legend(names: Sequence[str]) -> list[str]:
 
 
 def bars(title: str, groups: Sequence[tuple[str, Sequence[Figure], Sequence[float]]], names: Sequence[str]) -> str:
-    """Groups of bars with intervals; each group may have dashes, which stand for the paper's figures."""
+    """Groups of bars with intervals; each group may have dashes: the paper's figures before and after training."""
     wide = 16 * len(names) + 24
     right = LEFT + wide * max(1, len(groups))
     parts = axis(right) + legend(names)
+    if any(dashes for _, _, dashes in groups):
+        parts.append(rule((LEFT, 52), (LEFT + 10, 52), "#b0413e", 1.5))
+        parts.append(text(LEFT + 14, 56, "the paper, before and after training"))
     for index, (label, figures, dashes) in enumerate(groups):
         x = LEFT + index * wide + 8
         for figure, colour in zip(figures, COLOURS, strict=False):
@@ -84,8 +87,8 @@ def curves(title: str, lines: Sequence[tuple[str, Sequence[tuple[float, Figure]]
     last = max((x for _, points in lines for x, _ in points), default=1) or 1
     right = LEFT + 420.0
     parts = axis(right) + legend([name for name, _ in lines])
-    for (_, points), colour in zip(lines, COLOURS, strict=False):
-        placed = [(LEFT + 10 + 400 * x / last, figure) for x, figure in points]
+    for index, ((_, points), colour) in enumerate(zip(lines, COLOURS, strict=False)):
+        placed = [(LEFT + 10 + 3 * index + 400 * x / last, figure) for x, figure in points]
         path = " ".join(f"{x:.1f},{height_of(figure.value):.1f}" for x, figure in placed)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         for x, figure in placed:
@@ -102,6 +105,7 @@ def heat_map(title: str, names: Sequence[str], matrix: dict[tuple[str, str], dic
     """A transfer matrix: rows are trained on, columns tested on; colour is the gain over the untrained agent."""
     side, left = 110, 140
     parts = [text(left + side * len(names) / 2, 45, "tested on", anchor="middle")]
+    parts.append(text(left - 8, 62, "trained on", anchor="end"))
     for column, name in enumerate(names):
         parts.append(text(left + side * (column + 0.5), 62, name, anchor="middle"))
     for row, source in enumerate(names):

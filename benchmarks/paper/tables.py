@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentopt_local.record import Record
@@ -42,7 +42,7 @@ class Row(Record):
     """Per seed."""
 
 
-def rows(protocol: Protocol, results: dict[tuple[str, ...], Sequence[dict[str, Any]]]) -> list[Row]:
+def rows(protocol: Protocol, results: Mapping[tuple[str, ...], Sequence[dict[str, Any]]]) -> list[Row]:
     """A row per combination that has a finished cell. ``results``: the cells' results by labels, one per seed."""
     return [row_of(labels, cells, protocol.paper.get(" / ".join(labels))) for labels, cells in results.items() if cells]
 
@@ -117,7 +117,8 @@ def paper_text(paper: Paper | None) -> str:
 def interval(figure: Figure, *, sign: bool = False) -> str:
     """``52.5 [47.0, 58.1]``."""
     form = "+.1f" if sign else ".1f"
-    return f"{figure.value:{form}} [{figure.low:{form}}, {figure.high:{form}}]"
+    value, low, high = (round(number, 1) + 0.0 for number in numbers(figure))  # + 0.0: no "-0.0"
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def line(cells: Sequence[str]) -> str:

@@ -93,9 +93,17 @@ def quiet(stage: str, done: int, total: int) -> None:
     """Shows nothing."""
 
 
-def go(tiny: Protocol, cells: list[Cell], model: ScriptedChatModel, wanted: list[Cell] | None = None) -> dict[str, str]:
+def go(
+    tiny: Protocol,
+    cells: list[Cell],
+    model: ScriptedChatModel,
+    wanted: list[Cell] | None = None,
+    *,
+    curves: bool = False,
+) -> dict[str, str]:
     """Run the experiment; what it wrote, by ending."""
-    paths = asyncio.run(run(tiny, cells, wanted or cells, quiet, model=model, say=lambda text: None))
+    job = run(tiny, cells, wanted or cells, quiet, model=model, curves=curves, say=lambda text: None)
+    paths = asyncio.run(job)
     return {path.name.partition(".")[2]: path.read_text() for path in paths}
 
 
@@ -191,7 +199,17 @@ def test_curves_test_each_accepted_set(tmp_path: Path) -> None:
     written = go(tiny, cells, ScriptedChatModel(brain))
     points = json.loads((cells[0].path / "cell.json").read_text())["points"]
     assert [(point["step"], point["train"], sum(point["test"])) for point in points] == [(0, 0.0, 0), (1, 1.0, 4)]
+    assert len(ET.fromstring(written["curves.svg"]).findall(".//{*}polyline")) == 2
+
+
+def test_a_finished_table_can_be_given_its_curves(tmp_path: Path) -> None:
+    tiny = plan(tmp_path)
+    cells = cells_of(tiny, tmp_path)
+    assert "curves.svg" not in go(tiny, cells, ScriptedChatModel(brain))
+    model = ScriptedChatModel(brain)
+    written = go(tiny, cells, model, curves=True)
     assert ET.fromstring(written["curves.svg"]).findall(".//{*}polyline")
+    assert model.requests == [], "the accepted set was tested already"
 
 
 def test_transfer_is_a_matrix_of_trained_on_and_tested_on(tmp_path: Path) -> None:
