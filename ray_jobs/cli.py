@@ -9,12 +9,13 @@ import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from agentopt_local import __version__
 from agentopt_local.errors import AgentOptError, ConfigError, RunDirError
 from ray_jobs.display import Display, error_line, functions_diff, log_to, report_text, stop_logging
 
+T = TypeVar("T")
 USER_MISTAKE = 2
 INTERRUPTED = 130
 
@@ -107,7 +108,8 @@ def run_resume(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     config = with_budget(read_config(arguments.run_dir), rest)
     check_model(config)
     run_dir = RunDir(arguments.run_dir)
-    run_dir.write_json("config.json", config.model_dump(mode="json"))
+    if rest:
+        run_dir.write_json("config.json", config.model_dump(mode="json"))
     display = Display()
     return watched(run_dir, display, train(config, run_dir, progress=display.progress, on_step=display.step))
 
@@ -161,7 +163,7 @@ def watched(run_dir: Any, display: Display, job: Coroutine[Any, Any, dict[str, A
     return 0
 
 
-async def interruptible(job: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+async def interruptible(job: Coroutine[Any, Any, T]) -> T:
     """``job``, cancelled by SIGTERM as Ctrl-C does, so that engines and sandboxes are ended in order."""
     loop = asyncio.get_running_loop()
     task = loop.create_task(job)

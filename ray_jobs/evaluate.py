@@ -65,13 +65,12 @@ async def evaluate_session(
 
 def spending(session: Session) -> dict[str, Any]:
     """Tokens and money by stage and in all, over all processes that worked on the run."""
-    config, ledger = session.config, session.ledger
-    prices = {"agent": config.model.prices, "optimizer": (config.optimizer_model or config.model).prices}
+    ledger, prices = session.ledger, session.config.model.prices
     stages: dict[str, Usage] = {}
     for stage, trajectories in session.run_dir.rollouts_by_stage().items():
         name = "training rollouts" if stage.startswith(("step ", "train ")) else stage
         stages[name] = stages.get(name, Usage()) + sum_usage(trajectories)
-    rows = {name: {"tokens": usage.model_dump(), "cost": prices["agent"].cost(usage)} for name, usage in stages.items()}
+    rows = {name: {"tokens": usage.model_dump(), "cost": prices.cost(usage)} for name, usage in stages.items()}
     written = ledger.usage["optimizer"]
     rows["proposals"] = {"tokens": written.model_dump(), "cost": ledger.cost["optimizer"]}
     total: dict[str, Any] = {

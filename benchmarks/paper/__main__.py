@@ -19,7 +19,7 @@ from benchmarks.paper import pictures, protocol, tables
 from benchmarks.paper.cells import run_cell, transfer
 from benchmarks.paper.protocol import Cell, Choice, Protocol
 from benchmarks.paper.summary import Figure, difference, share
-from ray_jobs.cli import check_model
+from ray_jobs.cli import interruptible
 from ray_jobs.display import Display, error_line
 from ray_jobs.session import Models, open_models, task_of
 
@@ -44,16 +44,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\n".join(cell.name for cell in cells))
             return 0
         wanted = chosen(cells, arguments.cell)
-        check_model(cells[0].config)
         display = Display()
-        asyncio.run(run(plan, cells, wanted, display.progress, curves=arguments.curves, say=display.line))
+        job = run(plan, cells, wanted, display.progress, curves=arguments.curves, say=display.line)
+        asyncio.run(interruptible(job))
     except (ConfigError, RunDirError) as error:
         error_line(str(error))
         return 2
     except AgentOptError as error:
         error_line(f"{error}\nRun the same command again to go on; what is done is kept.")
         return 1
-    except KeyboardInterrupt:
+    except (asyncio.CancelledError, KeyboardInterrupt):
         error_line("interrupted; run the same command again to go on")
         return 130
     return 0

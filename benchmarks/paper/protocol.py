@@ -110,7 +110,7 @@ def cells(name: str, protocol: Protocol, choice: Choice) -> list[Cell]:
         for key, value in parse_overrides(choice.overrides):
             set_key(values, key, value)
         for key in ("n_train", "n_test") if choice.limit else ():
-            values["task"][key] = min(values["task"][key], choice.limit)
+            values["task"][key] = min(values["task"].get(key, choice.limit), choice.limit)
         for seed in range(choice.seeds):
             slug = "_".join(re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") for label in labels)
             place = {"run_dir": str(Path(choice.output) / name), "run_name": f"{slug}_s{seed}", "seed": seed}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,10 @@ import pytest
 
 from agentopt_local.chat import Usage
 from agentopt_local.functions import FunctionSet
+from agentopt_local.models.openai import OpenAIChatModel
 from agentopt_local.trainer import TrainState
+from ray_jobs.config import load_config
+from ray_jobs.session import Models, open_models
 
 SHOUT = 'def shout(word: str) -> str:\n    """Return word in capitals."""\n    return word.upper()\n'
 KEYS = {"AGENT_KEY": "sk-agent-secret-1234", "OPTIMIZER_KEY": "sk-optimizer-secret-5678"}
@@ -225,6 +230,22 @@ def test_a_used_up_budget_stops_the_run_and_a_larger_one_ends_it(
     assert report["test"]["after"]["accuracy"] == 1.0
     assert report["costs"]["money"] == pytest.approx(sum(row["cost"] for row in read_lines(run / "costs.jsonl")))
     assert_no_key(tmp_path, stopped, again, done)
+
+
+def test_one_model_serves_both_roles_unless_they_differ(tmp_path: Path, endpoints: tuple[Endpoint, Endpoint]) -> None:
+    config = load_config(write_config(tmp_path, endpoints))
+
+    async def opened(**changes: Any) -> Models:
+        async with AsyncExitStack() as stack:
+            return await open_models(config.model_copy(update=changes), stack, lambda stage, done, total: None)
+
+    two = asyncio.run(opened())
+    assert isinstance(two.agent, OpenAIChatModel)
+    assert isinstance(two.optimizer, OpenAIChatModel)
+    assert (two.agent.model, two.optimizer.model, two.device) == ("small", "large", "endpoint")
+    for other in (None, config.model):
+        one = asyncio.run(opened(optimizer_model=other))
+        assert one.agent is one.optimizer
 
 
 @pytest.mark.parametrize("url", ["https://me:hunter2@host/v1", "https://host/v1?api-key=hunter2"])
