@@ -11,7 +11,7 @@ from __future__ import annotations
 import builtins
 import json
 import keyword
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from outlines.types import CFG, JsonSchema
 
@@ -115,7 +115,7 @@ OLD_NAME: /({names})/
 """
 
 SOURCE_GRAMMAR = r"""
-start: ["```python\n"] "def {name}(" [params] ") -> " type ":\n" doc line{{1,{max_lines}}} [/```\n?/]
+start: ["```python\n"] "def {name}(" {parameters} ") -> " type ":\n" doc line{{1,{max_lines}}} [/```\n?/]
 params: param (", " param)*
 param: PARAM ": " type [" = " literal]
 type: base | base " | None"
@@ -143,17 +143,19 @@ def header_type(functions: FunctionSet) -> CFG:
     )
 
 
-def source_type(name: str, max_lines: int = 40) -> CFG:
+def source_type(name: str, max_lines: int = 40, *, one_text: bool = False) -> CFG:
     """The outlines type of the source of a function called ``name``: its first line is fixed as far as it is known.
 
     Typed, non-variadic parameters and a docstring are in the grammar, and so is the indentation; the statements
     are free text, checked by ``compile`` afterwards, because a grammar that knows less Python than the model bends
     what it writes. A docstring opens in one of two ways: begun freely it tells what the code does, and an agent does
     not recognise its problems in it. Fences are allowed, since models that may not close one do not know how to end;
-    lines of nothing but comment are not, since that is what they then fill the budget with.
+    lines of nothing but comment are not, since that is what they then fill the budget with. ``one_text``: the one
+    parameter is a str.
     """
     keywords = "|".join(sorted(keyword.kwlist))
-    return CFG(SOURCE_GRAMMAR.format(name=name, max_lines=max_lines, keywords=keywords))
+    parameters = 'PARAM ": str"' if one_text else "[params]"
+    return CFG(SOURCE_GRAMMAR.format(name=name, max_lines=max_lines, keywords=keywords, parameters=parameters))
 
 
 def examples_type(function: Function, n: int) -> JsonSchema:
@@ -170,8 +172,15 @@ def examples_type(function: Function, n: int) -> JsonSchema:
 
 
 def header_constraint(functions: FunctionSet) -> Constraint:
-    """:func:`header_type` as a constraint for a request."""
-    return Constraint.of(header_type(functions))
+    """:func:`header_type` as a constraint for a request, with the nearest schema for models that take no grammars."""
+    kinds = list(get_args(ActionKind)) if functions.names else ["add_function", "terminate"]
+    schema = {
+        "type": "object",
+        "properties": {"action": {"enum": kinds}, "name": {"type": "string"}},
+        "required": ["action", "name"],
+        "additionalProperties": False,
+    }
+    return Constraint.of(header_type(functions)).model_copy(update={"json_schema": json.dumps(schema)})
 
 
 def parse_header(text: str, functions: FunctionSet) -> Header:

@@ -50,6 +50,9 @@ class Constraint(Record):
 
     kind: Literal["json_schema", "regex", "grammar", "turn"]
     value: str
+    json_schema: str | None = None
+    """Of ``grammar`` and ``regex``: JSON text of a schema that says nearly the same, for models that can be held to a
+    schema but not to a grammar. A reply that fits it is accepted from them."""
     max_thought_sentences: int = Field(default=12, ge=0)
     """Of ``turn``: sentences that may stand before a call."""
 

@@ -26,6 +26,7 @@ from agentopt_local.actions import (
     source_type,
 )
 from agentopt_local.agents.function_calling import render_value
+from agentopt_local.agents.react import one_text_parameter
 from agentopt_local.chat import ChatModel, ChatRequest, Constraint, Message, Sampling, Usage
 from agentopt_local.errors import ContextOverflowError, FunctionError
 from agentopt_local.evidence import Attempted, cut
@@ -68,6 +69,8 @@ class DraftContext:
     evidence: tuple[Attempted, ...]
     header: Constraint | None
     prompt: str
+    one_text: bool = False
+    """Whether functions must take one str and nothing else."""
 
 
 class Draft:
@@ -121,12 +124,13 @@ class Draft:
         return None
 
     def _source_prompt(self, header: Header) -> str:
-        return prompts.fill(
+        text = prompts.fill(
             "write_source",
             name=header.name,
-            types=TYPES_ALLOWED,
+            types="str" if self.context.one_text else TYPES_ALLOWED,
             packages=", ".join(self.config.allowed_packages),
         )
+        return f"{text}\n- It takes exactly one parameter, a str." if self.context.one_text else text
 
     async def _write(self, header: Header) -> None:
         """Source, trial, repair: until every shown problem is answered or the retries are used up."""
@@ -158,7 +162,9 @@ class Draft:
             self._say(source, prompts.fill("repair", name=header.name, feedback=feedback))
 
     def _source_constraint(self, name: str) -> Constraint | None:
-        return Constraint.of(source_type(name)) if self.config.constrain else None
+        if not (self.config.constrain and self.config.constrain_source):
+            return None
+        return Constraint.of(source_type(name, one_text=self.context.one_text))
 
     def _check(self, source: str, header: Header) -> Function:
         """The function in ``source``. Raises FunctionError for whatever the optimizer must mend."""
@@ -166,6 +172,8 @@ class Draft:
         function = Function(source=with_imports(written, self.config.allowed_packages, self.context.functions.names))
         if function.name != header.name:
             raise FunctionError(f"the function must be called {header.name!r}, not {function.name!r}")
+        if self.context.one_text and one_text_parameter(function) is None:
+            raise FunctionError(f"{function.name} must take exactly one parameter, a str; it is {function.signature}")
         foreign = sorted(function.imports - set(self.config.allowed_packages))
         if foreign:
             raise FunctionError(

@@ -7,6 +7,7 @@
     ├─ ModelError              a completion failed; ``retryable`` says whether asking again can help
     │  ├─ ModelTimeoutError · ModelOverloadedError · EngineDeadError
     │  └─ ContextOverflowError the prompt does not fit: ends the rollout, not the run
+    ├─ BudgetError             the run's budget of tokens or money is used up; it can be resumed with a larger one
     ├─ FunctionError           a proposed function is not acceptable; its text goes back to the optimizer
     ├─ SandboxError            the machine failed to run code (code that fails is ``Execution(ok=False)``)
     └─ RunDirError             a run folder cannot be read, or cannot be resumed
@@ -51,6 +52,10 @@ class EngineDeadError(ModelError):
 
 class ContextOverflowError(ModelError):
     """The prompt is longer than the model's context. Ends the rollout with ``stop_reason="context"``."""
+
+
+class BudgetError(AgentOptError):
+    """The budget of tokens or money is used up. What was done is kept; the run can be resumed with a larger budget."""
 
 
 class FunctionError(AgentOptError):

@@ -47,6 +47,8 @@ class OptimizerConfig(Record):
     concurrent: bool = True
     """Sample edits for different kinds of failed problems at once, on the same set, and apply them in order; False:
     one after another, each on the result of the one before, as in the paper."""
+    progressive: bool = True
+    """Edit the set; False: write a whole new one in each step, which replaces it (the paper's ablation)."""
     n_samples: int = Field(default=8, ge=1)
     """Samples of one edit, drawn at once; the best verified one is applied."""
     max_retries: int = Field(default=2, ge=0)
@@ -69,6 +71,8 @@ class OptimizerConfig(Record):
     top_p: float = Field(default=0.95, gt=0, le=1)
     constrain: bool = True
     """Sample under grammars; without, replies are checked and sampled again (an ablation)."""
+    constrain_source: bool = True
+    """Sources too: large models need no grammar to write Python, and write more freely without."""
     allowed_packages: tuple[str, ...] = (*STDLIB_ALLOWED, "sympy", "numpy")
     """Top-level packages that a function may import."""
     timeout_s: float = Field(default=5.0, gt=0)
@@ -149,12 +153,16 @@ class Proposal(Record):
 class Optimizer:
     """Proposes edits of a function set from what happened with it."""
 
-    def __init__(self, model: ChatModel, task: Task, sandbox: Sandbox, config: OptimizerConfig) -> None:
-        """``model`` writes, ``sandbox`` tries, ``task`` judges what a trial returned."""
+    def __init__(
+        self, model: ChatModel, task: Task, sandbox: Sandbox, config: OptimizerConfig, *, one_text: bool = False
+    ) -> None:
+        """``model`` writes, ``sandbox`` tries, ``task`` judges what a trial returned. ``one_text``: the agent's
+        functions take one str and nothing else."""
         self.model = model
         self.task = task
         self.sandbox = sandbox
         self.config = config
+        self.one_text = one_text
 
     async def propose(
         self,
@@ -168,17 +176,21 @@ class Optimizer:
 
         ``attempts`` are those of ``functions`` on the training problems. Raises ModelError and SandboxError.
         """
-        proposal = Proposal(functions=functions)
+        progressive, left = self.config.progressive, self.config.max_actions
+        proposal = Proposal(functions=functions if progressive else FunctionSet())
         queue = focus_groups(attempts)
-        left = self.config.max_actions
+        if not progressive:  # all functions of the new set are written at once, none knowing of the others
+            queue = (queue * left)[:left]
         while queue and left:
-            wave = queue[: min(left, len(queue) if self.config.concurrent else 1)]
+            wave = queue[: min(left, len(queue) if self.config.concurrent or not progressive else 1)]
             queue, left = queue[len(wave) :], left - len(wave)
+            present = proposal.functions if progressive else functions
+            shown = functions_text(present, attempts, self.config.functions_tokens)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     edits = [
                         tasks.create_task(
-                            self._edit(proposal.functions, group, attempts, failures, seed=seed * 1000 + left + index)
+                            self._edit(proposal.functions, group, shown, failures, seed=seed * 1000 + left + index)
                         )
                         for index, group in enumerate(wave)
                     ]
@@ -192,21 +204,21 @@ class Optimizer:
                 if isinstance(verified.action, Terminate):
                     left = 0
                     continue
-                if not verified.complete:
+                if progressive and not verified.complete:
                     queue.append(group)  # there is more to mend: it comes round again after the other kinds
                 proposal = proposal.applying(verified)
-        return proposal
+        return proposal if proposal.actions else proposal.model_copy(update={"functions": functions})
 
     async def _edit(
         self,
         functions: FunctionSet,
         group: Sequence[Attempted],
-        attempts: Sequence[Attempted],
+        shown: str,
         failures: Sequence[FailedUpdate],
         *,
         seed: int,
     ) -> tuple[Verified | None, ActionCounts, Usage]:
-        """The best of ``n_samples`` drafts of one edit."""
+        """The best of ``n_samples`` drafts of one edit of ``functions``; ``shown``: the present ones in words."""
         config = self.config
         evidence = pick(group, config.n_evidence, seed)
         context = DraftContext(
@@ -217,9 +229,10 @@ class Optimizer:
             functions=functions,
             evidence=evidence,
             header=header_constraint(functions) if config.constrain else None,
+            one_text=self.one_text,
             prompt=prompts.fill(
                 "optimizer",
-                functions=functions_text(functions, attempts, config.functions_tokens),
+                functions=shown,
                 failures=failures_text(failures, config.failures_tokens),
                 transcripts=transcripts_text(evidence, config.evidence_tokens),
             ),

@@ -8,6 +8,7 @@
     steps.jsonl      one line per step: actions, decision, scores before and after, tokens, seconds
     proposals.jsonl  the update that each step tries, written before it is tried
     rollouts.jsonl   every finished rollout, as soon as it is graded
+    costs.jsonl      every completion: tokens and money, by role
     functions/0003/  one .py file per function after each accepted step: ``diff -r`` shows what was learned
     report.json      the evaluation
     run.log          what happened, in plain lines
@@ -105,6 +106,23 @@ class RunDir:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         self._close("steps.jsonl")
         write_atomically(self.path / "steps.jsonl", text)
+
+    # Costs
+
+    def costs(self) -> list[dict[str, Any]]:
+        """All rows of costs.jsonl."""
+        return list(self._mend("costs.jsonl"))
+
+    def keep_cost(self, row: dict[str, Any]) -> None:
+        """Append one request's tokens and money."""
+        self.append("costs.jsonl", row)
+
+    def rollouts_by_stage(self) -> dict[str, list[Trajectory]]:
+        """All finished rollouts by the stage that they were run for."""
+        stages: dict[str, list[Trajectory]] = {}
+        for row in self._mend("rollouts.jsonl"):
+            stages.setdefault(row["stage"], []).append(parse_trajectory(row, self.path))
+        return stages
 
     # Files
 

@@ -42,6 +42,8 @@ class TrainerConfig(Record):
     """Count accepted updates only, as the authors' code does; rejected ones are free."""
     patience: int = Field(default=3, ge=1)
     """Stop after this many consecutive updates that did not help."""
+    roll_back: bool = True
+    """Undo an update that did not help; False: keep every update, and end with the last one (the paper's ablation)."""
     accept_ties: bool = False
     """Keep an update that changes nothing in accuracy, as the authors' code does."""
     try_edits: bool = True
@@ -305,6 +307,8 @@ class Trainer:
     def _decide(self, unchanged: bool, old: float, new: float) -> Decision:
         if unchanged:
             return "skipped"
+        if not self.config.roll_back:
+            return "accepted"
         return "accepted" if new > old or (self.config.accept_ties and new == old) else "rolled_back"
 
     def _write_state(self, state: TrainState) -> None:

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. 0: done, 1: failed, 2: the user's mistake, 130: interrupted (a run can be resumed)."""
     arguments, rest = parser().parse_known_args(argv)
     try:
-        if rest and arguments.command not in ("train", "serve"):
+        if rest and arguments.command not in ("train", "resume", "serve"):
             raise ConfigError(f"{' '.join(rest)!r} is not understood; see agentopt {arguments.command} --help")
         return int(arguments.run(arguments, rest))
     except (ConfigError, RunDirError) as error:
@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
 
     resume = commands.add_parser("resume", help="continue a run that was interrupted or killed")
     resume.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
+    resume.epilog = "A run whose budget was used up continues with a larger one: --budget.max_cost 20"
     resume.set_defaults(run=run_resume)
 
     evaluate = commands.add_parser("evaluate", help="measure a run's functions against none, on the same problems")
@@ -112,11 +113,14 @@ def run_train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 def run_resume(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt resume RUN``."""
     from agentopt_local.run_dir import RunDir
+    from ray_jobs.config import with_budget
     from ray_jobs.train import read_config, train
 
-    config = read_config(arguments.run_dir)
+    config = with_budget(read_config(arguments.run_dir), rest)
     check_model(config)
     run_dir = RunDir(arguments.run_dir)
+    if rest:
+        run_dir.write_json("config.json", config.model_dump(mode="json"))
     display = Display()
     return watched(run_dir, display, train(config, run_dir, progress=display.progress, on_step=display.step))
 
@@ -157,11 +161,13 @@ def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def check_model(config: Any) -> None:
-    """Raise ConfigError before anything starts if the hosted model is not on this machine."""
-    if config.model.base_url is None and config.engine.pool_name is None:
-        from serving.model_store import resolve
+    """Raise ConfigError before anything starts if a hosted model is not on this machine."""
+    from serving.model_store import resolve
 
-        resolve(config.model.name, allow_fetch=False)
+    hosted = [(config.model, config.engine), (config.optimizer_model, config.optimizer_engine or config.engine)]
+    for model, engine in hosted:
+        if model is not None and model.base_url is None and engine.pool_name is None:
+            resolve(model.name, allow_fetch=False)
 
 
 def watched(run_dir: Any, display: Display, job: Coroutine[Any, Any, dict[str, Any]], *, split: str = "test") -> int:

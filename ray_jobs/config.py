@@ -7,15 +7,17 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
 from agentopt_local.agents.function_calling import AgentConfig
 from agentopt_local.errors import ConfigError
+from agentopt_local.models.metered import Budget
 from agentopt_local.optimizer import OptimizerConfig
 from agentopt_local.record import Record
 from agentopt_local.trainer import PRESETS, TrainerConfig
+from ray_jobs.model_config import ModelConfig
 from serving.config import EngineConfig
 
 
@@ -31,23 +33,6 @@ class TaskConfig(Record):
     """Which problems are generated, or their order."""
     settings: dict[str, Any] = Field(default={})
     """Options of the task's data sets: ``[task.settings.NAME]``."""
-
-
-class ModelConfig(Record):
-    """Who talks."""
-
-    name: str = "qwen2.5-coder-1.5b"
-    """An embedded model, a local folder, a Hugging Face id, or what an endpoint calls its model."""
-    base_url: str | None = None
-    """An OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1; None: host the model here with vLLM."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """The environment variable that holds the endpoint's key."""
-    structured: Literal["auto", "json_schema", "vllm", "none"] = "auto"
-    """How the endpoint constrains replies; ``auto`` finds out."""
-    send_seed: bool = True
-    """Whether the endpoint is sent seeds; vLLM's own server on a CPU may die of them."""
-    timeout_s: float = Field(default=600.0, gt=0)
-    """Per request to an endpoint."""
 
 
 class SandboxConfig(Record):
@@ -83,7 +68,13 @@ class RunConfig(Record):
     concurrency: int = Field(default=64, ge=1)
     """Rollouts under way at once."""
     model: ModelConfig = ModelConfig()
+    """The agent's model, and the optimizer's unless that has one of its own."""
     engine: EngineConfig = EngineConfig()
+    optimizer_model: ModelConfig | None = None
+    """The optimizer's model, hosted here or behind an endpoint; None: the agent's."""
+    optimizer_engine: EngineConfig | None = None
+    """How the optimizer's model is hosted if it is another one; None: as the agent's."""
+    budget: Budget = Budget()
     agent: AgentConfig = AgentConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     trainer: TrainerConfig = TrainerConfig()
@@ -120,9 +111,25 @@ def build(values: dict[str, Any], source: str, origin: dict[str, str] | None = N
     if isinstance(preset, str) and preset in PRESETS:
         values = merged(PRESETS[preset], values)
     try:
-        return RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(explain(error, source, origin or {})) from None
+    if config.trainer.try_edits and not config.optimizer.progressive:
+        raise ConfigError(
+            f"{source}: optimizer.progressive = false writes whole sets, which cannot be tried edit by edit; "
+            "set trainer.try_edits = false"
+        )
+    return config
+
+
+def with_budget(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """``config`` with another budget: all that a run may change when it is resumed. Raises ConfigError."""
+    values = config.model_dump(mode="json")
+    for key, value in parse_overrides(overrides):
+        if not key.startswith("budget."):
+            raise ConfigError(f"--{key}: a run is resumed with its own settings; only its budget can be changed")
+        set_key(values, key, value)
+    return build(values, "the run's config.json", {key: f"--{key}" for key, _ in parse_overrides(overrides)})
 
 
 def explain(error: ValidationError, source: str, origin: dict[str, str]) -> str:
@@ -135,6 +142,8 @@ def explain(error: ValidationError, source: str, origin: dict[str, str]) -> str:
             lines.append(f"{where} is missing; {describe(key)}")
         elif item["type"] == "extra_forbidden":
             lines.append(f"{where} is not a setting{nearest(item['loc'])}")
+        elif item["type"] == "secret":
+            lines.append(f"{where}: {item['msg']}; put the key into the environment variable that api_key_env names")
         else:
             message = item["msg"][:1].lower() + item["msg"][1:]
             lines.append(f"{where} = {json.dumps(item['input'], default=str)}: {message}; {describe(key)}")
@@ -150,7 +159,7 @@ def describe(key: str) -> str:
         if field is None:
             break
         text = (field.description or "").split("\n")[0]
-        record = field.annotation
+        record = table(field.annotation)
     return f"it is: {text}" if text else "see agentopt train --help"
 
 
@@ -160,18 +169,26 @@ def check_keys(values: dict[str, Any], record: Any, source: str, prefix: str = "
         name = f"{prefix}{key}"
         if key not in record.model_fields:
             raise ConfigError(f"{source}: {name} is not a setting{nearest(name.split('.'))}")
-        inner = record.model_fields[key].annotation
-        if isinstance(inner, type) and issubclass(inner, Record):
+        inner = table(record.model_fields[key].annotation)
+        if inner is not None and not (value is None and record.model_fields[key].default is None):
             if not isinstance(value, dict):
                 raise ConfigError(f"{source}: {name} = {value!r} must be a table: write [{name}] and its keys below")
             check_keys(value, inner, source, f"{name}.")
+
+
+def table(annotation: Any) -> type[Record] | None:
+    """The record that a setting holds, if it is a table of settings (perhaps one that may be left out)."""
+    for each in (annotation, *get_args(annotation)):
+        if isinstance(each, type) and issubclass(each, Record):
+            return each
+    return None
 
 
 def nearest(parts: Sequence[str | int]) -> str:
     """A hint naming the real key most like this one."""
     keys = all_keys()
     name = ".".join(str(part) for part in parts)
-    tails = {key.rsplit(".", 1)[-1]: key for key in keys}
+    tails = {key.rsplit(".", 1)[-1]: key for key in reversed(keys)}  # the first section with a key wins
     last = name.rsplit(".", 1)[-1]
     sections = sorted({key.split(".")[0] for key in keys})
     if last in tails:  # the right key in the wrong section, or with no section at all
@@ -188,8 +205,7 @@ def all_keys(record: Any = RunConfig, prefix: str = "") -> list[str]:
     """Every setting's dotted name."""
     keys = []
     for name, field in record.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, Record):
+        if (inner := table(field.annotation)) is not None:
             keys += all_keys(inner, f"{prefix}{name}.")
         else:
             keys.append(f"{prefix}{name}")
@@ -222,7 +238,8 @@ def takes_text(key: str) -> bool:
     for part in key.split("."):
         if not hasattr(record, "model_fields") or part not in record.model_fields:
             return False
-        record = record.model_fields[part].annotation
+        annotation = record.model_fields[part].annotation
+        record = table(annotation) or annotation
     return record is str or record == str | None
 
 

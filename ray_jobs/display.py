@@ -117,6 +117,9 @@ def report_text(report: dict[str, Any], split: str = "test") -> str:
         f"Actions: {counts['sampled']} sampled, {counts['legal']} legal, {counts['verified']} verified, "
         f"{counts['applied']} applied"
     )
+    if (costs := report.get("costs", {})).get("money"):
+        agent, optimizer = (costs[role]["cost"] for role in ("agent", "optimizer"))
+        lines.append(f"Cost: {costs['money']:.4f} (agent {agent:.4f}, optimizer {optimizer:.4f})")
     return "\n".join(lines)
 
 

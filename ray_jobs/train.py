@@ -21,7 +21,7 @@ from agentopt_local.task import Problem
 from agentopt_local.trainer import Trainer, TrainState
 from ray_jobs.config import RunConfig, build
 from ray_jobs.evaluate import evaluate_session
-from ray_jobs.session import Session, describe_run, open_session
+from ray_jobs.session import Models, Session, describe_run, open_session
 
 OnStep = Callable[[dict[str, Any]], None]
 
@@ -65,7 +65,7 @@ async def train(
     *,
     progress: Progress,
     on_step: OnStep | None = None,
-    model: ChatModel | None = None,
+    model: ChatModel | Models | None = None,
 ) -> dict[str, Any]:
     """Train until a stop, evaluate, and return the report. Continues where the folder's state is.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import time
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from agentopt_local import prompts
+from agentopt_local.agents.answers import FORMS, AnswerFormName, read_answer
 from agentopt_local.chat import ChatModel, ChatRequest, Constraint, Message, Sampling, ToolCall, Usage
 from agentopt_local.errors import ContextOverflowError
 from agentopt_local.functions import FunctionSet
@@ -19,7 +20,6 @@ from agentopt_local.task import Problem
 from agentopt_local.tool_formats import check_arguments
 from agentopt_local.trajectory import Executed, Step, StopReason, Trajectory
 
-ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
 CODE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 # A thought ends with its line: prose that runs into a backtick would have to go on as a block of code. No counted
 # repetitions here: beside the forms of a call they grow llguidance's lexer beyond its limit; tokens are the limit.
@@ -28,14 +28,21 @@ THOUGHT_PATTERN = r"([^<`\n]+\n)?"
 CODE_PATTERN = r"```python\n([^`]|`[^`]|``[^`])*\n```\n?"
 NO_FIT_PATTERN = r"No function fits\.\n"
 """Before its first act an agent with functions says that none fits, or calls one: small models overlook them."""
-ANSWER_PATTERN = r"<answer>[^<\n]+</answer>"
-REPEATED = "You have done exactly this before. Now give the final answer as <answer>your answer</answer>."
-NUDGE = "Call a function, run a ```python block, or give the final answer as <answer>your answer</answer>."
+REPEATED = "You have done exactly this before. Now give the final answer as {opening}your answer{closing}."
+NUDGE = "Call a function, run a ```python block, or give the final answer as {opening}your answer{closing}."
 
 
 class AgentConfig(Record):
-    """Budgets of one attempt."""
+    """What kind of agent it is, and the budgets of one attempt."""
 
+    kind: Literal["function_calling", "react"] = "function_calling"
+    """``function_calling``: calls in the model's own tool format · ``react``: Thought, Action, Action Input as text."""
+    answer_form: AnswerFormName = "tags"
+    """How a function-calling agent is asked for its answer: ``tags``, ``<answer>``; ``boxed``, ``\\boxed{}`` as in
+    the paper. Both are read."""
+    one_string_argument: bool = False
+    """Functions of a ReAct agent take one string, as in the paper, and the optimizer writes such functions alone;
+    False: typed arguments as JSON."""
     max_turns: int = Field(default=6, ge=1)
     """Assistant turns."""
     max_turn_tokens: int = Field(default=400, ge=16)
@@ -71,7 +78,7 @@ class FunctionCallingAgent:
     async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Trajectory:
         """One attempt at ``problem``."""
         started = time.monotonic()
-        attempt = Attempt(self, problem, functions, seed)
+        attempt = self.attempt(problem, functions, seed)
         stop_reason = await attempt.run()
         return Trajectory(
             problem_id=problem.id,
@@ -84,20 +91,28 @@ class FunctionCallingAgent:
             wall_s=time.monotonic() - started,
         )
 
+    def attempt(self, problem: Problem, functions: FunctionSet, seed: int) -> Attempt:
+        """A fresh attempt; other kinds of agents bring their own."""
+        return Attempt(self, problem, functions, seed)
+
 
 class Attempt:
     """The state of one attempt."""
 
+    repeated = REPEATED
+    nudge = NUDGE
+
     def __init__(self, agent: FunctionCallingAgent, problem: Problem, functions: FunctionSet, seed: int) -> None:
         self.agent = agent
         self.config = agent.config
+        self.form = FORMS[self.config.answer_form]
         self.functions = functions
         self.seed = seed
         self.tools = functions.tool_specs()
         self.session = f"{functions.fingerprint}/{problem.id}/{seed}"
         prompt = "agent_system_functions" if functions.functions else "agent_system"
         self.messages: list[Message] = [
-            Message(role="system", content=prompts.fill(prompt)),
+            Message(role="system", content=self._system(prompt)),
             Message(role="user", content=problem.question),
         ]
         self.steps: list[Step] = []
@@ -105,6 +120,12 @@ class Attempt:
         self.usage = Usage()
         self._repeated = False
         """Whether the latest turn did exactly what an earlier one had done."""
+
+    def _system(self, prompt: str) -> str:
+        return prompts.fill(prompt, opening=self.form.opening, closing=self.form.closing)
+
+    def _filled(self, text: str) -> str:
+        return text.format(opening=self.form.opening, closing=self.form.closing)
 
     async def run(self) -> StopReason:
         """Turn by turn until an answer or the end of a budget."""
@@ -127,24 +148,25 @@ class Attempt:
             self.messages += [message, *observations]
             self._repeated = bool(executed) and any(executed == step.executed for step in self.steps[:-1])
             if self._repeated:
-                self.messages.append(Message(role="user", content=REPEATED))
+                self.messages.append(Message(role="user", content=self._filled(self.repeated)))
         return "max_turns"
 
-    def _constraint(self) -> Constraint | None:
-        """A turn: one line of thought at most, then a call, a block of code, or the answer.
+    def _must_answer(self) -> bool:
+        """Who goes round in circles, or has no turn left for what more code would show, must answer."""
+        return self._repeated or (bool(self.steps) and len(self.steps) == self.config.max_turns - 1)
 
-        Who goes round in circles, or has no turn left for what more code would show, must answer.
-        """
+    def _constraint(self) -> Constraint | None:
+        """A turn: one line of thought at most, then a call, a block of code, or the answer."""
         if not self.config.constrain:
             return None
-        if self._repeated or (self.steps and len(self.steps) == self.config.max_turns - 1):
-            return Constraint(kind="regex", value=ANSWER_PATTERN)
+        if self._must_answer():
+            return Constraint(kind="regex", value=self.form.pattern)
         think = self.config.think
         acted = any(step.executed for step in self.steps)
         code = NO_FIT_PATTERN + CODE_PATTERN if self.tools and self.config.act_first and not acted else CODE_PATTERN
         forms = [code] if self.config.interpreter else []
         if acted or not self.config.act_first or not self.config.interpreter:
-            forms.append(ANSWER_PATTERN)
+            forms.append(self.form.pattern)
         return Constraint(
             kind="turn",
             value=(THOUGHT_PATTERN if think else "") + f"({'|'.join(forms)})",
@@ -176,14 +198,13 @@ class Attempt:
         if code:
             block = await self._run(code[1])
             return (block,), (Message(role="user", content=f"Output of the code:\n{block.result}"),)
-        answer = ANSWER.search(message.content)
-        if answer and answer[1].strip():
-            self.answer = answer[1].strip()
+        self.answer = read_answer(message.content)
+        if self.answer is not None:
             return (), ()
-        return (), (Message(role="user", content=NUDGE),)
+        return (), (Message(role="user", content=self._filled(self.nudge)),)
 
     async def _call(self, call: ToolCall) -> Executed:
-        tool = next((tool for tool in self.tools if tool.name == call.name), None)
+        tool = next((tool for tool in self.functions.tool_specs() if tool.name == call.name), None)
         if tool is None:
             names = ", ".join(self.functions.names) or "none"
             execution = Execution(ok=False, error=f"there is no function {call.name!r}; there are: {names}")

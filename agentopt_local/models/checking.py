@@ -23,11 +23,12 @@ def tidy(constraint: Constraint | None, content: str) -> str:
     return next((form for form in forms if _text_fault(constraint, form) is None), content)
 
 
-def fault(request: ChatRequest, message: Message) -> str | None:
+def fault(request: ChatRequest, message: Message, *, schema_suffices: bool = False) -> str | None:
     """What is wrong with ``message`` as an answer to ``request``, in words for the model; None if nothing is.
 
     Calls must name one of the request's tools and carry valid arguments whatever the constraint; text must match
     the constraint. A constraint that cannot be checked here (one that names tokens) counts as met.
+    ``schema_suffices``: text that fits a grammar's ``json_schema`` is enough.
     """
     tools = {tool.name: tool for tool in request.tools}
     for call in message.tool_calls:
@@ -37,14 +38,16 @@ def fault(request: ChatRequest, message: Message) -> str | None:
             return f"The call is wrong: {wrong}."
     if request.constraint is None or message.tool_calls:
         return None
-    return _text_fault(request.constraint, message.content)
+    return _text_fault(request.constraint, message.content, schema_suffices)
 
 
-def _text_fault(constraint: Constraint, content: str) -> str | None:
+def _text_fault(constraint: Constraint, content: str, schema_suffices: bool = True) -> str | None:
     if constraint.kind == "json_schema":
         return _json_fault(constraint.value, content)
     if _matches(constraint.kind, constraint.value, content):
         return None
+    if schema_suffices and constraint.json_schema is not None:
+        return _json_fault(constraint.json_schema, content)
     if constraint.kind == "turn":
         return f"Answer with one call of a function, or with text that matches {constraint.value[:400]}"
     return f"The answer must match this {constraint.kind}: {constraint.value[:400]}"

@@ -21,6 +21,7 @@ from agentopt_local.errors import (
     ModelOverloadedError,
     ModelTimeoutError,
 )
+from agentopt_local.models.pacing import Pacer
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ _CONTEXT = re.compile(
     re.I,
 )
 _MAX_WAIT_S = 60.0
+_MAX_RETRY_AFTER_S = 900.0
+"""A server that asks for a longer wait is not waited for: the run can be resumed later."""
 
 
 class BadRequestError(ModelError):
@@ -47,6 +50,7 @@ class JsonClient:
         timeout_s: float,
         max_retries: int,
         max_concurrency: int,
+        requests_per_minute: float | None,
         backoff_s: float,
         transport: httpx.AsyncBaseTransport | None,
     ) -> None:
@@ -64,6 +68,7 @@ class JsonClient:
         self.max_retries = max_retries
         self.max_concurrency = max_concurrency
         self.backoff_s = backoff_s
+        self.pacer = Pacer(requests_per_minute)
         self.transport = transport
         self.reached = False
         # Both are made at the first request, so that a model can be built outside the loop and pickled before use.
@@ -79,21 +84,27 @@ class JsonClient:
         """The parsed JSON of the answer.
 
         Retries 408, 409, 429, 5xx, time-outs, broken connections and broken JSON with exponential backoff and
-        jitter, or after the server's ``Retry-After``. Raises ModelTimeoutError, ModelOverloadedError,
-        ContextOverflowError, BadRequestError or ModelError.
+        jitter, or after the server's ``Retry-After``, which holds all other requests too. Raises ModelTimeoutError,
+        ModelOverloadedError, ContextOverflowError, BadRequestError or ModelError.
         """
         client, slots = self._open()
         async with slots:
             for attempt in range(self.max_retries + 1):
+                await self.pacer.wait()
                 error, wait_s = await self._attempt(client, url, body)
                 if not isinstance(error, ModelError):
                     return error
                 if not error.retryable or attempt == self.max_retries:
                     raise error
-                if wait_s is None:
+                if not wait_s:  # "Retry-After: 0" names no time either
                     wait_s = min(_MAX_WAIT_S, self.backoff_s * 2**attempt) * random.uniform(0.5, 1.0)
-                log.warning("%s; asking again in %.1f s", error, wait_s)
-                await asyncio.sleep(min(wait_s, self.timeout_s))
+                    log.warning("%s; asking again in %.1f s", error, wait_s)
+                    await asyncio.sleep(wait_s)
+                elif wait_s > _MAX_RETRY_AFTER_S:
+                    raise error
+                else:
+                    log.warning("%s; it asks to wait %.1f s", error, wait_s)
+                    self.pacer.close_for(wait_s)  # for all requests: the others would only be refused as well
         raise AssertionError("unreachable")
 
     async def get(self, url: str) -> Any:

@@ -34,6 +34,7 @@ class OpenAIChatModel:
         timeout_s: float = 600,
         max_retries: int = 5,
         max_concurrency: int = 64,
+        requests_per_minute: float | None = None,
         structured: Structured = "auto",
         max_resamples: int = 3,
         send_seed: bool = True,
@@ -42,7 +43,8 @@ class OpenAIChatModel:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """``base_url``: with ``/v1`` where the server has it. ``api_key_env``: the environment variable that holds
-        the key; the key is kept nowhere else. ``max_concurrency``: requests in flight at once.
+        the key; the key is kept nowhere else. ``max_concurrency``: requests in flight at once;
+        ``requests_per_minute``: how many may start, evenly spaced.
 
         ``structured``: how a constraint is passed on. ``json_schema``: schemas as ``response_format``; ``vllm``: all
         kinds as ``structured_outputs`` (vLLM must run with ``--structured-outputs-config '{"backend": "guidance"}'``);
@@ -64,6 +66,7 @@ class OpenAIChatModel:
             timeout_s=timeout_s,
             max_retries=max_retries,
             max_concurrency=max_concurrency,
+            requests_per_minute=requests_per_minute,
             backoff_s=backoff_s,
             transport=transport,
         )
@@ -88,7 +91,9 @@ class OpenAIChatModel:
         for sample in range(self.max_resamples + 1):
             reply = await self._sample(request, sample, note)
             usage += reply.usage
-            wrong = fault(request, reply.message) if reply.finish_reason == "stop" else None
+            # A grammar that was not sent cannot be insisted on where a schema says nearly the same.
+            loose = self._mode != "vllm"
+            wrong = fault(request, reply.message, schema_suffices=loose) if reply.finish_reason == "stop" else None
             if wrong is None:
                 break
             note = f"(Your last answer was not accepted. {wrong} Answer again.)"
@@ -135,18 +140,17 @@ class OpenAIChatModel:
         if constraint is None or self._mode in ("none", "auto"):
             return {}
         if self._mode == "json_schema":
-            if constraint.kind != "json_schema":
-                return {}
-            return {"response_format": to_response_format(constraint.value, strict=self._strict)}
+            schema = constraint.value if constraint.kind == "json_schema" else constraint.json_schema
+            return {} if schema is None else {"response_format": to_response_format(schema, strict=self._strict)}
         kind, value = constraint.kind, constraint.value
         if kind == "turn":
             format_ = self.tool_format or HermesFormat()
             kind, value = "grammar", format_.grammar(request.tools, value)
         if kind == "json_schema":
-            schema = json.loads(value)
-            if isinstance(schema, dict):
-                schema = {"x-guidance": COMPACT_JSON, **schema}
-            return {"structured_outputs": {"json": schema}}
+            wanted = json.loads(value)
+            if isinstance(wanted, dict):
+                wanted = {"x-guidance": COMPACT_JSON, **wanted}
+            return {"structured_outputs": {"json": wanted}}
         return {"structured_outputs": {kind: value}}
 
     def _adapt(self, body: dict[str, Any], refusal: str) -> bool:

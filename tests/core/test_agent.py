@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from agentopt_local.agents.function_calling import ANSWER_PATTERN, NUDGE, AgentConfig, FunctionCallingAgent
+from agentopt_local.agents.answers import FORMS
+from agentopt_local.agents.function_calling import NUDGE, AgentConfig, FunctionCallingAgent
 from agentopt_local.chat import ChatReply, ChatRequest, Message, Usage
 from agentopt_local.errors import ContextOverflowError, EngineDeadError
 from agentopt_local.functions import FunctionSet
@@ -188,7 +189,7 @@ def test_code_comes_before_the_answer_of_the_same_turn(bench: Bench) -> None:
 def test_a_turn_without_action_is_nudged_once_and_then_ends(bench: Bench) -> None:
     trajectory, requests = bench.solve(["Hmm.", "<answer></answer>", ANSWER])
     assert (trajectory.stop_reason, trajectory.answer, len(requests)) == ("no_action", None, 2)
-    assert last(requests[1]) == NUDGE
+    assert last(requests[1]) == NUDGE.format(opening="<answer>", closing="</answer>")
     trajectory, requests = bench.solve(["Hmm.", block("print(1)"), "Hmm.", ANSWER])
     assert trajectory.stop_reason == "answer", "only two such turns in a row end the attempt"
 
@@ -196,7 +197,7 @@ def test_a_turn_without_action_is_nudged_once_and_then_ends(bench: Bench) -> Non
 def test_without_an_interpreter_code_is_no_action(bench: Bench) -> None:
     trajectory, requests = bench.solve([block("print(1)"), ANSWER], interpreter=False)
     assert trajectory.executed == ()
-    assert last(requests[1]) == NUDGE
+    assert last(requests[1]) == NUDGE.format(opening="<answer>", closing="</answer>")
 
 
 def test_turns_are_limited(bench: Bench) -> None:
@@ -265,7 +266,7 @@ def test_turns_are_constrained_as_configured(bench: Bench) -> None:
     assert "python" in constraint.value
     _, requests = bench.solve([ANSWER], interpreter=False, think=False)
     assert requests[0].constraint is not None
-    assert requests[0].constraint.value == f"({ANSWER_PATTERN})"
+    assert requests[0].constraint.value == f"({FORMS['tags'].pattern})"
     assert requests[0].constraint.max_thought_sentences == 0
     _, requests = bench.solve([ANSWER], constrain=False)
     assert requests[0].constraint is None
@@ -350,7 +351,7 @@ def test_an_attempt_that_goes_round_in_circles_must_answer(bench: Bench) -> None
     kinds = [request.constraint.kind for request in requests if request.constraint]
     assert kinds == ["turn", "turn", "regex"]
     assert requests[-1].constraint is not None
-    assert requests[-1].constraint.value == ANSWER_PATTERN
+    assert requests[-1].constraint.value == FORMS["tags"].pattern
     assert "exactly this before" in last(requests[-1])
     assert trajectory.stop_reason == "answer"
 

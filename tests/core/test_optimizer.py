@@ -29,6 +29,7 @@ from agentopt_local.evidence import (
 )
 from agentopt_local.functions import FunctionSet
 from agentopt_local.grading import Grade, exact
+from agentopt_local.models.checking import fault
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.optimizer import ActionCounts, Optimizer, OptimizerConfig, Proposal
 from agentopt_local.sandbox import Sandbox, open_sandbox
@@ -324,6 +325,45 @@ def test_one_edit_sees_the_result_of_the_one_before(bench: Bench) -> None:
     assert "def shout_1" not in last(first)
     assert "def shout_1" in last(second)
     assert proposal.functions.names == ("shout_1", "shout_2")
+
+
+def test_without_progressive_updates_a_whole_new_set_is_written_at_once(bench: Bench) -> None:
+    functions = FunctionSet.of(GREET)
+    names = iter(["shout", "shout_b", "shout_c"])
+
+    def headers(request: ChatRequest) -> str:
+        assert "`greet(" in last(request), "the present set is shown"
+        assert "`shout(" not in last(request), "none knows of the others"
+        return header(name=next(names))
+
+    source: Say = lambda request: SHOUT.replace("def shout", f"def {named(request)}")  # noqa: E731
+    author = Author(headers, source)
+    proposal, requests = bench.propose(author, functions=functions, progressive=False, max_actions=3, strict=True)
+    assert proposal.functions.names == ("shout", "shout_b", "shout_c"), "the old set is replaced"
+    assert len(of_phase(requests, "header")) == 3
+    proposal, _ = bench.propose(Author([TERMINATE]), functions=functions, progressive=False)
+    assert proposal.functions == functions
+
+
+def test_functions_of_one_text_are_asked_for_and_others_refused(bench: Bench) -> None:
+    model = ScriptedChatModel(Author(sources=[SHOUT.replace("word: str", "word: str, n: int"), SHOUT]))
+    config = OptimizerConfig(n_samples=1, max_actions=1)
+    optimizer = Optimizer(model, Shouting(), bench.sandbox, config, one_text=True)
+    proposal = bench.run(optimizer.propose(FunctionSet(), FAILED, (), seed=1))
+    assert proposal.functions == FunctionSet.of(SHOUT)
+    asked = of_phase(model.requests, "source", "repair")
+    assert "exactly one parameter, a str" in last(asked[0])
+    assert "must take exactly one parameter, a str; it is shout(word: str, n: int)" in last(asked[1])
+    assert asked[0].constraint is not None
+    wrong = ChatReply(message=Message(role="assistant", content=SHOUT.replace("word: str", "word: int")))
+    assert fault(asked[0], wrong.message)
+    assert fault(asked[0], Message(role="assistant", content=SHOUT)) is None
+
+
+def test_sources_alone_can_go_without_a_grammar(bench: Bench) -> None:
+    _, requests = bench.propose(Author(), constrain_source=False)
+    constrained = {phase(request): request.constraint is not None for request in requests}
+    assert constrained == {"header": True, "source": False, "arguments": True}
 
 
 def test_a_name_taken_by_a_concurrent_edit_is_dropped(bench: Bench) -> None:

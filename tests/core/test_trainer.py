@@ -211,6 +211,13 @@ def test_a_skipped_step_counts_towards_early_stop_and_is_no_failure() -> None:
     assert [each.step for each in training.state.failures] == [3]
 
 
+def test_without_roll_back_every_update_is_kept_and_the_last_one_is_the_result() -> None:
+    training = Training(first(3), first(1), None, first(2), max_epochs=4, roll_back=False)
+    assert training.decisions == ["accepted", "accepted", "skipped", "accepted"]
+    assert training.state.functions == first(2)
+    assert training.state.failures == ()
+
+
 def test_an_accepted_update_resets_the_patience() -> None:
     training = Training(first(1), first(0), first(2), first(0), first(3), first(0), max_epochs=6, patience=2)
     assert training.state.stopped == "max_epochs"

@@ -1,0 +1,204 @@
+"""One cell: a training, its test, and the baselines that a gain must beat. Finished cells are read, not run again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from agentopt_local.agents.base import Agent
+from agentopt_local.chat import ChatModel, Usage
+from agentopt_local.errors import RunDirError
+from agentopt_local.functions import FunctionSet
+from agentopt_local.grading import parse_number
+from agentopt_local.rollout import Progress, Rollouts
+from agentopt_local.run_dir import RunDir, read_json
+from agentopt_local.task import Problem
+from agentopt_local.trainer import TrainState, sum_usage
+from agentopt_local.trajectory import Trajectory
+from benchmarks.paper.protocol import Cell
+from ray_jobs.evaluate import tested_functions
+from ray_jobs.session import AGENTS, Models, Session, describe_run, open_session
+from ray_jobs.train import new_run, read_config, read_state, train_session
+
+VOTE_TEMPERATURE = 0.7
+"""Of self-consistency's samples where the agent itself is greedy."""
+VOTE_SEED = 1_000_000
+MAX_VOTES = 40
+"""Samples per problem at most; Wang et al. (arXiv 2203.11171) see little gain beyond 40."""
+
+
+async def run_cell(cell: Cell, model: ChatModel | Models | None, progress: Progress, *, curve: bool) -> dict[str, Any]:
+    """The results of a cell, from its folder if it is finished. ``model``: open models that all cells share."""
+    run_dir = open_cell(cell)
+    try:
+        known = run_dir.read_json("cell.json")
+        if isinstance(known, dict) and (known["curve"] or not curve):
+            return known
+        async with open_session(cell.config, run_dir, progress, model=model) as session:
+            if run_dir.read_json("meta.json") is None:
+                run_dir.write_json("meta.json", describe_run(session))
+            await train_session(session, None)
+            results = await measure(session, curve=curve)
+        run_dir.write_json("cell.json", results)
+        return results
+    finally:
+        run_dir.close()
+
+
+def open_cell(cell: Cell) -> RunDir:
+    """The cell's run folder, made if it is not there. Raises RunDirError if it was made with other settings."""
+    if not (cell.path / "config.json").is_file():
+        return new_run(cell.config)
+    if read_config(cell.path).model_dump(exclude={"budget"}) != cell.config.model_dump(exclude={"budget"}):
+        raise RunDirError(f"{cell.path} was made with other settings; choose another --output, or delete it")
+    return RunDir(cell.path)
+
+
+async def measure(session: Session, *, curve: bool) -> dict[str, Any]:
+    """What the table needs of a trained cell: right and wrong per problem, of the agent and of each baseline."""
+    config, rollouts = session.config, session.rollouts
+    state = read_state(session.run_dir)
+    train_set = session.task.problems("train", config.task.n_train)
+    test = session.task.problems("test", config.task.n_test)
+
+    async def roll_out(functions: FunctionSet, problems: Sequence[Problem], stage: str) -> Sequence[Trajectory]:
+        return await rollouts.run(functions, problems, seed=config.seed, stage=stage)
+
+    functions = await tested_functions(session, state)
+    untrained = await roll_out(FunctionSet(), test, "test before")
+    trained = await roll_out(functions, test, "test after")
+    first = session.run_dir.proposals().get(1)
+    one_shot = first.functions if first is not None else FunctionSet()
+    written = await roll_out(one_shot, test, "test one-shot")
+    budget = training_usage(session.run_dir, state) + sum_usage(trained)
+    votes = await self_consistency(session, test, tokens(budget))
+    results: dict[str, Any] = {
+        "curve": curve,
+        "functions": [each.source for each in functions.each()],
+        "accepted": state.accepted,
+        "steps": state.step,
+        "problems": [each.id for each in test],
+        "untrained": [each.correct for each in untrained],
+        "trained": [each.correct for each in trained],
+        "one_shot": [each.correct for each in written],
+        "self_consistency": votes["correct"],
+        "votes": votes["votes"],
+        "called": sum(bool(each.calls) for each in trained),
+        "tokens": {
+            "training": tokens(training_usage(session.run_dir, state)),
+            "untrained": tokens(sum_usage(untrained)),
+            "trained": tokens(sum_usage(trained)),
+            "self_consistency": votes["tokens"],
+        },
+    }
+    if config.trainer.batch_size is None:
+        results["train"] = {
+            "untrained": [each.correct for each in await roll_out(FunctionSet(), train_set, "train before")],
+            "trained": [each.correct for each in await roll_out(state.functions, train_set, "train after")],
+        }
+    if curve:
+        results["points"] = await curve_points(session, test)
+    return results
+
+
+async def curve_points(session: Session, test: Sequence[Problem]) -> list[dict[str, Any]]:
+    """After how many steps each set was accepted, its training accuracy, and right and wrong on the test problems."""
+    seed, rollouts = session.config.seed, session.rollouts
+    rows = session.run_dir.steps()
+    untrained = await rollouts.run(FunctionSet(), test, seed=seed, stage="test before")
+    first = rows[0]["before"]["accuracy"] if rows else None
+    points = [{"step": 0, "train": first, "test": [each.correct for each in untrained]}]
+    for row in rows:
+        if row["decision"] != "accepted":
+            continue
+        folder = session.run_dir.path / "functions" / f"{row['step']:04d}"
+        functions = FunctionSet.of(*((folder / f"{name}.py").read_text(encoding="utf-8") for name in row["functions"]))
+        tested = await rollouts.run(functions, test, seed=seed, stage="test after each step")
+        points.append(
+            {"step": row["step"], "train": row["after"]["accuracy"], "test": [each.correct for each in tested]}
+        )
+    return points
+
+
+async def transfer(
+    source: Cell, target: Cell, model: ChatModel | Models | None, progress: Progress
+) -> dict[str, list[bool]]:
+    """The functions that ``source`` learned, on the test problems of ``target``, beside the untrained agent there.
+
+    Written into the target's folder, as its untrained rollouts are there already.
+    """
+    name = f"transfer.{source.name}.json"
+    run_dir = open_cell(target)
+    try:
+        known = run_dir.read_json(name)
+        if isinstance(known, dict):
+            return known
+        learned = FunctionSet.of(*read_json(source.path / "cell.json")["functions"])
+        async with open_session(target.config, run_dir, progress, model=model) as session:
+            test = session.task.problems("test", target.config.task.n_test)
+            sides = {}
+            for side, functions in (("untrained", FunctionSet()), ("trained", learned)):
+                stage = f"test with {source.name}" if side == "trained" else "test before"
+                done = await session.rollouts.run(functions, test, seed=target.config.seed, stage=stage)
+                sides[side] = [each.correct for each in done]
+        run_dir.write_json(name, sides)
+        return sides
+    finally:
+        run_dir.close()
+
+
+async def self_consistency(session: Session, problems: Sequence[Problem], budget: int) -> dict[str, Any]:
+    """The untrained agent asked several times, the answers put to the vote, for about ``budget`` tokens in all.
+
+    The number of votes is what the budget (training and test of the trained agent) pays for, at most ``MAX_VOTES``.
+    Source: Wang et al., "Self-Consistency Improves Chain of Thought Reasoning", ICLR 2023, arXiv 2203.11171.
+    """
+    config = session.config.agent
+    warm = config.model_copy(update={"temperature": config.temperature or VOTE_TEMPERATURE})
+    agent: Agent = AGENTS[config.kind](session.model, session.sandbox, warm)
+    rollouts = Rollouts(
+        agent,
+        session.task,
+        session.sandbox,
+        session.run_dir,
+        concurrency=session.config.concurrency,
+        progress=session.rollouts.progress,
+    )
+
+    async def vote(number: int) -> Sequence[Trajectory]:
+        seed = VOTE_SEED * (session.config.seed + 1) + number
+        return await rollouts.run(FunctionSet(), problems, seed=seed, stage="self-consistency")
+
+    passes = [await vote(0)]
+    n = max(1, min(MAX_VOTES, round(budget / max(1, tokens(sum_usage(passes[0]))))))
+    passes += await asyncio.gather(*(vote(number) for number in range(1, n)))
+    correct = [elected(votes).correct for votes in zip(*passes, strict=True)]
+    return {"correct": correct, "votes": n, "tokens": sum(tokens(sum_usage(each)) for each in passes)}
+
+
+def elected(votes: Sequence[Trajectory]) -> Trajectory:
+    """An attempt with the most frequent answer; the earliest among equals. Attempts without answer do not vote."""
+    ballots: dict[str, list[Trajectory]] = {}
+    for each in votes:
+        if each.answer is not None:
+            ballots.setdefault(same_answer(each.answer), []).append(each)
+    return max(ballots.values(), key=len)[0] if ballots else votes[0]
+
+
+def same_answer(answer: str) -> str:
+    """Equal text for answers that differ only in how a number, case or white space is written."""
+    number, unit = parse_number(answer)
+    return f"{number} {unit}".strip() if number is not None else " ".join(answer.casefold().split())
+
+
+def training_usage(run_dir: RunDir, state: TrainState) -> Usage:
+    """What the training took: its rollouts and the optimizer."""
+    stages = run_dir.rollouts_by_stage()
+    rolled_out = (sum_usage(each) for stage, each in stages.items() if stage.startswith(("step ", "train ")))
+    return sum(rolled_out, state.usage)
+
+
+def tokens(usage: Usage) -> int:
+    """Prompt and generated tokens."""
+    return usage.prompt_tokens + usage.completion_tokens

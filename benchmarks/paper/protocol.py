@@ -1,0 +1,119 @@
+"""Protocols: TOML files that say which trainings an experiment is made of, and what the paper measured.
+
+::
+
+    title = "..."                     what the table shows
+    kind = "table"                    or "curves" (each accepted set is tested), or "transfer" (train on A, test on B)
+    [base]                            settings of every cell, as in a training's .toml; {data} is the data folder
+    [[axes]]                          the cells are all combinations of the axes' values, once per seed
+    name = "type"
+    [axes.values."Algebra"]           the settings of one value
+    [paper]                           the paper's figures in per cent, by cell: [train before, train after,
+    "Algebra / ReAct" = [55, 60, 83.8, 82.5]    test before, test after]; nan where it has none
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from agentopt_local.errors import ConfigError
+from agentopt_local.record import Record
+from ray_jobs.config import RunConfig, build, merged, parse_overrides, set_key
+
+FOLDER = Path(__file__).parent / "protocols"
+
+
+class Axis(Record):
+    """One way in which the cells differ."""
+
+    name: str
+    values: dict[str, dict[str, Any]]
+    """The settings of each value, by its label."""
+
+
+class Protocol(Record):
+    """One experiment."""
+
+    title: str
+    kind: Literal["table", "curves", "transfer"] = "table"
+    base: dict[str, Any]
+    axes: tuple[Axis, ...] = Field(min_length=1)
+    paper: dict[str, tuple[float, float, float, float]] = Field(default={})
+    note: str = ""
+    """What the reader of the table must know."""
+
+
+class Cell(Record):
+    """One training of an experiment: a run folder of its own."""
+
+    labels: tuple[str, ...]
+    """One value per axis."""
+    seed: int
+    config: RunConfig
+
+    @property
+    def name(self) -> str:
+        """``number-theory_react_s0``: also the run folder's name."""
+        return str(self.config.run_name)
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+        return Path(self.config.run_dir) / self.name
+
+
+class Choice(Record):
+    """What the user chose on the command line."""
+
+    model: str
+    seeds: int = Field(default=3, ge=1)
+    limit: int | None = Field(default=None, ge=1)
+    """At most so many problems of each split."""
+    data: str
+    output: str
+    overrides: tuple[str, ...] = ()
+    """``--key value`` settings of every cell, applied last."""
+
+
+def names() -> list[str]:
+    """The experiments that there are."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load(name: str, folder: Path = FOLDER) -> Protocol:
+    """The protocol called ``name``. Raises ConfigError if there is none, or it is not one."""
+    path = folder / f"{name}.toml"
+    try:
+        return Protocol.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ConfigError(f"{name!r} is no experiment; there are: {', '.join(names())}") from None
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        raise ConfigError(f"{path} is not a protocol: {error}") from None
+
+
+def cells(name: str, protocol: Protocol, choice: Choice) -> list[Cell]:
+    """All cells: every combination of values, once per seed. Raises ConfigError for settings that are wrong."""
+    found = []
+    for combination in itertools.product(*(axis.values.items() for axis in protocol.axes)):
+        labels = tuple(label for label, _ in combination)
+        values: dict[str, Any] = merged({"model": {"name": choice.model}}, protocol.base)
+        for _, settings in combination:
+            values = merged(values, settings)
+        values = json.loads(json.dumps(values).replace("{data}", choice.data))
+        for key, value in parse_overrides(choice.overrides):
+            set_key(values, key, value)
+        for key in ("n_train", "n_test") if choice.limit else ():
+            values["task"][key] = min(values["task"].get(key, choice.limit), choice.limit)
+        for seed in range(choice.seeds):
+            slug = "_".join(re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") for label in labels)
+            place = {"run_dir": str(Path(choice.output) / name), "run_name": f"{slug}_s{seed}", "seed": seed}
+            config = build({**values, **place}, f"{name}, cell {slug}")
+            found.append(Cell(labels=labels, seed=seed, config=config))
+    return found
