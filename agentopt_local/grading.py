@@ -36,6 +36,8 @@ class Grade(Record):
     """From 0, wrong, to 1, right; some graders give partial credit between."""
     reason: str
     """Why, in words for the optimizer."""
+    exact: bool | None = None
+    """Whether the answer also has the expected one's characters, where a task reports that beside its own verdict."""
 
     @property
     def correct(self) -> bool:

@@ -126,6 +126,7 @@ def describe_run(session: Session) -> dict[str, Any]:
         "packages": {name: found for name in PACKAGES if (found := package_version(name))},
         "device": session.device,
         "model": session.config.model.name,
+        "task": getattr(session.task, "description", None),  # of tasks that read files: which, and what was dropped
         "sandbox": describe_layers(),
         "prompts": prompts.hashes(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

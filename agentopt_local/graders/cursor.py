@@ -127,11 +127,11 @@ class Cursor:
             raise UnparsableError("the answer is nested too deeply")
 
 
-def is_low(node: Node) -> bool:
-    """Whether no branch is higher than ``MAX_HEIGHT``; found without recursion."""
+def checked_height(node: Node) -> Node:
+    """``node``. Raises UnparsableError if a branch is higher than ``MAX_HEIGHT``; found without recursion."""
     level = [node]
     for _ in range(MAX_HEIGHT):
         level = [inner for each in level for inner in each if isinstance(inner, tuple)]
         if not level:
-            return True
-    return False
+            return node
+    raise UnparsableError("the answer is too long")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from agentopt_local.graders.cursor import Cursor, Node, is_low
+from agentopt_local.graders.cursor import Cursor, Node, checked_height
 from agentopt_local.graders.latex import Token, UnparsableError
 from agentopt_local.graders.vocabulary import canonical_text
 
@@ -29,11 +29,7 @@ class Parser(Cursor):
         node = self.over(self.relation())
         if self.position < len(self.tokens):
             raise UnparsableError(f"{self.tokens[self.position].value!r} is not understood")
-        if not is_low(node):
-            raise UnparsableError("the answer is too long")
-        return node
-
-    # Relations and sets
+        return checked_height(node)
 
     def relation(self) -> Node:
         operands = [self.ratio()]
@@ -60,8 +56,6 @@ class Parser(Cursor):
         while operator := self.op("cup", "cap", "setminus"):
             node = (operator, node, self.expression())
         return node
-
-    # Arithmetic
 
     def expression(self) -> Node:
         self.enter()
@@ -171,8 +165,6 @@ class Parser(Cursor):
             return self.command(token.value)
         raise UnparsableError(f"{token.value!r} is not understood" if token.value else "the answer ends too early")
 
-    # Brackets
-
     def bracket(self, opening: str) -> Node:
         if opening == "|" and self.bars == 0:
             self.position += 1
@@ -231,8 +223,6 @@ class Parser(Cursor):
         if len(items) == 1 and (opening, closing) in (("(", ")"), ("[", "]")):
             return items[0]
         return ("tuple", opening, closing, tuple(items))
-
-    # Commands
 
     def command(self, name: str) -> Node:
         if name == "frac":
