@@ -42,7 +42,8 @@ def math(answer: str, expected: str) -> Grade:
     problem = ""
     for left, right in _readings(wanted, given):
         if isinstance(left, str) or isinstance(right, str):
-            problem = problem or f" (the answer is not understood: {right})" * isinstance(right, str)
+            which, why = ("", right) if isinstance(right, str) else ("expected ", left)
+            problem = problem or f" (the {which}answer is not understood: {why})"
             continue
         try:
             if comparison.answers(left, right):

@@ -3,9 +3,9 @@
 ``gaia:PATH`` where PATH is the data set's folder, with ``2023/validation/metadata.jsonl`` (or ``metadata.parquet``)
 and the attachments beside it; or ``gaia:hf:gaia-benchmark/GAIA`` with access to that gated data set. Its questions must
 not be published again. The answers of the official test questions are withheld, so the official validation questions
-are split by a hash of their content: 15 % for training, 10 % for validation, 75 % for the test. Settings: ``level`` (1 to
-3), ``lenient`` (mend the official rule of scoring), ``withheld`` (use the official test questions as the test; no answer
-to them is graded).
+are split by a hash of their content: 15 % for training, 10 % for validation, 75 % for the test. Settings: ``level`` (1
+to 3), ``lenient`` (mend the official rule of scoring), ``withheld`` (use the official test questions as the test; no
+answer to them is graded).
 """
 
 from __future__ import annotations

@@ -38,7 +38,11 @@ def golds() -> list[str]:
     path = SHARED / "math"
     if not path.is_dir():
         pytest.skip(f"no copy of MATH in {path}; AGENTOPT_SHARED_DATA names the folder that holds math/")
-    rows = [json.loads(line) for name in ("train", "test") for line in (path / f"{name}.jsonl").open(encoding="utf-8")]
+    rows = [
+        json.loads(line)
+        for name in ("train", "test")
+        for line in (path / f"{name}.jsonl").read_text("utf-8").splitlines()
+    ]
     return [last_box(row["solution"]) or "" for row in rows]
 
 
