@@ -33,7 +33,9 @@ Pair = tuple[str, str, bool]
 def golds(folder: Path) -> list[str]:
     """The expected answers of both files."""
     rows = [
-        json.loads(line) for name in ("train", "test") for line in (folder / f"{name}.jsonl").open(encoding="utf-8")
+        json.loads(line)
+        for name in ("train", "test")
+        for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines()
     ]
     return [last_box(row["solution"]) or "" for row in rows]
 

@@ -1,5 +1,6 @@
 """``agentopt grade``: every row gets a verdict or an error, in order."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -8,7 +9,11 @@ from typing import Any
 
 import pytest
 
+from agentopt_local.errors import ConfigError
 from ray_jobs.cli import main
+from ray_jobs.config import load_config
+
+CONFIGS = Path(__file__).resolve().parents[2] / "ray_jobs" / "configs"
 
 ROWS = [
     b'{"gold": "\\\\frac12", "prediction": "so \\\\boxed{0.5}", "id": 3}',
@@ -106,3 +111,13 @@ def test_it_needs_no_engine_and_no_sympy(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["correct"] is True
+
+
+@pytest.mark.parametrize("name", ["math", "tabmwp", "gsm8k", "gaia"])
+def test_the_example_settings_are_valid(name: str) -> None:
+    config = load_config(CONFIGS / f"{name}.toml")
+    assert config.task.spec == f"{name}:data/{name}"
+    task = importlib.import_module(f"agentopt_local.tasks.{name}")
+    loader = next(value for key, value in vars(task).items() if key.lower() == f"{name}task")
+    with pytest.raises(ConfigError, match="does not exist"):  # the settings are known; only the data is not here
+        loader(f"no/such/{name}", settings=config.task.settings)
