@@ -58,7 +58,7 @@ def test_official_files_load_and_their_answers_are_right(spec: str, train: int, 
     for problem in problems[:40]:
         assert grade(task, problem, problem.answer).correct
         assert not grade(task, problem, None).correct
-    assert task.problems("test", 20)[:7] == task.problems("test", 7)
+    assert task.problems("test", 14)[:7] == task.problems("test", 7)
 
 
 def test_the_seed_decides_the_order_and_not_the_split(tmp_path: Path) -> None:
