@@ -40,10 +40,12 @@ def side(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     stops: dict[str, int] = defaultdict(int)
     for each in trajectories:
         stops[each.stop_reason] += 1
+    exact = [each.grade.exact for each in trajectories if each.grade is not None and each.grade.exact is not None]
     return {
         "accuracy": round(accuracy(trajectories), 4),
         "ci95": [round(low, 4), round(high, 4)],
         "correct": sum(each.correct for each in trajectories),
+        **({"exact": sum(exact)} if exact else {}),
         "tokens": sum_usage(trajectories).model_dump(),
         "turns": sum(len(each.steps) for each in trajectories),
         "stop_reasons": dict(sorted(stops.items())),

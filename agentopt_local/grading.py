@@ -36,6 +36,8 @@ class Grade(Record):
     """From 0, wrong, to 1, right; some graders give partial credit between."""
     reason: str
     """Why, in words for the optimizer."""
+    exact: bool | None = None
+    """Whether the answer also has the expected one's characters, where a task reports that beside its own verdict."""
 
     @property
     def correct(self) -> bool:
@@ -76,25 +78,35 @@ def numeric(answer: str, expected: str) -> Grade:
         return normalized(answer, expected)
     value, given_unit = parse_number(answer)
     if value is None or given_unit not in ("", unit):
-        return Grade(reward=0.0, reason=f"{_quote(answer)} is not a number; expected {_quote(expected)}")
+        return Grade(reward=0.0, reason=f"{quote(answer)} is not a number; expected {quote(expected)}")
     return _verdict(_same_number(value, target), answer, expected)
 
 
 BUILT_IN: dict[str, Grader] = {"exact": exact, "normalized": normalized, "numeric": numeric}
 
+BENCHMARKS = {
+    "math": "agentopt_local.graders.math:math",
+    "math_exact": "agentopt_local.graders.math:math_exact",
+    "gsm8k": "agentopt_local.graders.gsm8k:gsm8k",
+    "gaia": "agentopt_local.graders.gaia:gaia",
+    "gaia_lenient": "agentopt_local.graders.gaia:gaia_lenient",
+}
+"""Graders of benchmarks by name, each with the place it is loaded from when it is named."""
+
 
 def load_grader(name: str) -> Grader:
-    """The grader called ``name``: a built-in one (``exact``, ``normalized``, ``numeric``) or ``module:function``.
+    """The grader called ``name``: a built-in one (``exact``, ``numeric``, ``math``, ...) or ``module:function``.
 
     Raises :class:`~agentopt_local.errors.ConfigError` if there is no such grader.
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
-    module_name, colon, attribute = name.partition(":")
+    module_name, colon, attribute = BENCHMARKS.get(name, name).partition(":")
     if not colon:
+        known = [*BUILT_IN, *BENCHMARKS]
         raise ConfigError(
-            f"grader {name!r} is not known{did_you_mean(name, BUILT_IN)}. "
-            f"Use one of: {', '.join(BUILT_IN)}; or 'module:function' for a function of your own"
+            f"grader {name!r} is not known{did_you_mean(name, known)}. "
+            f"Use one of: {', '.join(known)}; or 'module:function' for a function of your own"
         )
     if not module_name or not attribute:
         raise ConfigError(f"grader {name!r}: write it as 'module:function', such as 'my_graders:same_city'")
@@ -128,7 +140,7 @@ def apply_grader(name: str, grader: Grader, problem: Problem, answer: str | None
     except Exception as error:  # the grader is the user's: it may raise anything
         raise ConfigError(
             f"grader {name!r} raised {type(error).__name__}: {error} on problem {problem.id!r}, "
-            f"answer {_quote(answer)}. A grader must return a bool, a float or a Grade for every text"
+            f"answer {quote(answer)}. A grader must return a bool, a float or a Grade for every text"
         ) from error
     if isinstance(result, Grade):
         return result
@@ -142,10 +154,10 @@ def apply_grader(name: str, grader: Grader, problem: Problem, answer: str | None
         reward = math.nan
     if not 0.0 <= reward <= 1.0 or isinstance(result, str):
         raise ConfigError(
-            f"grader {name!r} returned {_quote(repr(result))} on problem {problem.id!r}; "
+            f"grader {name!r} returned {quote(repr(result))} on problem {problem.id!r}; "
             f"it must return a bool, a float from 0 to 1, or a Grade"
         )
-    return Grade(reward=reward, reason=f"{_quote(answer)} has reward {reward:g}; expected {_quote(problem.answer)}")
+    return Grade(reward=reward, reason=f"{quote(answer)} has reward {reward:g}; expected {quote(problem.answer)}")
 
 
 def parse_number(text: str) -> tuple[Fraction | None, str]:
@@ -206,9 +218,9 @@ def _normalize(text: str) -> str:
 def _verdict(right: bool, answer: str, expected: str) -> Grade:
     if right:
         return Grade(reward=1.0, reason="correct")
-    return Grade(reward=0.0, reason=f"answered {_quote(answer)}; expected {_quote(expected)}")
+    return Grade(reward=0.0, reason=f"answered {quote(answer)}; expected {quote(expected)}")
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
     text = text.strip()
     return repr(text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…")

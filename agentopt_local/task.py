@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import Field
@@ -28,7 +28,14 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 SPLIT_PERCENT: dict[Split, int] = {"train": 60, "validation": 20, "test": 20}
 """Share of all possible questions that each split owns, in percent."""
 
-TASK_KINDS = {"reasoning_gym": "reasoning_gym:NAME[,NAME...]", "jsonl": "jsonl:PATH"}
+TASK_KINDS = {
+    "reasoning_gym": "reasoning_gym:NAME[,NAME...]",
+    "jsonl": "jsonl:PATH",
+    "math": "math:PATH",
+    "tabmwp": "tabmwp:PATH",
+    "gaia": "gaia:PATH",
+    "gsm8k": "gsm8k:PATH",
+}
 """The known prefixes of a task's spec, each with the spec's form."""
 
 
@@ -71,10 +78,10 @@ class Task(Protocol):
 
 
 def load_task(spec: str, *, seed: int = 0, settings: dict[str, Any] | None = None) -> Task:
-    """The task that ``spec`` names: ``reasoning_gym:NAME[,NAME...]`` or ``jsonl:PATH``.
+    """The task that ``spec`` names; ``TASK_KINDS`` has the forms.
 
-    ``seed`` decides which problems are generated (reasoning_gym) or their order (jsonl). ``settings`` are the
-    options of each data set, ``{NAME: {option: value}}``, or those of a jsonl task, ``{"grader": NAME}``.
+    ``seed`` decides which problems are generated (reasoning_gym) or their order (all others). ``settings`` are the
+    options of each data set of reasoning_gym, ``{NAME: {option: value}}``, or those of the task.
 
     Raises :class:`~agentopt_local.errors.ConfigError` for a spec, name, option or file that is wrong.
     """
@@ -87,9 +94,30 @@ def load_task(spec: str, *, seed: int = 0, settings: dict[str, Any] | None = Non
         from agentopt_local.tasks.jsonl import JsonlTask
 
         return JsonlTask(rest.strip(), seed=seed, settings=settings or {})
+    if prefix in ("math", "tabmwp", "gaia", "gsm8k"):
+        return _benchmark(prefix)(rest.strip(), seed=seed, settings=settings)
     from agentopt_local.tasks.reasoning_gym import ReasoningGymTask
 
     return ReasoningGymTask(rest, seed=seed, settings=settings or {})
+
+
+def _benchmark(prefix: str) -> Callable[..., Task]:
+    """The class of a benchmark's task."""
+    if prefix == "math":
+        from agentopt_local.tasks.math import MathTask
+
+        return MathTask
+    if prefix == "tabmwp":
+        from agentopt_local.tasks.tabmwp import TabmwpTask
+
+        return TabmwpTask
+    if prefix == "gaia":
+        from agentopt_local.tasks.gaia import GaiaTask
+
+        return GaiaTask
+    from agentopt_local.tasks.gsm8k import Gsm8kTask
+
+    return Gsm8kTask
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -82,6 +82,16 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("config", type=Path, metavar="CONFIG", help="a .toml file, as for train")
     serve.add_argument("--stop", action="store_true", help="end the engines that have the name instead")
     serve.set_defaults(run=run_serve)
+    grade = commands.add_parser(
+        "grade",
+        help="judge a file of answers",
+        description='Grade rows {"gold": ..., "prediction": ...} and write them with "correct" and "reason", in order.',
+    )
+    grade.add_argument("task", metavar="TASK", help="math, math_exact, tabmwp, gaia or gsm8k")
+    grade.add_argument("file", type=Path, metavar="FILE", help="one JSON object per line; - reads standard input")
+    grade.add_argument("--lenient", action="store_true", help="mend the official rule where it is known to be wrong")
+    grade.add_argument("--output", type=Path, metavar="FILE", help="write there; to standard output if left out")
+    grade.set_defaults(run=run_grade)
 
     doctor = commands.add_parser("doctor", help="check this machine and say what is missing")
     doctor.add_argument("--json", action="store_true", help="print JSON")
@@ -238,6 +248,13 @@ def run_show(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     if report is not None:
         print(report_text(report), file=sys.stderr)
     return 0
+
+
+def run_grade(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """``agentopt grade TASK FILE [--lenient] [--output FILE]``."""
+    from ray_jobs.grade import grade
+
+    return grade(arguments.task, arguments.file, lenient=arguments.lenient, output=arguments.output)
 
 
 def run_doctor(arguments: argparse.Namespace, rest: Sequence[str]) -> int:

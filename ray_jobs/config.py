@@ -25,14 +25,14 @@ class TaskConfig(Record):
     """What is trained on."""
 
     spec: str
-    """``reasoning_gym:NAME[,NAME...]`` or ``jsonl:PATH``."""
+    """``reasoning_gym:NAME[,NAME...]``, or ``jsonl:``, ``math:``, ``tabmwp:``, ``gaia:`` or ``gsm8k:`` and a path."""
     n_train: int = Field(default=24, ge=1)
     n_test: int = Field(default=60, ge=0)
     """Held-out problems of the evaluation; 0: evaluate later, with ``agentopt evaluate``."""
     seed: int = 0
     """Which problems are generated, or their order."""
     settings: dict[str, Any] = Field(default={})
-    """Options of the task's data sets: ``[task.settings.NAME]``."""
+    """Options of the task, or of its data sets: ``[task.settings.NAME]``."""
 
 
 class SandboxConfig(Record):

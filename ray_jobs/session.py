@@ -196,6 +196,7 @@ def describe_run(session: Session) -> dict[str, Any]:
         "device": session.device,
         "model": session.config.model.name,
         "optimizer_model": (session.config.optimizer_model or session.config.model).name,
+        "task": getattr(session.task, "description", None),  # of tasks that read files: which, and what was dropped
         "sandbox": session.layers,
         "prompts": prompts.hashes(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

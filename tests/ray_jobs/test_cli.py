@@ -223,7 +223,7 @@ def test_an_interrupted_run_says_how_to_continue(number: signal.Signals, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--help"], ["train", "resume", "evaluate", "show", "doctor", "models"]),
+        (["--help"], ["train", "resume", "evaluate", "show", "grade", "doctor", "models"]),
         (["train", "--help"], ["CONFIG", "--trainer.max_epochs 3", "ray_jobs/configs/"]),
         (["show", "--help"], ["RUN", "--diff"]),
         (["models", "--help"], ["list", "pull", "path"]),

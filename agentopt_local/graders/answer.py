@@ -1,0 +1,225 @@
+"""A whole final answer: its parts, how they are joined, and the unit after each."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+from agentopt_local.graders.cursor import Node
+from agentopt_local.graders.latex import Token, UnparsableError, tokenize
+from agentopt_local.graders.parse import Parser
+from agentopt_local.graders.vocabulary import CONNECTORS, PHRASES, canonical_text, number_word, unit_of
+
+MAX_PARTS = 60
+
+_OPEN, _CLOSE = frozenset({"(", "[", "{", "lset", "langle"}), frozenset({")", "]", "}", "rset", "rangle"})
+_BASE = re.compile(r"\(?(\d[0-9A-Za-z]*|[A-Fa-f][0-9A-Fa-f]+)\)?_(\d{1,2})")
+_BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
+               "eleven": 11, "twelve": 12, "sixteen": 16}  # fmt: skip
+
+
+class Part(NamedTuple):
+    """One of an answer's parts."""
+
+    node: Node
+    unit: str
+    """A measure, such as ``cm^2``; empty where there is none or the noun is no measure."""
+
+
+class Answer(NamedTuple):
+    """A final answer, understood."""
+
+    parts: tuple[Part, ...]
+    joined: str
+    """``list``, ``or``, ``and`` for several parts; empty for one."""
+    pairs: tuple[tuple[int, int], ...] = ()
+
+
+def understand(text: str, *, thousands: bool = True, short_units: bool = False) -> Answer:
+    """The answer that ``text`` holds. Raises UnparsableError where it is none of a known form."""
+    based = _based(text)
+    if based is not None:
+        return Answer((Part(based, ""),), "")
+    tokens = _trimmed(tokenize(text, thousands=thousands, short_units=short_units))
+    if not tokens:
+        raise UnparsableError("the answer is empty")
+    words = _words(tokens)
+    if words is not None:
+        return words
+    groups, joined = _split(tokens)
+    if len(groups) > MAX_PARTS:
+        raise UnparsableError("the answer has too many parts")
+    parts = tuple(part for group in groups for part in _part(group))
+    return Answer(parts, joined if len(parts) > 1 else "")
+
+
+def _based(text: str) -> Node | None:
+    r"""``1101_2``, ``(1101)_{two}``, ``1101 \text{ (base 2)}``."""
+    if len(text) > 200:
+        return None
+    plain = re.sub(r"\\(?:text|mathrm|textrm|mbox)\s*|\\[,!; ]|[{}$\s]|\\left|\\right|,(?=\d{3})", "", text)
+    plain = re.sub(r"\.$", "", plain)
+    if re.match(r"[a-zA-Z]=", plain):
+        plain = plain[2:]
+    plain = re.sub(r"(?i)_?\(?(?:in)?base[_-]?(\w{1,8}?)\)?$", r"_\1", plain)
+    for word, base in _BASE_WORDS.items():
+        if plain.lower().endswith(f"_{word}"):
+            plain = f"{plain[: -len(word)]}{base}"
+    match = _BASE.fullmatch(plain)
+    if match is None or plain.startswith("(") != (")" in plain) or not 2 <= int(match[2]) <= 36:
+        return None
+    digits = match[1].upper().lstrip("0") or "0"
+    try:
+        int(digits, int(match[2]))
+    except ValueError:
+        return None
+    return ("num", Fraction(digits)) if match[2] == "10" else ("based", digits, int(match[2]))
+
+
+def _trimmed(tokens: list[Token]) -> list[Token]:
+    """Without punctuation at the end, and without braces or text parentheses around everything."""
+    while tokens and tokens[-1].kind == "op" and tokens[-1].value in (".", ",", ";", "newline"):
+        tokens = tokens[:-1]
+    while len(tokens) > 2 and tokens[0][:2] == ("op", "{") and _matching(tokens) == len(tokens) - 1:
+        tokens = tokens[1:-1]
+    return tokens
+
+
+def _matching(tokens: list[Token]) -> int:
+    """The index of the bracket that closes the first token; -1 if there is none."""
+    depth = 0
+    for index, token in enumerate(tokens):
+        if token.kind == "op":
+            depth += (token.value in _OPEN or token.value == "deg{") - (token.value in _CLOSE)
+            if depth == 0:
+                return index
+    return -1
+
+
+def _words(tokens: list[Token]) -> Answer | None:
+    r"""An answer in words: ``\text{Evelyn}``, ``(A)``, ``A, C``, ``no solution``, ``\text{two}``; None for others."""
+    text = ""
+    has_word = False
+    for token in tokens:
+        if token.kind == "text":
+            has_word = True
+        elif token.kind == "sym" and len(token.value) == 1 and token.value.isalpha():
+            pass
+        elif not (token.kind == "op" and token.value in ("(", ")", ",", "-", ".", "'", "&", "!", "[", "]")):
+            return None
+        text += " " * (token.space or token.kind == "text") + token.value
+    letters = [token.value for token in tokens if token.kind == "sym"]
+    if not has_word and not (len(letters) > 1 and "," in text and all(letter.isupper() for letter in letters)):
+        return None
+    text = text.strip()
+    names = re.split(r"\s*(?:,\s*(?:and\b|or\b)?|;|\s+and\s+|\s+or\s+)\s*", text, flags=re.IGNORECASE)
+    if text.startswith("(") and "," in text and not has_word:
+        return None  # a point with letters for coordinates
+    parts = tuple(Part(_word(name), "") for name in names if name.strip(" ()[]."))
+    if not parts:
+        return None
+    return Answer(parts, "list" if len(parts) > 1 else "")
+
+
+def _word(text: str) -> Node:
+    phrase = PHRASES.get(re.sub(r"[^a-z]", "", text.casefold()))
+    if phrase in ("empty", "reals"):
+        return (phrase,)
+    number = number_word(text)
+    return ("num", Fraction(number)) if number is not None else ("text", phrase or canonical_text(text))
+
+
+def _split(tokens: list[Token]) -> tuple[list[list[Token]], str]:
+    """The parts between commas, ``or`` and ``and`` outside of brackets, and what joins them."""
+    groups: list[list[Token]] = [[]]
+    joined = "list"
+    depth = 0
+    for token in tokens:
+        word = token.value.casefold().strip(" ,.;") if token.kind == "text" else ""
+        if token.kind == "op":
+            depth += (token.value in _OPEN or token.value == "deg{") - (token.value in _CLOSE)
+        if token.kind == "cmd" and token.value in ("begin", "end"):
+            depth += 1 if token.value == "begin" else -1
+        separates = token.kind == "op" and token.value in (",", ";")
+        if depth == 0 and (separates or word in CONNECTORS):
+            joined = word or joined
+            groups.append([])
+        elif depth == 0 and (tail := re.fullmatch(r"(.*\S)\s+(and|or)", word)):
+            groups[-1].append(token._replace(value=tail[1]))  # "3 hours and 20 minutes"
+            joined = tail[2]
+            groups.append([])
+        else:
+            groups[-1].append(token)
+    return [group for group in groups if group], joined
+
+
+def _part(tokens: list[Token]) -> list[Part]:
+    r"""The part, without its unit; several where ``\pm`` stands for two values."""
+    tokens, unit = _without_unit(_trimmed(tokens))
+    if not tokens:
+        raise UnparsableError("a part of the answer is empty")
+    if all(token.kind == "text" for token in tokens):
+        return [Part(_word(" ".join(token.value for token in tokens)), "")]
+    based = _based(" ".join(token.value for token in tokens)) if any(t.value == "_" for t in tokens) else None
+    parser = Parser(tokens)
+    node = based or parser.whole()
+    return [Part(each, unit) for each in expand(node, parser.n_pm)]
+
+
+def _without_unit(tokens: list[Token]) -> tuple[list[Token], str]:
+    """A part's tokens without the unit before or after its number, and the unit."""
+    unit = ""
+    if len(tokens) > 1 and tokens[0][:2] == ("text", "dollars"):
+        tokens, unit = tokens[1:], "dollar"
+    elif len(tokens) > 2 and tokens[0][:2] == ("op", "-") and tokens[1][:2] == ("text", "dollars"):
+        tokens, unit = [tokens[0], *tokens[2:]], "dollar"
+    else:
+        for index in range(1, len(tokens) - 1):  # x = \$5
+            if tokens[index - 1][:2] == ("op", "=") and tokens[index][:2] == ("text", "dollars"):
+                tokens, unit = tokens[:index] + tokens[index + 1 :], "dollar"
+                break
+    end = len(tokens)
+    while end > 1 and _belongs_to_unit(tokens, end - 1):
+        end -= 1
+    if 0 < end < len(tokens) and tokens[end].kind == "text" and tokens[end - 1][:2] not in _NEEDS_MORE:
+        text = "".join(f" {token.value}" if token.kind == "text" else token.value for token in tokens[end:])
+        unit = unit_of(text.replace("{", "").replace("}", "").replace("/", " per ")) or unit
+        tokens = tokens[:end]
+    elif ("op", "deg") in [token[:2] for token in tokens[-1:]] or ("op", "deg{") in [t[:2] for t in tokens[-2:-1]]:
+        unit = unit or "degree"
+    return tokens, unit
+
+
+_NEEDS_MORE = {("op", sign) for sign in ("=", "<", ">", "<=", ">=", "+", "-", "*", "/", "^", "(", "_", "!=")}
+
+
+def _belongs_to_unit(tokens: list[Token], index: int) -> bool:
+    """Whether the token is text, or a power or a slash after text."""
+    token = tokens[index]
+    if token.kind == "text":
+        return True
+    before = [each for each in tokens[max(0, index - 4) : index] if each.kind == "text"]
+    if not before:
+        return False
+    return (token.kind == "op" and token.value in ("^", "{", "}", "/")) or (
+        token.kind == "num" and token.value in ("2", "3") and tokens[index - 1].value in ("^", "{")
+    )
+
+
+def expand(node: Node, n_pm: int) -> list[Node]:
+    r"""The values of an answer with ``\pm``: one for each choice of the signs."""
+    if n_pm == 0:
+        return [node]
+    if n_pm > 4:
+        raise UnparsableError("the answer has too many plus-minus signs")
+    return [_signed(node, choice) for choice in range(1 << n_pm)]
+
+
+def _signed(node: Node, choice: int) -> Node:
+    if node and node[0] == "pm":
+        _, sign, index, inner = node
+        negative = bool(choice >> index & 1) != (sign < 0)
+        inner = _signed(inner, choice)
+        return ("neg", inner) if negative else inner
+    return tuple(_signed(each, choice) if isinstance(each, tuple) else each for each in node)

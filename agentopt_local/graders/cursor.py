@@ -1,0 +1,137 @@
+"""Walking over tokens: the parser's small parts, and its limits."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Any
+
+from agentopt_local.graders.latex import Token, UnparsableError
+
+Node = tuple[Any, ...]
+
+MAX_DEPTH = 60
+"""Nesting beyond this is refused, long before Python's own limit."""
+MAX_DIGITS = 2000
+MAX_HEIGHT = 120
+"""Of a tree; sums and products grow one level with each term."""
+
+
+_STARTS_FACTOR = frozenset({"(", "[", "{", "lset", "lfloor", "lceil", "langle"})
+
+
+class Cursor:
+    """A place in a list of tokens."""
+
+    def __init__(self, tokens: list[Token]) -> None:
+        self.tokens = tokens
+        self.position = 0
+        self.depth = 0
+        self.bars = 0
+        self.n_pm = 0
+
+    def peek(self, offset: int = 0) -> Token:
+        """A token ahead; an empty one past the end."""
+        index = self.position + offset
+        return self.tokens[index] if index < len(self.tokens) else Token("end", "")
+
+    def op(self, *values: str) -> str | None:
+        """The operator ahead if it is one of ``values``, taken; else None."""
+        token = self.peek()
+        if token.kind == "op" and token.value in values:
+            self.position += 1
+            return token.value
+        return None
+
+    def need(self, *values: str) -> str:
+        """Take an operator that must be there."""
+        found = self.op(*values)
+        if found is None:
+            raise UnparsableError(f"expected {values[0]!r}, found {self.peek().value!r}")
+        return found
+
+    def number(self) -> Node:
+        token = self.peek()
+        if token.kind != "num" or len(token.value) > MAX_DIGITS:
+            raise UnparsableError(f"{token.value[:20]!r} is not read as a number")
+        self.position += 1
+        return ("num", Fraction(token.value))
+
+    def symbol(self, name: str) -> Node:
+        if self.op("_"):
+            return ("sym", f"{name}_{self.subscript()}")
+        return ("const", name) if name in ("e", "i") else ("sym", name)
+
+    def subscript(self) -> str:
+        if self.op("{"):
+            start = self.position
+            while self.peek().kind != "end" and self.peek()[:2] != ("op", "}"):
+                self.position += 1
+            content = "".join(token.value for token in self.tokens[start : self.position])
+            self.need("}")
+            return content
+        self.position += 1
+        return self.tokens[self.position - 1].value if self.position <= len(self.tokens) else ""
+
+    def subscript_text(self) -> str:
+        token = self.peek()
+        if token.kind == "num":
+            self.position += 1
+            return token.value
+        return self.subscript()
+
+    def repeating(self, digits: str, node: Node) -> Node:
+        r"""The number with ``\overline{3}`` or dots after it."""
+        if "." in digits:
+            block = ""
+            if self.peek()[:2] == ("cmd", "overline"):
+                self.position += 1
+                block = self.subscript_text()
+            elif "." in digits and self.op("dots"):
+                match = re.search(r"(\d+?)\1{2,}$|(\d{2,}?)\2+$", digits.partition(".")[2])
+                if match is None:
+                    raise UnparsableError("it is not clear which digits repeat")
+                block = match[1] or match[2]
+            if block:
+                if not block.isdigit() or len(block) > 50:
+                    raise UnparsableError("the repeating digits are not understood")
+                scale = 10 ** len(digits.partition(".")[2])
+                return ("num", node[1] + Fraction(int(block), (10 ** len(block) - 1) * scale))
+        return node
+
+    def signed(self, sign: str | None, node: Node) -> Node:
+        if sign == "-":
+            return ("neg", node)
+        if sign in ("pm", "mp"):
+            # The signs of a \pm and the \mp after it go together.
+            index = self.n_pm if sign == "pm" else max(0, self.n_pm - 1)
+            self.n_pm += sign == "pm" or self.n_pm == 0
+            return ("pm", 1 if sign == "pm" else -1, index, node)
+        return node
+
+    def starts_factor(self) -> bool:
+        """Whether what is ahead can be multiplied with what stands before it."""
+        token = self.peek()
+        if token.kind in ("num", "sym", "fn", "const"):
+            return True
+        if token.kind == "cmd":
+            return token.value in ("frac", "sqrt", "binom", "begin", "overline", "root")
+        if token.kind == "op" and token.value == "|":
+            return self.bars == 0
+        return token.kind == "op" and token.value in _STARTS_FACTOR
+
+    def enter(self) -> None:
+        """One level deeper."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise UnparsableError("the answer is nested too deeply")
+
+
+def checked_height(node: Node) -> Node:
+    """``node``. Raises UnparsableError if a branch is higher than ``MAX_HEIGHT``; found without recursion."""
+    level = [node]
+    for _ in range(MAX_HEIGHT):
+        level = [inner for each in level for inner in each if isinstance(inner, tuple)]
+        if not level:
+            return node
+    raise UnparsableError("the answer is too long")

@@ -1,0 +1,197 @@
+"""The graders of TabMWP.
+
+``tabmwp`` follows the rule of the data set's authors (Lu et al., arXiv 2209.14610, the evaluation of PromptPG), so that
+accuracies compare with published ones. In short: an option is chosen by its letter, or else by the words that it has in
+common with the answer; a number is taken from phrases such as "the answer is"; both sides lose a leading dollar
+sign, commas and the row's unit, fractions and decimals are rounded to three places, and the texts must be equal.
+
+Where that rule is known to be wrong, ``tabmwp_lenient`` does what it means:
+
+* An answer that has nothing in common with any option gets the first option, right or wrong; here it gets none.
+* "The answer is Brenda" is taken for option B; here only a letter that stands alone names an option.
+* Options are told apart by case, so "No" is taken for the first option instead of "no"; here case does not matter.
+* ``-$3`` and ``50 %`` are no numbers to it, and ``1/0`` ends its program; here signs may stand before or after a sign
+  of currency, and percent signs are left out.
+* It looks for "the answer is" in any text, but not for a box; here the last box comes first.
+* Both sides are rounded to three places, so 0.3334 is 1/3; here a decimal answer may be rounded to two places or more,
+  and must be right in all the places that it shows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+from agentopt_local.graders.extract import final_answer
+from agentopt_local.grading import Grade, no_answer, parse_number, quote
+
+MAX_CHARS = 20_000
+"""A longer answer is wrong: the rule's expressions are made for a line of text."""
+
+_LETTERS = "ABCDEF"
+_NUMBER = re.compile(r"[-+]?[\d,./]+")
+_OPTION_FORMS = (
+    re.compile(r"\(([A-Za-z])\)"),
+    re.compile(r"([A-Za-z])"),
+    re.compile(r"([A-Za-z]). .*", re.DOTALL),
+    re.compile(r".*?[Th]he answer is ([A-Z]).*", re.DOTALL),
+    re.compile(r"\(([A-Za-z])\) .+", re.DOTALL),
+    re.compile(r".*?[Th]he answer is \(([A-Za-z])\) .+", re.DOTALL),
+)
+_SIGNS = r"[\d$.,/:]"
+_NUMBER_FORMS = (
+    re.compile(r"[Th]he answer is (.+)", re.DOTALL),
+    re.compile(rf"[Th]he table shows that ({_SIGNS}+) "),
+    re.compile(rf" = ({_SIGNS}+)"),
+    re.compile(r"(?<= be| is) ([-\d$.,/:]+)"),
+    re.compile(r"(?<= are| was) ([-\d$.,/:]+)"),
+    re.compile(r"(?<= were) ([-\d$.,/:]+)"),
+    re.compile(rf" ({_SIGNS}+ [AP]\.M\.)"),
+    re.compile(r"([-\d$.,/:]+)"),
+)
+_ENDS_WITH_DIGIT = (3, 4, 5, 7)
+"""Of the forms, those whose number ends with its last digit."""
+
+
+def tabmwp(answer: str, expected: str, *, unit: str | None = None, choices: Sequence[str] | None = None) -> Grade:
+    """Reward 1 if ``answer`` is right by the authors' rule; ``unit`` and ``choices`` are the row's."""
+    if missing := no_answer(answer):
+        return missing
+    if len(answer) > MAX_CHARS:
+        return Grade(reward=0.0, reason=f"the answer is longer than {MAX_CHARS} characters")
+    taken = extract(answer, choices)
+    given, wanted = normalize(taken, unit), normalize(expected, unit)
+    return _verdict(given.lower() == wanted.lower(), taken, expected)
+
+
+def tabmwp_lenient(
+    answer: str, expected: str, *, unit: str | None = None, choices: Sequence[str] | None = None
+) -> Grade:
+    """Reward 1 if ``answer`` is right by what the rule means; see the module's text."""
+    if missing := no_answer(answer):
+        return missing
+    if len(answer) > MAX_CHARS:
+        return Grade(reward=0.0, reason=f"the answer is longer than {MAX_CHARS} characters")
+    text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", final_answer(answer)).strip()
+    if missing := no_answer(text):
+        return missing
+    if choices:
+        option = nearest_option(text, choices)
+        return _verdict(option is not None and _folded(option) == _folded(expected), option or text, expected)
+    target = _number(expected, unit)
+    if target is None:
+        return _verdict(_folded(_without(text, unit)) == _folded(_without(expected, unit)), text, expected)
+    value = _number(text, unit)
+    if value is None:
+        found = [cut for hit in _NUMBER_FORMS[-1].findall(text) if (cut := re.sub(r"\D+$", "", hit))]
+        text = found[-1] if found else text
+        value = _number(text, unit)
+    places = text.strip(" .").rpartition(".")[2] if "." in text else ""
+    digits = len(re.sub(r"\D", "", places))
+    rounded = (
+        value is not None and digits >= 2 and "/" not in text and abs(value - target) * 2 <= Fraction(1, 10**digits)
+    )
+    return _verdict(value == target or ((rounded and target.denominator > 10_000) or _close(value, target, rounded)),
+                    text, expected)  # fmt: skip
+
+
+def _close(value: Fraction | None, target: Fraction, rounded: bool) -> bool:
+    """A rounded decimal is right where the exact value has no such decimal, as 1/3 has not."""
+    denominator = target.denominator
+    for prime in (2, 5):
+        while denominator % prime == 0:
+            denominator //= prime
+    return value is not None and rounded and denominator != 1
+
+
+def extract(answer: str, choices: Sequence[str] | None) -> str:
+    """What the authors' rule takes for the answer."""
+    text = re.sub(r"\$?\\frac\{([\d.,-]+)\}\{([\d.,]+)\}\$?", r"\1/\2", answer)
+    text = re.sub(r"(?<![AP]\.M)\.$", "", text)
+    text = re.sub(r"(?<=\d)=(?=[-$\d])", " = ", text).replace("\u2212", "-")
+    if choices:
+        for form in _OPTION_FORMS:
+            if found := form.fullmatch(text):
+                index = _LETTERS.find(found[1].upper())
+                if index >= 0:
+                    # Past the last option the rule draws one at random; the last one is as good and always the same.
+                    return choices[min(index, len(choices) - 1)]
+        return max(choices, key=lambda option: _similarity(option, text))
+    for index, form in enumerate(_NUMBER_FORMS):
+        hits = form.findall(text)
+        if index in _ENDS_WITH_DIGIT:
+            hits = [cut for hit in hits if (cut := re.sub(r"\D+$", "", hit))]
+        if hits:
+            taken = str(hits[-1]).strip()
+            return taken[:-1] if taken.endswith(".") and ".M." not in taken else taken
+    return text
+
+
+def normalize(text: str, unit: str | None) -> str:
+    """A number without commas, rounded to three places; other text without the unit."""
+    text = re.sub(r"[,./]$", "", re.sub(r"^\$", "", text))
+    if _NUMBER.fullmatch(text) is None:
+        return text.replace(unit, "").strip() if unit else text
+    plain = text.replace(",", "")
+    try:
+        if re.fullmatch(r"[-+]?\d+", plain):
+            return str(int(plain))
+        top, slash, bottom = plain.partition("/")
+        value = float(top) / float(bottom.partition("/")[0]) if slash else float(plain)
+        return re.sub(r"\.0+$", "", str(round(value, 3)))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        return text  # the authors' program ends here
+
+
+def nearest_option(text: str, choices: Sequence[str]) -> str | None:
+    """The option that ``text`` names by its letter or its words; None if it names none or several alike."""
+    folded = [_folded(choice) for choice in choices]
+    whole = _folded(text)
+    if whole in folded:
+        return choices[folded.index(whole)]
+    letter = re.fullmatch(r"(?:option|choice)?\s*\(?([A-Fa-f])\)?[.:]?(?:\s+(.*))?", text.strip(), re.DOTALL)
+    if letter and (letter[2] is None or _folded(letter[2]) in folded):
+        index = _LETTERS.index(letter[1].upper())
+        return choices[index] if index < len(choices) else None
+    inside = [choice for choice, option in zip(choices, folded, strict=True)
+              if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", whole)]  # fmt: skip
+    inside = [option for option in inside if not any(option != o and _folded(option) in _folded(o) for o in inside)]
+    if inside:
+        return inside[0] if len(inside) == 1 else None
+    scores = [_similarity(option, whole) for option in folded]
+    best = max(scores)
+    return choices[scores.index(best)] if best > 0 and scores.count(best) == 1 else None
+
+
+def _similarity(one: str, other: str) -> float:
+    """Shared words over the words of the longer text; 2 for equal texts."""
+    if one == other:
+        return 2.0
+    left, right = one.split(" "), other.split(" ")
+    if len(left) == len(right) == 1:
+        return 0.0
+    return len(set(left) & set(right)) / max(len(left), len(right))
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().replace("\u2212", "-").split()).strip(" .$\"'")
+
+
+def _without(text: str, unit: str | None) -> str:
+    return text.replace(unit, "").strip() if unit else text
+
+
+def _number(text: str, unit: str | None) -> Fraction | None:
+    text = text.strip().replace("\u2212", "-").replace("%", "")
+    if unit:
+        text = re.sub(rf"\s*{re.escape(unit)}\s*\.?$", "", text)
+    text = re.sub(r"^\s*(-?)\s*\\?\$\s*(-?)", r"\1\2", text).rstrip(" .$")
+    value, rest = parse_number(text)
+    return value if not rest or not re.search(r"\d", rest) else None
+
+
+def _verdict(right: bool, given: str, expected: str) -> Grade:
+    if right:
+        return Grade(reward=1.0, reason=f"correct: {quote(given)}")
+    return Grade(reward=0.0, reason=f"answered {quote(given)}; expected {quote(expected)}")
