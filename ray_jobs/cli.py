@@ -9,21 +9,25 @@ import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from agentopt_local import __version__
 from agentopt_local.errors import AgentOptError, ConfigError, RunDirError
+from ray_jobs import ask, export
 from ray_jobs.display import Display, error_line, functions_diff, log_to, report_text, stop_logging
 
+T = TypeVar("T")
 USER_MISTAKE = 2
 INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. 0: done, 1: failed, 2: the user's mistake, 130: interrupted (a run can be resumed)."""
-    arguments, rest = parser().parse_known_args(argv)
+    words, settings = split_settings(sys.argv[1:] if argv is None else argv)
+    arguments, rest = parser().parse_known_args(words)
+    rest += settings
     try:
-        if rest and arguments.command != "train":
+        if rest and not hasattr(arguments, "takes_settings"):
             raise ConfigError(f"{' '.join(rest)!r} is not understood; see agentopt {arguments.command} --help")
         return int(arguments.run(arguments, rest))
     except (ConfigError, RunDirError) as error:
@@ -32,11 +36,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AgentOptError as error:
         error_line(str(error))
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left, as `agentopt show | head` does
         return 0
+
+
+def split_settings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """``argv`` without its ``--section.key value`` pairs, and these: their values are no arguments of a command."""
+    words, settings = [], []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        name, equals, _ = word.partition("=")
+        if name.startswith("--") and "." in name:
+            settings += [word] if equals else [word, *rest[:1]]
+            rest = rest if equals else rest[1:]
+        else:
+            words.append(word)
+    return words, settings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     train.add_argument("config", type=Path, metavar="CONFIG", help="a .toml file; ray_jobs/configs/ has examples")
-    train.set_defaults(run=run_train)
+    train.set_defaults(run=run_train, takes_settings=True)
 
     resume = commands.add_parser("resume", help="continue a run that was interrupted or killed")
     resume.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
@@ -69,6 +88,9 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("run_dir", type=Path, metavar="RUN")
     show.add_argument("--diff", action="store_true", help="what each accepted step changed")
     show.set_defaults(run=run_show)
+
+    ask.add_commands(commands)
+    export.add_commands(commands)
 
     doctor = commands.add_parser("doctor", help="check this machine and say what is missing")
     doctor.add_argument("--json", action="store_true", help="print JSON")
@@ -92,7 +114,7 @@ def run_train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     config = load_config(arguments.config, rest)
     check_model(config)
     task_of(config)  # before there is a run folder that could never be resumed
-    run_dir = new_run(config)
+    run_dir = new_run(config, export.start_set(config))
     display = Display()
     return watched(run_dir, display, train(config, run_dir, progress=display.progress, on_step=display.step))
 
@@ -157,7 +179,7 @@ def watched(run_dir: Any, display: Display, job: Coroutine[Any, Any, dict[str, A
     return 0
 
 
-async def interruptible(job: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+async def interruptible(job: Coroutine[Any, Any, T]) -> T:
     """``job``, cancelled by SIGTERM as Ctrl-C does, so that engines and sandboxes are ended in order."""
     loop = asyncio.get_running_loop()
     task = loop.create_task(job)
@@ -168,8 +190,8 @@ async def interruptible(job: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, A
 
 def run_show(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt show RUN [--diff]``."""
+    from agentopt_local.exporting.learned import read_functions
     from agentopt_local.run_dir import read_json
-    from agentopt_local.trainer import TrainState
     from ray_jobs.train import read_config
 
     path = arguments.run_dir
@@ -181,11 +203,10 @@ def run_show(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
             print(functions_diff(old, folder))
             old = folder
         return 0
-    values = read_json(path / "state.json")
-    state = TrainState() if values is None else TrainState.model_validate(values)
-    for function in state.functions.each():
+    functions = read_functions(path)
+    for function in functions.each():
         print(function.source)
-    if not state.functions.functions:
+    if not functions.functions:
         print("No function was learned (yet).", file=sys.stderr)
     report = read_json(path / "report.json")
     if report is not None:

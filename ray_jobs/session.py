@@ -20,10 +20,10 @@ from agentopt_local.chat import ChatModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.rollout import Progress, Rollouts
 from agentopt_local.run_dir import RunDir
-from agentopt_local.sandbox import SandboxLimits, describe_layers, open_sandbox
+from agentopt_local.sandbox import ForkServerSandbox, SandboxLimits, describe_layers, open_sandbox
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.task import Task, load_task
-from ray_jobs.config import RunConfig
+from ray_jobs.config import RunConfig, SandboxConfig
 
 log = logging.getLogger(__name__)
 PACKAGES = (
@@ -65,23 +65,33 @@ async def open_session(
     """
     task = task_of(config)
     started = time.monotonic()
+    async with open_agent(config, progress, model=model, preload=task.preload) as (agent, device):
+        rollouts = Rollouts(agent, task, agent.sandbox, run_dir, concurrency=config.concurrency, progress=progress)
+        optimizer = Optimizer(agent.model, task, agent.sandbox, config.optimizer)
+        yield Session(config, run_dir, task, agent.sandbox, agent.model, rollouts, optimizer, device, started)
+
+
+@asynccontextmanager
+async def open_agent(
+    config: RunConfig, progress: Progress, *, model: ChatModel | None = None, preload: tuple[str, ...] = ()
+) -> AsyncIterator[tuple[FunctionCallingAgent, str]]:
+    """The configured agent with its sandbox and model, and where the model runs. ``preload``: see the sandbox."""
     async with AsyncExitStack() as stack:
-        settings = config.sandbox
-        sandbox = await stack.enter_async_context(
-            open_sandbox(
-                limits=SandboxLimits(timeout_s=settings.timeout_s, memory_bytes=settings.memory_bytes),
-                workers=settings.workers,
-                preload=task.preload,
-                allow_weak=settings.allow_weak,
-            )
-        )
+        sandbox = await stack.enter_async_context(sandbox_of(config.sandbox, preload))
         device = "external"
         if model is None:
             model, device = await open_model(config, stack, progress)
-        agent = FunctionCallingAgent(model, sandbox, config.agent)
-        rollouts = Rollouts(agent, task, sandbox, run_dir, concurrency=config.concurrency, progress=progress)
-        optimizer = Optimizer(model, task, sandbox, config.optimizer)
-        yield Session(config, run_dir, task, sandbox, model, rollouts, optimizer, device, started)
+        yield FunctionCallingAgent(model, sandbox, config.agent), device
+
+
+def sandbox_of(settings: SandboxConfig, preload: tuple[str, ...] = ()) -> ForkServerSandbox:
+    """The configured sandbox, for ``async with``."""
+    return open_sandbox(
+        limits=SandboxLimits(timeout_s=settings.timeout_s, memory_bytes=settings.memory_bytes),
+        workers=settings.workers,
+        preload=preload,
+        allow_weak=settings.allow_weak,
+    )
 
 
 async def open_model(config: RunConfig, stack: AsyncExitStack, progress: Progress) -> tuple[ChatModel, str]:
