@@ -37,6 +37,8 @@ class Provenance(Record):
     """When the training began, ISO 8601."""
     functions: str
     """Fingerprint of the set."""
+    start: tuple[str, ...]
+    """Functions that the training started with: these the model may have revised, but did not invent."""
     test: dict[str, Any] | None
     """``test`` of report.json: accuracy before and after on the same held-out problems, each with its 95 % interval,
     and their difference; None if this set was not evaluated."""
@@ -82,6 +84,7 @@ def read_learned(run: Path) -> Learned:
             commit=meta.get("commit"),
             started=meta.get("started"),
             functions=tested.fingerprint,
+            start=read_start(run).names,
             test=test,
         ),
     )

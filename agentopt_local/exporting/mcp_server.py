@@ -6,6 +6,8 @@ The server goes on.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Callable
@@ -100,8 +102,15 @@ async def serve_http(server: Any, port: int, on_ready: Callable[[str], None]) ->
     with listener:
         on_ready(f"http://{HOST}:{listener.getsockname()[1]}{PATH}")
         app = server.streamable_http_app(streamable_http_path=PATH, host=HOST)
-        settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-        await uvicorn.Server(settings).serve(sockets=[listener])
+        http = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        http.capture_signals = contextlib.nullcontext  # signals are the command's business
+        serving = asyncio.create_task(http.serve(sockets=[listener]))
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            http.should_exit = True
+            await serving
+            raise
 
 
 def client_config(name: str, command: list[str]) -> dict[str, Any]:

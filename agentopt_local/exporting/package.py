@@ -123,6 +123,7 @@ def provenance_rows(provenance: Provenance, exported: str) -> str:
         "exported": exported,
         "agentopt-local": " ".join(filter(None, [provenance.agentopt_local, provenance.commit])) or "unknown",
         "fingerprint of the functions": provenance.functions,
+        "functions it started with": ", ".join(provenance.start) or "none",
         "accuracy before, without functions": accuracy(provenance, "before"),
         "accuracy after, with these functions": accuracy(provenance, "after"),
     }
@@ -175,11 +176,12 @@ def replay_text(learned: Learned, replayed: Sequence[Replayed]) -> str:
 
 def licence_text(provenance: Provenance, model_licence: str | None) -> str:
     """Whose code this is, as far as it can be said."""
+    started = f" (it started from others: {', '.join(provenance.start)})" if provenance.start else ""
     licence = f", which is published under {model_licence}" if model_licence else ""
     return (
         f"The functions were written by the language model {plain(provenance.model)}{licence}, from problems of the "
-        f"task {plain(provenance.task)}. What may be done with them depends on the terms of that model and of those "
-        "problems; agentopt-local claims no rights in them. The files around them (tests/json_values.py and the "
+        f"task {plain(provenance.task)}{started}. What may be done with them depends on the terms of that model and of "
+        "those problems; agentopt-local claims no rights in them. The files around them (tests/json_values.py and the "
         "scaffolding) are part of agentopt-local, Apache-2.0."
     )
 
