@@ -31,7 +31,7 @@ def add_commands(commands: Any) -> None:
         "that starts agentopt serve-mcp. inspect: logs of the evaluation before and after, for inspect view.",
     )
     export.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
-    export.add_argument("--format", choices=FORMATS, required=True)
+    export.add_argument("--format", choices=FORMATS, metavar="FORMAT", required=True, help=", ".join(FORMATS))
     export.add_argument("--output", type=Path, metavar="PATH", help="where to; beside the run if left out")
     export.add_argument(
         "--name", help="the python package's name, or the MCP server's; made from the run's if left out"

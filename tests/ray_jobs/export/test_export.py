@@ -152,13 +152,13 @@ def test_it_installs_in_an_empty_environment_and_its_tests_pass(package: Path, t
         (lent / origin.name).symlink_to(origin)
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(package / "tests")]
     environment = {"PYTHONPATH": str(lent), "PATH": os.environ["PATH"]}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=package, env=environment)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "14 passed" in done.stdout
 
     installed = next((empty / "lib").glob("python*/site-packages/my_words/functions.py"))
     installed.write_text(installed.read_text().replace("word[::-1]", "word"))
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=package, env=environment)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 1, "a function that does something else fails its tests"
     assert "8 failed, 6 passed" in done.stdout
 
