@@ -216,8 +216,6 @@ def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt serve-mcp PATH [--http PORT]``."""
     from agentopt_local.exporting import mcp_server
     from agentopt_local.exporting.learned import read_learned
-    from agentopt_local.exporting.sources import find_functions
-    from agentopt_local.functions import FunctionSet
     from agentopt_local.optimizer import OptimizerConfig
     from ray_jobs.cli import interruptible
     from ray_jobs.config import SandboxConfig
@@ -230,9 +228,8 @@ def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         config = read_config(path)
         functions, settings, timeout_s = read_learned(path).functions, config.sandbox, config.agent.timeout_s
     else:
-        found = find_functions(path, OptimizerConfig().allowed_packages)
         settings = SandboxConfig()
-        functions, timeout_s = FunctionSet(functions=tuple(each.function for each in found)), settings.timeout_s
+        functions, timeout_s = load_functions(path, OptimizerConfig().allowed_packages, settings), settings.timeout_s
     timeout_s = timeout_s if arguments.timeout is None else arguments.timeout
     if timeout_s <= 0:
         raise ConfigError(f"--timeout {timeout_s:g}: give seconds, more than 0")

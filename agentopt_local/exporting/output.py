@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ def write_file(path: Path, text: str, *, force: bool) -> None:
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; name a file with --output PATH")
     check_output(path, force=force)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_parent(path)
     write_atomically(path, text)
 
 
@@ -40,7 +41,7 @@ def new_folder(path: Path, *, force: bool) -> Iterator[Path]:
     check_output(path, force=force)
     if path.is_file():
         raise ConfigError(f"{path} is a file; name a folder with --output PATH")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_parent(path)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent, ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary) / "new"
         folder.mkdir()
@@ -49,3 +50,13 @@ def new_folder(path: Path, *, force: bool) -> Iterator[Path]:
         if path.exists():
             path.rename(Path(temporary) / "old")
         folder.rename(path)
+
+
+def make_parent(path: Path) -> None:
+    """Make the folder that ``path`` is to stand in. Raises ConfigError if that cannot be, or be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path.parent} cannot be made: {error.strerror}; choose another --output PATH") from None
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{path.parent} cannot be written; choose another --output PATH")

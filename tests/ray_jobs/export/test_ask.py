@@ -147,7 +147,9 @@ def test_a_full_context_starts_the_conversation_afresh(run: Path, capfd: pytest.
 
 
 class Endpoint(BaseHTTPRequestHandler):
-    """An OpenAI-compatible server whose model is the script above; ``wait`` makes it think for ever."""
+    """An OpenAI-compatible server whose model is the script above; ``wait`` makes it think for long."""
+
+    thinks = threading.Event()
 
     def do_GET(self) -> None:
         self._send({"data": [{"id": "m", "owned_by": "me"}]})
@@ -156,7 +158,9 @@ class Endpoint(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         last = body["messages"][-1]
         if last["content"].endswith("wait"):
+            self.thinks.set()
             time.sleep(60)
+            return
         message: dict[str, Any] = {"role": "assistant", "content": f"<answer>{last['content']}</answer>"}
         if last["role"] == "user":
             arguments = json.dumps({"word": last["content"].split()[-1]})
@@ -251,7 +255,7 @@ def test_a_chat_on_a_terminal_ends_cleanly(how: str, run: Path, endpoint: str) -
         terminal.until("> ")
         if how == "Ctrl-C":  # first while an answer is under way, which is stopped and no more
             terminal.say("wait\n")
-            time.sleep(1.0)
+            assert Endpoint.thinks.wait(240)
             terminal.process.send_signal(signal.SIGINT)
             terminal.until("stopped")
             terminal.until("> ")
