@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from agentopt_local import __version__
 from agentopt_local.errors import AgentOptError, ConfigError, RunDirError
+from ray_jobs import ask, export
 from ray_jobs.display import Display, error_line, functions_diff, log_to, report_text, stop_logging
 
 T = TypeVar("T")
@@ -22,9 +23,11 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. 0: done, 1: failed, 2: the user's mistake, 130: interrupted (a run can be resumed)."""
-    arguments, rest = parser().parse_known_args(argv)
+    words, settings = split_settings(sys.argv[1:] if argv is None else argv)
+    arguments, rest = parser().parse_known_args(words)
+    rest += settings
     try:
-        if rest and arguments.command not in ("train", "resume", "serve"):
+        if rest and not hasattr(arguments, "takes_settings"):
             raise ConfigError(f"{' '.join(rest)!r} is not understood; see agentopt {arguments.command} --help")
         return int(arguments.run(arguments, rest))
     except (ConfigError, RunDirError) as error:
@@ -33,11 +36,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AgentOptError as error:
         error_line(str(error))
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left, as `agentopt show | head` does
         return 0
+
+
+def split_settings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """``argv`` without its ``--section.key value`` pairs, and these: their values are no arguments of a command."""
+    words, settings = [], []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        name, equals, _ = word.partition("=")
+        if name.startswith("--") and "." in name:
+            settings += [word] if equals else [word, *rest[:1]]
+            rest = rest if equals else rest[1:]
+        else:
+            words.append(word)
+    return words, settings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,12 +72,12 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     train.add_argument("config", type=Path, metavar="CONFIG", help="a .toml file; ray_jobs/configs/ has examples")
-    train.set_defaults(run=run_train)
+    train.set_defaults(run=run_train, takes_settings=True)
 
     resume = commands.add_parser("resume", help="continue a run that was interrupted or killed")
     resume.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
     resume.epilog = "A run whose budget was used up continues with a larger one: --budget.max_cost 20"
-    resume.set_defaults(run=run_resume)
+    resume.set_defaults(run=run_resume, takes_settings=True)
 
     evaluate = commands.add_parser("evaluate", help="measure a run's functions against none, on the same problems")
     evaluate.add_argument("run_dir", type=Path, metavar="RUN")
@@ -81,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("config", type=Path, metavar="CONFIG", help="a .toml file, as for train")
     serve.add_argument("--stop", action="store_true", help="end the engines that have the name instead")
-    serve.set_defaults(run=run_serve)
+    serve.set_defaults(run=run_serve, takes_settings=True)
     grade = commands.add_parser(
         "grade",
         help="judge a file of answers",
@@ -92,6 +110,8 @@ def parser() -> argparse.ArgumentParser:
     grade.add_argument("--lenient", action="store_true", help="mend the official rule where it is known to be wrong")
     grade.add_argument("--output", type=Path, metavar="FILE", help="write there; to standard output if left out")
     grade.set_defaults(run=run_grade)
+    ask.add_commands(commands)
+    export.add_commands(commands)
 
     doctor = commands.add_parser("doctor", help="check this machine and say what is missing")
     doctor.add_argument("--json", action="store_true", help="print JSON")
@@ -115,7 +135,7 @@ def run_train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     config = load_config(arguments.config, rest)
     check_model(config)
     task_of(config)  # before there is a run folder that could never be resumed
-    run_dir = new_run(config)
+    run_dir = new_run(config, export.start_set(config))
     display = Display()
     return watched(run_dir, display, train(config, run_dir, progress=display.progress, on_step=display.step))
 
@@ -225,8 +245,8 @@ async def interruptible(job: Coroutine[Any, Any, T]) -> T:
 
 def run_show(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt show RUN [--diff]``."""
+    from agentopt_local.exporting.learned import read_functions
     from agentopt_local.run_dir import read_json
-    from agentopt_local.trainer import TrainState
     from ray_jobs.train import read_config
 
     path = arguments.run_dir
@@ -238,11 +258,10 @@ def run_show(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
             print(functions_diff(old, folder))
             old = folder
         return 0
-    values = read_json(path / "state.json")
-    state = TrainState() if values is None else TrainState.model_validate(values)
-    for function in state.functions.each():
+    functions = read_functions(path)
+    for function in functions.each():
         print(function.source)
-    if not state.functions.functions:
+    if not functions.functions:
         print("No function was learned (yet).", file=sys.stderr)
     report = read_json(path / "report.json")
     if report is not None:

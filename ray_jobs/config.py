@@ -65,6 +65,8 @@ class RunConfig(Record):
     """The folder under which the run's folder is made."""
     run_name: str | None = None
     """The run folder's name; None: made from the task and the time."""
+    start_functions: str | None = None
+    """Functions to start the training from: a run, an exported package, a folder of .py files, or a .py file."""
     concurrency: int = Field(default=64, ge=1)
     """Rollouts under way at once."""
     model: ModelConfig = ModelConfig()

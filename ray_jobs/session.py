@@ -22,11 +22,11 @@ from agentopt_local.models.metered import Ledger, MeteredModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.rollout import Progress, Rollouts
 from agentopt_local.run_dir import RunDir
-from agentopt_local.sandbox import SandboxLimits, open_sandbox
+from agentopt_local.sandbox import ForkServerSandbox, SandboxLimits, open_sandbox
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.sandbox.repeating import RepeatingSandbox
 from agentopt_local.task import Task, load_task
-from ray_jobs.config import RunConfig
+from ray_jobs.config import RunConfig, SandboxConfig
 from ray_jobs.model_config import ModelConfig
 from serving.config import EngineConfig
 
@@ -95,16 +95,7 @@ async def open_session(
     ledger = Ledger(run_dir, config.budget)
     started = time.monotonic()
     async with AsyncExitStack() as stack:
-        settings = config.sandbox
-        opened = await stack.enter_async_context(
-            open_sandbox(
-                limits=SandboxLimits(timeout_s=settings.timeout_s, memory_bytes=settings.memory_bytes),
-                workers=settings.workers,
-                preload=task.preload,
-                allow_weak=settings.allow_weak,
-            )
-        )
-        layers = opened.describe_layers()
+        opened = await stack.enter_async_context(sandbox_of(config.sandbox, task.preload))
         sandbox = RepeatingSandbox(opened)
         if model is None:
             models = await open_models(config, stack, progress)
@@ -122,9 +113,32 @@ async def open_session(
             config.optimizer,
             one_text=one_text,
         )
+        layers = opened.describe_layers()
         yield Session(
             config, run_dir, task, sandbox, talker, rollouts, optimizer, ledger, models.device, started, layers
         )
+
+
+@asynccontextmanager
+async def open_agent(
+    config: RunConfig, progress: Progress, *, model: ChatModel | None = None
+) -> AsyncIterator[FunctionCallingAgent]:
+    """The configured agent with its sandbox and model, for a person's questions. ``model`` replaces the model."""
+    async with AsyncExitStack() as stack:
+        sandbox = RepeatingSandbox(await stack.enter_async_context(sandbox_of(config.sandbox)))
+        if model is None:
+            model, _ = await open_model(config.model, config.engine, config, stack, progress)
+        yield AGENTS[config.agent.kind](model, sandbox, config.agent)
+
+
+def sandbox_of(settings: SandboxConfig, preload: tuple[str, ...] = ()) -> ForkServerSandbox:
+    """The configured sandbox, for ``async with``."""
+    return open_sandbox(
+        limits=SandboxLimits(timeout_s=settings.timeout_s, memory_bytes=settings.memory_bytes),
+        workers=settings.workers,
+        preload=preload,
+        allow_weak=settings.allow_weak,
+    )
 
 
 async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Progress) -> Models:

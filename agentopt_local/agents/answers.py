@@ -39,6 +39,11 @@ def read_answer(text: str) -> str | None:
     return answer.strip() or None if answer is not None else None
 
 
+def without_answer(text: str) -> str:
+    """What a turn says beside its ``<answer>``."""
+    return _TAG.sub("", text).strip()
+
+
 def unboxed(text: str) -> str:
     """``text`` without a box (and the dollars of mathematics) that is all of it."""
     inner = text.strip().strip("$").strip()

@@ -49,25 +49,25 @@ def to_tools(tools: Sequence[ToolSpec]) -> list[dict[str, Any]]:
 def to_response_format(schema_text: str, *, strict: bool = True) -> dict[str, Any]:
     """The ``response_format`` field that asks for JSON under a schema; strict only where OpenAI's rules allow it."""
     schema = json.loads(schema_text)
-    strict = strict and schema.get("type") == "object" and _can_be_strict(schema)
+    strict = strict and schema.get("type") == "object" and can_be_strict(schema)
     return {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema, "strict": strict}}
 
 
-def _can_be_strict(schema: Any) -> bool:
-    # OpenAI's strict mode wants every object closed and every property required.
+def can_be_strict(schema: Any) -> bool:
+    """Whether OpenAI's strict mode takes ``schema``: it wants every object closed and every property required."""
     if isinstance(schema, list):
-        return all(_can_be_strict(item) for item in schema)
+        return all(can_be_strict(item) for item in schema)
     if not isinstance(schema, dict):
         return True
     if schema.get("type") == "object" or "properties" in schema:
         properties = schema.get("properties", {})
         if schema.get("additionalProperties") is not False or set(schema.get("required", ())) != set(properties):
             return False
-        if not all(_can_be_strict(item) for item in properties.values()):
+        if not all(can_be_strict(item) for item in properties.values()):
             return False
     unknown = {"oneOf", "allOf", "not", "patternProperties", "if", "prefixItems"}
     rest = {key: value for key, value in schema.items() if key not in ("properties", "enum", "const", "default")}
-    return not unknown & set(schema) and all(_can_be_strict(value) for value in rest.values())
+    return not unknown & set(schema) and all(can_be_strict(value) for value in rest.values())
 
 
 def from_response(request: ChatRequest, body: Any) -> ChatReply:

@@ -1,0 +1,183 @@
+"""Rollouts as logs of Inspect AI, written with its own classes, so that ``inspect view`` and its analyses read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from agentopt_local import __version__, prompts
+from agentopt_local.chat import Usage
+from agentopt_local.errors import ConfigError
+from agentopt_local.exporting.learned import Provenance
+from agentopt_local.functions import FunctionSet
+from agentopt_local.rollout import accuracy
+from agentopt_local.statistics import wilson
+from agentopt_local.task import Problem
+from agentopt_local.trainer import sum_usage
+from agentopt_local.trajectory import Step, Trajectory
+
+SCORER = "agentopt_grade"
+LIMITS: dict[str, Literal["turn", "token", "context"]] = {
+    "max_turns": "turn",
+    "max_tokens": "token",
+    "context": "context",
+}
+"""Stop reasons that are one of Inspect's limits."""
+
+
+def check_installed() -> None:
+    """Raise ConfigError if Inspect AI is not there."""
+    try:
+        import inspect_ai  # noqa: F401
+    except ImportError:
+        raise ConfigError("--format inspect needs Inspect AI: pip install 'agentopt-local[inspect]'") from None
+
+
+def write_log(
+    path: Path,
+    provenance: Provenance,
+    functions: FunctionSet,
+    attempts: Sequence[tuple[Problem, Trajectory]],
+    *,
+    side: str,
+    config: Mapping[str, Any],
+    prompt_hashes: Mapping[str, str],
+) -> None:
+    """Write one evaluation as ``path`` (``.eval`` or ``.json``).
+
+    ``side`` names it, such as ``before``. ``config`` are the run's settings, of which the budgets are needed.
+    ``prompt_hashes`` are those of the run's metadata: the system prompt stands in the log only if it is still the same.
+    """
+    from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalResults, EvalSpec, EvalStats, write_eval_log
+
+    prompt = "agent_system_functions" if functions.functions else "agent_system"
+    system = prompts.fill(prompt) if prompt_hashes.get(prompt) == prompts.hashes()[prompt] else None
+    started = moment(provenance.started)
+    trajectories = [trajectory for _, trajectory in attempts]
+    n = len(attempts)
+    log = EvalLog(
+        status="success",
+        eval=EvalSpec(
+            created=started,
+            task=f"{provenance.task} {side}",
+            dataset=EvalDataset(name=provenance.task, samples=n, sample_ids=[problem.id for problem, _ in attempts]),
+            model=f"agentopt/{provenance.model}",
+            config=EvalConfig(
+                turn_limit=config["agent"]["max_turns"], token_limit=config["agent"]["max_tokens"], epochs=1
+            ),
+            packages={"agentopt-local": __version__},
+            tags=[side, *functions.names],
+            metadata={**provenance.model_dump(mode="json", exclude={"test"}), "functions_source": functions.source},
+        ),
+        results=EvalResults(total_samples=n, completed_samples=n, scores=[_score(trajectories)]),
+        stats=EvalStats(
+            started_at=started,
+            completed_at=started,
+            model_usage={f"agentopt/{provenance.model}": _usage(sum_usage(trajectories))},
+        ),
+        samples=[
+            _sample(problem, trajectory, provenance.model, system, config["agent"]) for problem, trajectory in attempts
+        ],
+    )
+    write_eval_log(log, str(path))
+
+
+def moment(text: str | None) -> str:
+    """An ISO 8601 time with its zone, as Inspect wants it; the epoch if it is not known."""
+    return datetime.fromisoformat(text or "1970-01-01T00:00:00+00:00").astimezone().isoformat()
+
+
+def _score(trajectories: Sequence[Trajectory]) -> Any:
+    from inspect_ai.log import EvalMetric, EvalScore
+
+    share = accuracy(trajectories)
+    low, high = wilson(sum(each.correct for each in trajectories), len(trajectories))
+    values = {"accuracy": share, "wilson95_low": low, "wilson95_high": high}
+    return EvalScore(
+        name=SCORER,
+        scorer=SCORER,
+        scored_samples=len(trajectories),
+        unscored_samples=0,
+        metrics={name: EvalMetric(name=name, value=value) for name, value in values.items()},
+    )
+
+
+def _sample(
+    problem: Problem, trajectory: Trajectory, model: str, system: str | None, budgets: Mapping[str, Any]
+) -> Any:
+    from inspect_ai.log import EvalSample, EvalSampleLimit
+    from inspect_ai.model import (
+        ChatCompletionChoice,
+        ChatMessageAssistant,
+        ChatMessageSystem,
+        ChatMessageUser,
+        ModelOutput,
+    )
+    from inspect_ai.scorer import Score
+
+    messages: list[Any] = [ChatMessageSystem(content=system)] if system else []
+    messages.append(ChatMessageUser(content=problem.question))
+    for number, step in enumerate(trajectory.steps):
+        messages += _turn(step, number)
+    usage = _usage(trajectory.usage)
+    last = ChatMessageAssistant(content=trajectory.steps[-1].message.content if trajectory.steps else "")
+    grade = trajectory.grade
+    kind = LIMITS.get(trajectory.stop_reason)
+    limit = float(budgets.get(trajectory.stop_reason, 0))
+    return EvalSample(
+        id=problem.id,
+        epoch=1,
+        input=problem.question,
+        target=problem.answer,
+        messages=messages,
+        output=ModelOutput(model=model, choices=[ChatCompletionChoice(message=last)], usage=usage),
+        scores={
+            SCORER: Score(
+                value=grade.reward if grade else 0.0,
+                answer=trajectory.answer,
+                explanation=grade.reason if grade else None,
+            )
+        },
+        metadata={"kind": problem.kind, "stop_reason": trajectory.stop_reason, "seed": trajectory.seed},
+        model_usage={f"agentopt/{model}": usage},
+        total_time=trajectory.wall_s,
+        working_time=trajectory.wall_s,
+        turn_count=len(trajectory.steps),
+        limit=EvalSampleLimit(type=kind, limit=limit) if kind else None,
+    )
+
+
+def _turn(step: Step, number: int) -> list[Any]:
+    """One turn of the agent and what it was told."""
+    from inspect_ai.model import ChatMessageAssistant, ChatMessageTool, ChatMessageUser
+    from inspect_ai.tool import ToolCall, ToolCallError
+
+    ids = [f"call_{number}_{index}" for index in range(len(step.message.tool_calls))]
+    calls = [
+        ToolCall(id=call_id, function=call.name, arguments=call.arguments)
+        for call_id, call in zip(ids, step.message.tool_calls, strict=True)
+    ]
+    messages: list[Any] = [ChatMessageAssistant(content=step.message.content, tool_calls=calls or None)]
+    results = list(step.executed) if calls else []
+    for index, told in enumerate(step.observations):
+        if told.role != "tool" or index >= len(results):
+            messages.append(ChatMessageUser(content=told.content))
+            continue
+        error = None if results[index].ok else ToolCallError(type="unknown", message=told.content)
+        messages.append(
+            ChatMessageTool(content=told.content, tool_call_id=ids[index], function=results[index].name, error=error)
+        )
+    return messages
+
+
+def _usage(usage: Usage) -> Any:
+    from inspect_ai.model import ModelUsage
+
+    return ModelUsage(
+        input_tokens=usage.prompt_tokens - usage.cached_tokens,
+        input_tokens_cache_read=usage.cached_tokens,
+        output_tokens=usage.completion_tokens,
+        total_tokens=usage.prompt_tokens + usage.completion_tokens,
+    )

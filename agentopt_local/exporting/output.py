@@ -1,0 +1,62 @@
+"""Writing an export: whole or not at all, and never over something that this program did not write."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agentopt_local.errors import ConfigError
+from agentopt_local.run_dir import write_atomically
+
+MARKER = ".agentopt-export"
+"""A file in every exported folder: only a folder that has it is replaced."""
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Raise ConfigError if ``path`` must not be written."""
+    if path.is_dir() and any(path.iterdir()):
+        if not (path / MARKER).is_file():
+            raise ConfigError(f"{path} is a folder that agentopt did not write; it is not replaced, choose another")
+    elif path.is_dir() or not path.exists():
+        return
+    if not force:
+        raise ConfigError(f"{path} exists already; replace it with --force, or choose another with --output PATH")
+
+
+def write_file(path: Path, text: str, *, force: bool) -> None:
+    """Write one file. Raises ConfigError if it exists and ``force`` is not set, or is a folder."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a file with --output PATH")
+    check_output(path, force=force)
+    make_parent(path)
+    write_atomically(path, text)
+
+
+@contextmanager
+def new_folder(path: Path, *, force: bool) -> Iterator[Path]:
+    """A fresh folder that takes the place of ``path`` when the context ends without an error."""
+    check_output(path, force=force)
+    if path.is_file():
+        raise ConfigError(f"{path} is a file; name a folder with --output PATH")
+    make_parent(path)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent, ignore_cleanup_errors=True) as temporary:
+        folder = Path(temporary) / "new"
+        folder.mkdir()
+        (folder / MARKER).write_text("Written by agentopt export or import.\n", encoding="utf-8")
+        yield folder
+        if path.exists():
+            path.rename(Path(temporary) / "old")
+        folder.rename(path)
+
+
+def make_parent(path: Path) -> None:
+    """Make the folder that ``path`` is to stand in. Raises ConfigError if that cannot be, or be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path.parent} cannot be made: {error.strerror}; choose another --output PATH") from None
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{path.parent} cannot be written; choose another --output PATH")

@@ -1,0 +1,95 @@
+"""Recorded calls, made again in the sandbox: those that return the same become the tests of an export."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from agentopt_local.agents.function_calling import render_value
+from agentopt_local.functions import FunctionSet
+from agentopt_local.record import Record, canonical_json
+from agentopt_local.sandbox.base import Sandbox
+from agentopt_local.trajectory import Executed, Trajectory
+
+MAX_TRIED = 60
+"""Recorded calls of one function that are made again, at most."""
+MAX_EXAMPLES = 20
+"""Of these, calls that become tests."""
+MAX_CHARS = 4000
+"""Longer arguments make no readable test."""
+CUT = re.compile(r"\n\[\.\.\. \d+ characters cut \.\.\.]\n")
+"""A result that was not recorded whole."""
+
+
+class Example(Record):
+    """One call and what it returns."""
+
+    arguments: dict[str, Any]
+    value: Any
+    """As JSON."""
+
+
+class Replayed(Record):
+    """What became of one function's recorded calls."""
+
+    name: str
+    recorded: int
+    """Distinct arguments with which it was called without error."""
+    tried: int
+    """Of these, called again."""
+    same: int
+    """Of these, with the recorded result, whatever the seed of the random generators."""
+    examples: tuple[Example, ...]
+
+
+async def replay(
+    functions: FunctionSet, rollouts: Iterable[tuple[str, Trajectory]], sandbox: Sandbox, *, timeout_s: float
+) -> tuple[Replayed, ...]:
+    """Make the recorded calls of ``functions`` again, one result per function in their order.
+
+    A function's calls under exactly this set come first, and among them those of attempts that were graded right.
+    Calls from before its last revision are tried too, and need not reproduce.
+    """
+    calls: dict[str, dict[str, tuple[int, Executed, int]]] = defaultdict(dict)
+    for _, trajectory in rollouts:
+        rank = 2 * (trajectory.functions != functions.fingerprint) + (not trajectory.correct)
+        for call in trajectory.calls:
+            if call.ok and call.name in functions:
+                known = calls[call.name]
+                key = canonical_json(call.arguments)
+                if key not in known or rank < known[key][0]:
+                    known[key] = (rank, call, trajectory.seed)
+    return tuple([await _one(functions, name, calls[name], sandbox, timeout_s) for name in functions.names])
+
+
+async def _one(
+    functions: FunctionSet,
+    name: str,
+    calls: dict[str, tuple[int, Executed, int]],
+    sandbox: Sandbox,
+    timeout_s: float,
+) -> Replayed:
+    short = [
+        (call, seed)
+        for key, (_, call, seed) in sorted(calls.items(), key=lambda item: (item[1][0], item[0]))
+        if len(key) <= MAX_CHARS and not CUT.search(call.result)
+    ][:MAX_TRIED]
+
+    async def again(call: Executed, seed: int) -> Example | None:
+        first, second = await asyncio.gather(
+            *(
+                sandbox.call(functions.source, name, call.arguments, timeout_s=timeout_s, seed=each)
+                for each in (seed, seed + 1)
+            )
+        )
+        same = first.ok and second.ok and first.value == second.value and render_value(first.value) == call.result
+        return Example(arguments=call.arguments, value=first.value) if same else None
+
+    found = await asyncio.gather(*(again(call, seed) for call, seed in short))
+    examples = tuple(each for each in found if each is not None)
+    return Replayed(
+        name=name, recorded=len(calls), tried=len(short), same=len(examples), examples=examples[:MAX_EXAMPLES]
+    )

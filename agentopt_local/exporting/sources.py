@@ -1,0 +1,174 @@
+"""Functions from files: a run, an exported package, a folder of Python files, or one file. Nothing is executed here."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from agentopt_local.errors import ConfigError, FunctionError, RunDirError
+from agentopt_local.exporting.learned import read_functions
+from agentopt_local.exporting.package import FUNCTIONS_FILE, PROVENANCE_FILE, package_of
+from agentopt_local.functions import RUNTIME_HEADER, Function, FunctionSet
+from agentopt_local.record import Record
+from agentopt_local.sandbox.base import Sandbox
+
+HEADER = re.compile(rf"\A(?:#[^\n]*\n|\n)*{re.escape(RUNTIME_HEADER)}")
+"""What stands above the functions in a file that this program wrote."""
+FORMS = "a run folder, an exported package, a folder of .py files, or a .py file"
+
+
+class Found(Record):
+    """A function and the file that it stands in."""
+
+    file: Path
+    function: Function
+
+
+def find_functions(path: Path, allowed_packages: Sequence[str]) -> tuple[Found, ...]:
+    """The functions at ``path``: a run folder, an exported package, a folder of .py files, or a .py file.
+
+    A file may hold several functions and the imports that they need, and nothing else. Raises ConfigError that names
+    every file that is wrong and why: not acceptable as a Function, importing what is not in ``allowed_packages``, or
+    called as another one is.
+    """
+    if (path / "config.json").is_file():
+        try:
+            functions = read_functions(path)
+        except FunctionError as error:
+            raise RunDirError(f"{path}: {error}") from None
+        found = [Found(file=path / "state.json", function=each) for each in functions.each()]
+        wrong: list[str] = []
+    else:
+        found, wrong = _in_files(python_files(path))
+    names: dict[str, Path] = {}
+    for each in found:
+        name = each.function.name
+        foreign = sorted(each.function.imports - set(allowed_packages))
+        if foreign:
+            wrong.append(
+                f"{each.file}: {name} imports {', '.join(foreign)}, which optimizer.allowed_packages does not hold"
+            )
+        if name in names:
+            wrong.append(f"{each.file}: {name} is defined in {names[name]} already; names must differ")
+        names.setdefault(name, each.file)
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    if not found:
+        raise ConfigError(f"{path} holds no function; give {FORMS}")
+    return tuple(found)
+
+
+async def load_in_sandbox(found: Sequence[Found], sandbox: Sandbox, *, timeout_s: float) -> FunctionSet:
+    """The found functions as one set, after each was defined in the sandbox. Raises ConfigError naming wrong files."""
+    wrong = []
+    for each in found:
+        execution = await sandbox.run("", functions=FunctionSet(functions=(each.function,)).source, timeout_s=timeout_s)
+        if not execution.ok:
+            wrong.append(f"{each.file}: {each.function.name} does not load in the sandbox: {execution.error}")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return FunctionSet(functions=tuple(each.function for each in found))
+
+
+def python_files(path: Path) -> list[Path]:
+    """The files that ``path`` stands for, by name. Tests and package files are passed over."""
+    if path.is_file():
+        if path.suffix != ".py":
+            raise ConfigError(f"{path} is no Python file; give {FORMS}")
+        return [path]
+    if not path.is_dir():
+        raise ConfigError(f"{path} does not exist; give {FORMS}")
+    if (path / "pyproject.toml").is_file():
+        package = package_of(path)
+        if package is None:
+            raise ConfigError(f"{path} is a package that agentopt did not export ({PROVENANCE_FILE} is missing in it)")
+        return [package / FUNCTIONS_FILE]
+    skipped = ("__init__.py", "conftest.py", "setup.py")
+    files = [each for each in sorted(path.glob("*.py")) if each.name not in skipped]
+    return [each for each in files if not each.name.startswith("test_")]
+
+
+def _in_files(files: Sequence[Path]) -> tuple[list[Found], list[str]]:
+    """The functions of all files, and a line for each that is wrong."""
+    found: list[Found] = []
+    wrong: list[str] = []
+    for file in files:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            wrong.append(f"{file}: not UTF-8 text")
+            continue
+        except OSError as error:
+            wrong.append(f"{file}: {error.strerror}")
+            continue
+        try:
+            sources = split_module(text)
+        except (FunctionError, SyntaxError, ValueError) as error:
+            wrong.append(f"{file}: {error}")
+            continue
+        for source in sources:
+            try:
+                found.append(Found(file=file, function=Function(source=source)))
+            except FunctionError as error:
+                wrong.append(f"{file}: {error}")
+    return found, wrong
+
+
+def split_module(text: str) -> list[str]:
+    """The sources of the functions in a module, each with the imports that stand above it and those that it uses.
+
+    A module that :attr:`FunctionSet.source` wrote gives back exactly the sources it was made of. Raises FunctionError
+    for anything else at the top level, and SyntaxError.
+    """
+    text = HEADER.sub("", text, count=1)
+    tree = ast.parse(text)
+    lines = text.splitlines(keepends=True)
+    sources: list[str] = []
+    earlier: list[ast.stmt] = []
+    pending: list[ast.stmt] = []
+    start = 0
+    for index, node in enumerate(tree.body):
+        docstring = index == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if docstring or (isinstance(node, ast.ImportFrom) and node.module == "__future__"):
+            start = node.end_lineno or 0
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            pending.append(node)
+        elif isinstance(node, ast.FunctionDef):
+            end = end_of(node, lines)
+            own = {name for each in pending for name in bound_names(each)}
+            needed = used_names(node) - own
+            borrowed = dict.fromkeys(f"{ast.unparse(each)}\n" for each in earlier if bound_names(each) & needed)
+            sources.append("".join([*borrowed, *lines[start:end]]).strip("\n") + "\n")
+            start, earlier, pending = end, earlier + pending, []
+        else:
+            raise FunctionError(
+                f"line {node.lineno}: {type(node).__name__} at the top level; a file may hold functions and imports "
+                "only, so put constants and helpers inside the function"
+            )
+    return sources
+
+
+def end_of(node: ast.stmt, lines: Sequence[str]) -> int:
+    """The number of lines up to the end of ``node``, with the indented comments that close it."""
+    end = node.end_lineno or 0
+    for number in range(end, len(lines)):
+        line = lines[number]
+        if line.startswith((" ", "\t")) and line.lstrip().startswith("#"):
+            end = number + 1
+        elif line.strip():
+            break
+    return end
+
+
+def bound_names(node: ast.stmt) -> set[str]:
+    """The names that an import makes."""
+    if not isinstance(node, ast.Import | ast.ImportFrom):
+        return set()
+    return {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+
+
+def used_names(node: ast.AST) -> set[str]:
+    """The names that code reads."""
+    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}

@@ -1,0 +1,70 @@
+"""Functions as the tool definitions of the OpenAI and Anthropic interfaces.
+
+Shapes: OpenAI's function-calling guide for Chat Completions (``{"type", "function": {...}}``) and for Responses (the
+same, flat); Anthropic's Messages reference (``{"name", "description", "input_schema"}``). They describe the
+functions; who gets a call from the model still has to run it, with the exported package or the MCP server.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from agentopt_local.chat import ToolSpec
+from agentopt_local.errors import ConfigError
+from agentopt_local.functions import FunctionSet
+from agentopt_local.models.wire import can_be_strict
+
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""Names that both interfaces take."""
+MAX_DESCRIPTION = 1024
+"""Characters of a description that OpenAI takes."""
+
+
+def openai_tools(functions: FunctionSet, *, responses: bool = False) -> list[dict[str, Any]]:
+    """The ``tools`` of a Chat Completions request, or of a Responses request.
+
+    ``strict`` is set where OpenAI's strict mode can take the schema: closed objects and no optional parameter.
+    """
+    tools = []
+    for spec in _specs(functions):
+        described = {
+            "name": spec.name,
+            "description": _cut(spec.description),
+            "parameters": with_items(spec.parameters),
+            "strict": can_be_strict(spec.parameters) and with_items(spec.parameters) == spec.parameters,
+        }
+        tools.append({"type": "function", **described} if responses else {"type": "function", "function": described})
+    return tools
+
+
+def anthropic_tools(functions: FunctionSet) -> list[dict[str, Any]]:
+    """The ``tools`` of a Messages request."""
+    return [
+        {"name": spec.name, "description": spec.description, "input_schema": spec.parameters}
+        for spec in _specs(functions)
+    ]
+
+
+def with_items(schema: Any) -> Any:
+    """``schema`` with ``items`` in every array: OpenAI refuses an array that does not say what it holds."""
+    if isinstance(schema, list):
+        return [with_items(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    completed = {key: value if key in ("default", "enum") else with_items(value) for key, value in schema.items()}
+    return {**completed, "items": {}} if schema.get("type") == "array" and "items" not in schema else completed
+
+
+def _specs(functions: FunctionSet) -> tuple[ToolSpec, ...]:
+    for name in functions.names:
+        if not NAME.fullmatch(name):
+            raise ConfigError(
+                f"the function {name!r} cannot be a tool there: names have at most 64 characters of a-z, A-Z, 0-9 and "
+                "_; export it as a package, rename it, and import it again"
+            )
+    return functions.tool_specs()
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_DESCRIPTION else text[: MAX_DESCRIPTION - 1] + "…"

@@ -1,0 +1,266 @@
+"""``agentopt export``, ``import`` and ``serve-mcp``: learned functions out of a run, and into another."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agentopt_local.errors import ConfigError
+
+if TYPE_CHECKING:
+    from agentopt_local.exporting.learned import Learned
+    from agentopt_local.exporting.replay import Replayed
+    from agentopt_local.functions import FunctionSet
+    from ray_jobs.config import RunConfig, SandboxConfig
+
+FORMATS = ("python", "openai", "openai-responses", "anthropic", "mcp", "inspect")
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands of this file to the command line."""
+    export = commands.add_parser(
+        "export",
+        help="write a run's functions for use elsewhere",
+        description="Write the functions of RUN, as the evaluation tested them. python: an installable package with "
+        "tests. openai, openai-responses, anthropic: tool definitions for those interfaces. mcp: an mcp.json entry "
+        "that starts agentopt serve-mcp. inspect: logs of the evaluation before and after, for inspect view.",
+    )
+    export.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
+    export.add_argument("--format", choices=FORMATS, metavar="FORMAT", required=True, help=", ".join(FORMATS))
+    export.add_argument("--output", type=Path, metavar="PATH", help="where to; beside the run if left out")
+    export.add_argument(
+        "--name", help="the python package's name, or the MCP server's; made from the run's if left out"
+    )
+    export.add_argument("--force", action="store_true", help="replace an earlier export")
+    export.set_defaults(run=run_export)
+
+    load = commands.add_parser(
+        "import",
+        help="check functions and write them as a start set",
+        description="Check the functions at PATH (a run, an exported package, a folder of .py files, or a .py file), "
+        'load them in the sandbox, and write them to the folder SET, for start_functions = "SET" in a configuration.',
+    )
+    load.add_argument("path", type=Path, metavar="PATH")
+    load.add_argument("--output", type=Path, metavar="SET", required=True, help="the folder to write")
+    load.add_argument("--force", action="store_true", help="replace a set written earlier")
+    load.set_defaults(run=run_import)
+
+    serve = commands.add_parser(
+        "serve-mcp",
+        help="serve functions to other agents, through the sandbox",
+        description="Serve the functions at PATH (a run, an exported package, a folder of .py files, or a .py file) "
+        "over the Model Context Protocol: over standard input and output, as clients start it, or over HTTP on "
+        "127.0.0.1.",
+    )
+    serve.add_argument("path", type=Path, metavar="PATH")
+    serve.add_argument(
+        "--http", type=int, metavar="PORT", help="serve over HTTP on this port of 127.0.0.1; 0: a free one"
+    )
+    serve.add_argument("--timeout", type=float, metavar="SECONDS", help="limit of one call; the run's if left out")
+    serve.set_defaults(run=run_serve)
+
+
+def run_export(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """``agentopt export RUN --format FORMAT``."""
+    from agentopt_local.exporting.learned import read_learned
+
+    run: Path = arguments.run_dir
+    learned = read_learned(run)
+    form: str = arguments.format
+    if not learned.functions.functions and form != "inspect":
+        raise ConfigError(f"{run} has learned no function (yet): there is nothing to export")
+    beside = run.resolve().parent / f"{run.resolve().name}-{form}"
+    if form == "python":
+        output = export_python(run, learned, arguments.output or beside, arguments.name, force=arguments.force)
+    elif form == "inspect":
+        output = export_inspect(run, learned, arguments.output or beside, force=arguments.force)
+    else:
+        output = arguments.output or beside.with_name(f"{beside.name}.json")
+        export_json(run, learned, output, form, arguments.name, force=arguments.force)
+    print(output)
+    return 0
+
+
+def export_json(run: Path, learned: Learned, output: Path, form: str, name: str | None, *, force: bool) -> None:
+    """Write tool definitions, or the entry that starts the MCP server."""
+    from agentopt_local.exporting.output import write_file
+    from agentopt_local.exporting.tool_json import anthropic_tools, openai_tools
+
+    value: Any
+    if form == "mcp":
+        from agentopt_local.exporting.mcp_server import client_config
+
+        value = client_config(name or run.resolve().name, [*this_command(), "serve-mcp", str(run.resolve())])
+    elif form == "anthropic":
+        value = anthropic_tools(learned.functions)
+    else:
+        value = openai_tools(learned.functions, responses=form == "openai-responses")
+    write_file(output, json.dumps(value, indent=2, ensure_ascii=False) + "\n", force=force)
+
+
+def export_python(run: Path, learned: Learned, output: Path, name: str | None, *, force: bool) -> Path:
+    """Write the package, with the recorded calls that reproduce as its tests."""
+    from agentopt_local.exporting.learned import read_rollouts
+    from agentopt_local.exporting.output import check_output, new_folder
+    from agentopt_local.exporting.package import check_name, default_name, replay_text, write_package
+    from agentopt_local.exporting.replay import replay
+    from ray_jobs.session import sandbox_of
+    from ray_jobs.train import read_config
+
+    check_output(output, force=force)
+    name = name or default_name(run.resolve().name)
+    check_name(name, learned.functions)
+    config = read_config(run)
+
+    async def again() -> tuple[Replayed, ...]:
+        async with sandbox_of(config.sandbox) as sandbox:
+            return await replay(learned.functions, read_rollouts(run), sandbox, timeout_s=config.agent.timeout_s)
+
+    replayed = asyncio.run(again())
+    print(replay_text(learned, replayed), file=sys.stderr)
+    with new_folder(output, force=force) as folder:
+        write_package(folder, learned, replayed, name=name, model_licence=licence_of(config.model.name))
+    return output
+
+
+def export_inspect(run: Path, learned: Learned, output: Path, *, force: bool) -> Path:
+    """Write ``before.eval`` and ``after.eval``: the evaluation's rollouts on the problems that both sides have."""
+    from agentopt_local.exporting import inspect_log
+    from agentopt_local.exporting.learned import read_rollouts
+    from agentopt_local.exporting.output import check_output, new_folder
+    from agentopt_local.functions import FunctionSet
+    from agentopt_local.run_dir import read_json
+    from ray_jobs.session import task_of
+    from ray_jobs.train import read_config
+
+    inspect_log.check_installed()
+    check_output(output, force=force)
+    config = read_config(run)
+    sets = {"before": FunctionSet(), "after": learned.functions}
+    rollouts = {(each.functions, each.problem_id): each for _, each in read_rollouts(run) if each.seed == config.seed}
+    n = (learned.provenance.test or {}).get("n", config.task.n_test)
+    problems = [
+        each
+        for each in task_of(config).problems("test", n)
+        if all((functions.fingerprint, each.id) in rollouts for functions in sets.values())
+    ]
+    if not problems:
+        raise ConfigError(f"{run} has no evaluation on test problems yet; run: agentopt evaluate {run}")
+    hashes = (read_json(run / "meta.json") or {}).get("prompts", {})
+    with new_folder(output, force=force) as folder:
+        for side, functions in sets.items():
+            attempts = [(each, rollouts[functions.fingerprint, each.id]) for each in problems]
+            inspect_log.write_log(
+                folder / f"{side}.eval",
+                learned.provenance,
+                functions,
+                attempts,
+                side=side,
+                config=config.model_dump(mode="json"),
+                prompt_hashes=hashes,
+            )
+    return output
+
+
+def run_import(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """``agentopt import PATH --output SET``."""
+    from agentopt_local.exporting.output import check_output, new_folder
+    from agentopt_local.optimizer import OptimizerConfig
+    from ray_jobs.config import SandboxConfig
+
+    output: Path = arguments.output
+    check_output(output, force=arguments.force)
+    functions = load_functions(arguments.path, OptimizerConfig().allowed_packages, SandboxConfig())
+    with new_folder(output, force=arguments.force) as folder:
+        for each in functions.each():
+            (folder / f"{each.name}.py").write_text(each.source, encoding="utf-8")
+    print(f"{len(functions)} functions: {', '.join(functions.names)}", file=sys.stderr)
+    print(f"To start a training from them: agentopt train CONFIG --start_functions {output}", file=sys.stderr)
+    print(output)
+    return 0
+
+
+def start_set(config: RunConfig) -> FunctionSet:
+    """The checked functions that ``config.start_functions`` names; the empty set if it names none."""
+    from agentopt_local.functions import FunctionSet
+
+    if config.start_functions is None:
+        return FunctionSet()
+    path = Path(config.start_functions).expanduser()
+    return load_functions(path, config.optimizer.allowed_packages, config.sandbox)
+
+
+def load_functions(path: Path, allowed_packages: Sequence[str], settings: SandboxConfig) -> FunctionSet:
+    """The functions at ``path`` after every check: as Function, of imports, and a load in a sandbox of its own.
+
+    Raises ConfigError that names each wrong file. Starts an event loop, so it is called before a command's own.
+    """
+    from agentopt_local.exporting.sources import find_functions, load_in_sandbox
+    from ray_jobs.session import sandbox_of
+
+    found = find_functions(path, allowed_packages)
+
+    async def load() -> FunctionSet:
+        async with sandbox_of(settings) as sandbox:
+            return await load_in_sandbox(found, sandbox, timeout_s=settings.timeout_s)
+
+    return asyncio.run(load())
+
+
+def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """``agentopt serve-mcp PATH [--http PORT]``."""
+    from agentopt_local.exporting import mcp_server
+    from agentopt_local.exporting.learned import read_learned
+    from agentopt_local.optimizer import OptimizerConfig
+    from ray_jobs.cli import interruptible
+    from ray_jobs.config import SandboxConfig
+    from ray_jobs.session import sandbox_of
+    from ray_jobs.train import read_config
+
+    mcp_server.check_installed()
+    path: Path = arguments.path
+    if (path / "config.json").is_file():
+        config = read_config(path)
+        functions, settings, timeout_s = read_learned(path).functions, config.sandbox, config.agent.timeout_s
+    else:
+        settings = SandboxConfig()
+        functions, timeout_s = load_functions(path, OptimizerConfig().allowed_packages, settings), settings.timeout_s
+    timeout_s = timeout_s if arguments.timeout is None else arguments.timeout
+    if timeout_s <= 0:
+        raise ConfigError(f"--timeout {timeout_s:g}: give seconds, more than 0")
+    if not functions.functions:
+        raise ConfigError(f"{path} has learned no function (yet): there is nothing to serve")
+
+    name = path.resolve().name
+
+    def ready(address: str) -> None:
+        print(f"Serving {', '.join(functions.names)} at {address}; Ctrl-C ends", flush=True)
+
+    async def serve() -> None:
+        async with sandbox_of(settings) as sandbox:
+            server = mcp_server.mcp_server(name, functions, sandbox, timeout_s=timeout_s)
+            if arguments.http is None:
+                await mcp_server.serve_stdio(server)
+            else:
+                await mcp_server.serve_http(server, arguments.http, ready)
+
+    asyncio.run(interruptible(serve()))
+    return 0
+
+
+def this_command() -> list[str]:
+    """How another program starts ``agentopt`` of this installation."""
+    script = Path(sys.executable).with_name("agentopt")
+    return [str(script)] if script.is_file() else [sys.executable, "-m", "ray_jobs.cli"]
+
+
+def licence_of(model: str) -> str | None:
+    """The licence of an embedded model; None for another one."""
+    from serving.model_store import list_models
+
+    return next((entry.licence for entry in list_models() if entry.name == model), None)

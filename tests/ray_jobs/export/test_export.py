@@ -1,0 +1,294 @@
+"""Exports of a trained run: the package, tool definitions, Inspect logs."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentopt_local.exporting.learned import read_learned, read_rollouts
+from agentopt_local.functions import FunctionSet
+from ray_jobs.cli import main
+
+
+def export(run: Path, form: str, output: Path, *more: str) -> int:
+    return main(["export", str(run), "--format", form, "--output", str(output), *more])
+
+
+# What is exported
+
+
+def test_what_was_learned_and_measured_is_read(run: Path, functions: FunctionSet) -> None:
+    learned = read_learned(run)
+    assert learned.functions == functions
+    assert learned.withheld == ()
+    provenance = learned.provenance
+    report = json.loads((run / "report.json").read_text())
+    assert provenance.test == report["test"]
+    assert (provenance.run, provenance.task, provenance.model) == ("Words & numbers", "jsonl:problems.jsonl", "a-model")
+    assert provenance.start == ("lucky",)
+    assert str(run.parent) not in provenance.model_dump_json(), "no path of the machine is told"
+
+
+def test_what_the_evaluation_withheld_is_left_out_and_named(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    report = json.loads((copy / "report.json").read_text())
+    report["functions"] = [row for row in report["functions"] if row["name"] != "lucky"]
+    (copy / "report.json").write_text(json.dumps(report))
+    tested = read_learned(run).functions.removing("lucky").fingerprint
+    rows = [json.loads(line) for line in (copy / "rollouts.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["functions"] = tested if row["stage"] == "test after" else row["functions"]
+    (copy / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    learned = read_learned(copy)
+    assert (learned.functions.names, learned.withheld) == (("reverse", "factor"), ("lucky",))
+
+
+def test_a_report_of_another_set_is_no_provenance(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    state = json.loads((copy / "state.json").read_text())
+    state["functions"]["functions"][1]["source"] += "    # changed since\n"
+    (copy / "state.json").write_text(json.dumps(state))
+    learned = read_learned(copy)
+    assert learned.provenance.test is None
+    assert "changed since" in learned.functions.source
+
+
+def test_a_line_that_is_being_written_is_passed_over(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    whole = len(list(read_rollouts(copy)))
+    with (copy / "rollouts.jsonl").open("a") as file:
+        file.write('{"stage": "step 4 bef')
+    assert len(list(read_rollouts(copy))) == whole
+    assert (copy / "rollouts.jsonl").read_bytes().endswith(b"bef"), "the run of another process is not touched"
+
+
+# The package
+
+
+@pytest.fixture(scope="module")
+def package(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("package") / "out"
+    assert export(run, "python", folder, "--name", "my_words") == 0
+    return folder
+
+
+def test_the_tests_are_the_recorded_calls_that_reproduce(package: Path, run: Path) -> None:
+    examples = json.loads((package / "tests/examples.json").read_text())
+    assert {name: len(each) for name, each in examples.items()} == {"reverse": 8, "factor": 6}
+    assert {"arguments": {"word": "tiger"}, "value": "regit"} in examples["reverse"]
+    assert {"arguments": {"n": 12}, "value": "2^2*3"} in examples["factor"]
+    readme = (package / "README.md").read_text()
+    assert "`lucky`: 3 distinct recorded calls, 3 made again, 0 gave the same; 3 gave something else" in readme
+    made = {call.name for _, each in read_rollouts(run) for call in each.calls if call.ok}
+    assert "lucky" in made, "it was called without error, and left out because it depends on chance"
+
+
+def test_the_package_says_where_it_comes_from_and_that_it_is_not_trusted(package: Path, run: Path) -> None:
+    readme = (package / "README.md").read_text()
+    assert "**This is untrusted code.**" in readme
+    assert "| accuracy before, without functions | 0.0 % of 6 held-out problems (95 % interval 0.0 to 39.0) |" in readme
+    assert "| accuracy after, with these functions | 83.3 % of 6 held-out problems" in readme
+    assert "| functions it started with | lucky |" in readme
+    provenance = json.loads((package / "my_words/provenance.json").read_text())
+    report = json.loads((run / "report.json").read_text())
+    assert provenance["test"] == report["test"]
+    assert provenance["model"] == "a-model"
+    assert provenance["exported"]
+    text = "\n".join(each.read_text() for each in package.rglob("*") if each.is_file())
+    assert str(run.parent) not in text
+
+
+def test_the_package_is_typed_documented_and_needs_only_what_it_imports(package: Path) -> None:
+    tree = ast.parse((package / "my_words/functions.py").read_text())
+    defined = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert [node.name for node in defined] == ["lucky", "reverse", "factor"]
+    for node in defined:
+        assert ast.get_docstring(node)
+        assert node.returns is not None
+        assert all(arg.annotation is not None for arg in node.args.args)
+    import tomllib
+
+    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    assert [each.split(">=")[0] for each in project["dependencies"]] == ["sympy"]
+    assert (package / "my_words/py.typed").exists()
+
+
+def built(package: Path, folder: Path) -> Path:
+    """The package's wheel, built without a network."""
+    command = [sys.executable, "-m", "pip", "wheel", "--no-index", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "-w", str(folder), str(package)], check=True, capture_output=True, timeout=300)
+    return next(folder.glob("*.whl"))
+
+
+def test_it_installs_in_an_empty_environment_and_its_tests_pass(package: Path, tmp_path: Path) -> None:
+    """The environment holds nothing else; pytest and sympy are lent by a path that holds nothing of ours."""
+    empty = tmp_path / "venv"
+    venv.create(empty, with_pip=False)
+    python = str(empty / "bin/python")
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-index", "--no-deps"]
+    subprocess.run([*pip, str(built(package, tmp_path))], check=True, capture_output=True, timeout=300)
+    code = "import my_words; print(my_words.reverse(word='stressed'), my_words.__all__)"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout == "desserts ['lucky', 'reverse', 'factor']\n"
+
+    lent = tmp_path / "lent"
+    lent.mkdir()
+    for name in ("pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments", "sympy", "mpmath"):
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.origin is not None
+        origin = Path(spec.origin)
+        origin = origin.parent if origin.name == "__init__.py" else origin
+        (lent / origin.name).symlink_to(origin)
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(package / "tests")]
+    environment = {"PYTHONPATH": str(lent), "PATH": os.environ["PATH"]}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "14 passed" in done.stdout
+
+    installed = next((empty / "lib").glob("python*/site-packages/my_words/functions.py"))
+    installed.write_text(installed.read_text().replace("word[::-1]", "word"))
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 1, "a function that does something else fails its tests"
+    assert "8 failed, 6 passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("json", "would hide"), ("my-tools", "cannot be the name"), ("sympy", "hide")]
+)
+def test_a_package_name_that_cannot_be_is_told(
+    name: str, told: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(run, "python", tmp_path / "out", "--name", name) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+# Where it goes
+
+
+def test_exports_go_beside_the_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = shutil.copytree(run, tmp_path / "a run")
+    assert main(["export", str(copy), "--format", "anthropic"]) == 0
+    written = Path(capsys.readouterr().out.strip())
+    assert written == tmp_path / "a run-anthropic.json"
+    assert [tool["name"] for tool in json.loads(written.read_text())] == ["lucky", "reverse", "factor"]
+
+
+def test_nothing_is_overwritten_without_force(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    file = tmp_path / "tools.json"
+    file.write_text("mine")
+    assert export(run, "openai", file) == 2
+    assert f"{file} exists already; replace it with --force" in capsys.readouterr().err
+    assert file.read_text() == "mine"
+    assert export(run, "openai", file, "--force") == 0
+    assert json.loads(file.read_text())[1]["function"]["name"] == "reverse"
+
+    folder = tmp_path / "logs"
+    assert export(run, "inspect", folder) == 0
+    assert export(run, "inspect", folder) == 2
+    (folder / "extra").write_text("")
+    assert export(run, "inspect", folder, "--force") == 0
+    assert sorted(each.name for each in folder.iterdir()) == [".agentopt-export", "after.eval", "before.eval"]
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
+
+
+def test_a_folder_of_somebody_else_is_never_replaced(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for form in ("python", "inspect"):
+        assert export(run, form, tmp_path, "--force") == 2
+        assert "agentopt did not write" in capsys.readouterr().err
+    assert main(["import", str(run), "--output", str(tmp_path), "--force"]) == 2
+    assert export(run, "openai", tmp_path, "--force") == 2
+    assert [each.name for each in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_without_functions_has_nothing_to_export(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(run / "config.json", bare)
+    for form in ("python", "openai", "mcp"):
+        assert main(["export", str(bare), "--format", form]) == 2
+        assert f"{bare} has learned no function (yet)" in capsys.readouterr().err
+    assert main(["serve-mcp", str(bare)]) == 2
+    assert main(["export", str(bare), "--format", "inspect"]) == 2
+    assert f"run: agentopt evaluate {bare}" in capsys.readouterr().err
+    assert main(["export", str(tmp_path), "--format", "openai"]) == 2
+    assert "is not a run folder" in capsys.readouterr().err
+
+
+# Inspect
+
+
+@pytest.fixture(scope="module")
+def logs(run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    pytest.importorskip("inspect_ai")
+    from inspect_ai.log import read_eval_log
+
+    folder = tmp_path_factory.mktemp("inspect") / "logs"
+    assert export(run, "inspect", folder) == 0
+    return {side: read_eval_log(str(folder / f"{side}.eval")) for side in ("before", "after")}
+
+
+def test_inspect_reads_both_sides(logs: dict[str, Any], run: Path) -> None:
+    test = json.loads((run / "report.json").read_text())["test"]
+    for side, log in logs.items():
+        assert log.status == "success"
+        assert len(log.samples) == log.results.total_samples == test["n"] == 6
+        metrics = {name: metric.value for name, metric in log.results.scores[0].metrics.items()}
+        assert round(metrics["accuracy"], 4) == test[side]["accuracy"]
+        assert [round(metrics[f"wilson95_{end}"], 4) for end in ("low", "high")] == test[side]["ci95"]
+        usage = log.stats.model_usage["agentopt/a-model"]
+        assert usage.output_tokens == test[side]["tokens"]["completion_tokens"]
+        assert usage.total_tokens == usage.output_tokens + test[side]["tokens"]["prompt_tokens"]
+    assert [each.id for each in logs["before"].samples] == [each.id for each in logs["after"].samples]
+
+
+def test_a_sample_holds_the_whole_conversation(logs: dict[str, Any]) -> None:
+    sample = next(each for each in logs["after"].samples if each.id == "Reverse: tiger")
+    assert (sample.input, sample.target) == ("Reverse: tiger", "regit")
+    assert [message.role for message in sample.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    call, result = sample.messages[2].tool_calls[0], sample.messages[3]
+    assert (call.function, call.arguments) == ("reverse", {"word": "tiger"})
+    assert (result.tool_call_id, result.function, result.content) == (call.id, "reverse", "regit")
+    score = sample.scores["agentopt_grade"]
+    assert (score.value, score.answer, score.explanation) == (1.0, "regit", "correct")
+    assert sample.model_usage["agentopt/a-model"].output_tokens > 0
+    wrong = next(each for each in logs["after"].samples if each.id == "Lucky: 3")
+    assert wrong.scores["agentopt_grade"].value == 0.0
+    before = next(each for each in logs["before"].samples if each.id == "Reverse: tiger")
+    assert [message.role for message in before.messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert before.messages[3].content == "Output of the code:\ntiger"
+
+
+def test_inspects_own_command_reads_a_log(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("inspect_ai")
+    assert export(run, "inspect", tmp_path / "logs") == 0
+    command = [
+        str(Path(sys.executable).with_name("inspect")),
+        "log",
+        "list",
+        "--json",
+        "--log-dir",
+        str(tmp_path / "logs"),
+    ]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    listed = json.loads(done.stdout)
+    assert {each["task"] for each in listed} == {"jsonl:problems.jsonl before", "jsonl:problems.jsonl after"}

@@ -1,0 +1,101 @@
+"""Functions back as the start of a training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agentopt_local.exporting.learned import read_start
+from agentopt_local.functions import FunctionSet
+from agentopt_local.trainer import TrainState
+from ray_jobs.cli import main
+from ray_jobs.config import build
+from ray_jobs.export import start_set
+from ray_jobs.train import new_run, read_state
+
+
+def config_with(start: Path, folder: Path) -> object:
+    return build({"task": {"spec": "jsonl:x"}, "start_functions": str(start), "run_dir": str(folder)}, "test")
+
+
+def test_a_training_starts_from_the_set(run: Path) -> None:
+    """The fixture's run starts from ``lucky``, which was given as a file."""
+    first = json.loads((run / "steps.jsonl").read_text().splitlines()[0])
+    assert first["fingerprint"]["before"] == read_start(run).fingerprint
+    assert first["functions"] == ["lucky", "reverse"]
+    called = {
+        call["name"]
+        for line in (run / "rollouts.jsonl").read_text().splitlines()
+        if json.loads(line)["stage"] == "step 1 before"
+        for step in json.loads(line)["steps"]
+        for call in step["executed"]
+    }
+    assert "lucky" in called, "the agent had it in the first rollouts"
+
+
+def test_the_baseline_stays_the_empty_set(run: Path) -> None:
+    before = [
+        json.loads(line)
+        for line in (run / "rollouts.jsonl").read_text().splitlines()
+        if json.loads(line)["stage"] == "test before"
+    ]
+    assert len(before) == 6
+    assert {row["functions"] for row in before} == {FunctionSet().fingerprint}
+
+
+@pytest.mark.parametrize("form", ["run", "package", "inner", "folder"])
+def test_every_form_comes_back_as_the_same_functions(
+    form: str, run: Path, functions: FunctionSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run
+    if form in ("package", "inner"):
+        assert main(["export", str(run), "--format", "python", "--output", str(tmp_path / "p"), "--name", "pack"]) == 0
+        path = tmp_path / "p" / ("pack" if form == "inner" else "")
+    elif form == "folder":
+        path = max((run / "functions").iterdir())
+    assert main(["import", str(path), "--output", str(tmp_path / "set")]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1] == str(tmp_path / "set")
+    assert f"--start_functions {tmp_path / 'set'}" in captured.err
+    written = {each.stem: each.read_text() for each in (tmp_path / "set").glob("*.py")}
+    assert written == {each.name: each.source for each in functions.each()}
+
+
+def test_a_run_keeps_its_start_set(run: Path, functions: FunctionSet, tmp_path: Path) -> None:
+    """A resume needs no file outside the run's folder."""
+    config = config_with(run, tmp_path)
+    start = start_set(config)  # type: ignore[arg-type]
+    assert start == functions
+    with_start = new_run(config, start)  # type: ignore[arg-type]
+    try:
+        assert read_state(with_start) == TrainState(functions=read_start(with_start.path))
+        assert set(read_start(with_start.path).each()) == set(functions.each())
+    finally:
+        with_start.close()
+
+
+def test_what_does_not_load_in_the_sandbox_names_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    good = 'def good() -> str:\n    """Good."""\n    return ""\n'
+    (tmp_path / "good.py").write_text(good)
+    (tmp_path / "bad.py").write_text("from math import no_such_name\n\n\n" + good.replace("good", "bad"))
+    assert main(["import", str(tmp_path), "--output", str(tmp_path / "set")]) == 2
+    told = capsys.readouterr().err
+    assert f"{tmp_path / 'bad.py'}: bad does not load in the sandbox: ImportError: cannot import name" in told
+    assert "good.py" not in told
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_wrong_start_set_leaves_no_run_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    problems = tmp_path / "p.jsonl"
+    problems.write_text("".join(json.dumps({"question": f"q{i}", "answer": "1"}) + "\n" for i in range(40)))
+    config = tmp_path / "c.toml"
+    config.write_text(f'run_dir = "{tmp_path}/runs"\n[task]\nspec = "jsonl:{problems}"\nn_train = 4\nn_test = 4\n')
+    (tmp_path / "wrong.py").write_text("x = 1\n")
+    more = ["--start_functions", str(tmp_path / "wrong.py"), "--model.base_url", "http://127.0.0.1:9/v1"]
+    assert main(["train", str(config), *more]) == 2
+    assert "wrong.py: line 1: Assign at the top level" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
