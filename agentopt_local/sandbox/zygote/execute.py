@@ -6,7 +6,7 @@ import ast
 import inspect
 import linecache
 import sys
-from types import ModuleType, TracebackType
+from types import CoroutineType, ModuleType, TracebackType
 from typing import Any
 
 FUNCTIONS = "<functions>"
@@ -70,18 +70,27 @@ def call_function(source: str, name: str, arguments: dict[str, Any], module: Mod
     if not callable(function):
         raise NameError(f"the source defines no function {name!r}")
     try:
-        signature = inspect.signature(function)
-        signature.bind(**arguments)
+        value = function(**arguments)
     except TypeError as error:
-        raise TypeError(f"{name}(): {error}; its parameters are {_parameters(function)}") from None
-    except ValueError:
-        pass  # a callable without a signature
-    value = function(**arguments)
-    if inspect.iscoroutine(value):
+        # Without a frame of the function's own, it was never entered: the arguments do not fit.
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None or _accepts(function, arguments):
+            raise
+        raise TypeError(f"{error}; the parameters of {name} are {_parameters(function)}") from None
+    if type(value) is CoroutineType:
         import asyncio
 
         value = asyncio.run(value)
     return value
+
+
+def _accepts(function: Any, arguments: dict[str, Any]) -> bool:
+    try:
+        inspect.signature(function).bind(**arguments)
+    except TypeError:
+        return False
+    except ValueError:
+        pass  # a callable without a signature
+    return True
 
 
 def _parameters(function: Any) -> str:
