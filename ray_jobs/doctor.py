@@ -218,13 +218,22 @@ def check_sandbox() -> list[Check]:
         layers = describe_layers()
     except (OSError, AgentOptError) as error:
         return [Check(name="sandbox", status="missing", found=str(error), advice="generated code cannot be run here")]
+    return describe_sandbox(layers)
+
+
+def describe_sandbox(layers: Mapping[str, str]) -> list[Check]:
+    """A check per layer; the minimum is missing where runs refuse to start."""
     without = "generated code runs without this layer"
-    return [
-        Check(name=f"sandbox: {name}", status="ok", found=found)
-        if found.startswith("on")
-        else Check(name=f"sandbox: {name}", status="warning", found=found, advice=without)
-        for name, found in layers.items()
-    ]
+    weak = "runs refuse to start: use Linux 5.13 or newer with seccomp, or set sandbox.allow_weak = true"
+    checks = []
+    for name, found in layers.items():
+        if found == "on":
+            checks.append(Check(name=f"sandbox: {name}", status="ok", found=found))
+        elif name == "minimum":
+            checks.append(Check(name=f"sandbox: {name}", status="missing", found=found, advice=weak))
+        else:
+            checks.append(Check(name=f"sandbox: {name}", status="warning", found=found, advice=without))
+    return checks
 
 
 GROUPS: dict[str, Callable[[], list[Check]]] = {

@@ -20,7 +20,7 @@ from agentopt_local.chat import ChatModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.rollout import Progress, Rollouts
 from agentopt_local.run_dir import RunDir
-from agentopt_local.sandbox import SandboxLimits, describe_layers, open_sandbox
+from agentopt_local.sandbox import SandboxLimits, open_sandbox
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.task import Task, load_task
 from ray_jobs.config import RunConfig
@@ -45,6 +45,8 @@ class Session:
     optimizer: Optimizer
     device: str
     started: float
+    layers: dict[str, str]
+    """The sandbox's layers in force, as found when it was opened."""
 
 
 def task_of(config: RunConfig) -> Task:
@@ -75,13 +77,14 @@ async def open_session(
                 allow_weak=settings.allow_weak,
             )
         )
+        layers = sandbox.describe_layers()
         device = "external"
         if model is None:
             model, device = await open_model(config, stack, progress)
         agent = FunctionCallingAgent(model, sandbox, config.agent)
         rollouts = Rollouts(agent, task, sandbox, run_dir, concurrency=config.concurrency, progress=progress)
         optimizer = Optimizer(model, task, sandbox, config.optimizer)
-        yield Session(config, run_dir, task, sandbox, model, rollouts, optimizer, device, started)
+        yield Session(config, run_dir, task, sandbox, model, rollouts, optimizer, device, started, layers)
 
 
 async def open_model(config: RunConfig, stack: AsyncExitStack, progress: Progress) -> tuple[ChatModel, str]:
@@ -126,7 +129,7 @@ def describe_run(session: Session) -> dict[str, Any]:
         "packages": {name: found for name in PACKAGES if (found := package_version(name))},
         "device": session.device,
         "model": session.config.model.name,
-        "sandbox": describe_layers(),
+        "sandbox": session.layers,
         "prompts": prompts.hashes(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }

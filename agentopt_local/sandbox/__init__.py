@@ -12,11 +12,12 @@ Importing this package imports none of the scientific libraries; they are loaded
 What the code may do: compute, print, import the standard library and the installed packages, use asyncio without a
 network, and write files in its working folder, which is new for each call. What it may not: read other files, use
 the network, start processes or threads, signal or look into other processes, outlive its call.
-``describe_layers()`` says which walls stand behind that on this machine.
+``describe_layers()`` says which walls stand behind that on this machine; docs/safety.md says it for users.
 
 The same source, arguments and seed give the same result: ``random``, numpy's and sympy's global generators are
 seeded, hashes are fixed, the time zone is UTC, the locale C.UTF-8, and linear algebra has one thread. The clock is
-the machine's, and ``os.urandom``, ``secrets``, ``uuid4`` and generators made without a seed are truly random.
+the machine's, ``os.urandom``, ``secrets``, ``uuid4`` and generators made without a seed are truly random, and what
+depends on addresses (``id``, the order of a set of objects without a hash of their own) differs between workers.
 
 What may be returned, and the JSON that it becomes: :mod:`agentopt_local.sandbox.zygote.values`.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import Any, NoReturn
 
 from agentopt_local.sandbox.base import Execution, ExecutionStatus, SandboxLimits
 from agentopt_local.sandbox.connection import Reply
+from agentopt_local.sandbox.zygote.settings import EXIT_FAILED
 
 MAX_DEPTH = 64
 _CHILD_STATUSES: dict[str, ExecutionStatus] = {
@@ -16,6 +18,10 @@ _CHILD_STATUSES: dict[str, ExecutionStatus] = {
     "result_too_large": "result_too_large",
 }
 _SIGXCPU, _SIGKILL = 24, 9
+_DAMAGED = (
+    "the code broke the process that it ran in: it closed or wrote to descriptors that are not its own, or replaced "
+    "functions of built-in modules"
+)
 
 
 class AnswerError(ValueError):
@@ -83,7 +89,7 @@ def to_execution(reply: Reply, limits: SandboxLimits, timeout_s: float, *, batch
             return Execution(ok=True, value=answer["value"], **common)
         return Execution(ok=False, status=child_status, error=_child_error(child_status, answer, limits), **common)
     except AnswerError as error:
-        text = f"the code damaged the channel of its result: {error}"
+        text = f"{_DAMAGED} ({error})"
         return Execution(ok=False, status="crashed", error=text, **common)
 
 
@@ -116,11 +122,14 @@ def _unanswered(
         ),
         "disk_limit": ("disk_limit", "the code wrote too much to its folder; write less"),
         "cancelled": ("cancelled", "the call was cancelled"),
+        "not_ready": ("worker_lost", "no process could be started for the code in time; the call can be repeated"),
     }
     if status in texts:
         kind, text = texts[status]
         return Execution(ok=False, status=kind, error=text, **common)
     code = facts.get("exit")
+    if status == "damaged" or code == EXIT_FAILED:
+        return Execution(ok=False, status="crashed", error=_DAMAGED, **common)
     if code in (-_SIGXCPU, -_SIGKILL) and facts["cpu_s"] >= timeout_s:
         return Execution(ok=False, status="timeout", error=texts["timeout"][1], **common)
     return Execution(ok=False, status="crashed", error=_describe_end(code), **common)
@@ -141,4 +150,11 @@ _SIGNALS: dict[int, str] = {
 def _describe_end(code: int | None) -> str:
     if code is None or code >= 0:
         return f"the process ended without a result (exit code {code}); do not exit, return a value"
-    return f"the process was ended by {_SIGNALS.get(-code, f'signal {-code}')}"
+    return f"the process was ended by {_SIGNALS.get(-code) or _signal_name(-code)}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"the signal {signal.Signals(number).name}"
+    except ValueError:
+        return f"signal {number}"

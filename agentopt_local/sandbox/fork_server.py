@@ -81,7 +81,10 @@ class ForkServerSandbox:
         await self._pool.aclose()
 
     def describe_layers(self) -> dict[str, str]:
-        """Layer name -> "on", or why it is not in force. Empty before the start."""
+        """Layer name -> "on", or why it is not in force; "minimum" tells all without which code is not run.
+
+        Empty before the start.
+        """
         return dict(self._layers)
 
     def describe_processes(self) -> dict[str, Any]:
@@ -117,6 +120,8 @@ class ForkServerSandbox:
         seed: int = 0,
     ) -> Execution:
         """See :class:`~agentopt_local.sandbox.base.Sandbox`."""
+        if refusal := _refuse_text(code, functions):
+            return refusal
         request: dict[str, Any] = {
             "code": code,
             "functions": functions,
@@ -207,6 +212,7 @@ class ForkServerSandbox:
         layers["self_test"] = "; ".join(f"the code {name}" for name in through) or "on"
         if through:
             weak.append(f"self-test: {layers['self_test']}")
+        layers["minimum"] = "; ".join(weak) or "on"
         if weak and not self._allow_weak:
             raise SandboxError(
                 "this machine cannot wall in generated code: "
@@ -247,10 +253,17 @@ def _refused(text: str) -> Execution:
     return Execution(ok=False, status="refused", error=text)
 
 
+def _refuse_text(*texts: Any) -> Execution | None:
+    wrong = [type(text).__name__ for text in texts if not isinstance(text, str)]
+    return _refused(f"source code must be text, not {wrong[0]}") if wrong else None
+
+
 def _refuse_call(source: Any, name: Any, arguments: list[Any]) -> Execution | None:
     """Why a call is not even tried."""
-    if not isinstance(source, str) or not isinstance(name, str) or not name.isidentifier():
-        return _refused(f"{name!r:.100} is not the name of a function")
+    if refusal := _refuse_text(source):
+        return refusal
+    if not isinstance(name, str) or not name.isidentifier():
+        return _refused(f"{repr(name)[:100]} is not the name of a function")
     if not all(isinstance(single, dict) and all(isinstance(key, str) for key in single) for single in arguments):
         return _refused("arguments must be an object: parameter name -> value")
     return None
@@ -274,7 +287,7 @@ def open_sandbox(
 
 
 def describe_layers() -> dict[str, str]:
-    """Layer name -> "on", or why it is not in force on this machine.
+    """Layer name -> "on", or why it is not in force on this machine; "minimum" tells those that are needed.
 
     Opens a small sandbox for a moment (about a second). Raises :class:`SandboxError` if not even a weak one starts.
     """

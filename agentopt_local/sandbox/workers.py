@@ -14,8 +14,8 @@ from agentopt_local.sandbox.base import SandboxLimits
 from agentopt_local.sandbox.connection import Reply, WorkerConnection
 from agentopt_local.sandbox.launch import Launcher, start_launcher
 
-_PATIENCE_S = 10.0
-"""Seconds beyond a call's own limit after which a silent worker is taken for lost."""
+_PATIENCE_S = 30.0
+"""Seconds beyond a call's own limit after which a silent worker is taken for lost; longer than it waits for a child."""
 _CANCEL_S = 2.0
 """Seconds that a supervisor has to confirm a cancelled call before it is taken for lost."""
 

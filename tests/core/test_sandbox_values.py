@@ -25,12 +25,18 @@ VALUES: dict[str, tuple[str, Any]] = {
     "surrogate": ("'a\\ud800b'", "a?b"),
     "surrogate key": ("{'a\\ud800': 1}", {"a?": 1}),
     "tuple": ("(1, (2, 3))", [1, [2, 3]]),
+    "mixed set": ("{1, 'a', None, (1, 2)}", [None, 1, "a", [1, 2]]),
+    "sequences": ("[array.array('d', [1]), collections.UserList([1]), collections.UserString('a')]", [[1.0], [1], "a"]),
+    "namespace": ("types.SimpleNamespace(a=1, b=(2,))", {"a": 1, "b": [2]}),
     "set": ("{3, 1, 2}", [1, 2, 3]),
     "frozenset": ("frozenset(['b', 'a'])", ["a", "b"]),
     "range": ("range(3)", [0, 1, 2]),
     "generator": ("(x * x for x in range(3))", [0, 1, 4]),
     "map": ("map(str, [1, 2])", ["1", "2"]),
-    "dict views": ("[list({1: 2}), {'a': 1}.items()]", [[1], [["a", 1]]]),
+    "dict views": (
+        "[{2: 'b', 1: 'a'}.keys(), {2: 'b', 1: 'a'}.values(), {'a': 1}.items()]",
+        [[2, 1], ["b", "a"], [["a", 1]]],
+    ),
     "int keys": ("{1: 'a', 2.5: 'b', True is None: 'c', None: 'd'}", {"1": "a", "2.5": "b", "false": "c", "null": "d"}),
     "tuple keys": ("{(1, 2): 3}", {"(1, 2)": 3}),
     "counter": ("__import__('collections').Counter('aab')", {"a": 2, "b": 1}),
@@ -56,13 +62,31 @@ VALUES: dict[str, tuple[str, Any]] = {
     "numpy dates": ("np.array(['2024-01-02'], dtype='datetime64[D]')", ["2024-01-02"]),
     "numpy long": ("np.longdouble(0.5)", 0.5),
     "numpy key": ("{np.int64(1): np.int64(2)}", {"1": 2}),
+    "numpy results": ("np.linalg.eigh(np.eye(2))", [[1.0, 1.0], [[1.0, 0.0], [0.0, 1.0]]]),
+    "sympy array": ("[sympy.Array([1, 2]), sympy.MatrixSymbol('A', 2, 2)]", [[1, 2], "A"]),
+    "sympy huge float": ("str(sympy.Float('1e400'))[:4] + sympy.Float('2').__class__.__name__", "1.00Float"),
+    "mpmath numbers": ("[mpmath.mpf('0.5'), mpmath.mpc(1, 2), mpmath.matrix([[1, 2]])]", [0.5, "(1+2j)", [[1.0, 2.0]]]),
+    "frame": ("pd.DataFrame({'a': [1, 2], 'b': ['x', None]})", [{"a": 1, "b": "x"}, {"a": 2, "b": "NaN"}]),
+    "filtered frame": ("pd.DataFrame({'a': [1, 2, 3]}).query('a > 1')", [{"a": 2}, {"a": 3}]),
+    "series": ("pd.Series([1, 2, 3])", [1, 2, 3]),
+    "indexed series": ("pd.Series({'x': 1, 'y': 2})", {"x": 1, "y": 2}),
+    "counts": ("pd.Series(['b', 'a', 'b']).value_counts()", {"b": 2, "a": 1}),
+    "groups": (
+        "pd.DataFrame({'k': ['x', 'y', 'x'], 'v': [1, 2, 3]}).groupby('k').sum()",
+        [{"k": "x", "v": 4}, {"k": "y", "v": 2}],
+    ),
+    "pandas texts": (
+        "[pd.Timestamp('2024-01-02'), pd.NaT, pd.NA, pd.Timedelta('1h'), pd.Period('2024-01')]",
+        ["2024-01-02 00:00:00", "NaT", "<NA>", "0 days 01:00:00", "2024-01"],
+    ),
+    "index": ("[pd.Index([1, 2]), pd.Categorical(['a', 'b'])]", [[1, 2], ["a", "b"]]),
     "dataclass": ("Point(1, Fraction(1, 2))", {"x": 1, "y": "1/2"}),
     "enum": ("[Color.RED, Number.ONE]", ["red", 1]),
     "coroutine": ("later(3)", 3),
     "mpmath": ("str(__import__('mpmath').mpf('0.5'))", "0.5"),
 }
 IMPORTS = """
-import asyncio, datetime, enum, sympy, numpy as np
+import array, asyncio, collections, datetime, enum, mpmath, sympy, types, numpy as np, pandas as pd
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -91,6 +115,10 @@ REFUSED = {
     "deep": ("deep", "deeper than 60"),
     "cycle": ("cycle", "contains itself"),
     "same keys": ("{1: 1, '1': 2}", "same text"),
+    "same columns": ("pd.DataFrame([[1, 2]], columns=['a', 'a'])", "same name"),
+    "same rows": ("pd.Series([1, 2], index=['a', 'a'])", "same index"),
+    "grouping": ("pd.DataFrame({'a': [1]}).groupby('a')", "DataFrameGroupBy"),
+    "numpy object": ("np.random.default_rng(0)", "Generator"),
 }
 
 BENIGN = {
@@ -144,6 +172,16 @@ BENIGN = {
         "        c.execute('insert into t values (3)')\n"
         "    return sqlite3.connect('x.db').execute('select a from t').fetchall()",
         [[3]],
+    ),
+    "pandas": (
+        "import io, pandas as pd\ndef f():\n    t = pd.read_csv(io.StringIO('k,v\\na,1\\nb,2\\na,3'))\n"
+        "    t.to_csv('t.csv', index=False)\n    t = pd.read_csv('t.csv').merge(pd.DataFrame({'k': ['a'], 'w': [5]}))\n"
+        "    return [t.groupby('k')['v'].mean().to_dict(), int(t['w'].sum()), str(t.dtypes['v'])]",
+        [{"a": 2.0}, 10, "int64"],
+    ),
+    "replaced functions": (
+        "import os, json, sys\nos._exit = os.write = os.close = None\nsys.stdout = None\ndef f():\n    return 1",
+        1,
     ),
     "sympy integral": (
         "import sympy\ndef f():\n    x = sympy.Symbol('x')\n    return sympy.integrate(x * sympy.exp(x), x)",

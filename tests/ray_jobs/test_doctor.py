@@ -76,6 +76,16 @@ def test_this_machine_passes_the_cheap_checks(
     assert not (tmp_path / "not").exists()
 
 
+def test_a_machine_below_the_sandbox_minimum_is_not_ready() -> None:
+    found = {"seccomp": "not in this kernel", "uid": "not root", "minimum": "seccomp: not in this kernel"}
+    checks = {check.name: check for check in module.describe_sandbox(found)}
+    assert checks["sandbox: uid"].status == "warning"
+    assert checks["sandbox: minimum"].status == "missing"
+    assert "sandbox.allow_weak" in checks["sandbox: minimum"].advice
+    assert doctor(groups={"sandbox": lambda: list(checks.values())}) == 1
+    assert doctor(groups={"sandbox": lambda: module.describe_sandbox({"seccomp": "on", "minimum": "on"})}) == 0
+
+
 def test_no_nvidia_smi_means_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     (check,) = module.check_gpus()

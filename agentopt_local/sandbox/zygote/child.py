@@ -1,7 +1,8 @@
 """The last step: a locked-down process reads one request, executes it, answers, and is killed.
 
 Nothing here defends against the code it executes: the walls are the kernel's, and the supervisor believes
-only frames and its own clock. What this module does is make answers and errors readable.
+only frames and its own clock. What this module does is make answers and errors readable. The functions of
+``os`` that it needs after the code has run are its own names, because code may replace those of the modules.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import random
 import resource
 import sys
+from os import _exit, close, read, write
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -31,16 +33,16 @@ def child_main(request_pipe: int, answers: int, settings: Settings, scratch: str
     sys.stderr = sys.__stderr__ = _open_output(2)  # type: ignore[misc]
     _warm_up(settings)
     _write(answers, frames.pack(frames.READY))
-    request = _read_request(request_pipe)
-    os.close(request_pipe)
+    token, request = _read_request(request_pipe)
+    close(request_pipe)
     set_limit(resource.RLIMIT_CPU, int(request["cpu_s"]))
     if request["batch"]:
-        _serve_batch(request, answers, settings)
+        _serve_batch(request, token, answers, settings)
     else:
         answer = _answer(request, request["arguments"], settings)
         _flush(sys.__stdout__, sys.__stderr__, sys.stdout, sys.stderr)
-        _write(answers, frames.pack(frames.ANSWER, answer))
-    os._exit(0)
+        _write(answers, frames.pack(frames.ANSWER, token + answer))
+    _exit(0)
 
 
 def _open_output(descriptor: int) -> io.TextIOWrapper:
@@ -58,18 +60,18 @@ def _warm_up(settings: Settings) -> None:
 def _write(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(descriptor, view) :]
+        view = view[write(descriptor, view) :]
 
 
-def _read_request(descriptor: int) -> dict[str, Any]:
+def _read_request(descriptor: int) -> tuple[bytes, dict[str, Any]]:
+    """The token that this call's answers start with, and the request."""
     reader = frames.FrameReader(frames.MAX_REQUEST_BYTES + 4096)
     while True:
-        data = os.read(descriptor, 1 << 18)
+        data = read(descriptor, 1 << 18)
         if not data:
-            os._exit(0)
+            _exit(0)
         for _, body in reader.feed(data):
-            request: dict[str, Any] = json.loads(body)
-            return request
+            return body[: frames.TOKEN_BYTES], json.loads(body[frames.TOKEN_BYTES :])
 
 
 def _seed(seed: int) -> None:
@@ -89,7 +91,7 @@ def _flush(*streams: Any) -> None:
             stream.flush()
 
 
-def _serve_batch(request: dict[str, Any], answers: int, settings: Settings) -> None:
+def _serve_batch(request: dict[str, Any], token: bytes, answers: int, settings: Settings) -> None:
     """Answer one set of arguments after the other; output is captured here and travels with each answer."""
     for arguments in request["arguments"]:
         captured = [io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True) for _ in "ab"]
@@ -99,7 +101,7 @@ def _serve_batch(request: dict[str, Any], answers: int, settings: Settings) -> N
         for name, stream in zip(("stdout", "stderr"), captured, strict=True):
             fields[name] = _captured_text(stream, settings.output_bytes)
         extra = json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace")
-        _write(answers, frames.pack(frames.ANSWER, text[:-1] + b", " + extra[1:]))
+        _write(answers, frames.pack(frames.ANSWER, token + text[:-1] + b", " + extra[1:]))
 
 
 def _captured_text(stream: io.TextIOWrapper, limit: int) -> str:

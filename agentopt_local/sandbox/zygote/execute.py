@@ -19,6 +19,8 @@ _HINTS = (
     (ModuleNotFoundError, "", "only the standard library and the installed packages can be imported"),
     (PermissionError, "", "the sandbox has no network, no other processes and no files outside its own folder"),
     (RuntimeError, "can't start new thread", "threads are not available in the sandbox"),
+    (OSError, "[Errno -", "the sandbox has no network"),
+    (OSError, "urlopen error", "the sandbox has no network"),
     (EOFError, "EOF when reading a line", "there is no input to read; use arguments instead"),
     (SystemExit, "", "do not call exit; return a value or let the code end"),
 )
@@ -68,7 +70,7 @@ def call_function(source: str, name: str, arguments: dict[str, Any], module: Mod
     define(source, module, FUNCTIONS)
     function = module.__dict__.get(name)
     if not callable(function):
-        raise NameError(f"the source defines no function {name!r}")
+        raise NameError(f"the source defines no function {name[:100]!r}")
     try:
         value = function(**arguments)
     except TypeError as error:
@@ -115,7 +117,7 @@ def describe(error: BaseException) -> str:
         hidden = len(lines) - _MAX_FRAMES
         half = _MAX_FRAMES // 2
         lines = [*lines[:half], f"... {hidden} more calls ...", *lines[-half:]]
-    name = type(error).__name__
+    name = str(type(error).__name__)[:_MAX_LINE]
     lines.append(f"{name}: {message}" if message else name)
     for kind, text, hint in _HINTS:
         if isinstance(error, kind) and text in message:

@@ -22,7 +22,11 @@ CALL = 6  # trainer -> supervisor: facts {id, timeout_s, count} and the child's 
 CANCEL = 7  # trainer -> supervisor: JSON id
 RESULT = 8  # supervisor -> trainer: facts {id, index, last, status, ...} and the child's answer
 READY = 9  # child -> supervisor: locked down
-ANSWER = 10  # child -> supervisor: JSON, passed on unread
+ANSWER = 10  # child -> supervisor: the call's token, then JSON that is passed on unread
+
+TOKEN_BYTES = 16
+"""A random text that comes with a request and starts each of its answers, so that what code writes to descriptors
+at random is no answer. Code that goes and looks for it in its process finds it: an answer is its own choice anyway."""
 
 MAX_REQUEST_BYTES = 8 << 20
 

@@ -8,6 +8,9 @@ from typing import Any
 FIRST_UID = 64000
 """Worker ``n`` runs its calls as user and group ``FIRST_UID + n`` where it may change its user."""
 
+EXIT_FAILED = 97
+"""Exit status of a child that ended by an error of its own program: the lock-down failed, or the code broke it."""
+
 
 @dataclass
 class Settings:

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
+from os import _exit
 from typing import Any, NoReturn
 
 from . import frames, landlock, lockdown, scratch, seccomp
@@ -20,7 +21,7 @@ from .frames import FrameError, FrameReader
 from .lockdown import Walls
 from .output import KILL_BYTES, CappedOutput
 from .process import Child
-from .settings import FIRST_UID, Settings
+from .settings import EXIT_FAILED, FIRST_UID, Settings
 
 _SCAN_S = 0.1
 """Seconds between two looks at the size of the scratch folder."""
@@ -41,6 +42,8 @@ class Call:
     child: Child
     stdout: CappedOutput
     stderr: CappedOutput
+    token: bytes
+    """What its answers start with."""
     started: float = 0.0
     cpu_started: float = 0.0
     index: int = 0
@@ -142,7 +145,7 @@ class Supervisor:
             with contextlib.suppress(BaseException):
                 os.write(2, f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:2000])
         finally:
-            os._exit(97)
+            _exit(EXIT_FAILED)
 
     def _serve_call(self, body: bytes) -> Child:
         facts, request = frames.split_facts(body)
@@ -151,7 +154,9 @@ class Supervisor:
             self._bury(child)
             child = self._fork()
         limit = self._settings.output_bytes
-        call = Call(facts["id"], facts["timeout_s"], facts["count"], child, CappedOutput(limit), CappedOutput(limit))
+        outputs = CappedOutput(limit), CappedOutput(limit)
+        token = os.urandom(frames.TOKEN_BYTES)
+        call = Call(facts["id"], facts["timeout_s"], facts["count"], child, *outputs, token)
         try:
             self._execute(call, request)
         except (Gone, ConnectionError, FrameError):
@@ -172,12 +177,13 @@ class Supervisor:
         child = call.child
         if not child.wait_ready():
             child.reap(0.5)
-            self._finish(call, "not_locked_down")
+            failed = child.status is not None and os.waitstatus_to_exitcode(child.status) == EXIT_FAILED
+            self._finish(call, "not_locked_down" if failed else "not_ready")
             return
         call.started = call.scanned = time.monotonic()
         call.cpu_started = child.cpu_s()
         try:
-            view = memoryview(frames.pack(frames.CALL, request))
+            view = memoryview(frames.pack(frames.CALL, call.token + request))
             while view:
                 view = view[os.write(child.request, view) :]
         except BrokenPipeError:
@@ -234,19 +240,19 @@ class Supervisor:
         try:
             alive = child.take_answers()
         except FrameError:
-            return "result_too_large"
+            return "damaged"
         answers, child.arrived = child.arrived, []
         out = bytearray()
         for kind, body in answers[: call.count - call.index]:
-            if kind != frames.ANSWER:
-                return "crashed"
+            if kind != frames.ANSWER or not body.startswith(call.token):
+                return "damaged"
             last = call.index + 1 == call.count
             if last:
                 # The child wrote its output before this answer: it is in the pipes already.
                 call.stdout.drain(child.stdout)
                 call.stderr.drain(child.stderr)
                 child.kill()
-            out += frames.pack_facts(frames.RESULT, self._facts(call, "answered", last), body)
+            out += frames.pack_facts(frames.RESULT, self._facts(call, "answered", last), body[frames.TOKEN_BYTES :])
             call.index += 1
             now = time.monotonic()
             call.started, call.cpu_started = now, child.cpu_s()

@@ -3,24 +3,30 @@
 ============================================  =====================================================
 None, bool, int, float, str                   themselves; an int has at most 4,300 digits
 nan, inf, -inf                                "NaN", "Infinity", "-Infinity"
-list, tuple, deque, range, iterators          array
-set, frozenset                                array, sorted where its elements can be compared
-dict and other mappings                       object; keys that are not text become text, and must stay distinct
-dataclass instance                            object of its fields
+list, tuple, other sequences, iterators       array
+set, frozenset                                array, sorted by value where that can be, else by type and text
+dict and other mappings, their views          object, arrays; keys that are not text become text, and must stay distinct
+dataclass instance, SimpleNamespace           object of its fields
 Fraction, sympy Rational                      a whole number as int, else "p/q"
-Decimal, complex                              its text, such as "0.10" or "(1+2j)"
+Decimal, complex, mpmath mpc                  its text, such as "0.10" or "(1+2j)"
 date, time, datetime, timedelta, UUID, Path   its text
 Enum member                                   its value
-sympy Integer, Float, true, false             int, float, bool; Matrix: array of rows; any other: its text
+sympy Integer, Float, true, false             int, float (its text beyond a float's range), bool
+sympy Matrix, Array; any other                array of rows; its text
+mpmath mpf, matrix                            float, array of rows
 numpy scalar, array                           ``item()``, ``tolist()``, and then by these rules
-pandas DataFrame, Series                      array of records, array
+pandas DataFrame, Series                      array of records, array. An index that is named or not of whole numbers
+                                              belongs to the data: further fields, an object
+other pandas values                           their text, such as "2024-01-02 00:00:00", "NaT", "<NA>"
 ============================================  =====================================================
 
-Anything else is a TypeError that names the type. Lone surrogates in text become "?".
+Anything else (bytes, functions, objects) is a TypeError that names the type. Lone surrogates in text become "?".
 """
 
 from __future__ import annotations
 
+import array
+import collections
 import dataclasses
 import datetime
 import decimal
@@ -28,10 +34,11 @@ import enum
 import fractions
 import json
 import math
+import numbers
 import pathlib
+import types
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -74,6 +81,7 @@ class _Converter:
             return value
         kind = type(value)
         if kind is int:
+            self._spend(value.bit_length() >> 2)  # close to its digits
             return _checked_int(value)
         if kind is float:
             return _finite(value)
@@ -113,6 +121,8 @@ class _Converter:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
             return self._convert_mapping(fields, depth)
+        if isinstance(value, types.SimpleNamespace):
+            return self._convert_mapping(vars(value), depth)
         if isinstance(value, enum.Enum):
             return self.convert(value.value, depth + 1)
         for base in (str, int, float):
@@ -120,9 +130,11 @@ class _Converter:
                 return self.convert(base(value), depth + 1)
         if isinstance(value, Mapping):
             return self._convert_mapping(value, depth)
-        if isinstance(value, AbstractSet):
+        if isinstance(value, AbstractSet) and not isinstance(value, KeysView | ItemsView):
             return [self.convert(item, depth + 1) for item in _ordered(value)]
-        if isinstance(value, list | tuple | deque | range | Iterator):
+        if isinstance(value, collections.UserString):
+            return self.convert(str(value), depth + 1)
+        if isinstance(value, _ARRAY_TYPES) and not isinstance(value, bytes | bytearray | memoryview):
             return [self.convert(item, depth + 1) for item in value]
         if isinstance(value, fractions.Fraction):
             return self.convert(_ratio(value.numerator, value.denominator), depth + 1)
@@ -131,6 +143,7 @@ class _Converter:
         raise TypeError(_refusal(value))
 
 
+_ARRAY_TYPES = (Sequence, array.array, Iterator, KeysView, ItemsView, ValuesView)
 _TEXT_TYPES = (
     decimal.Decimal,
     complex,
@@ -154,7 +167,10 @@ def _refusal(value: Any) -> str:
 def _checked_int(value: int) -> int:
     if value.bit_length() > MAX_INT_BITS:
         digits = int(value.bit_length() * math.log10(2))
-        raise ValueError(f"an integer of about {digits} digits cannot be returned (limit 4300)")
+        raise ValueError(
+            f"an integer of about {digits} digits cannot be returned (limit 4300): return a remainder, "
+            "its number of digits or a part of it"
+        )
     return value
 
 
@@ -168,7 +184,7 @@ def _ordered(value: AbstractSet[Any]) -> list[Any]:
     try:
         return sorted(value)
     except Exception:  # noqa: BLE001 - elements compare as they like; sympy raises its own errors
-        return list(value)
+        return sorted(value, key=lambda item: (type(item).__name__, str(item)))
 
 
 def _ratio(numerator: int, denominator: int) -> int | str:
@@ -180,7 +196,7 @@ def _ratio(numerator: int, denominator: int) -> int | str:
 
 
 def _library(kind: type) -> Callable[[Any, int], Any] | None:
-    """The conversion for values of sympy, numpy and pandas, which this module never imports."""
+    """The conversion for values of sympy, mpmath, numpy and pandas, which this module never imports."""
     for base in kind.__mro__:
         package = base.__module__.partition(".")[0]
         if package in _LIBRARIES:
@@ -191,7 +207,7 @@ def _library(kind: type) -> Callable[[Any, int], Any] | None:
 def _from_sympy(value: Any, left: int) -> Any:  # noqa: PLR0911 - one line per kind of value
     if getattr(value, "is_Boolean", False) and value in (True, False):
         return bool(value)
-    if getattr(value, "is_Matrix", False):
+    if hasattr(value, "tolist"):  # a matrix or an array with elements
         return value.tolist()
     if isinstance(value, dict | list | tuple):
         return dict(value) if isinstance(value, dict) else list(value)
@@ -203,9 +219,17 @@ def _from_sympy(value: Any, left: int) -> Any:  # noqa: PLR0911 - one line per k
         return int(value)
     if getattr(value, "is_Rational", False):
         return _ratio(int(value.p), int(value.q))
-    if getattr(value, "is_Float", False):
+    if getattr(value, "is_Float", False) and math.isfinite(float(value)):
         return float(value)
     return str(value)
+
+
+def _from_mpmath(value: Any, left: int) -> Any:
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(complex(value))
 
 
 def _from_numpy(value: Any, left: int) -> Any:
@@ -217,21 +241,42 @@ def _from_numpy(value: Any, left: int) -> Any:
         if value.dtype.kind == "g" or (value.dtype.itemsize > 8 and value.dtype.kind == "f"):
             return value.astype(float).tolist()
         return value.tolist()
+    if isinstance(value, tuple):  # what its linear algebra returns
+        return list(value)
     raise TypeError(_refusal(value))
 
 
 def _from_pandas(value: Any, left: int) -> Any:
-    if getattr(value, "size", 0) * 2 > left:
+    dimensions = getattr(value, "ndim", 0)
+    if dimensions and value.size * 2 > left:
         raise ValueTooLarge(f"the result has {value.size} elements: return less")
-    if hasattr(value, "to_dict") and getattr(value, "ndim", 0) == 2:
-        return value.to_dict("records")
+    if dimensions == 2:
+        table = value.reset_index() if _belongs_to_data(value.index) else value
+        if not table.columns.is_unique:
+            raise ValueError("two columns of the result have the same name: rename one")
+        return table.to_dict("records")
+    if hasattr(value, "index") and dimensions == 1 and _belongs_to_data(value.index):
+        if not value.index.is_unique:
+            raise ValueError("two rows of the result have the same index: call reset_index()")
+        return dict(zip(value.index.tolist(), value.tolist(), strict=True))
     if hasattr(value, "tolist"):
         return value.tolist()
-    return str(value)
+    if type(value).__name__ in _PANDAS_TEXTS:
+        return str(value)
+    raise TypeError(_refusal(value))
+
+
+_PANDAS_TEXTS = ("Timestamp", "Timedelta", "Period", "Interval", "NaTType", "NAType")
+
+
+def _belongs_to_data(index: Any) -> bool:
+    """Whether an index says more than the numbers of rows."""
+    return any(name is not None for name in index.names) or index.inferred_type not in ("integer", "empty")
 
 
 _LIBRARIES: dict[str, Callable[[Any, int], Any]] = {
     "sympy": _from_sympy,
+    "mpmath": _from_mpmath,
     "numpy": _from_numpy,
     "pandas": _from_pandas,
 }
