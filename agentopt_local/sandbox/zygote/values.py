@@ -34,8 +34,8 @@ import enum
 import fractions
 import json
 import math
-import numbers
 import pathlib
+import sys
 import types
 import uuid
 from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
@@ -225,11 +225,11 @@ def _from_sympy(value: Any, left: int) -> Any:  # noqa: PLR0911 - one line per k
 
 
 def _from_mpmath(value: Any, left: int) -> Any:
-    if isinstance(value, numbers.Real):
-        return float(value)
     if hasattr(value, "tolist"):
         return value.tolist()
-    return str(complex(value))
+    if type(value).__name__ == "mpf":
+        return float(value)
+    return str(complex(value) if type(value).__name__ == "mpc" else value)
 
 
 def _from_numpy(value: Any, left: int) -> Any:
@@ -247,19 +247,20 @@ def _from_numpy(value: Any, left: int) -> Any:
 
 
 def _from_pandas(value: Any, left: int) -> Any:
-    dimensions = getattr(value, "ndim", 0)
-    if dimensions and value.size * 2 > left:
+    pandas = sys.modules["pandas"]
+    arrays = (pandas.DataFrame, pandas.Series, pandas.Index, pandas.api.extensions.ExtensionArray)
+    if isinstance(value, arrays) and value.size * 2 > left:
         raise ValueTooLarge(f"the result has {value.size} elements: return less")
-    if dimensions == 2:
+    if isinstance(value, pandas.DataFrame):
         table = value.reset_index() if _belongs_to_data(value.index) else value
         if not table.columns.is_unique:
             raise ValueError("two columns of the result have the same name: rename one")
         return table.to_dict("records")
-    if hasattr(value, "index") and dimensions == 1 and _belongs_to_data(value.index):
+    if isinstance(value, pandas.Series) and _belongs_to_data(value.index):
         if not value.index.is_unique:
             raise ValueError("two rows of the result have the same index: call reset_index()")
         return dict(zip(value.index.tolist(), value.tolist(), strict=True))
-    if hasattr(value, "tolist"):
+    if isinstance(value, arrays):
         return value.tolist()
     if type(value).__name__ in _PANDAS_TEXTS:
         return str(value)
