@@ -28,6 +28,8 @@ from typing import Any
 from agentopt_local.sandbox import Execution, ForkServerSandbox, SandboxLimits, open_sandbox
 
 LIMITS = SandboxLimits(timeout_s=30.0)
+SOAK_LIMITS = SandboxLimits(timeout_s=600.0)
+"""A starved machine must not pass for a wrong result."""
 FUNCTIONS: dict[str, tuple[str, dict[str, Any], Any]] = {
     "trivial": ("def f(a, b):\n    return a + b\n", {"a": 1, "b": 2}, 3),
     "sympy": (
@@ -232,7 +234,7 @@ async def soak(count: int, workers: int) -> dict[str, Any]:
     generator = random.Random(0)
     source = "def f(n):\n    print('out', n)\n    return {'n': n, 'squares': [n, n * n]}\n"
     result = {"calls": count, "ok": 0, "worker_lost": 0, "wrong": 0, "kills": 0}
-    async with open_sandbox(limits=LIMITS, workers=workers) as sandbox:
+    async with open_sandbox(limits=SOAK_LIMITS, workers=workers) as sandbox:
         slots = asyncio.Semaphore(4 * workers)
         await sandbox.run("1")
         descriptors = open_descriptors()

@@ -25,7 +25,8 @@ from agentopt_local.sandbox.zygote.frames import FrameReader
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from zygote.launcher import main; main(sys.argv[1:])"
 _PREFIX = "agentopt-sandbox-"
 _LOCK_SUFFIX = ".lock"
-_START_S = 120.0
+_START_S = 600.0
+"""Imports take seconds, or minutes beside other work; a launcher that died is noticed at once by its closed socket."""
 _SPAWN_S = 20.0
 
 _ENVIRONMENT = {
