@@ -269,12 +269,14 @@ async def soak(count: int, workers: int) -> dict[str, Any]:
         seconds = time.perf_counter() - start
         launcher = sandbox.describe_processes()["launcher"]
         pids = [pid for parent in family(launcher) for pid in family(parent)]
+        root = Path(sandbox.describe_processes()["root"])
         leaked = open_descriptors() - descriptors
     left = [pid for pid in pids if is_alive(pid)]
     return {
         **result,
         "leaked_descriptors": max(leaked, 0),
         "processes_left": len(left),
+        "folders_left": len(list(root.parent.glob(f"{root.name}*"))),
         "calls_per_s": round(count / seconds, 1),
     }
 

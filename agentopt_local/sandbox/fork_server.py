@@ -88,11 +88,12 @@ class ForkServerSandbox:
         return dict(self._layers)
 
     def describe_processes(self) -> dict[str, Any]:
-        """For benchmarks and tests: the launcher's process id and greeting, and the number of workers."""
+        """For benchmarks and tests: the launcher's process id, folder and greeting, and the number of workers."""
         launcher = self._pool.launcher
         if launcher is None:
             return {"workers": self._pool.count}
-        return {"launcher": launcher.process.pid, "workers": self._pool.count} | launcher.hello
+        facts = {"launcher": launcher.process.pid, "workers": self._pool.count, "root": os.fspath(launcher.root)}
+        return facts | launcher.hello
 
     async def call(
         self,
@@ -122,14 +123,8 @@ class ForkServerSandbox:
         """See :class:`~agentopt_local.sandbox.base.Sandbox`."""
         if refusal := _refuse_text(code, functions):
             return refusal
-        request: dict[str, Any] = {
-            "code": code,
-            "functions": functions,
-            "name": None,
-            "arguments": {},
-            "batch": False,
-            "seed": seed,
-        }
+        request: dict[str, Any] = {"code": code, "functions": functions, "name": None, "arguments": {}}
+        request |= {"batch": False, "seed": seed}
         return (await self._execute(request, self._timeout(timeout_s), 1))[0]
 
     async def call_many(

@@ -1,4 +1,4 @@
-"""A child process as its supervisor holds it."""
+"""A child process, and the call that it serves, as their supervisor holds them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from . import frames
 from .frames import FrameReader
+from .output import CappedOutput
 
 _READY_S = 20.0
 _CHUNK = 1 << 18
@@ -81,3 +82,21 @@ class Child:
             if left <= 0 or not select.select([self.answers], [], [], left)[0] or not self.take_answers():
                 return False
         return self.arrived.pop(0)[0] == frames.READY
+
+
+@dataclass
+class Call:
+    """A call in progress."""
+
+    id: int
+    timeout_s: float
+    count: int
+    child: Child
+    stdout: CappedOutput
+    stderr: CappedOutput
+    token: bytes
+    """What its answers start with."""
+    started: float = 0.0
+    cpu_started: float = 0.0
+    index: int = 0
+    scanned: float = 0.0

@@ -11,7 +11,6 @@ import select
 import socket
 import sys
 import time
-from dataclasses import dataclass
 from os import _exit
 from typing import Any, NoReturn
 
@@ -20,7 +19,7 @@ from .child import child_main
 from .frames import FrameError, FrameReader
 from .lockdown import Walls
 from .output import KILL_BYTES, CappedOutput
-from .process import Child
+from .process import Call, Child
 from .settings import EXIT_FAILED, FIRST_UID, Settings
 
 _SCAN_S = 0.1
@@ -30,24 +29,6 @@ _CHUNK = 1 << 18
 
 class Gone(Exception):  # noqa: N818 - it asks for a quiet end, it reports no error
     """The trainer has closed the connection."""
-
-
-@dataclass
-class Call:
-    """A call in progress."""
-
-    id: int
-    timeout_s: float
-    count: int
-    child: Child
-    stdout: CappedOutput
-    stderr: CappedOutput
-    token: bytes
-    """What its answers start with."""
-    started: float = 0.0
-    cpu_started: float = 0.0
-    index: int = 0
-    scanned: float = 0.0
 
 
 class Supervisor:
