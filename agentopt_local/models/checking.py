@@ -36,8 +36,10 @@ def fault(request: ChatRequest, message: Message, *, schema_suffices: bool = Fal
             return f"There is no function {call.name[:80]!r}. The functions are: {', '.join(tools) or 'none'}."
         if wrong := check_arguments(tools[call.name], call.arguments):
             return f"The call is wrong: {wrong}."
-    if request.constraint is None or message.tool_calls:
+    if request.constraint is None or (message.tool_calls and request.constraint.kind == "turn"):
         return None
+    if message.tool_calls:
+        return "Answer with text, without a call of a function."
     return _text_fault(request.constraint, message.content, schema_suffices)
 
 
