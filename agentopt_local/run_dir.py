@@ -4,6 +4,7 @@
 
     config.json      the resolved settings; ``agentopt resume`` reads nothing else
     meta.json        versions, commit, device, sandbox layers, prompt hashes
+    problems.jsonl   the questions and expected answers, so that a report needs no data set
     state.json       the trainer's state after the last finished step (replaced atomically)
     steps.jsonl      one line per step: actions, decision, scores before and after, tokens, seconds
     proposals.jsonl  the update that each step tries, written before it is tried
@@ -20,7 +21,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +30,7 @@ from pydantic import ValidationError
 from agentopt_local.errors import RunDirError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.optimizer import Proposal
+from agentopt_local.task import Problem, Split
 from agentopt_local.trajectory import Trajectory
 
 
@@ -71,6 +73,13 @@ class RunDir:
         """Append a finished rollout."""
         self.append("rollouts.jsonl", {"stage": stage, **trajectory.model_dump(mode="json")})
         self._trajectories[trajectory.functions, trajectory.problem_id, trajectory.seed] = trajectory
+
+    def keep_problems(self, split: Split, problems: Sequence[Problem]) -> None:
+        """Write down the questions that rollouts name by their id; those that are there already stay as they are."""
+        known = {row["id"] for row in self._mend("problems.jsonl")}
+        for problem in problems:
+            if problem.id not in known:
+                self.append("problems.jsonl", {"split": split, **problem.model_dump(mode="json", exclude={"metadata"})})
 
     # Proposals and steps
 

@@ -30,6 +30,7 @@ async def evaluate_session(
 ) -> dict[str, Any]:
     """The report of ``state`` on ``problems``, also written to report.json."""
     config = session.config
+    session.run_dir.keep_problems(split, problems)
     functions = await tested_functions(session, state)
     before = await session.rollouts.run(FunctionSet(), problems, seed=config.seed, stage=f"{split} before")
     after = await session.rollouts.run(functions, problems, seed=config.seed, stage=f"{split} after")

@@ -82,6 +82,8 @@ async def train_session(session: Session, on_step: OnStep | None) -> dict[str, A
     state = read_state(session.run_dir)
     problems = session.task.problems("train", config.task.n_train)
     test = session.task.problems("test", config.task.n_test)
+    session.run_dir.keep_problems("train", problems)
+    session.run_dir.keep_problems("test", test)
     trainer = Trainer(
         session.optimizer, session.rollouts, session.run_dir, config.trainer, seed=config.seed, on_step=on_step
     )
