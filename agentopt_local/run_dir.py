@@ -9,6 +9,7 @@
     steps.jsonl      one line per step: actions, decision, scores before and after, tokens, seconds
     proposals.jsonl  the update that each step tries, written before it is tried
     rollouts.jsonl   every finished rollout, as soon as it is graded
+    metrics.jsonl    one line per finished step and per few seconds of work: accuracy, tokens, throughput
     functions/0003/  one .py file per function after each accepted step: ``diff -r`` shows what was learned
     report.json      the evaluation
     run.log          what happened, in plain lines
@@ -103,6 +104,10 @@ class RunDir:
     def keep_step(self, row: dict[str, Any]) -> None:
         """Append a finished step."""
         self.append("steps.jsonl", row, sync=True)
+
+    def last_metric(self) -> dict[str, Any] | None:
+        """The last row of metrics.jsonl; None if there is none."""
+        return next(reversed(list(self._mend("metrics.jsonl"))), None)
 
     def drop_steps_after(self, step: int) -> None:
         """Forget rows of steps beyond ``step``: the process ended before their state was written."""

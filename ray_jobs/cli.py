@@ -70,6 +70,16 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("--diff", action="store_true", help="what each accepted step changed")
     show.set_defaults(run=run_show)
 
+    report = commands.add_parser("report", help="write a run's report, or a comparison of several, as one HTML file")
+    report.add_argument("run_dirs", type=Path, metavar="RUN", nargs="+", help="the run's folder; several are compared")
+    report.add_argument("--output", type=Path, metavar="FILE", help="RUN/report.html if left out")
+    report.add_argument("--open", action="store_true", help="show it in a browser")
+    report.set_defaults(run=run_report)
+
+    watch = commands.add_parser("watch", help="follow a run from another terminal, or look at a finished one")
+    watch.add_argument("run_dir", type=Path, metavar="RUN")
+    watch.set_defaults(run=run_watch)
+
     doctor = commands.add_parser("doctor", help="check this machine and say what is missing")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=run_doctor)
@@ -191,6 +201,20 @@ def run_show(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     if report is not None:
         print(report_text(report), file=sys.stderr)
     return 0
+
+
+def run_report(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """``agentopt report RUN [RUN ...]``."""
+    from ray_jobs.report import report
+
+    return report(arguments.run_dirs, output=arguments.output, open_it=arguments.open)
+
+
+def run_watch(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """``agentopt watch RUN``."""
+    from ray_jobs.watch import watch
+
+    return watch(arguments.run_dir)
 
 
 def run_doctor(arguments: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from agentopt_local.evaluate import compare, function_rows
@@ -16,11 +17,19 @@ from ray_jobs.config import RunConfig
 from ray_jobs.session import Session, open_session
 
 
-async def evaluate(config: RunConfig, run_dir: RunDir, *, split: Split, n: int, progress: Progress) -> dict[str, Any]:
+async def evaluate(
+    config: RunConfig,
+    run_dir: RunDir,
+    *,
+    split: Split,
+    n: int,
+    progress: Progress,
+    on_metrics: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
     """Evaluate a run's best accepted functions on ``n`` problems of ``split``; rollouts that exist are reused."""
     from ray_jobs.train import read_state
 
-    async with open_session(config, run_dir, progress) as session:
+    async with open_session(config, run_dir, progress, on_metrics=on_metrics) as session:
         problems = session.task.problems(split, n)
         return await evaluate_session(session, read_state(run_dir), problems, split=split)
 

@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +17,7 @@ from typing import Any
 from agentopt_local import __version__, prompts
 from agentopt_local.agents.function_calling import FunctionCallingAgent
 from agentopt_local.chat import ChatModel
+from agentopt_local.metrics import MeteredModel, Metrics
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.rollout import Progress, Rollouts
 from agentopt_local.run_dir import RunDir
@@ -43,6 +44,7 @@ class Session:
     model: ChatModel
     rollouts: Rollouts
     optimizer: Optimizer
+    metrics: Metrics
     device: str
     started: float
 
@@ -57,11 +59,17 @@ def task_of(config: RunConfig) -> Task:
 
 @asynccontextmanager
 async def open_session(
-    config: RunConfig, run_dir: RunDir, progress: Progress, *, model: ChatModel | None = None
+    config: RunConfig,
+    run_dir: RunDir,
+    progress: Progress,
+    *,
+    model: ChatModel | None = None,
+    on_metrics: Callable[[dict[str, Any]], None] | None = None,
 ) -> AsyncIterator[Session]:
     """Open everything, cheapest first, so that a user's mistake shows before an engine starts.
 
-    ``model`` replaces the configured one (the shipped scripted model, in tests and trials).
+    ``model`` replaces the configured one (the shipped scripted model, in tests and trials). ``on_metrics`` is told
+    every row of metrics.jsonl.
     """
     task = task_of(config)
     started = time.monotonic()
@@ -78,10 +86,40 @@ async def open_session(
         device = "external"
         if model is None:
             model, device = await open_model(config, stack, progress)
+        metrics = open_metrics(run_dir, stack, on_metrics)
+        model = MeteredModel(model, metrics.spent)
+
+        def told(stage: str, done: int, total: int) -> None:
+            metrics.progress(stage, done, total)
+            progress(stage, done, total)
+
         agent = FunctionCallingAgent(model, sandbox, config.agent)
-        rollouts = Rollouts(agent, task, sandbox, run_dir, concurrency=config.concurrency, progress=progress)
+        rollouts = Rollouts(
+            agent, task, sandbox, run_dir, concurrency=config.concurrency, progress=told, observe=metrics.rollout
+        )
         optimizer = Optimizer(model, task, sandbox, config.optimizer)
-        yield Session(config, run_dir, task, sandbox, model, rollouts, optimizer, device, started)
+        yield Session(config, run_dir, task, sandbox, model, rollouts, optimizer, metrics, device, started)
+
+
+def open_metrics(
+    run_dir: RunDir, stack: AsyncExitStack, on_metrics: Callable[[dict[str, Any]], None] | None
+) -> Metrics:
+    """Metrics that go to the run folder, to TensorBoard's files where that is installed, and to ``on_metrics``."""
+    from ray_jobs.tensorboard import open_events
+
+    last = run_dir.last_metric()
+    events = open_events(run_dir.path / "tensorboard")
+    if events is not None:
+        stack.callback(events.close)
+
+    def write(row: dict[str, Any]) -> None:
+        run_dir.append("metrics.jsonl", row)
+        if events is not None:
+            events.write(row)
+        if on_metrics is not None:
+            on_metrics(row)
+
+    return Metrics(write, last=last)
 
 
 async def open_model(config: RunConfig, stack: AsyncExitStack, progress: Progress) -> tuple[ChatModel, str]:

@@ -41,16 +41,17 @@ function dotPlot(rows) {
     const narrow = width < 560;
     const left = narrow ? 12 : Math.min(240, 30 + 7.4 * Math.max(...rows.map((row) => row.label.length)));
     const x = scale(0, 1, left, width - (narrow ? 16 : 24));
-    const heights = rows.map((row) => (narrow ? 24 : 10) + 22 * row.marks.length);
+    const heights = rows.map((row) => (narrow ? 26 : 12) + 20 * row.marks.length);
     const height = heights.reduce((sum, each) => sum + each, 8);
     const parts = [0, 0.25, 0.5, 0.75, 1].map((tick) => [
       line(x(tick), 4, x(tick), height, 'grid'), text(x(tick), height + 18, percent(tick), 'tick', 'middle')]);
     let top = 6;
     rows.forEach((row, index) => {
-      const first = top + (narrow ? 30 : heights[index] / 2 - 11 * (row.marks.length - 1));
+      if (index && row.marks.length > 1) parts.push(line(narrow ? 0 : 20, top, width, top, 'grid'));
+      const first = top + (narrow ? 30 : heights[index] / 2 - 10 * (row.marks.length - 1));
       parts.push(narrow ? text(left, top + 14, row.label, 'name') : text(left - 14, top + heights[index] / 2 + 4, row.label, 'name', 'end'));
       row.marks.forEach((mark, position) => {
-        const y = first + 22 * position;
+        const y = first + 20 * position;
         const [value, low, high] = mark.value;
         parts.push(whisker(x, y, mark.value, mark.style, `${row.label} ${mark.name}: ${tidyPercent(value)} (${tidyPercent(low)} to ${tidyPercent(high)})`));
         const right = x(high) + 8 < width - 48;
@@ -117,7 +118,7 @@ function learningCurve(steps) {
       if (step.decision !== 'accepted' && value !== step.before[0]) {
         group.append(line(x(index), y(step.before[0]), x(at), y(value), 'tried'));
       }
-      if (step.decision !== 'skipped') group.append(line(x(at), y(low), x(at), y(high), 'whisker'));
+      if (step.decision === 'rolled_back') group.append(line(x(at), y(low), x(at), y(high), 'whisker'));
       group.append(MARKS[step.decision](x(at), y(value)));
       parts.push(hint(group, stepLabel(step)));
     });
@@ -138,10 +139,11 @@ function manyCurves(runs) {
       parts.push(bandAndLine(points, x, y, style));
       run.steps.forEach((step, index) => parts.push(hint(
         svg('g', { class: `mark ${step.decision} ${style}` }, MARKS[step.decision](x(index + 1), y(step.after[0]))), `${run.name} ${stepLabel(step)}`)));
-      let at = y(points.at(-1)[0]) - 14;
-      while (taken.some((other) => Math.abs(other - at) < 15)) at -= 15;
+      let at = Math.max(24, y(points.at(-1)[0]) - 14);
+      while (taken.some((other) => Math.abs(other - at) < 15)) at += 15;
       taken.push(at);
-      parts.push(text(x(points.length - 1) - 4, at, run.name.slice(0, 40), `name ${style}`, 'end'));
+      const room = points.length - 1 < 0.6 * longest;
+      parts.push(text(x(points.length - 1) + (room ? 12 : -4), at, run.name.slice(0, 40), `name ${style}`, room ? 'start' : 'end'));
     }
     return canvas(width, height, label, parts);
   };

@@ -19,7 +19,7 @@ function card(run, index, each) {
       el('h3', { id: `${anchor(each.name)}-title` }, each.name),
       el('span', { class: `pill ${each.status.replace(' ', '-')}` }, each.status)),
     el('p', { class: 'signature' }, el('code', {}, each.signature)),
-    each.description && el('p', { class: 'description' }, each.description),
+    each.description && el('p', { class: 'description' }, each.description.split('\n\n')[0]),
     use(run, index, each),
     fold('Source', each.status === 'learned', code(each.source)),
     each.schema && fold('Schema of the arguments', false, code(JSON.stringify(each.schema, null, 2))),
@@ -38,24 +38,21 @@ function edit(each) {
 
 function use(run, index, each) {
   const splits = Object.entries(each.use);
-  if (!splits.length) return calls('in all rollouts', each.all);
-  return el('div', { class: 'use' }, splits.map(([split, row]) => [
-    calls(`on ${SPLITS[split]} problems, after training`, row),
-    row.only_with.length > 0 && only(run, index, each, split, row.only_with),
-  ]), calls('in all rollouts, rolled-back steps too', each.all));
-}
-
-function calls(where, row) {
-  if (!row.calls) return el('p', {}, `Never called ${where}.`);
-  return el('p', {}, el('strong', {}, plural(row.calls, 'call')), ` ${where}: `,
-    `${percent(row.ok / row.calls)} without error; `, el('strong', {}, `${row.solved} of ${row.problems}`), ' problems that used it were solved.');
-}
-
-const SHOWN = 8;
-
-function only(run, index, each, split, problems) {
-  const link = (problem) => [el('a', { href: `#run=${index}&rollout=${run.only_with_index[split][problem]}` }, problem), ' '];
-  return el('p', { class: 'only' }, el('strong', {}, `${plural(problems.length, 'problem')} solved only with it`),
-    ' (wrong before; right now, with a call of it): ', problems.slice(0, SHOWN).map(link),
-    problems.length > SHOWN && el('a', { href: `#${new URLSearchParams({ run: index, fn: each.name, outcome: 'gained' })}` }, `and ${problems.length - SHOWN} more`));
+  const rows = [...splits.map(([split, row]) => [`${SPLITS[split]} problems, trained agent`, row]), ['all rollouts, rolled\u2011back ones too', each.all]];
+  const only = splits.filter(([, row]) => row.only_with.length);
+  const total = only.reduce((sum, [, row]) => sum + row.only_with.length, 0);
+  return [
+    table(`Calls of ${each.name}`, [
+      ['Where', ([where]) => where],
+      ['Calls', ([, row]) => whole(row.calls), 'number'],
+      ['Without error', ([, row]) => (row.calls ? percent(row.ok / row.calls) : '–'), 'number'],
+      ['Problems that used it', ([, row]) => whole(row.problems), 'number'],
+      ['of these solved', ([, row]) => (row.problems ? `${whole(row.solved)} (${percent(row.solved / row.problems)})` : '–'), 'number'],
+      ['solved only with it', ([, row]) => (row.only_with ? el('strong', {}, whole(row.only_with.length)) : ''), 'number'],
+    ], rows),
+    total > 0 && fold(`${plural(total, 'problem')} solved only with it`, false,
+      el('p', { class: 'muted' }, 'Wrong before training; right now, in an attempt that called it.'),
+      only.map(([split, row]) => el('p', { class: 'only' }, `${SPLITS[split]}: `, row.only_with.map((problem) =>
+        [el('a', { href: `#run=${index}&rollout=${run.only_with_index[split][problem]}` }, problem), ' '])))),
+  ];
 }

@@ -28,18 +28,18 @@ function chooser() {
 }
 
 // Show what the address names: a rollout or a filter, or else a part of the page, unfolded if it is folded.
-function follow() {
+async function follow() {
   const parameters = place();
   const index = Number(parameters.get('run') || (shownRun < 0 ? 0 : shownRun));
   showRun(DATA.runs[index] ? index : 0);
   if ([...parameters.keys()].length) {
-    browser?.restore(parameters);
-    document.getElementById('rollouts').scrollIntoView();
-    return;
+    await browser?.restore(parameters);
   }
-  const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const name = parameters.has('rollout') ? 'attempts' : [...parameters.keys()].length ? 'rollouts' : decodeURIComponent(location.hash.slice(1));
+  const target = name && document.getElementById(name);
   for (let node = target; node; node = node.parentElement) if (node.tagName === 'DETAILS') node.open = true;
-  if (target) target.scrollIntoView();
+  // The charts take their height when they are drawn, after the first layout.
+  if (target) requestAnimationFrame(() => requestAnimationFrame(() => target.scrollIntoView()));
 }
 
 themeSwitch();

@@ -1,6 +1,6 @@
 // The headline, the learning curve and the kinds of problems; several runs side by side.
 
-const SPLITS = { test: 'held-out', validation: 'validation', train: 'training' };
+const SPLITS = { test: 'held\u2011out', validation: 'validation', train: 'training' };
 const interval = ([low, high]) => `${tidyPercent(low)} to ${tidyPercent(high)}`;
 const points = ([low, high]) => `${signed(low)} to ${signed(high)}`;
 
@@ -72,7 +72,7 @@ function learning(run) {
   const counts = { accepted: 0, rolled_back: 0, skipped: 0 };
   for (const step of run.steps) counts[step.decision] += 1;
   const key = el('ul', { class: 'key' }, Object.entries({
-    accepted: 'accepted', rolled_back: 'rolled back', skipped: 'skipped, nothing to try' }).map(([decision, name]) =>
+    accepted: 'accepted', rolled_back: 'rolled back', skipped: 'skipped, nothing to try' }).filter(([decision]) => counts[decision]).map(([decision, name]) =>
     el('li', {}, canvas(16, 16, '', svg('g', { class: `mark ${decision}` }, MARKS[decision](8, 8))), `${counts[decision]} ${name}`)));
   const body = run.steps.length
     ? [key, figure('Accuracy on the training problems of each step, with 95 % Wilson intervals',
@@ -97,7 +97,7 @@ function kinds(run) {
   const rows = [...result.kinds].sort((a, b) => (b.after[0] - b.before[0]) - (a.after[0] - a.before[0]));
   return section('kinds', 'Kinds of problems',
     `The ${SPLITS[result.split]} problems by kind, those that gained most first. Few problems make wide intervals.`,
-    el('ul', { class: 'key' }, el('li', { class: 'before' }, '● before'), el('li', { class: 'after' }, '● after')),
+    el('ul', { class: 'key' }, el('li', { class: 'before' }, '○ before'), el('li', { class: 'after' }, '● after')),
     figure('Accuracy by kind, with 95 % Wilson intervals',
       rows.map((row) => `${row.kind}: ${tidyPercent(row.before[0])} to ${tidyPercent(row.after[0])}`).join('. '),
       dotPlot(rows.map((row) => ({ label: `${row.kind} (${row.n})`, marks: marks(row) }))),
@@ -131,8 +131,7 @@ function comparison(runs) {
       ['Problems', (run) => (result(run) ? `${result(run).n} ${SPLITS[result(run).split]}` : '–'), 'number'],
       ['Before', (run) => (result(run) ? tidyPercent(result(run).before.accuracy) : '–'), 'number'],
       ['After', (run) => (result(run) ? tidyPercent(result(run).after.accuracy) : '–'), 'number'],
-      ['Change, points', (run) => (result(run) ? signed(result(run).difference.points) : '–'), 'number'],
-      ['95 % interval', (run) => (result(run) ? points(result(run).difference.ci95) : '–'), 'number'],
+      ['Change in points, 95 % interval', (run) => (result(run) ? `${signed(result(run).difference.points)} (${points(result(run).difference.ci95)})` : '–'), 'number'],
       ['p', (run) => (result(run) ? pValue(result(run).difference.p_value).replace('p = ', '').replace('p ', '') : '–'), 'number'],
       ['Steps kept', (run) => `${run.steps.filter((step) => step.decision === 'accepted').length} of ${run.steps.length}`, 'number'],
       ['Functions', (run) => whole(run.functions.filter((each) => each.status === 'learned').length), 'number'],

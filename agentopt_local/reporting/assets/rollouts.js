@@ -31,7 +31,7 @@ class Browser {
       el('form', { class: 'filters', role: 'search', 'aria-label': 'Filter rollouts', onsubmit: (event) => event.preventDefault() },
         Object.values(this.controls).map(({ label }) => label),
         el('button', { type: 'button', onclick: () => { this.restore(new URLSearchParams()); this.write(); } }, 'Clear')),
-      this.status, el('div', { class: 'panes' }, this.list, this.detail));
+      el('div', { id: 'attempts' }, this.status), el('div', { class: 'panes' }, this.list, this.detail));
     new ResizeObserver(() => this.draw()).observe(this.list);
   }
 
@@ -65,10 +65,10 @@ class Browser {
     }
     const wanted = parameters.has('rollout') ? Number(parameters.get('rollout')) : null;
     this.selected = this.data.rows[wanted] ? wanted : null;
-    return this.apply(this.selected !== null);
+    return this.apply();
   }
 
-  async apply(show = false) {
+  async apply() {
     const turn = (this.turn = (this.turn || 0) + 1);
     const text = this.value('q').trim().toLowerCase();
     if (text && canUnpack && !this.texts) {
@@ -84,7 +84,7 @@ class Browser {
       ? `${whole(this.found.length)} of ${plural(total, 'rollout')}, ${percent(right / this.found.length)} right`
       : 'No rollout matches. Widen the filters.';
     this.space.style.height = `${this.found.length * ROW}px`;
-    if (!show || !this.found.includes(this.selected)) this.list.scrollTop = 0;
+    this.list.scrollTop = 0;
     if (!this.found.includes(this.selected)) this.selected = this.found.length ? this.found[0] : null;
     this.reveal();
     await this.showDetail();
@@ -153,8 +153,10 @@ class Browser {
   // Scroll the list so far that the selected row is seen.
   reveal() {
     const top = this.found.indexOf(this.selected) * ROW;
+    const below = top + ROW - this.list.scrollTop - this.list.clientHeight;
     if (top < this.list.scrollTop) this.list.scrollTop = top;
-    else if (top + ROW > this.list.scrollTop + this.list.clientHeight) this.list.scrollTop = top + ROW - this.list.clientHeight;
+    else if (below > 2 * ROW) this.list.scrollTop = top - this.list.clientHeight / 3; // a jump: what stands around it is seen too
+    else if (below > 0) this.list.scrollTop += below;
     this.draw();
   }
 
@@ -193,7 +195,7 @@ class Browser {
     this.detail.replaceChildren(...rolloutView(this.data, row, detail, question));
     this.detail.scrollTop = 0;
     if (focus) {
-      this.detail.scrollIntoView({ block: 'start', behavior: 'smooth' });
+      this.detail.scrollIntoView({ block: 'start' });
       this.detail.focus({ preventScroll: true });
     }
     return undefined;

@@ -8,9 +8,9 @@ function steps(run) {
       ['Step', (step) => el('span', { id: `step-${step.step}` }, String(step.step)), 'head'],
       ['Decision', (step) => el('span', { class: `pill ${step.decision.replace('_', '-')}` }, words(step.decision))],
       ['Accuracy', (step) => `${tidyPercent(step.before[0])} → ${tidyPercent(step.after[0])}`, 'number'],
-      ['Edits of the best candidate', (step) => (step.actions.length ? list(step.actions.map(action)) : 'none')],
-      ['Candidates rolled out', (step) => list(step.candidates.map((each) =>
-        `${tidyPercent(each.accuracy)}  ${each.actions.map(spoken).join(' + ') || 'unchanged'}`))],
+      ['Best candidate: its edits, and the shown problems that each answered in trials', (step) => (step.actions.length ? list(step.actions.map(action)) : 'none')],
+      ['Other candidates rolled out', (step) => (step.candidates.length > 1 ? list(step.candidates.slice(1).map((each) =>
+        `${tidyPercent(each.accuracy)}  ${each.actions.map(spoken).join(' + ') || 'unchanged'}`)) : '–')],
       ['Sampled → applied', (step) => ['sampled', 'legal', 'verified', 'applied'].map((key) => step.counts[key] ?? '–').join(' → '), 'number'],
       ['Tokens', (step) => whole(step.tokens.optimizer + step.tokens.rollouts), 'number'],
       ['Time', (step) => duration(step.seconds), 'number'],
@@ -21,7 +21,7 @@ const list = (items) => el('ul', { class: 'plain' }, items.map((item) => el('li'
 
 function action(each) {
   const verb = words(each.kind).replace(' function', '');
-  const trials = each.matches && !each.matches.endsWith('/0') ? ` (${each.matches.replace('/', ' of ')} in trials)` : '';
+  const trials = each.matches && !each.matches.endsWith('/0') ? ` ${each.matches}` : '';
   return each.name ? [`${verb} `, el('a', { href: `#${anchor(each.name)}` }, each.name), trials] : verb;
 }
 
@@ -33,7 +33,9 @@ function cost(run) {
   const sum = (key) => parts.reduce((total, part) => total + part[key], 0);
   const bar = (part) => canvas(120, 10, '', svg('rect', { width: (120 * part.prompt_tokens) / most, height: 10, class: 'before fill' }),
     svg('rect', { x: (120 * part.prompt_tokens) / most, width: (120 * part.completion_tokens) / most, height: 10, class: 'after fill' }));
-  const rate = sum('completion_tokens') / (spent(run) || Infinity);
+  // Without metrics the time is that of the training's steps alone, so only their tokens count.
+  const timed = parts.filter((part) => run.seconds.work !== null || part.part !== 'test rollouts');
+  const rate = timed.reduce((total, part) => total + part.completion_tokens, 0) / (spent(run) || Infinity);
   return section('cost', 'Tokens and time', null,
     el('dl', { class: 'facts' },
       fact('Time', duration(spent(run)), run.seconds.work === null ? 'in the training’s steps' : 'of work, start and evaluation included'),
