@@ -97,26 +97,36 @@ def run_train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt train CONFIG [--key value ...]``."""
     from ray_jobs.config import load_config
     from ray_jobs.session import task_of
-    from ray_jobs.train import new_run, train
+    from ray_jobs.train import new_run
 
     config = load_config(arguments.config, rest)
     check_model(config)
     task_of(config)  # before there is a run folder that could never be resumed
     run_dir = new_run(config)
-    display = Display()
-    return watched(run_dir, display, train(config, run_dir, progress=display.progress, on_step=display.step))
+    return run_training(config, run_dir)
 
 
 def run_resume(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt resume RUN``."""
     from agentopt_local.run_dir import RunDir
-    from ray_jobs.train import read_config, train
+    from ray_jobs.train import read_config
 
     config = read_config(arguments.run_dir)
     check_model(config)
     run_dir = RunDir(arguments.run_dir)
+    return run_training(config, run_dir)
+
+
+def run_training(config: Any, run_dir: Any) -> int:
+    """Train with a live display."""
+    from ray_jobs.train import train
+
     display = Display()
-    return watched(run_dir, display, train(config, run_dir, progress=display.progress, on_step=display.step))
+    display.view.max_steps = config.trainer.max_epochs
+    for row in run_dir.steps():  # of a run that is continued
+        display.view.step(row)
+    job = train(config, run_dir, progress=display.progress, on_step=display.step, on_metrics=display.metrics)
+    return watched(run_dir, display, job)
 
 
 def run_evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -132,7 +142,9 @@ def run_evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         raise ConfigError(f"--n {n}: give at least one problem to evaluate on")
     run_dir = RunDir(arguments.run_dir)
     display = Display()
-    job = evaluate(config, run_dir, split=arguments.split, n=n, progress=display.progress)
+    job = evaluate(
+        config, run_dir, split=arguments.split, n=n, progress=display.progress, on_metrics=display.metrics
+    )
     return watched(run_dir, display, job, split=arguments.split)
 
 
@@ -212,9 +224,12 @@ def run_report(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def run_watch(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt watch RUN``."""
-    from ray_jobs.watch import watch
+    try:
+        from ray_jobs.watch import watch
 
-    return watch(arguments.run_dir)
+        return watch(arguments.run_dir)
+    except KeyboardInterrupt:
+        return 0  # how one stops looking
 
 
 def run_doctor(arguments: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -10,14 +10,25 @@ over the seconds of work, what a step did over its number.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
+log = logging.getLogger(__name__)
+FLUSH_S = 10
+"""Seconds after which what was written is on the disk."""
+
 
 def open_events(folder: Path) -> EventFiles | None:
-    """A writer of event files in ``folder``; None without the package."""
-    return EventFiles(folder) if importlib.util.find_spec("tensorboard") else None
+    """A writer of event files in ``folder``; None without the package, or with one that cannot be imported."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    try:
+        return EventFiles(folder)
+    except ImportError as error:
+        log.warning("no TensorBoard files are written: %s", error)
+        return None
 
 
 class EventFiles:
@@ -26,7 +37,7 @@ class EventFiles:
     def __init__(self, folder: Path) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self._files = EventFileWriter(str(folder))
+        self._files = EventFileWriter(str(folder), flush_secs=FLUSH_S)
 
     def write(self, row: dict[str, Any]) -> None:
         """One row."""
