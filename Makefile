@@ -80,3 +80,4 @@ fmt: install ## format the code and mend what ruff can mend
 
 bench: install ## run the benchmarks; each prints JSON
 	@$(BIN)/python -m benchmarks.sandbox
+	@if command -v chromium >/dev/null; then $(BIN)/python -m benchmarks.report; fi

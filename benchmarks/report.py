@@ -33,11 +33,29 @@ from agentopt_local.trainer import TrainState, score, sum_usage
 from agentopt_local.trajectory import Executed, Step, Trajectory
 
 KINDS = ("spell_backward", "polynomial_multiplication", "base_conversion", "count_primes", "caesar_cipher", "calendar")
-WORDS = "table river seven common question answer letter number polynomial shift month prime between digit".split()
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+WORDS = (
+    "table",
+    "river",
+    "seven",
+    "common",
+    "question",
+    "answer",
+    "letter",
+    "number",
+    "shift",
+    "month",
+    "prime",
+    "digit",
+)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 N_STEPS = 16
 READY = """() => document.querySelectorAll('.row').length > 5 && document.querySelector('#learning svg .curve')
     && document.querySelector('.turns li')"""
@@ -62,7 +80,7 @@ def source(kind: str, version: int) -> str:
     """A function for a kind of problem, as a model might write its n-th version."""
     checks = "".join(f"    if len(text) == {n}:\n        text = text + ' '\n" for n in range(version))
     return (
-        f'def solve_{kind}(text: str, base: int = {version + 2}) -> str:\n'
+        f"def solve_{kind}(text: str, base: int = {version + 2}) -> str:\n"
         f'    """Return the answer to a {kind.replace("_", " ")} question.\n\n    Version {version}."""\n'
         f"{checks}    parts = [part.strip() for part in text.split(',')]\n    return ' '.join(reversed(parts))\n"
     )
@@ -95,7 +113,9 @@ def made_rollout(rng: random.Random, problem: Problem, functions: FunctionSet, s
             given = {"code": "\n".join(lines)}
             message = Message(role="assistant", content=f"Let me compute.\n```python\n{given['code']}\n```")
         ok = rng.random() < 0.9
-        result = " ".join(rng.choices(WORDS, k=60)) if ok else "Error: ValueError: " + " ".join(rng.choices(WORDS, k=30))
+        result = (
+            " ".join(rng.choices(WORDS, k=60)) if ok else "Error: ValueError: " + " ".join(rng.choices(WORDS, k=30))
+        )
         done = Executed(name=name, arguments=given, ok=ok, result=result)
         steps.append(Step(message=message, executed=(done,), observations=(Message(role="tool", content=result),)))
     answer = problem.answer if right else str(rng.randrange(10**6))
@@ -112,7 +132,9 @@ def made_rollout(rng: random.Random, problem: Problem, functions: FunctionSet, s
         stop_reason="answer" if ended else "max_turns",
         usage=Usage(requests=len(steps), prompt_tokens=9 * tokens, cached_tokens=7 * tokens, completion_tokens=tokens),
         wall_s=rng.random() * 20,
-        grade=Grade(reward=float(right), reason="correct" if right else f"answered {answer!r}; expected {problem.answer!r}"),
+        grade=Grade(
+            reward=float(right), reason="correct" if right else f"answered {answer!r}; expected {problem.answer!r}"
+        ),
     )
 
 

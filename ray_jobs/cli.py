@@ -142,9 +142,7 @@ def run_evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         raise ConfigError(f"--n {n}: give at least one problem to evaluate on")
     run_dir = RunDir(arguments.run_dir)
     display = Display()
-    job = evaluate(
-        config, run_dir, split=arguments.split, n=n, progress=display.progress, on_metrics=display.metrics
-    )
+    job = evaluate(config, run_dir, split=arguments.split, n=n, progress=display.progress, on_metrics=display.metrics)
     return watched(run_dir, display, job, split=arguments.split)
 
 

@@ -17,18 +17,24 @@ from ray_jobs.config import RunConfig, TaskConfig, build
 
 def report(runs: Sequence[Path], *, output: Path | None = None, open_it: bool = False) -> int:
     """Write the report of ``runs``, say where it is, and show it in a browser if asked to."""
-    twice = [str(path) for index, path in enumerate(runs) if path.resolve() in {each.resolve() for each in runs[:index]}]
+    twice = [
+        str(path) for index, path in enumerate(runs) if path.resolve() in {each.resolve() for each in runs[:index]}
+    ]
     if twice:
         raise ConfigError(f"{twice[0]} is given twice; name each run once")
     files = [with_questions(read_run(path)) for path in runs]
     defaults = RunConfig(task=TaskConfig(spec="")).model_dump(mode="json")
-    page = report_html([run_page(each, defaults) for each in files])
+    pages = [run_page(each, defaults) for each in files]
+    if len({page.summary["name"] for page in pages}) < len(pages):
+        for page in pages:
+            page.summary["name"] = page.summary["path"]
+    text = report_html(pages)
     target = output or (runs[0] / "report.html" if len(runs) == 1 else runs[0].resolve().parent / "comparison.html")
     if target.is_dir():
         raise ConfigError(f"--output {target} is a folder; name a file, such as {target / 'report.html'}")
     if not target.parent.is_dir():
         raise ConfigError(f"--output {target}: there is no folder {target.parent}")
-    write_atomically(target, page)
+    write_atomically(target, text)
     print(target)
     if open_it and not webbrowser.open(target.resolve().as_uri()):
         print("No browser was found here: copy the file to where there is one; it needs nothing else.")

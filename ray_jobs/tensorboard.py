@@ -20,9 +20,9 @@ FLUSH_S = 10
 """Seconds after which what was written is on the disk."""
 
 
-def open_events(folder: Path) -> EventFiles | None:
-    """A writer of event files in ``folder``; None without the package, or with one that cannot be imported."""
-    if importlib.util.find_spec("tensorboard") is None:
+def open_events(folder: Path, package: str = "tensorboard") -> EventFiles | None:
+    """A writer of event files in ``folder``; None without ``package``, or with one that cannot be imported."""
+    if importlib.util.find_spec(package) is None:
         return None
     try:
         return EventFiles(folder)

@@ -31,7 +31,8 @@ class RunPage:
 
     summary: Row
     chunks: tuple[list[Any], ...]
-    """CHUNK entries each: rollout ``i`` is entry ``i % CHUNK`` of chunk ``i // CHUNK``; question chunks follow in the same way."""
+    """CHUNK entries each: rollout ``i`` is entry ``i % CHUNK`` of chunk ``i // CHUNK``; the chunks of questions, in the
+    order of the index's problems, follow in the same way."""
 
 
 def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPage:
@@ -50,9 +51,7 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
         "results": results(run, splits),
         "steps": [step_row(step) for step in run.steps],
         "functions": functions,
-        "only_with_index": {
-            split: first_index(run, after.keys(), after) for split, (_, after) in splits.items()
-        },
+        "only_with_index": {split: first_index(run, after.keys(), after) for split, (_, after) in splits.items()},
         "usage": usage_rows(run),
         "seconds": {
             "steps": round(sum(step["seconds"] for step in run.steps), 1),

@@ -29,7 +29,9 @@ def histories(run: RunFiles) -> dict[str, list[Row]]:
         if after is None:  # the folder is gone: the whole update stands for it
             after = {each.name: each.source for each in proposal.functions.each()} if proposal else current
         working = dict(current)
-        edits = [(each, match) for each, match in zip(proposal.actions, proposal.matches, strict=False)] if proposal else []
+        edits = (
+            [(each, match) for each, match in zip(proposal.actions, proposal.matches, strict=False)] if proposal else []
+        )
         for action, matches in edits:
             name = getattr(action, "name", "")
             if not name:

@@ -201,9 +201,7 @@ def parse_metric(row: Row) -> Row:
 def read_sources(folder: Path) -> dict[int, dict[str, str]]:
     """The functions after each accepted step."""
     return {
-        int(each.name): {
-            path.stem: path.read_bytes().decode("utf-8", "replace") for path in sorted(each.glob("*.py"))
-        }
+        int(each.name): {path.stem: path.read_bytes().decode("utf-8", "replace") for path in sorted(each.glob("*.py"))}
         for each in sorted(folder.glob("[0-9]*"))
         if each.name.isdigit()
     }

@@ -23,7 +23,9 @@ def in_split(rollout: Rollout, split: str) -> bool:
     return stage.startswith(("step ", "train ")) if split == "train" else stage.startswith(f"{split} ")
 
 
-def index(run: RunFiles, names: Sequence[str], splits: Mapping[str, tuple[ByProblem, ByProblem]]) -> tuple[Row, list[Any]]:
+def index(
+    run: RunFiles, names: Sequence[str], splits: Mapping[str, tuple[ByProblem, ByProblem]]
+) -> tuple[Row, list[Any]]:
     """The list of rollouts in columns of codes, and the questions in the order of their codes.
 
     A rollout is ``[stage, problem, reward, stop reason, functions called, turns, generated tokens, seconds, change]``;

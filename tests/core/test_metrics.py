@@ -19,7 +19,15 @@ USAGE = Usage(requests=1, prompt_tokens=100, cached_tokens=80, completion_tokens
 def trajectory(right: bool) -> Trajectory:
     grade = Grade(reward=float(right), reason="")
     return Trajectory(
-        problem_id="p", functions="f", seed=0, steps=(), answer="1", stop_reason="answer", usage=USAGE, wall_s=1, grade=grade
+        problem_id="p",
+        functions="f",
+        seed=0,
+        steps=(),
+        answer="1",
+        stop_reason="answer",
+        usage=USAGE,
+        wall_s=1,
+        grade=grade,
     )
 
 
@@ -76,7 +84,12 @@ def test_a_stage_without_a_count_is_told_of_by_its_replies_until_rollouts_begin(
 
 def test_a_step_is_told_at_once_with_its_decision() -> None:
     told = Told()
-    row = {"step": 2, "decision": "rolled_back", "before": {"accuracy": 0.5, "n": 4}, "after": {"accuracy": 0.25, "n": 4}}
+    row = {
+        "step": 2,
+        "decision": "rolled_back",
+        "before": {"accuracy": 0.5, "n": 4},
+        "after": {"accuracy": 0.25, "n": 4},
+    }
     told.metrics.step(row)
     assert (told.rows[0]["step"], told.rows[0]["decision"]) == (2, "rolled_back")
     assert (told.rows[0]["accuracy_before"], told.rows[0]["accuracy"]) == (0.5, 0.25)

@@ -272,7 +272,10 @@ def test_everything_is_inside_and_the_policy_allows_only_that(whole: Path) -> No
     assert policy is not None
     assert "default-src 'none'" in policy[1]
     assert "unsafe" not in policy[1]
-    for block in (re.search(r"<style>(.*?)</style>", text, re.DOTALL), re.search(r"<script>(.*)</script>", text, re.DOTALL)):
+    for block in (
+        re.search(r"<style>(.*?)</style>", text, re.DOTALL),
+        re.search(r"<script>(.*)</script>", text, re.DOTALL),
+    ):
         assert block is not None
         assert base64.b64encode(hashlib.sha256(block[1].encode()).digest()).decode() in policy[1]
 

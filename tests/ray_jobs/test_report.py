@@ -23,11 +23,18 @@ from ray_jobs.train import new_run, read_config, train
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 HOSTILE = "</script><script>window.hacked=1</script><!--<img src=x onerror=window.hacked=2><svg/onload=window.hacked=3>"
 SHOUT = f'def shout(word: str) -> str:\n    """Return word in capitals. {HOSTILE}"""\n    return word.upper()\n'
 WORDS = {"train": ("ab", "cd", "tree", "house"), "test": ("xy", "garden", "stone")}
@@ -56,7 +63,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     folder = tmp_path_factory.mktemp("report")
     rows = [
-        {"id": f"{word}-{HOSTILE}", "kind": f"kind {HOSTILE}", "question": f"Shout: {word} {HOSTILE}", "answer": word.upper()}
+        {
+            "id": f"{word}-{HOSTILE}",
+            "kind": f"kind {HOSTILE}",
+            "question": f"Shout: {word} {HOSTILE}",
+            "answer": word.upper(),
+        }
         | {"split": split}
         for split, words in WORDS.items()
         for word in words
@@ -138,16 +150,24 @@ def page(run: Path) -> Iterator[Page]:
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(20_000)
         said: list[str] = []
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: said.append(request.url) if request.url[:5] not in ("file:", "data:") else None)
+        page.on(
+            "request", lambda request: said.append(request.url) if request.url[:5] not in ("file:", "data:") else None
+        )
         page.goto((run / "report.html").as_uri())
         page.wait_for_selector(".turns li")
         yield page
         browser.close()
     assert said == []
+
+
+def new_page(page: Page) -> Page:
+    """Another page of the same browser."""
+    assert page.context.browser is not None
+    return page.context.browser.new_page()
 
 
 def show(page: Page, fragment: str) -> None:
@@ -163,8 +183,8 @@ def test_the_headline_and_the_curve_are_drawn(page: Page) -> None:
     assert page.inner_text("h1").replace("\u202f", " ") == "Accuracy on 3 held‑out problems rose from 0 % to 100 %."
     assert "+100.0 points" in page.inner_text("#results .facts")
     assert page.locator("#learning svg .curve").count() == 1
-    assert page.locator("#learning svg .mark.accepted circle").count() == 1
-    assert page.locator("#kinds svg .dot").count() == 2
+    assert page.locator("#learning .plot .mark.accepted circle").count() == 1
+    assert page.locator("#kinds .plot .dot").count() == 2
     assert page.title() == "run · agentopt report"
 
 
@@ -173,40 +193,45 @@ def test_hostile_text_stays_text(page: Page) -> None:
     assert page.locator("main img, main script").count() == 0
     assert HOSTILE in page.inner_text("#functions .description")
     show(page, "outcome=wrong")
-    status(page, "7 of 11 rollouts")
+    status(page, "7 of 14 rollouts")
     assert page.inner_text(".answers dd >> nth=0") == HOSTILE
     assert HOSTILE in page.inner_text(".said")
     assert HOSTILE in page.inner_text("blockquote")
     assert page.evaluate("window.hacked") is None
 
 
-def test_the_policy_runs_no_script_that_gets_in_all_the_same(page: Page) -> None:
-    """What a fault of ours would do: with Trusted Types and the policy even markup set on purpose is refused."""
-    refused = page.evaluate(
-        "() => { try { document.createElement('div').innerHTML = '<img>'; return false } catch { return true } }"
-    )
-    assert refused
+def test_the_policy_refuses_what_a_fault_of_ours_would_let_in(page: Page, run: Path) -> None:
+    other = new_page(page)
+    other.goto((run / "report.html").as_uri())
+    markup = "() => { try { document.body.innerHTML = '<b>'; return 'set' } catch { return 'refused' } }"
+    assert other.evaluate(markup) == "refused"
+    script = """() => { const added = document.createElement('script');
+        try { added.text = 'window.hacked = 4' } catch { return } document.body.append(added) }"""
+    other.evaluate(script)
+    assert other.evaluate("window.hacked") is None
+    assert other.evaluate("fetch('data:,x').then(() => 'sent', () => 'refused')") == "refused"
+    other.close()
 
 
 def test_filters_narrow_the_list_and_the_address_keeps_them(page: Page) -> None:
     show(page, "outcome=")
-    status(page, "11 of 11 rollouts")
+    status(page, "14 of 14 rollouts")
     page.get_by_label("Function called").select_option("shout")
-    status(page, "7 of 11 rollouts, 100")
+    status(page, "7 of 14 rollouts, 100")
     page.get_by_label("Stage").select_option("test after")
-    status(page, "3 of 11 rollouts")
+    status(page, "3 of 14 rollouts")
     assert "stage=test+after" in page.evaluate("location.hash")
     page.get_by_label("Text").fill("GARDEN")
-    status(page, "1 of 11 rollouts")
+    status(page, "1 of 14 rollouts")
     page.get_by_label("Text").fill("no such text")
     status(page, "No rollout matches")
     page.get_by_role("button", name="Clear").click()
-    status(page, "11 of 11 rollouts")
+    status(page, "14 of 14 rollouts")
 
 
 def test_arrow_keys_move_through_the_list(page: Page) -> None:
     show(page, "stage=test after")
-    status(page, "3 of 11 rollouts")
+    status(page, "3 of 14 rollouts")
     page.locator(".list").focus()
     names = []
     for key in ("Home", "ArrowDown", "ArrowDown", "ArrowUp"):
@@ -250,19 +275,17 @@ def test_runs_are_compared_side_by_side(run: Path, page: Page, tmp_path: Path) -
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"seed": 7}))
     report([run, other], output=tmp_path / "both.html")
-    second = page.context.new_page()
+    second = new_page(page)
     said: list[str] = []
     second.on("console", lambda message: said.append(message.text))
     second.on("pageerror", lambda error: said.append(str(error)))
     second.goto((tmp_path / "both.html").as_uri() + "#run=1&outcome=wrong")
     second.wait_for_selector("#comparison svg .curve >> nth=1")
-    status(second, "7 of 11 rollouts")
+    status(second, "7 of 14 rollouts")
     assert second.inner_text("#comparison h1") == "2 runs side by side"
-    assert [row.split() for row in second.locator("#comparison table >> nth=1").inner_text().splitlines()[1:]] == [
-        ["seed", "0", "7"]
-    ]
+    assert second.locator("#comparison table >> nth=1").locator("tbody tr").all_inner_texts() == ["seed\t0\t7"]
     assert second.locator(".runs input >> nth=1").is_checked()
     second.locator(".runs label >> nth=0").click()
-    status(second, "11 of 11 rollouts")
+    status(second, "14 of 14 rollouts")
     second.close()
     assert said == []

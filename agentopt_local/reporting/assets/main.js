@@ -35,7 +35,7 @@ async function follow() {
   if ([...parameters.keys()].length) {
     await browser?.restore(parameters);
   }
-  const name = parameters.has('rollout') ? 'attempts' : [...parameters.keys()].length ? 'rollouts' : decodeURIComponent(location.hash.slice(1));
+  const name = parameters.has('rollout') ? 'attempts' : [...parameters.keys()].length ? 'rollouts' : location.hash.slice(1);
   const target = name && document.getElementById(name);
   for (let node = target; node; node = node.parentElement) if (node.tagName === 'DETAILS') node.open = true;
   // The charts take their height when they are drawn, after the first layout.
