@@ -31,23 +31,20 @@ def watch(run: Path, *, display: Display | None = None, poll_s: float = POLL_S) 
 def follow(run: Path, display: Display, poll_s: float) -> Row:
     """Tell ``display`` what is appended to the run's files until the run has ended; its report."""
     metrics, steps = Tail(run / "metrics.jsonl"), Tail(run / "steps.jsonl")
-    for step in steps.rows():
-        display.step(step)
-    for metric in latest(metrics.rows()):
-        show(display, metric)
-    told = False
+    begun = told = False
     while True:
-        used = in_use(run)
+        used = in_use(run)  # before the files are read, so that the last lines of a process are shown
+        for step in steps.rows():
+            display.step(step)
+        for row in metrics.rows() if begun else latest(metrics.rows()):
+            show(display, row)
+        begun = True
         if not used and (ended := read_report(run)) is not None:
             return ended
         if used is False and not told:
             display.line(f"no process works on this run (agentopt resume {run} continues it); Ctrl-C ends the waiting")
         told = used is False
         time.sleep(poll_s)
-        for step in steps.rows():
-            display.step(step)
-        for metric in metrics.rows():
-            show(display, metric)
 
 
 def latest(rows: Iterator[Row]) -> list[Row]:

@@ -62,7 +62,7 @@ def test_the_view_says_where_the_run_stands() -> None:
     for part in (
         "1 of at most 5, 1 accepted",
         "75.0 % (47 to 91) on the training problems",
-        "step 2 after, 50.0 % (25 to 75) so far",
+        "step 2 after, 50.0 % (19 to 81) so far",
         "48 generated per second, 81 % of the prompts from the prefix cache, 4,321 generated so far",
         "accepted: add twice, 25.0 % -> 75.0 %",
         "of work, at most about 4 min of training left",
