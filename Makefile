@@ -82,3 +82,4 @@ bench: install ## run the benchmarks; each prints JSON
 	@$(BIN)/python -m benchmarks.sandbox
 	@$(BIN)/python -m benchmarks.driver
 	@$(BIN)/python -m benchmarks.faults
+	@if command -v chromium >/dev/null; then $(BIN)/python -m benchmarks.report; fi

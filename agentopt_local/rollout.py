@@ -19,6 +19,8 @@ from agentopt_local.trajectory import Trajectory
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(stage, done, total)``."""
+Observe = Callable[[str, Trajectory], None]
+"""Called as ``observe(stage, trajectory)``, for remembered rollouts too."""
 
 
 class RolloutStore(Protocol):
@@ -60,13 +62,16 @@ class Rollouts:
         *,
         concurrency: int = 64,
         progress: Progress | None = None,
+        observe: Observe | None = None,
     ) -> None:
-        """``concurrency``: attempts under way at once, over all calls of :meth:`run`."""
+        """``concurrency``: attempts under way at once, over all calls of :meth:`run`. ``observe`` is told every rollout
+        before ``progress`` counts it."""
         self.agent = agent
         self.task = task
         self.sandbox = sandbox
         self.store = store
         self.progress = progress or (lambda stage, done, total: None)
+        self.observe = observe or (lambda stage, trajectory: None)
         self._admission = asyncio.Semaphore(concurrency)
 
     async def run(
@@ -88,6 +93,7 @@ class Rollouts:
                 trajectory = trajectory.model_copy(update={"grade": grade})
                 self.store.keep(trajectory, stage)
             done += 1
+            self.observe(stage, trajectory)
             self.progress(stage, done, len(problems))
             return trajectory
 

@@ -4,11 +4,13 @@
 
     config.json      the resolved settings; ``agentopt resume`` reads nothing else
     meta.json        versions, commit, device, sandbox layers, prompt hashes
+    problems.jsonl   the questions and expected answers, so that a report needs no data set
     state.json       the trainer's state after the last finished step (replaced atomically)
     steps.jsonl      one line per step: actions, decision, scores before and after, tokens, seconds
     proposals.jsonl  the update that each step tries, written before it is tried
     rollouts.jsonl   every finished rollout, as soon as it is graded
     costs.jsonl      every completion: tokens and money, by role
+    metrics.jsonl    one line per finished step and per few seconds of work: accuracy, tokens, throughput
     functions/0003/  one .py file per function after each accepted step: ``diff -r`` shows what was learned
     report.json      the evaluation
     run.log          what happened, in plain lines
@@ -21,7 +23,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +32,7 @@ from pydantic import ValidationError
 from agentopt_local.errors import RunDirError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.optimizer import Proposal
+from agentopt_local.task import Problem, Split
 from agentopt_local.trajectory import Trajectory
 
 
@@ -73,6 +76,13 @@ class RunDir:
         self.append("rollouts.jsonl", {"stage": stage, **trajectory.model_dump(mode="json")})
         self._trajectories[trajectory.functions, trajectory.problem_id, trajectory.seed] = trajectory
 
+    def keep_problems(self, split: Split, problems: Sequence[Problem]) -> None:
+        """Write down the questions that rollouts name by their id; those that are there already stay as they are."""
+        known = {row["id"] for row in self._mend("problems.jsonl")}
+        for problem in problems:
+            if problem.id not in known:
+                self.append("problems.jsonl", {"split": split, **problem.model_dump(mode="json", exclude={"metadata"})})
+
     # Proposals and steps
 
     def proposals(self) -> dict[tuple[int, int], Proposal]:
@@ -99,6 +109,10 @@ class RunDir:
     def keep_step(self, row: dict[str, Any]) -> None:
         """Append a finished step."""
         self.append("steps.jsonl", row, sync=True)
+
+    def last_metric(self) -> dict[str, Any] | None:
+        """The last row of metrics.jsonl; None if there is none."""
+        return next(reversed(list(self._mend("metrics.jsonl"))), None)
 
     def drop_steps_after(self, step: int) -> None:
         """Forget rows of steps beyond ``step``: the process ended before their state was written."""

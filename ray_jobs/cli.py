@@ -90,6 +90,15 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("--diff", action="store_true", help="what each accepted step changed")
     show.set_defaults(run=run_show)
 
+    report = commands.add_parser("report", help="write a run's report, or a comparison of several, as one HTML file")
+    report.add_argument("run_dirs", type=Path, metavar="RUN", nargs="+", help="the run's folder; several are compared")
+    report.add_argument("--output", type=Path, metavar="FILE", help="RUN/report.html if left out")
+    report.add_argument("--open", action="store_true", help="show it in a browser")
+    report.set_defaults(run=run_report)
+
+    watch = commands.add_parser("watch", help="follow a run from another terminal, or look at a finished one")
+    watch.add_argument("run_dir", type=Path, metavar="RUN")
+    watch.set_defaults(run=run_watch)
     serve = commands.add_parser(
         "serve",
         help="keep engines alive under a name, for many runs",
@@ -130,29 +139,39 @@ def run_train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt train CONFIG [--key value ...]``."""
     from ray_jobs.config import load_config
     from ray_jobs.session import task_of
-    from ray_jobs.train import new_run, train
+    from ray_jobs.train import new_run
 
     config = load_config(arguments.config, rest)
     check_model(config)
     task_of(config)  # before there is a run folder that could never be resumed
     run_dir = new_run(config, export.start_set(config))
-    display = Display()
-    return watched(run_dir, display, train(config, run_dir, progress=display.progress, on_step=display.step))
+    return run_training(config, run_dir)
 
 
 def run_resume(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt resume RUN``."""
     from agentopt_local.run_dir import RunDir
     from ray_jobs.config import with_budget
-    from ray_jobs.train import read_config, train
+    from ray_jobs.train import read_config
 
     config = with_budget(read_config(arguments.run_dir), rest)
     check_model(config)
     run_dir = RunDir(arguments.run_dir)
     if rest:
         run_dir.write_json("config.json", config.model_dump(mode="json"))
+    return run_training(config, run_dir)
+
+
+def run_training(config: Any, run_dir: Any) -> int:
+    """Train with a live display."""
+    from ray_jobs.train import train
+
     display = Display()
-    return watched(run_dir, display, train(config, run_dir, progress=display.progress, on_step=display.step))
+    display.view.max_steps = config.trainer.max_epochs
+    for row in run_dir.steps():  # of a run that is continued
+        display.view.step(row)
+    job = train(config, run_dir, progress=display.progress, on_step=display.step, on_metrics=display.metrics)
+    return watched(run_dir, display, job)
 
 
 def run_evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -168,7 +187,7 @@ def run_evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         raise ConfigError(f"--n {n}: give at least one problem to evaluate on")
     run_dir = RunDir(arguments.run_dir)
     display = Display()
-    job = evaluate(config, run_dir, split=arguments.split, n=n, progress=display.progress)
+    job = evaluate(config, run_dir, split=arguments.split, n=n, progress=display.progress, on_metrics=display.metrics)
     return watched(run_dir, display, job, split=arguments.split)
 
 
@@ -274,6 +293,23 @@ def run_grade(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from ray_jobs.grade import grade
 
     return grade(arguments.task, arguments.file, lenient=arguments.lenient, output=arguments.output)
+
+
+def run_report(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """``agentopt report RUN [RUN ...]``."""
+    from ray_jobs.report import report
+
+    return report(arguments.run_dirs, output=arguments.output, open_it=arguments.open)
+
+
+def run_watch(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """``agentopt watch RUN``."""
+    try:
+        from ray_jobs.watch import watch
+
+        return watch(arguments.run_dir)
+    except KeyboardInterrupt:
+        return 0  # how one stops looking
 
 
 def run_doctor(arguments: argparse.Namespace, rest: Sequence[str]) -> int:

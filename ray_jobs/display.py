@@ -1,4 +1,4 @@
-"""What a person sees while a run works: bars on a terminal, plain lines elsewhere."""
+"""What a person sees while a run works: a live view with bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from ray_jobs.live import LiveView
 
 log = logging.getLogger("agentopt")
 LOGGERS = ("agentopt", "agentopt_local", "serving", "ray_jobs")
@@ -34,15 +37,21 @@ class Display:
             console=self.console,
             transient=True,
         )
+        self.view = LiveView()
         self._tasks: dict[str, TaskID] = {}
-        self._since: dict[str, float] = {}
+        self._since: dict[str, tuple[float, int]] = {}
         self._shown: dict[str, float] = {}
 
     @contextmanager
     def live(self) -> Iterator[Display]:
-        """Draw bars while the context is open, if the console is a terminal."""
+        """Draw the view and the bars while the context is open, if the console is a terminal."""
         if self.console.is_terminal:
-            with self.bars:
+            with Live(
+                get_renderable=lambda: Group(self.view.render(), self.bars.get_renderable()),
+                console=self.console,
+                refresh_per_second=2,
+                transient=True,
+            ):
                 yield self
         else:
             yield self
@@ -55,10 +64,13 @@ class Display:
     def progress(self, stage: str, done: int, total: int) -> None:
         """``done`` of ``total`` in ``stage``; ``total`` 0: a stage without a count has begun."""
         now = time.monotonic()
-        if done == 0:
-            self._since[stage] = now
-        seconds = now - self._since.get(stage, now)
-        rate = f"{done / seconds:.2f}/s, {(total - done) * seconds / done:.0f} s left" if done and seconds else ""
+        if total == 0 and stage in self._since:
+            return  # a watcher is told again and again that it goes on
+        if done == 0 or stage not in self._since:
+            self._since[stage] = now, done
+        since, first = self._since[stage]
+        seconds, new = now - since, done - first
+        rate = f"{new / seconds:.2f}/s, {(total - done) * seconds / new:.0f} s left" if new and seconds else ""
         if self.console.is_terminal and total:
             self._draw(stage, done, total, rate)
         elif total in (0, done) or now - self._shown.get(stage, now - 60) >= 15:
@@ -74,10 +86,16 @@ class Display:
         self.bars.update(self._tasks[stage], completed=done, total=total, rate=rate)
         if done == total:
             self.bars.remove_task(self._tasks.pop(stage))
-            self.line(f"{stage}: {total} in {time.monotonic() - self._since[stage]:.0f} s")
+            self.line(f"{stage}: {total} in {time.monotonic() - self._since[stage][0]:.0f} s")
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """A row of metrics.jsonl; elsewhere than on a terminal its figures stand in the steps' lines alone."""
+        self.view.metrics(row)
 
     def step(self, row: dict[str, Any]) -> None:
-        """A finished step."""
+        """A finished step; one that was shown already is passed over."""
+        if not self.view.step(row):
+            return
         actions = ", ".join(f"{each['kind'].split('_')[0]} {each['name'] or ''}".strip() for each in row["actions"])
         before, after = row["before"], row["after"]
         self.line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from agentopt_local.chat import Usage
@@ -17,12 +18,21 @@ from ray_jobs.config import RunConfig
 from ray_jobs.session import Session, open_session
 
 
-async def evaluate(config: RunConfig, run_dir: RunDir, *, split: Split, n: int, progress: Progress) -> dict[str, Any]:
+async def evaluate(
+    config: RunConfig,
+    run_dir: RunDir,
+    *,
+    split: Split,
+    n: int,
+    progress: Progress,
+    on_metrics: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
     """Evaluate a run's best accepted functions on ``n`` problems of ``split``; rollouts that exist are reused."""
     from ray_jobs.train import read_state
 
     # The optimizer has nothing to do here, so no engine is started for it.
-    async with open_session(config.model_copy(update={"optimizer_model": None}), run_dir, progress) as session:
+    config = config.model_copy(update={"optimizer_model": None})
+    async with open_session(config, run_dir, progress, on_metrics=on_metrics) as session:
         problems = session.task.problems(split, n)
         return await evaluate_session(session, read_state(run_dir), problems, split=split)
 
@@ -32,6 +42,7 @@ async def evaluate_session(
 ) -> dict[str, Any]:
     """The report of ``state`` on ``problems``, also written to report.json."""
     config = session.config
+    session.run_dir.keep_problems(split, problems)
     functions = await tested_functions(session, state)
     before = await session.rollouts.run(FunctionSet(), problems, seed=config.seed, stage=f"{split} before")
     after = await session.rollouts.run(functions, problems, seed=config.seed, stage=f"{split} after")

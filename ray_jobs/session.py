@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +18,7 @@ from agentopt_local import __version__, prompts
 from agentopt_local.agents.function_calling import FunctionCallingAgent
 from agentopt_local.agents.react import ReactAgent
 from agentopt_local.chat import ChatModel
+from agentopt_local.metrics import Metrics
 from agentopt_local.models.metered import Ledger, MeteredModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.rollout import Progress, Rollouts
@@ -53,6 +54,7 @@ class Session:
     rollouts: Rollouts
     optimizer: Optimizer
     ledger: Ledger
+    metrics: Metrics
     device: str
     started: float
     layers: dict[str, str]
@@ -84,15 +86,19 @@ class Models:
 
 @asynccontextmanager
 async def open_session(
-    config: RunConfig, run_dir: RunDir, progress: Progress, *, model: ChatModel | Models | None = None
+    config: RunConfig,
+    run_dir: RunDir,
+    progress: Progress,
+    *,
+    model: ChatModel | Models | None = None,
+    on_metrics: Callable[[dict[str, Any]], None] | None = None,
 ) -> AsyncIterator[Session]:
     """Open everything, cheapest first, so that a user's mistake shows before an engine starts.
 
     ``model`` replaces the configured ones: the shipped scripted model, in tests and trials, or open models that
-    several runs share. They are not closed with the session.
+    several runs share. They are not closed with the session. ``on_metrics`` is told every row of metrics.jsonl.
     """
     task = task_of(config)
-    ledger = Ledger(run_dir, config.budget)
     started = time.monotonic()
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(sandbox_of(config.sandbox, task.preload))
@@ -101,10 +107,19 @@ async def open_session(
             models = await open_models(config, stack, progress)
         else:
             models = model if isinstance(model, Models) else Models.of(model)
+        metrics = open_metrics(run_dir, stack, on_metrics)
+        ledger = Ledger(run_dir, config.budget, observe=metrics.spent)
+
+        def told(stage: str, done: int, total: int) -> None:
+            metrics.progress(stage, done, total)
+            progress(stage, done, total)
+
         writer = config.optimizer_model or config.model
         talker = MeteredModel(models.agent, "agent", config.model.prices, ledger)
         agent = AGENTS[config.agent.kind](talker, sandbox, config.agent)
-        rollouts = Rollouts(agent, task, sandbox, run_dir, concurrency=config.concurrency, progress=progress)
+        rollouts = Rollouts(
+            agent, task, sandbox, run_dir, concurrency=config.concurrency, progress=told, observe=metrics.rollout
+        )
         one_text = config.agent.kind == "react" and config.agent.one_string_argument
         optimizer = Optimizer(
             MeteredModel(models.optimizer, "optimizer", writer.prices, ledger),
@@ -113,10 +128,41 @@ async def open_session(
             config.optimizer,
             one_text=one_text,
         )
-        layers = opened.describe_layers()
         yield Session(
-            config, run_dir, task, sandbox, talker, rollouts, optimizer, ledger, models.device, started, layers
+            config=config,
+            run_dir=run_dir,
+            task=task,
+            sandbox=sandbox,
+            model=talker,
+            rollouts=rollouts,
+            optimizer=optimizer,
+            ledger=ledger,
+            metrics=metrics,
+            device=models.device,
+            started=started,
+            layers=opened.describe_layers(),
         )
+
+
+def open_metrics(
+    run_dir: RunDir, stack: AsyncExitStack, on_metrics: Callable[[dict[str, Any]], None] | None
+) -> Metrics:
+    """Metrics that go to the run folder, to TensorBoard's files where that is installed, and to ``on_metrics``."""
+    from ray_jobs.tensorboard import open_events
+
+    last = run_dir.last_metric()
+    events = open_events(run_dir.path / "tensorboard")
+    if events is not None:
+        stack.callback(events.close)
+
+    def write(row: dict[str, Any]) -> None:
+        run_dir.append("metrics.jsonl", row)
+        if events is not None:
+            events.write(row)
+        if on_metrics is not None:
+            on_metrics(row)
+
+    return Metrics(write, last=last)
 
 
 @asynccontextmanager

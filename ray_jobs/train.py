@@ -72,13 +72,14 @@ async def train(
     *,
     progress: Progress,
     on_step: OnStep | None = None,
+    on_metrics: OnStep | None = None,
     model: ChatModel | Models | None = None,
 ) -> dict[str, Any]:
     """Train until a stop, evaluate, and return the report. Continues where the folder's state is.
 
     A kill at any moment loses at most the rollouts and samples that were in flight.
     """
-    async with open_session(config, run_dir, progress, model=model) as session:
+    async with open_session(config, run_dir, progress, model=model, on_metrics=on_metrics) as session:
         if run_dir.read_json("meta.json") is None:
             run_dir.write_json("meta.json", describe_run(session))
         return await train_session(session, on_step)
@@ -90,8 +91,16 @@ async def train_session(session: Session, on_step: OnStep | None) -> dict[str, A
     state = read_state(session.run_dir)
     problems = session.task.problems("train", config.task.n_train)
     test = session.task.problems("test", config.task.n_test)
+    session.run_dir.keep_problems("train", problems)
+    session.run_dir.keep_problems("test", test)
+
+    def step_ended(row: dict[str, Any]) -> None:
+        session.metrics.step(row)
+        if on_step is not None:
+            on_step(row)
+
     trainer = Trainer(
-        session.optimizer, session.rollouts, session.run_dir, config.trainer, seed=config.seed, on_step=on_step
+        session.optimizer, session.rollouts, session.run_dir, config.trainer, seed=config.seed, on_step=step_ended
     )
     # The untrained agent's test does not depend on the training: it fills the engine's batch meanwhile.
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 from pydantic import Field
@@ -53,10 +54,11 @@ class CostLog(Protocol):
 class Ledger:
     """What a run has spent so far, over all its processes."""
 
-    def __init__(self, log: CostLog, budget: Budget) -> None:
-        """Continues with what ``log`` holds."""
+    def __init__(self, log: CostLog, budget: Budget, *, observe: Callable[[Usage], None] | None = None) -> None:
+        """Continues with what ``log`` holds. ``observe`` is told what each further request used."""
         self.log = log
         self.budget = budget
+        self.observe = observe or (lambda usage: None)
         self.usage: dict[Role, Usage] = {"agent": Usage(), "optimizer": Usage()}
         self.cost: dict[Role, float] = {"agent": 0.0, "optimizer": 0.0}
         self.lost = 0
@@ -95,6 +97,7 @@ class Ledger:
             row["lost"] = True
         self._count(row)
         self.log.keep_cost(row)
+        self.observe(usage)
 
     def _count(self, row: dict[str, Any]) -> None:
         role: Role = row["role"]

@@ -54,6 +54,14 @@ def test_every_request_is_counted_by_role_and_the_count_survives_the_process() -
         assert each.money == pytest.approx(3 * PRICES.cost(USAGE))
 
 
+def test_an_observer_is_told_what_further_requests_used() -> None:
+    log, told = Rows(), list[Usage]()
+    asyncio.run(MeteredModel(talker(), "agent", PRICES, Ledger(log, Budget())).complete(ASK))
+    ledger = Ledger(log, Budget(), observe=told.append)
+    asyncio.run(MeteredModel(talker(), "agent", PRICES, ledger).complete(ASK))
+    assert told == [USAGE]
+
+
 @pytest.mark.parametrize(
     ("budget", "requests", "said"),
     [

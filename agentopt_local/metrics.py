@@ -1,0 +1,134 @@
+"""What a run does while it does it: one row per finished step, and one every few seconds of work.
+
+A row holds ``time`` (Unix seconds), ``seconds`` (of work on this run so far, over all of its processes), ``step``
+(steps finished), ``stage``, ``done`` of ``total`` rollouts, ``accuracy`` of these (0 to 1) with ``ci95``, ``tokens``
+and ``prompt_tokens`` (generated and read so far, over all processes), ``tokens_per_s`` and ``cached`` (generated tokens
+per second, and the share of prompt tokens that came from the prefix cache, over the last WINDOW_S). What is not known
+is null. A step's row adds ``decision`` and ``accuracy_before``; its ``accuracy`` is that of the update it tried.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from agentopt_local.chat import Usage
+from agentopt_local.statistics import wilson
+from agentopt_local.trajectory import Trajectory
+
+Row = dict[str, Any]
+EVERY_S = 5.0
+"""Least time between two rows of one stage."""
+WINDOW_S = 30.0
+"""Over which throughput is averaged: replies come in bursts."""
+
+
+class Metrics:
+    """Counts, and hands a row to ``write`` when it is time for one."""
+
+    def __init__(
+        self,
+        write: Callable[[Row], None],
+        *,
+        last: Row | None = None,
+        every_s: float = EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``last``: the row at which an earlier process on the same run ended; sums go on from there."""
+        last = last or {}
+        self._write = write
+        self._every_s = every_s
+        self._clock = clock
+        self._started = clock() - float(last.get("seconds", 0.0))
+        self._step = int(last.get("step", 0))
+        self._tokens = int(last.get("tokens", 0))
+        self._prompt = int(last.get("prompt_tokens", 0))
+        self._cached = 0
+        self._stages: dict[str, Counts] = {}
+        self._written: dict[str, float] = {}
+        self._window: deque[tuple[float, int, int, int]] = deque([self._sums()])
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """``done`` of ``total`` rollouts of ``stage``; 0 of 0 begins a stage without a count."""
+        if done == 0:
+            if stage.startswith("step "):
+                self._end_uncounted()
+            self._stages[stage] = Counts(total)
+            self._written[stage] = self._clock()
+        elif done == total:
+            self._row(stage)
+            del self._stages[stage], self._written[stage]
+        elif self._is_due(stage):
+            self._row(stage)
+
+    def rollout(self, stage: str, trajectory: Trajectory) -> None:
+        """A rollout of ``stage`` ended."""
+        counts = self._stages[stage]
+        counts.done += 1
+        counts.right += trajectory.correct
+
+    def spent(self, usage: Usage) -> None:
+        """A model's reply came."""
+        self._tokens += usage.completion_tokens
+        self._prompt += usage.prompt_tokens
+        self._cached += usage.cached_tokens
+        for stage, counts in self._stages.items():
+            if counts.total == 0 and self._is_due(stage):  # no rollout will come to tell of it
+                self._row(stage)
+
+    def step(self, row: Row) -> None:
+        """A step ended; ``row`` is that of steps.jsonl."""
+        self._step = row["step"]
+        self._end_uncounted()
+        after = row["after"]
+        counts = Counts(after["n"], after["n"], round(after["accuracy"] * after["n"]))
+        told = {"decision": row["decision"], "accuracy_before": row["before"]["accuracy"]}
+        self._write(self._values(f"step {row['step']}", counts) | told)
+
+    def _end_uncounted(self) -> None:
+        for stage in [stage for stage, counts in self._stages.items() if counts.total == 0]:
+            del self._stages[stage], self._written[stage]
+
+    def _is_due(self, stage: str) -> bool:
+        return self._clock() - self._written[stage] >= self._every_s
+
+    def _row(self, stage: str) -> None:
+        self._written[stage] = self._clock()
+        self._write(self._values(stage, self._stages[stage]))
+
+    def _values(self, stage: str, counts: Counts) -> Row:
+        now = self._sums()
+        while len(self._window) > 1 and now[0] - self._window[1][0] >= WINDOW_S:
+            self._window.popleft()
+        seconds, tokens, prompt, cached = (new - old for new, old in zip(now, self._window[0], strict=True))
+        self._window.append(now)
+        known = counts.done > 0
+        return {
+            "time": round(time.time(), 1),
+            "seconds": round(now[0], 1),
+            "step": self._step,
+            "stage": stage,
+            "done": counts.done,
+            "total": counts.total,
+            "accuracy": round(counts.right / counts.done, 4) if known else None,
+            "ci95": [round(bound, 4) for bound in wilson(counts.right, counts.done)] if known else None,
+            "tokens": self._tokens,
+            "prompt_tokens": self._prompt,
+            "tokens_per_s": round(tokens / seconds, 2) if seconds > 0 else None,
+            "cached": round(cached / prompt, 4) if prompt else None,
+        }
+
+    def _sums(self) -> tuple[float, int, int, int]:
+        return self._clock() - self._started, self._tokens, self._prompt, self._cached
+
+
+@dataclass
+class Counts:
+    """Rollouts of one stage."""
+
+    total: int
+    done: int = 0
+    right: int = 0

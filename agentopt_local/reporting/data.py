@@ -1,0 +1,216 @@
+"""What a report shows of one run, as plain JSON: a summary, an index of rollouts, and the rollouts themselves.
+
+The index is small and read at once; turns and questions come in chunks that a browser unpacks when they are looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agentopt_local.chat import Usage
+from agentopt_local.functions import FunctionSet
+from agentopt_local.reporting.learned import final_functions, function_rows
+from agentopt_local.reporting.reading import RunFiles
+from agentopt_local.reporting.rollout_index import chunked, first_index, in_split, index, rollout_detail
+from agentopt_local.reporting.settings import toml_text
+from agentopt_local.statistics import paired_difference, wilson
+from agentopt_local.trajectory import Trajectory
+
+Row = dict[str, Any]
+ByProblem = dict[str, Trajectory]
+METRIC_POINTS = 600
+"""Points of the throughput curve."""
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """One run, ready to be embedded."""
+
+    summary: Row
+    chunks: tuple[list[Any], ...]
+    """CHUNK entries each: rollout ``i`` is entry ``i % CHUNK`` of chunk ``i // CHUNK``; the chunks of questions, in the
+    order of the index's problems, follow in the same way."""
+
+
+def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPage:
+    """All that a report shows of ``run``. ``defaults``: the settings' defaults, as nested tables."""
+    splits = {split: sides for split in ("test", "train") if any(sides := both_sides(run, split))}
+    functions = function_rows(run, splits)
+    rollouts, questions = index(run, [row["name"] for row in functions], splits)
+    flat, plain = flatten(run.config), flatten(defaults or {})
+    summary = {
+        "name": run.path.resolve().name,
+        "path": str(run.path),
+        "model": str(run.meta.get("model") or flat.get("model.name", "")),
+        "task": str(flat.get("task.spec", "")),
+        "notes": list(run.notes),
+        "stopped": run.state.stopped,
+        "results": results(run, splits),
+        "steps": [step_row(step) for step in run.steps],
+        "functions": functions,
+        "only_with_index": {split: first_index(run, after.keys(), after) for split, (_, after) in splits.items()},
+        "usage": usage_rows(run),
+        "seconds": {
+            "steps": round(sum(step["seconds"] for step in run.steps), 1),
+            "work": max((float(row["seconds"]) for row in run.metrics), default=None),
+        },
+        "throughput": throughput(run.metrics),
+        "settings": flat,
+        "changed": sorted(key for key, value in flat.items() if plain.get(key) != value),
+        "toml": toml_text(run.config, defaults or {}),
+        "meta": flatten({key: value for key, value in run.meta.items() if key != "prompts"}),
+        "rollouts": rollouts,
+    }
+    return RunPage(
+        summary=summary,
+        chunks=(*chunked(rollout_detail(each) for each in run.rollouts), *chunked(questions)),
+    )
+
+
+def both_sides(run: RunFiles, split: str) -> tuple[ByProblem, ByProblem]:
+    """The rollouts of the untrained and of the trained agent on the problems of ``split``, by problem id."""
+    staged = [each for each in run.rollouts if in_split(each, split)]
+    untrained = FunctionSet().fingerprint
+    before = {t.problem_id: t for each in staged if (t := each.trajectory).functions == untrained}
+    evaluated = [each.trajectory.functions for each in staged if each.stage == f"{split} after"]
+    trained = evaluated[-1] if evaluated else final_functions(run).fingerprint
+    if split == "test" and not evaluated and (trained != untrained or run.state.stopped is None):
+        return before, {}  # the evaluation has not begun
+    return before, {t.problem_id: t for each in staged if (t := each.trajectory).functions == trained}
+
+
+def results(run: RunFiles, splits: Mapping[str, tuple[ByProblem, ByProblem]]) -> list[Row]:
+    """Before and after on each split, the held-out one first; from the evaluation, or else from what there is."""
+    rows = [result_of_report(split, report[split], run) for split, report in run.reports.items() if report[split]["n"]]
+    for split, (before, after) in splits.items():
+        common = [problem for problem in before if problem in after]
+        if common and split not in run.reports:
+            rows.append(result_of_rollouts(run, split, [(before[each], after[each]) for each in common]))
+    return rows
+
+
+def result_of_report(split: str, report: Row, run: RunFiles) -> Row:
+    """A split's result as the evaluation wrote it."""
+    kinds = report.get("kinds", {})
+    return {
+        "split": split,
+        "complete": True,
+        "n": report["n"],
+        "before": {key: report["before"][key] for key in ("accuracy", "ci95")},
+        "after": {key: report["after"][key] for key in ("accuracy", "ci95")},
+        "difference": report["difference"],
+        "kinds": [kind_row(kind, row["n"], row["before"], row["after"]) for kind, row in kinds.items()],
+        "stops": {side: report[side].get("stop_reasons", {}) for side in ("before", "after")},
+    }
+
+
+def result_of_rollouts(run: RunFiles, split: str, pairs: Sequence[tuple[Trajectory, Trajectory]]) -> Row:
+    """A split's result where no evaluation was written: from the problems that both agents were tried on."""
+    difference = paired_difference(
+        [old.correct for old, _ in pairs], [new.correct for _, new in pairs], seed=int(run.config.get("seed", 0))
+    )
+    kinds: dict[str, list[int]] = {}
+    for old, new in pairs:
+        row = kinds.setdefault(kind_of(run, old.problem_id) or "all", [0, 0, 0])
+        row[0] += 1
+        row[1] += old.correct
+        row[2] += new.correct
+    return {
+        "split": split,
+        "complete": split == "train",
+        "n": len(pairs),
+        "before": side([old for old, _ in pairs]),
+        "after": side([new for _, new in pairs]),
+        "difference": difference.model_dump(mode="json"),
+        "kinds": [kind_row(kind, *row) for kind, row in kinds.items()],
+        "stops": {
+            name: count(each[index].stop_reason for each in pairs) for index, name in enumerate(("before", "after"))
+        },
+    }
+
+
+def side(trajectories: Sequence[Trajectory]) -> Row:
+    """Accuracy and its interval."""
+    right = sum(each.correct for each in trajectories)
+    return {"accuracy": right / max(1, len(trajectories)), "ci95": list(wilson(right, len(trajectories)))}
+
+
+def kind_row(kind: str, n: int, before: int, after: int) -> Row:
+    """One kind of problem with its intervals."""
+    return {
+        "kind": kind,
+        "n": n,
+        "before": [before / max(1, n), *wilson(before, n)],
+        "after": [after / max(1, n), *wilson(after, n)],
+    }
+
+
+def count(values: Iterable[str]) -> dict[str, int]:
+    """How often each value occurs."""
+    found: dict[str, int] = {}
+    for value in values:
+        found[value] = found.get(value, 0) + 1
+    return dict(sorted(found.items()))
+
+
+def kind_of(run: RunFiles, problem: str) -> str:
+    """The kind of a problem; empty if it is not written down."""
+    question = run.questions.get(problem)
+    return question.kind if question else ""
+
+
+def step_row(step: Row) -> Row:
+    """One step with intervals, for the learning curve and the table of actions."""
+
+    def measured(part: Row) -> list[float]:
+        n, accuracy = int(part["n"]), float(part["accuracy"])
+        return [accuracy, *wilson(min(n, round(accuracy * n)), n), n]
+
+    return {
+        "step": step["step"],
+        "decision": step["decision"],
+        "before": measured(step["before"]),
+        "after": measured(step["after"]),
+        "actions": [
+            {"kind": each["kind"], "name": each.get("name") or "", "matches": each.get("matches", "")}
+            for each in step["actions"]
+        ],
+        "candidates": [
+            {"actions": list(each["actions"]), "accuracy": each["accuracy"]} for each in step.get("candidates", ())
+        ],
+        "counts": step.get("counts", {}),
+        "tokens": {part: step["tokens"][part].get("completion_tokens", 0) for part in ("optimizer", "rollouts")},
+        "seconds": step["seconds"],
+    }
+
+
+def usage_rows(run: RunFiles) -> list[Row]:
+    """Tokens by what they were spent on: the optimizer, then the rollouts stage by stage."""
+    parts: dict[str, Usage] = {"optimizer": run.state.usage}
+    counts: dict[str, int] = {}
+    for each in run.rollouts:
+        name = "test rollouts" if not in_split(each, "train") else "training rollouts"
+        parts[name] = parts.get(name, Usage()) + each.trajectory.usage
+        counts[name] = counts.get(name, 0) + 1
+    return [{"part": name, "rollouts": counts.get(name), **usage.model_dump()} for name, usage in parts.items()]
+
+
+def throughput(metrics: Sequence[Row]) -> list[list[Any]]:
+    """``[seconds, tokens per second, cached share, stage]``, thinned out evenly."""
+    rows = [row for row in metrics if row.get("tokens_per_s") is not None]
+    every = -(-len(rows) // METRIC_POINTS) or 1
+    return [[row["seconds"], row["tokens_per_s"], row.get("cached"), row["stage"]] for row in rows[::every]]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Row:
+    """Nested tables as dotted keys."""
+    flat: Row = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return flat

@@ -1,0 +1,70 @@
+"""One HTML file that needs nothing else: style, script and data inside, everything from outside refused.
+
+Text of models and problems is data. It stands in JSON blocks without ``<``, ``>`` or ``&``, the script puts it into
+the page as text only, and a Content-Security-Policy runs and draws nothing but the style and the script below.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from agentopt_local import __version__
+from agentopt_local.reporting.data import RunPage
+
+ASSETS = Path(__file__).parent / "assets"
+SCRIPTS = ("page.js", "charts.js", "results.js", "functions.js", "steps.js", "rollouts.js", "main.js")
+"""In the order in which they are joined; each needs only those before it."""
+POLICY = (
+    "default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
+)
+
+
+def report_html(pages: Sequence[RunPage]) -> str:
+    """The report of one run, or of several side by side."""
+    script = "\n".join(["'use strict';", "(() => {", *map(asset, SCRIPTS), "})();", ""])
+    style = asset("report.css")
+    names = [page.summary["name"] for page in pages]
+    chunks = [
+        f'<script type="text/plain" id="chunk-{run}-{number}">{packed(chunk)}</script>'
+        for run, page in enumerate(pages)
+        for number, chunk in enumerate(page.chunks)
+    ]
+    return Template(asset("report.html")).substitute(
+        policy=POLICY.format(script=digest(script), style=digest(style)),
+        title=html.escape(" · ".join(names)),
+        style=style,
+        script=script,
+        data=embedded({"version": __version__, "runs": [page.summary for page in pages]}),
+        chunks="\n".join(chunks),
+    )
+
+
+def asset(name: str) -> str:
+    """A file of this package's assets."""
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def embedded(value: Any) -> str:
+    """``value`` as ASCII JSON in which no markup can begin or end."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def packed(value: Any) -> str:
+    """``value`` as JSON, compressed, in base 64: the same value always gives the same text."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return base64.b64encode(gzip.compress(text.encode("ascii"), compresslevel=6, mtime=0)).decode("ascii")
+
+
+def digest(text: str) -> str:
+    """SHA-256 in base 64, as a Content-Security-Policy names an inline block."""
+    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

@@ -1,0 +1,153 @@
+"""How each function came about and what it did: revisions as diffs, calls, problems solved only with it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agentopt_local.errors import FunctionError
+from agentopt_local.functions import Function, FunctionSet
+from agentopt_local.reporting.reading import RunFiles
+from agentopt_local.trajectory import Trajectory
+
+Row = dict[str, Any]
+
+
+def histories(run: RunFiles) -> dict[str, list[Row]]:
+    """By function name, every edit that was ever tried on it, in order.
+
+    ``{"step", "kind", "decision", "kept", "matches", "source", "diff"}``; ``diff`` is against the source that was in
+    force when the edit was made, as lines of a unified diff.
+    """
+    current: Mapping[str, str] = {}
+    found: dict[str, list[Row]] = {}
+    for step in run.steps:
+        number, accepted = step["step"], step["decision"] == "accepted"
+        proposal = run.proposals.get(number)
+        after = run.sources.get(number) if accepted else current
+        if after is None:  # the folder is gone: the whole update stands for it
+            after = {each.name: each.source for each in proposal.functions.each()} if proposal else current
+        working = dict(current)
+        edits = (
+            [(each, match) for each, match in zip(proposal.actions, proposal.matches, strict=False)] if proposal else []
+        )
+        for action, matches in edits:
+            name = getattr(action, "name", "")
+            if not name:
+                continue
+            old = working.get(name, "")
+            function = getattr(action, "function", None)
+            new = function.source if function else ""
+            found.setdefault(name, []).append(
+                {
+                    "step": number,
+                    "kind": action.kind,
+                    "decision": step["decision"],
+                    "kept": accepted and after.get(name, "") == new,
+                    "matches": matches,
+                    "source": new,
+                    "diff": diff(old, new, name),
+                }
+            )
+            working[name] = new
+        for name in sorted(current.keys() | after.keys()) if not edits else []:
+            if current.get(name) != after.get(name):
+                found.setdefault(name, []).append(edit_from_folder(number, name, current, after))
+        current = after
+    return found
+
+
+def edit_from_folder(number: int, name: str, before: Mapping[str, str], after: Mapping[str, str]) -> Row:
+    """An accepted edit whose proposal was not written down: what the folders say of it."""
+    kind = "remove_function" if name not in after else "revise_function" if name in before else "add_function"
+    old, new = before.get(name, ""), after.get(name, "")
+    return {
+        "step": number,
+        "kind": kind,
+        "decision": "accepted",
+        "kept": True,
+        "matches": "",
+        "source": new,
+        "diff": diff(old, new, name),
+    }
+
+
+def diff(old: str, new: str, name: str) -> list[str]:
+    """The lines of a unified diff without its two head lines."""
+    return list(difflib.unified_diff(old.splitlines(), new.splitlines(), name, name, lineterm="", n=4))[2:]
+
+
+def final_functions(run: RunFiles) -> FunctionSet:
+    """The best accepted set, from the state, or from the newest folder where there is no readable state."""
+    if run.state.functions.functions or not run.sources:
+        return run.state.functions
+    parsed = [parse(source) for source in run.sources[max(run.sources)].values()]
+    return FunctionSet(functions=tuple(each for each in parsed if each is not None))
+
+
+def parse(source: str) -> Function | None:
+    """``source`` as a function; None if it is none, as a file that a person edited may be."""
+    try:
+        return Function(source=source)
+    except (FunctionError, ValueError):
+        return None
+
+
+def function_rows(
+    run: RunFiles,
+    splits: Mapping[str, tuple[Mapping[str, Trajectory], Mapping[str, Trajectory]]],
+) -> list[Row]:
+    """One row per function that was ever part of an update: the learned ones first, in the set's order.
+
+    ``splits``: for each split the rollouts of the untrained and of the trained agent, by problem id.
+    """
+    final = final_functions(run)
+    tried = histories(run)
+    names = [*final.names, *(name for name in tried if name not in final)]
+    ever_kept = {name for name, edits in tried.items() if any(edit["kept"] for edit in edits)}
+    everything = [each.trajectory for each in run.rollouts]
+    rows = []
+    for name in names:
+        history = tried.get(name, [])
+        last = next((edit["source"] for edit in reversed(history) if edit["source"]), "")
+        function = final.get(name) if name in final else parse(last)
+        rows.append(
+            {
+                "name": name,
+                "status": "learned" if name in final else "removed" if name in ever_kept else "never kept",
+                "signature": function.signature if function else name,
+                "description": function.description if function else "",
+                "source": function.source if function else last,
+                "schema": function.parameters if function else None,
+                "history": history,
+                "use": {split: use(name, *sides) for split, sides in splits.items()},
+                "all": calls(name, everything),
+            }
+        )
+    return rows
+
+
+def calls(name: str, trajectories: Sequence[Trajectory]) -> Row:
+    """Calls, calls without error, rollouts with a call, and of these the solved ones."""
+    users = [each for each in trajectories if any(call.name == name for call in each.calls)]
+    made = [call for each in users for call in each.calls if call.name == name]
+    return {
+        "calls": len(made),
+        "ok": sum(call.ok for call in made),
+        "problems": len(users),
+        "solved": sum(each.correct for each in users),
+    }
+
+
+def use(name: str, before: Mapping[str, Trajectory], after: Mapping[str, Trajectory]) -> Row:
+    """:func:`calls` of the trained agent, and the problems that were wrong before and are right with a call."""
+    only = [
+        problem
+        for problem, trajectory in after.items()
+        if trajectory.correct
+        and problem in before
+        and not before[problem].correct
+        and any(call.name == name for call in trajectory.calls)
+    ]
+    return {**calls(name, list(after.values())), "only_with": only}

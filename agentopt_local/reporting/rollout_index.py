@@ -1,0 +1,132 @@
+"""The list of rollouts that a report's reader filters, and the rollouts themselves, in chunks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from agentopt_local.reporting.reading import Rollout, RunFiles
+from agentopt_local.trajectory import Executed, Trajectory
+
+Row = dict[str, Any]
+ByProblem = Mapping[str, Trajectory]
+CHUNK = 100
+"""Rollouts, or questions, that are packed together."""
+PREVIEW_CHARS = 120
+"""Of a question, in the list of rollouts."""
+
+
+def in_split(rollout: Rollout, split: str) -> bool:
+    """Whether a rollout is of a problem of ``split``: its stage says so."""
+    stage = rollout.stage
+    return stage.startswith(("step ", "train ")) if split == "train" else stage.startswith(f"{split} ")
+
+
+def index(
+    run: RunFiles, names: Sequence[str], splits: Mapping[str, tuple[ByProblem, ByProblem]]
+) -> tuple[Row, list[Any]]:
+    """The list of rollouts in columns of codes, and the questions in the order of their codes.
+
+    A rollout is ``[stage, problem, reward, stop reason, functions called, turns, generated tokens, seconds, change]``;
+    ``change`` is 1 for a problem that the trained agent gained, -1 for one that it lost.
+    """
+    stages, problems, stops = Codes(), Codes(), Codes()
+    function_codes = {name: code for code, name in enumerate(names)}
+    rows = []
+    for each in run.rollouts:
+        trajectory = each.trajectory
+        called = sorted({function_codes[call.name] for call in trajectory.calls if call.name in function_codes})
+        rows.append(
+            [
+                stages.code(each.stage),
+                problems.code(trajectory.problem_id),
+                round(trajectory.grade.reward, 4) if trajectory.grade else None,
+                stops.code(trajectory.stop_reason),
+                called,
+                len(trajectory.steps),
+                trajectory.usage.completion_tokens,
+                round(trajectory.wall_s, 2),
+                change(each, splits),
+            ]
+        )
+    asked = [run.questions.get(problem) for problem in problems.names]
+    kinds = Codes()
+    table = [
+        [name, kinds.code(q.kind if q else ""), " ".join((q.question if q else "").split())[:PREVIEW_CHARS]]
+        for name, q in zip(problems.names, asked, strict=True)
+    ]
+    columns = {
+        "rows": rows,
+        "stages": stages.names,
+        "problems": table,
+        "kinds": kinds.names,
+        "stops": stops.names,
+        "functions": list(names),
+        "chunk": CHUNK,
+    }
+    return columns, [[q.question, q.answer] if q else None for q in asked]
+
+
+def change(rollout: Rollout, splits: Mapping[str, tuple[ByProblem, ByProblem]]) -> int:
+    """1 if the trained agent's rollout gained its problem, -1 if it lost it, else 0."""
+    trajectory = rollout.trajectory
+    for split, (before, after) in splits.items():
+        problem = trajectory.problem_id
+        if in_split(rollout, split) and after.get(problem) is trajectory and problem in before:
+            return int(trajectory.correct) - int(before[problem].correct)
+    return 0
+
+
+def first_index(run: RunFiles, problems: Iterable[str], after: ByProblem) -> dict[str, int]:
+    """Where the trained agent's rollout of each problem stands in the list."""
+    wanted = {id(after[problem]): problem for problem in problems}
+    return {
+        wanted[id(each.trajectory)]: position
+        for position, each in enumerate(run.rollouts)
+        if id(each.trajectory) in wanted
+    }
+
+
+class Codes:
+    """Numbers for texts, in the order in which they come."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._codes: dict[str, int] = {}
+
+    def code(self, name: str) -> int:
+        """The number of ``name``."""
+        if name not in self._codes:
+            self._codes[name] = len(self.names)
+            self.names.append(name)
+        return self._codes[name]
+
+
+def rollout_detail(rollout: Rollout) -> list[Any]:
+    """``[answer, reason, seed, function set, turns]``; a turn is ``[text, executions, other observations]``, and an
+    execution ``[name, arguments as JSON or the code, ok, result]``."""
+    trajectory = rollout.trajectory
+    turns = [
+        [
+            step.message.content,
+            [[each.name, given(each), each.ok, each.result] for each in step.executed],
+            [] if step.executed else [each.content for each in step.observations],
+        ]
+        for step in trajectory.steps
+    ]
+    reason = trajectory.grade.reason if trajectory.grade else ""
+    return [trajectory.answer, reason, trajectory.seed, trajectory.functions, turns]
+
+
+def given(executed: Executed) -> str:
+    """What a call or a block was given. As text, since a model may write numbers that JSON does not have."""
+    if executed.name == "python":
+        return str(executed.arguments.get("code", ""))
+    return json.dumps(executed.arguments, ensure_ascii=False)
+
+
+def chunked(entries: Iterable[Any]) -> list[list[Any]]:
+    """``entries`` in lists of CHUNK."""
+    listed = list(entries)
+    return [listed[start : start + CHUNK] for start in range(0, len(listed), CHUNK)]

@@ -1,0 +1,124 @@
+"""The live view of a run: where it stands, how well the agent does, how fast tokens come, what was done last."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from agentopt_local.statistics import wilson
+
+Row = dict[str, Any]
+
+
+class LiveView:
+    """Is told rows of metrics.jsonl and steps.jsonl, and draws what they say together."""
+
+    def __init__(self) -> None:
+        self.max_steps: int | None = None
+        """Steps that may be made; None if that is not known."""
+        self._metric: Row = {}
+        self._told = time.monotonic()
+        self._steps: list[Row] = []
+
+    def metrics(self, row: Row) -> None:
+        """A row of metrics.jsonl."""
+        self._told = time.monotonic()
+        if "decision" not in row:
+            self._metric = row
+
+    def step(self, row: Row) -> bool:
+        """A row of steps.jsonl; False if it was told before."""
+        if self._steps and row["step"] <= self._steps[-1]["step"]:
+            return False
+        self._steps.append(row)
+        return True
+
+    def render(self) -> Table:
+        """The view, two columns of plain text."""
+        grid = Table.grid(padding=(0, 2))
+        for name, value in self.facts():
+            grid.add_row(Text(name, style="dim"), Text(value))
+        return grid
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Names and values, of what is known."""
+        return [(name, value) for name, value in self._facts() if value]
+
+    def _facts(self) -> list[tuple[str, str]]:
+        counts = [
+            f"{n} {decision.replace('_', ' ')}"
+            for decision in ("accepted", "rolled_back", "skipped")
+            if (n := sum(row["decision"] == decision for row in self._steps))
+        ]
+        most = f" of at most {self.max_steps}" if self.max_steps else ""
+        return [
+            ("steps", ", ".join([f"{len(self._steps)}{most}", *counts])),
+            ("kept functions", self._kept()),
+            ("now", self._now()),
+            ("tokens", self._tokens()),
+            ("last step", last_step(self._steps[-1]) if self._steps else ""),
+            ("time", self._time()),
+        ]
+
+    def _kept(self) -> str:
+        if not self._steps:
+            return ""
+        last = self._steps[-1]
+        side = last["after" if last["decision"] == "accepted" else "before"]
+        return f"{percent(side['accuracy'], side['n'])} on the training problems"
+
+    def _now(self) -> str:
+        row = self._metric
+        if not row:
+            return ""
+        known = row["accuracy"] is not None
+        share = f", {percent(row['accuracy'], row['done'])} so far" if known else ""
+        return f"{row['stage']}{share}"
+
+    def _tokens(self) -> str:
+        row = self._metric
+        parts = []
+        if row.get("tokens_per_s") is not None:
+            parts.append(f"{row['tokens_per_s']:.0f} generated per second")
+        if row.get("cached") is not None:
+            parts.append(f"{100 * row['cached']:.0f} % of the prompts from the prefix cache")
+        if row.get("tokens"):
+            parts.append(f"{row['tokens']:,} generated so far")
+        return ", ".join(parts)
+
+    def _time(self) -> str:
+        if not self._metric:
+            return ""
+        spent = f"{duration(self._metric['seconds'] + time.monotonic() - self._told)} of work"
+        left = (self.max_steps or 0) - len(self._steps)
+        if not self._steps or left <= 0:
+            return spent
+        each = sum(row["seconds"] for row in self._steps) / len(self._steps)
+        return f"{spent}, at most about {duration(left * each)} of training left"
+
+
+def last_step(row: Row) -> str:
+    """A finished step in a line."""
+    actions = ", ".join(f"{each['kind'].split('_')[0]} {each['name'] or ''}".strip() for each in row["actions"])
+    before, after = row["before"], row["after"]
+    return (
+        f"{row['decision'].replace('_', ' ')}: {actions or 'no action'}, "
+        f"{100 * before['accuracy']:.1f} % -> {100 * after['accuracy']:.1f} %"
+    )
+
+
+def percent(accuracy: float, n: int) -> str:
+    """``50.0 % (21 to 79)``: an accuracy with its 95 % interval."""
+    low, high = wilson(min(n, round(accuracy * n)), n)
+    return f"{100 * accuracy:.1f} % ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3 h 5 min``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

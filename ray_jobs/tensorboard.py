@@ -1,0 +1,72 @@
+"""A run's metrics as TensorBoard event files, where the ``tensorboard`` package is installed.
+
+    pip install 'agentopt-local[tensorboard]'
+    tensorboard --logdir runs
+
+The package is looked for, and not imported where it is missing. Throughput and the accuracy of each kind of stage stand
+over the seconds of work, what a step did over its number.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+FLUSH_S = 10
+"""Seconds after which what was written is on the disk."""
+
+
+def open_events(folder: Path, package: str = "tensorboard") -> EventFiles | None:
+    """A writer of event files in ``folder``; None without ``package``, or with one that cannot be imported."""
+    if importlib.util.find_spec(package) is None:
+        return None
+    try:
+        return EventFiles(folder)
+    except ImportError as error:
+        log.warning("no TensorBoard files are written: %s", error)
+        return None
+
+
+class EventFiles:
+    """Writes rows of metrics.jsonl as scalars. A resumed run adds a file; TensorBoard reads them as one."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._files = EventFileWriter(str(folder), flush_secs=FLUSH_S)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """One row."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        at, values = scalars(row)
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        self._files.add_event(Event(wall_time=row["time"], step=at, summary=summary))
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        self._files.close()
+
+
+def scalars(row: dict[str, Any]) -> tuple[int, dict[str, float]]:
+    """Where a row stands on its axis, and its named values."""
+    if "decision" in row:
+        values = {
+            "step/accuracy_before": row["accuracy_before"],
+            "step/accuracy_tried": row["accuracy"],
+            "step/accepted": float(row["decision"] == "accepted"),
+        }
+        return row["step"], {tag: value for tag, value in values.items() if value is not None}
+    stage = re.sub(r"^step \d+ ", "training ", row["stage"])
+    values = {
+        f"rollouts/accuracy/{stage.replace(' ', '_')}": row["accuracy"],
+        "throughput/tokens_per_s": row["tokens_per_s"],
+        "throughput/cached_share": row["cached"],
+        "throughput/tokens": float(row["tokens"]),
+    }
+    return round(row["seconds"]), {tag: value for tag, value in values.items() if value is not None}

@@ -1,0 +1,95 @@
+"""Rows of metrics: when they are written, and what they add up to."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from agentopt_local.chat import ChatReply, ChatRequest, Message, Usage
+from agentopt_local.grading import Grade
+from agentopt_local.metrics import Metrics
+from agentopt_local.models.scripted import ScriptedChatModel
+from agentopt_local.trajectory import Trajectory
+
+USAGE = Usage(requests=1, prompt_tokens=100, cached_tokens=80, completion_tokens=20)
+
+
+def trajectory(right: bool) -> Trajectory:
+    grade = Grade(reward=float(right), reason="")
+    return Trajectory(
+        problem_id="p",
+        functions="f",
+        seed=0,
+        steps=(),
+        answer="1",
+        stop_reason="answer",
+        usage=USAGE,
+        wall_s=1,
+        grade=grade,
+    )
+
+
+class Told:
+    """Metrics with a clock in hand."""
+
+    def __init__(self, last: dict[str, Any] | None = None) -> None:
+        self.now = 1000.0
+        self.rows: list[dict[str, Any]] = []
+        self.metrics = Metrics(self.rows.append, last=last, every_s=5.0, clock=lambda: self.now)
+
+    def rollouts(self, stage: str, rights: list[bool], total: int, *, each_s: float) -> None:
+        self.metrics.progress(stage, 0, total)
+        for done, right in enumerate(rights, 1):
+            self.now += each_s
+            self.metrics.spent(USAGE)
+            self.metrics.rollout(stage, trajectory(right))
+            self.metrics.progress(stage, done, total)
+
+
+def test_a_row_every_few_seconds_and_one_at_the_end() -> None:
+    told = Told()
+    told.rollouts("test before", [True, False, True, True, False, True, True], 7, each_s=2.0)
+    assert [(row["done"], row["total"]) for row in told.rows] == [(3, 7), (6, 7), (7, 7)]
+    assert [row["seconds"] for row in told.rows] == [6.0, 12.0, 14.0]
+    assert told.rows[-1]["accuracy"] == pytest.approx(5 / 7, abs=1e-4)
+    low, high = told.rows[-1]["ci95"]
+    assert low < 5 / 7 < high
+    assert told.rows[-1]["tokens"] == 7 * 20
+    assert told.rows[-1]["tokens_per_s"] == pytest.approx(10.0)
+    assert told.rows[-1]["cached"] == 0.8
+
+
+def test_sums_go_on_where_an_earlier_process_ended() -> None:
+    first = Told()
+    first.rollouts("step 1 before", [True], 1, each_s=3.0)
+    second = Told(first.rows[-1])
+    second.rollouts("step 1 after", [True], 1, each_s=4.0)
+    assert [row["seconds"] for row in second.rows] == [7.0]
+    assert [row["tokens"] for row in second.rows] == [40]
+    assert second.rows[0]["tokens_per_s"] == pytest.approx(5.0), "of this process alone"
+
+
+def test_a_stage_without_a_count_is_told_of_by_its_replies_until_rollouts_begin() -> None:
+    told = Told()
+    told.metrics.progress("step 1 proposing", 0, 0)
+    for _ in range(3):
+        told.now += 4.0
+        told.metrics.spent(USAGE)
+    assert [(row["stage"], row["accuracy"]) for row in told.rows] == [("step 1 proposing", None)]
+    told.rollouts("step 1 after", [True, True], 2, each_s=6.0)
+    assert {row["stage"] for row in told.rows[1:]} == {"step 1 after"}
+
+
+def test_a_step_is_told_at_once_with_its_decision() -> None:
+    told = Told()
+    row = {
+        "step": 2,
+        "decision": "rolled_back",
+        "before": {"accuracy": 0.5, "n": 4},
+        "after": {"accuracy": 0.25, "n": 4},
+    }
+    told.metrics.step(row)
+    assert (told.rows[0]["step"], told.rows[0]["decision"]) == (2, "rolled_back")
+    assert (told.rows[0]["accuracy_before"], told.rows[0]["accuracy"]) == (0.5, 0.25)
