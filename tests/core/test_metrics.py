@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
 
-from agentopt_local.chat import ChatReply, ChatRequest, Message, Usage
+from agentopt_local.chat import Usage
 from agentopt_local.grading import Grade
 from agentopt_local.metrics import Metrics
-from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.trajectory import Trajectory
 
 USAGE = Usage(requests=1, prompt_tokens=100, cached_tokens=80, completion_tokens=20)
