@@ -52,16 +52,23 @@ class Metrics:
         self._window: deque[tuple[float, int, int, int]] = deque([self._sums()])
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        """``done`` of ``total`` rollouts of ``stage``; 0 of 0 begins a stage without a count."""
+        """``done`` of ``total`` rollouts of ``stage``; 0 of 0 begins a stage without a count.
+
+        Stages of one name that are under way at once, as of several candidates, count as one.
+        """
+        counts = self._stages.get(stage)
         if done == 0:
             if stage.startswith("step "):
                 self._end_uncounted()
-            self._stages[stage] = Counts(total)
-            self._written[stage] = self._clock()
-        elif done == total:
+            if counts is not None and stage in self._stages:
+                counts.total += total
+            else:
+                self._stages[stage] = Counts(total)
+                self._written[stage] = self._clock()
+        elif counts is not None and counts.done >= counts.total:
             self._row(stage)
             del self._stages[stage], self._written[stage]
-        elif self._is_due(stage):
+        elif counts is not None and self._is_due(stage):
             self._row(stage)
 
     def rollout(self, stage: str, trajectory: Trajectory) -> None:

@@ -327,7 +327,6 @@ def stopped(
     process = run.start()
     hit = at_random(run, process, generator, 40)
     run.scan()
-    run.note_in_flight()
     for _ in range(2):
         if whole_group:
             os.killpg(process.pid, number)
@@ -337,6 +336,7 @@ def stopped(
         if process.poll() is not None:
             break
     code = process.wait(timeout=120)
+    run.note_in_flight()
     wrong = [] if hit and code == 130 and "agentopt resume" in run.output() else [f"{code}: {run.output()}"]
     wrong += left_over(run, [])["wrong"]
     run.finish()

@@ -169,7 +169,7 @@ def make_run(folder: Path, n_rollouts: int, *, seed: int = 0) -> None:
             counts=ActionCounts(sampled=9, legal=8, verified=5, applied=1),
             usage=Usage(requests=20, prompt_tokens=20_000, cached_tokens=12_000, completion_tokens=3_000),
         )
-        run.keep_proposal(number, proposal)
+        run.keep_proposal(number, 0, proposal)
         after = roll_out(proposal.functions, train, f"step {number} after")
         better = sum(t.correct for t in after) > sum(t.correct for t in before)
         run.keep_step(step_row(number, proposal, before, after, "accepted" if better else "rolled_back"))

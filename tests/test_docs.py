@@ -7,6 +7,8 @@ A comment above each block, which readers do not see, says what becomes of it::
     <!-- test: output -->           the last run printed exactly this
     <!-- test: parse -->            its commands are read by the command line, or make; its settings by the loader
     <!-- test: commands -->         it lists all commands, each as the command line has it
+    <!-- test: usage -->            its flags are in the --help of the module
+    <!-- test: sweep BASE -->       read as a sweep over the settings in BASE
     <!-- test: rows NAME -->        like file, and read as a task's problems
     <!-- test: doctest -->          a Python session
     <!-- test: install -->          pip installs without a network, then the rest is run
@@ -42,6 +44,7 @@ from agentopt_local.run_dir import RunDir
 from agentopt_local.task import load_task
 from ray_jobs.cli import parser, split_settings
 from ray_jobs.config import all_keys, load_config, parse_overrides
+from ray_jobs.sweep import load_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -229,6 +232,20 @@ class Reader:
             return
         for line in block.text.splitlines():
             check_command(line.partition("  #")[0])
+
+    def do_usage(self, block: Block) -> None:
+        words = re.sub(r"[\[\]|]", " ", block.text).split()
+        assert words[:2] == ["python", "-m"]
+        shown = self.shell(f"python -m {words[2]} --help").stdout
+        for word in words[3:]:
+            assert not word.startswith("--") or word in shown, f"{words[2]} has no {word}"
+
+    def do_sweep(self, block: Block) -> None:
+        (self.folder / Path(block.argument).name).write_text((ROOT / block.argument).read_text())
+        path = self.folder / "sweep.toml"
+        path.write_text(block.text)
+        _, _, trainings = load_sweep(path, self.folder / "sweep")
+        assert len(trainings) > 1
 
     def do_commands(self, block: Block) -> None:
         listed: set[str] = set()

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agentopt_local import __version__, prompts
+from agentopt_local.agents.answers import FORMS
+from agentopt_local.agents.function_calling import AgentConfig
 from agentopt_local.chat import Usage
 from agentopt_local.errors import ConfigError
 from agentopt_local.exporting.learned import Provenance
@@ -53,7 +55,11 @@ def write_log(
     from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalResults, EvalSpec, EvalStats, write_eval_log
 
     prompt = "agent_system_functions" if functions.functions else "agent_system"
-    system = prompts.fill(prompt) if prompt_hashes.get(prompt) == prompts.hashes()[prompt] else None
+    agent = AgentConfig.model_validate(config["agent"])
+    form = FORMS[agent.answer_form]
+    system = None
+    if agent.kind == "function_calling" and prompt_hashes.get(prompt) == prompts.hashes()[prompt]:
+        system = prompts.fill(prompt, opening=form.opening, closing=form.closing)
     started = moment(provenance.started)
     trajectories = [trajectory for _, trajectory in attempts]
     n = len(attempts)
@@ -64,9 +70,7 @@ def write_log(
             task=f"{provenance.task} {side}",
             dataset=EvalDataset(name=provenance.task, samples=n, sample_ids=[problem.id for problem, _ in attempts]),
             model=f"agentopt/{provenance.model}",
-            config=EvalConfig(
-                turn_limit=config["agent"]["max_turns"], token_limit=config["agent"]["max_tokens"], epochs=1
-            ),
+            config=EvalConfig(turn_limit=agent.max_turns, token_limit=agent.max_tokens, epochs=1),
             packages={"agentopt-local": __version__},
             tags=[side, *functions.names],
             metadata={**provenance.model_dump(mode="json", exclude={"test"}), "functions_source": functions.source},

@@ -68,7 +68,7 @@ async def measure(session: Session, *, curve: bool) -> dict[str, Any]:
     functions = await tested_functions(session, state)
     untrained = await roll_out(FunctionSet(), test, "test before")
     trained = await roll_out(functions, test, "test after")
-    first = session.run_dir.proposals().get(1)
+    first = session.run_dir.proposals().get((1, 0))
     one_shot = first.functions if first is not None else FunctionSet()
     written = await roll_out(one_shot, test, "test one-shot")
     budget = training_usage(session.run_dir, state) + sum_usage(trained)

@@ -340,10 +340,10 @@ async def training(
 class Forgetful:
     """A TrainingLog that keeps nothing."""
 
-    def proposals(self) -> dict[int, Proposal]:
+    def proposals(self) -> dict[tuple[int, int], Proposal]:
         return {}
 
-    def keep_proposal(self, step: int, proposal: Proposal) -> None: ...
+    def keep_proposal(self, step: int, candidate: int, proposal: Proposal) -> None: ...
 
     def keep_step(self, row: dict[str, Any]) -> None: ...
 

@@ -78,7 +78,7 @@ def write_run(path: Path, *, upto: str = "report") -> None:
         function = Function(source=sets[number].source.split("Union\n\n")[1])
         action: Any = (AddFunction if number == 1 else ReviseFunction)(function=function)
         proposal = Proposal(functions=sets[number], actions=(action,), matches=("1/3",))
-        run.keep_proposal(number, proposal)
+        run.keep_proposal(number, 0, proposal)
         after = roll_out(number, TRAIN, n_right, f"step {number} after")
         row = {
             "step": number,
