@@ -236,7 +236,8 @@ class Reader:
     def do_usage(self, block: Block) -> None:
         words = re.sub(r"[\[\]|]", " ", block.text).split()
         assert words[:2] == ["python", "-m"]
-        shown = self.shell(f"python -m {words[2]} --help").stdout
+        command = [sys.executable, "-m", words[2], "--help"]
+        shown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, timeout=120).stdout
         for word in words[3:]:
             assert not word.startswith("--") or word in shown, f"{words[2]} has no {word}"
 

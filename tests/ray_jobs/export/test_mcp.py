@@ -19,7 +19,7 @@ from ray_jobs.cli import main
 
 ROOT = str(Path(__file__).resolve().parents[3])
 HANGS = 'def hangs(n: int) -> int:\n    """Never returns."""\n    while True:\n        n += 1\n'
-DIES = 'def dies() -> str:\n    """Ends its process."""\n    import os\n\n    os._exit(3)\n'
+DIES = 'def dies() -> str:\n    """Ends its process."""\n    __import__("os")._exit(3)\n'
 Ask = Callable[[Any], Awaitable[Any]]
 
 
