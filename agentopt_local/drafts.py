@@ -30,9 +30,10 @@ from agentopt_local.agents.react import one_text_parameter
 from agentopt_local.chat import ChatModel, ChatRequest, Constraint, Message, Sampling, Usage
 from agentopt_local.errors import ContextOverflowError, FunctionError
 from agentopt_local.evidence import Attempted, cut
-from agentopt_local.functions import TYPES_ALLOWED, Function, FunctionSet, clean, with_imports
+from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.record import Record
 from agentopt_local.sandbox.base import Execution, Sandbox
+from agentopt_local.source import TYPES_ALLOWED, clean, with_imports
 from agentopt_local.task import Task
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from pathlib import Path
 from agentopt_local.errors import ConfigError, FunctionError, RunDirError
 from agentopt_local.exporting.learned import read_functions
 from agentopt_local.exporting.package import FUNCTIONS_FILE, PROVENANCE_FILE, package_of
-from agentopt_local.functions import RUNTIME_HEADER, Function, FunctionSet
+from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.record import Record
 from agentopt_local.sandbox.base import Sandbox
+from agentopt_local.source import RUNTIME_HEADER
 
 HEADER = re.compile(rf"\A(?:#[^\n]*\n|\n)*{re.escape(RUNTIME_HEADER)}")
 """What stands above the functions in a file that this program wrote."""

@@ -7,7 +7,8 @@ import pickle
 import pytest
 
 from agentopt_local.errors import FunctionError
-from agentopt_local.functions import Function, FunctionSet, clean, unbound_names, with_imports
+from agentopt_local.functions import Function, FunctionSet
+from agentopt_local.source import clean, unbound_names, with_imports
 
 ADD = 'def add(a: int, b: int = 2) -> int:\n    """Return a + b."""\n    return a + b\n'
 JOIN = (

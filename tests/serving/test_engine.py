@@ -13,7 +13,8 @@ import pytest
 from agentopt_local.actions import header_constraint, parse_header, source_type
 from agentopt_local.chat import ChatRequest, Constraint, Message, Sampling, ToolSpec
 from agentopt_local.errors import ConfigError, ContextOverflowError, EngineDeadError
-from agentopt_local.functions import Function, FunctionSet, clean
+from agentopt_local.functions import Function, FunctionSet
+from agentopt_local.source import clean
 from agentopt_local.tool_formats import check_arguments
 
 pytestmark = [

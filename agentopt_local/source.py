@@ -1,0 +1,204 @@
+"""A function's source read as data: what it must look like, the schema it stands for, the names it leaves open.
+
+Nothing here executes the source. Errors are FunctionErrors with a text that an optimizer can act on.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import inspect
+import json
+import keyword
+import symtable
+from collections.abc import Iterable
+from typing import Any
+
+from agentopt_local.errors import FunctionError
+
+MAX_SOURCE_CHARS = 20_000
+PLAIN_TYPES = {
+    "int": "integer",
+    "float": "number",
+    "str": "string",
+    "bool": "boolean",
+    "list": "array",
+    "List": "array",
+    "dict": "object",
+    "Dict": "object",
+}
+RUNTIME_NAMES = frozenset({"Any", "Dict", "List", "Literal", "Optional", "Union"})
+RUNTIME_HEADER = f"from typing import {', '.join(sorted(RUNTIME_NAMES))}\n\n"
+"""Stands above the sources where they run, because annotations are evaluated when a ``def`` is."""
+ABBREVIATIONS = {"np": "numpy", "pd": "pandas", "sp": "sympy"}
+"""How models shorten packages, whether they import them or not."""
+TYPES_ALLOWED = "int, float, str, bool, list[...], dict[str, ...], Optional[...], Literal[...]"
+
+
+def function_node(source: str) -> ast.FunctionDef:
+    """The one top-level ``def`` of ``source``. Raises FunctionError if the source is anything else."""
+    if len(source) > MAX_SOURCE_CHARS:
+        raise FunctionError(f"the source has {len(source)} characters; at most {MAX_SOURCE_CHARS} are allowed")
+    try:
+        tree = ast.parse(source)
+        compile(tree, "<function>", "exec", dont_inherit=True)
+    except SyntaxError as error:
+        line = (error.text or "").strip()
+        raise FunctionError(f"syntax error in line {error.lineno}: {error.msg}: {line}") from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise FunctionError(f"the source cannot be compiled: {error}") from None
+    definitions = [node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
+    if len(definitions) != 1 or not isinstance(definitions[0], ast.FunctionDef):
+        kinds = ", ".join(type(node).__name__ for node in definitions) or "nothing"
+        raise FunctionError(
+            f"the source must be exactly one top-level function (imports may stand above it); it has: {kinds}. "
+            "Put helpers inside the function."
+        )
+    node = definitions[0]
+    if node.decorator_list:
+        raise FunctionError(f"{node.name}: decorators are not allowed")
+    if keyword.issoftkeyword(node.name) or node.name.startswith("__"):
+        raise FunctionError(f"{node.name!r} cannot be the name of a function here")
+    if not (ast.get_docstring(node) or "").strip():
+        raise FunctionError(f"{node.name}: the first statement must be a docstring that says what it returns")
+    return node
+
+
+def schema_of(node: ast.FunctionDef) -> dict[str, Any]:
+    """JSON schema of a function's arguments. Raises FunctionError for parameters that JSON cannot carry."""
+    args = node.args
+    if args.vararg or args.kwarg:
+        star = f"*{args.vararg.arg}" if args.vararg else f"**{args.kwarg.arg if args.kwarg else ''}"
+        raise FunctionError(f"{node.name}: {star} has no JSON schema; use a list or dict parameter instead")
+    if args.posonlyargs:
+        raise FunctionError(f"{node.name}: positional-only parameters cannot be passed by name; remove the '/'")
+    defaults: list[ast.expr | None] = [None] * (len(args.args) - len(args.defaults)) + list(args.defaults)
+    pairs = list(zip([*args.args, *args.kwonlyargs], [*defaults, *args.kw_defaults], strict=True))
+    properties: dict[str, Any] = {}
+    required: list[str] = []
+    for arg, default in pairs:
+        if arg.annotation is None:
+            raise FunctionError(f"{node.name}: parameter {arg.arg!r} needs a type: one of {TYPES_ALLOWED}")
+        properties[arg.arg] = annotation_schema(arg.annotation, f"{node.name}: parameter {arg.arg!r}")
+        if default is None:
+            required.append(arg.arg)
+        else:
+            properties[arg.arg]["default"] = json_literal(default, f"{node.name}: the default of {arg.arg!r}")
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def json_literal(node: ast.expr, where: str) -> Any:
+    """The value of a literal that JSON can carry; ``where`` starts the error's text."""
+    try:
+        value = ast.literal_eval(node)
+        json.dumps(value, allow_nan=False)
+    except (ValueError, TypeError, RecursionError):
+        raise FunctionError(f"{where} must be a plain JSON literal, not {ast.unparse(node)[:80]}") from None
+    return value
+
+
+def annotation_schema(node: ast.expr, where: str) -> dict[str, Any]:
+    """JSON schema of one annotation; ``where`` starts the error's text."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        try:
+            return annotation_schema(ast.parse(node.value, mode="eval").body, where)
+        except SyntaxError:
+            pass
+    if type_name(node) in PLAIN_TYPES:
+        return {"type": PLAIN_TYPES[type_name(node)]}
+    if isinstance(node, ast.Constant) and node.value is None:
+        return {"type": "null"}
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return {"anyOf": [annotation_schema(node.left, where), annotation_schema(node.right, where)]}
+    if isinstance(node, ast.Subscript):
+        schema = subscript_schema(node, where)
+        if schema is not None:
+            return schema
+    raise FunctionError(f"{where} has type {ast.unparse(node)}; use one of {TYPES_ALLOWED}")
+
+
+def subscript_schema(node: ast.Subscript, where: str) -> dict[str, Any] | None:
+    """JSON schema of ``X[...]``; None if X is not one of the known generics."""
+    name = type_name(node.value)
+    items = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
+    if name in ("list", "List") and len(items) == 1:
+        return {"type": "array", "items": annotation_schema(items[0], where)}
+    if name in ("dict", "Dict") and len(items) == 2 and type_name(items[0]) == "str":
+        return {"type": "object", "additionalProperties": annotation_schema(items[1], where)}
+    if name == "Optional" and len(items) == 1:
+        return {"anyOf": [annotation_schema(items[0], where), {"type": "null"}]}
+    if name == "Union":
+        return {"anyOf": [annotation_schema(item, where) for item in items]}
+    if name == "Literal" and all(isinstance(item, ast.Constant) for item in items):
+        return {"enum": [json_literal(item, where) for item in items]}
+    return None
+
+
+def unbound_names(source: str) -> tuple[str, ...]:
+    """Names that ``source`` reads but that nothing binds: no parameter, assignment, import, built-in or type."""
+    scopes = [symtable.symtable(source, "<function>", "exec")]
+    for scope in scopes:  # grows while it is read
+        scopes += scope.get_children()
+    symbols = [symbol for scope in scopes[1:] for symbol in scope.get_symbols() if symbol.is_global()]
+    known = {symbol.get_name() for symbol in scopes[0].get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+    known |= {symbol.get_name() for symbol in symbols if symbol.is_assigned()} | set(dir(builtins)) | RUNTIME_NAMES
+    read = [symbol.get_name() for symbol in symbols if symbol.is_referenced()]
+    return tuple(dict.fromkeys(name for name in read if name not in known))
+
+
+def with_imports(source: str, packages: Iterable[str], others: Iterable[str] = ()) -> str:
+    """``source`` with the imports that it forgot: of ``packages`` and their usual abbreviations, such as ``np``.
+
+    ``others``: functions that it may call. Raises FunctionError for other names that nothing binds, so that no call
+    needs to find them.
+    """
+    allowed, known = set(packages), set(others)
+    lines, strange = [], []
+    for name in unbound_names(source):
+        if name in known:
+            continue
+        package = ABBREVIATIONS.get(name, name)
+        if package in allowed:
+            lines.append(f"import {package}" + ("" if package == name else f" as {name}"))
+        else:
+            strange.append(name)
+    if strange:
+        raise FunctionError(f"nothing defines {', '.join(strange)}: import or define what the function uses")
+    if not lines:
+        return source
+    node = function_node(source)
+    first = node.body[1] if len(node.body) > 1 else node.body[0]
+    rows = source.splitlines(keepends=True)
+    indent = " " * first.col_offset
+    rows[first.lineno - 1 : first.lineno - 1] = [f"{indent}{line}\n" for line in lines]
+    return "".join(rows)
+
+
+def type_name(node: ast.expr) -> str:
+    """``int`` of ``int``, ``List`` of ``typing.List``; empty for anything that is not a name."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "typing":
+        return node.attr
+    return ""
+
+
+def imports_of(tree: ast.AST) -> frozenset[str]:
+    """Top-level packages imported anywhere in ``tree``."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.add("." if node.level else (node.module or "").split(".")[0])
+    return frozenset(found)
+
+
+def clean(source: str) -> str:
+    """``source`` out of a Markdown fence and dedented, as models like to write it."""
+    text = source.strip("\n")
+    if "```" in text:
+        parts = text.split("```")
+        if len(parts) >= 2:
+            text = parts[1].split("\n", 1)[-1] if "\n" in parts[1] else parts[1]
+    return inspect.cleandoc(text) if text.startswith((" ", "\t")) else text
