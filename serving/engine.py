@@ -126,8 +126,10 @@ class Engine:
             cached_tokens=output.num_cached_tokens or 0,
             completion_tokens=len(sampled),
         )
-        reason = output.outputs[0].finish_reason
-        return ChatReply(message=message, finish_reason="length" if reason == "length" else "stop", usage=usage)
+        # "error": the grammar refused a token that its own mask had let through, such as the mark that closes a call.
+        # Asked again, it would do so again; what was written until then stands, as if it had been cut.
+        cut = output.outputs[0].finish_reason in ("length", "error")
+        return ChatReply(message=message, finish_reason="length" if cut else "stop", usage=usage)
 
     async def _warm(self, request: ChatRequest, ids: list[int]) -> None:
         """Put what many conversations share into the prefix cache once, before they all start at the same moment.
@@ -167,8 +169,8 @@ class Engine:
             raise ModelError(f"vLLM refused the request: {error}") from None
         if last is None:
             raise ModelError("vLLM returned nothing for a request")
-        if last.outputs[0].finish_reason in ("abort", "error"):  # half a turn must not pass for the model's answer
-            raise ModelOverloadedError(f"vLLM broke a request off ({last.outputs[0].finish_reason}); see its log above")
+        if last.outputs[0].finish_reason == "abort":  # half a turn must not pass for the model's answer
+            raise ModelOverloadedError("vLLM broke a request off (abort); see its log above")
         return last
 
     def _sampling_params(self, request: ChatRequest, max_tokens: int) -> Any:
