@@ -28,7 +28,7 @@ from agentopt_local.evidence import (
 )
 from agentopt_local.functions import FunctionSet
 from agentopt_local.record import Record
-from agentopt_local.rollout import first_error
+from agentopt_local.rollout import together
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.task import Task
 
@@ -186,18 +186,11 @@ class Optimizer:
             queue, left = queue[len(wave) :], left - len(wave)
             present = proposal.functions if progressive else functions
             shown = functions_text(present, attempts, self.config.functions_tokens)
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    edits = [
-                        tasks.create_task(
-                            self._edit(proposal.functions, group, shown, failures, seed=seed * 1000 + left + index)
-                        )
-                        for index, group in enumerate(wave)
-                    ]
-            except BaseExceptionGroup as errors:
-                raise first_error(errors) from None
-            for group, edit in zip(wave, edits, strict=True):
-                verified, counts, usage = edit.result()
+            edits = await together(
+                self._edit(proposal.functions, group, shown, failures, seed=seed * 1000 + left + index)
+                for index, group in enumerate(wave)
+            )
+            for group, (verified, counts, usage) in zip(wave, edits, strict=True):
                 proposal = proposal.plus(counts, usage)
                 if verified is None:
                     continue

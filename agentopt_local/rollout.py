@@ -8,8 +8,8 @@ an infrastructure fault.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from agentopt_local.agents.base import Agent
 from agentopt_local.functions import FunctionSet
@@ -17,6 +17,7 @@ from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.task import Problem, Task
 from agentopt_local.trajectory import Trajectory
 
+T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(stage, done, total)``."""
 Observe = Callable[[str, Trajectory], None]
@@ -98,12 +99,17 @@ class Rollouts:
             return trajectory
 
         self.progress(stage, 0, len(problems))
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(problem)) for problem in problems]
-        except BaseExceptionGroup as errors:
-            raise first_error(errors) from None
-        return tuple(task.result() for task in tasks)
+        return tuple(await together(one(problem) for problem in problems))
+
+
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results in order; the first error ends the others."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in work]
+    except BaseExceptionGroup as errors:
+        raise first_error(errors) from None
+    return [task.result() for task in tasks]
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

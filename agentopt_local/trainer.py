@@ -6,13 +6,12 @@ function of the state, the problems and the seed, so a training continues after 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -21,12 +20,11 @@ from agentopt_local.evidence import Attempted, FailedUpdate
 from agentopt_local.functions import FunctionSet
 from agentopt_local.optimizer import ActionCounts, Proposal
 from agentopt_local.record import Record
-from agentopt_local.rollout import Rollouts, accuracy, first_error
+from agentopt_local.rollout import Rollouts, accuracy, together
 from agentopt_local.task import Problem
 from agentopt_local.trajectory import Trajectory
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 CANDIDATE_SEEDS = 10**9
 """Between the seeds of two candidates of one step."""
 Decision = Literal["accepted", "rolled_back", "skipped"]
@@ -313,16 +311,6 @@ class Trainer:
 
     def _write_state(self, state: TrainState) -> None:
         self.record.write_json("state.json", state.model_dump(mode="json"))
-
-
-async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results in order; the first error ends the others."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(each) for each in work]
-    except BaseExceptionGroup as errors:
-        raise first_error(errors) from None
-    return [task.result() for task in tasks]
 
 
 def distinct(proposals: Sequence[Proposal], functions: FunctionSet) -> list[Proposal]:
