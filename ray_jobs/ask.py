@@ -7,7 +7,8 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,10 +74,12 @@ def run_ask(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def run_chat(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt chat RUN``."""
+    from ray_jobs.cli import interruptible
+
     config, functions = prepared(arguments, rest)
-    # A plain exception, because the event loop stands still while input is awaited and would not see a signal.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return asyncio.run(chat(config, functions, read_line))
+    with contextlib.suppress(asyncio.CancelledError):  # SIGTERM ends a conversation as Ctrl-D does
+        asyncio.run(interruptible(chat(config, functions, prompt() if sys.stdin.isatty() else read_line)))
+    return 0
 
 
 def prepared(arguments: argparse.Namespace, rest: Sequence[str]) -> tuple[RunConfig, FunctionSet]:
@@ -117,14 +120,14 @@ async def ask(config: RunConfig, functions: FunctionSet, question: str, *, model
 async def chat(
     config: RunConfig,
     functions: FunctionSet,
-    read: Callable[[], str | None],
+    read: Callable[[], Awaitable[str | None]],
     *,
     model: ChatModel | None = None,
 ) -> int:
     """Answer questions until ``read`` returns None: the end of the input."""
     async with open_conversation(config, model) as (conversation, agent):
         print("/clear forgets the conversation; Ctrl-D ends it", file=sys.stderr)
-        while (question := read()) is not None:
+        while (question := await read()) is not None:
             if question == "/clear":
                 conversation.clear()
             elif question:
@@ -161,25 +164,41 @@ async def stoppable(job: Any) -> Trajectory | None:
     return None if task.cancelled() else task.result()
 
 
-def read_line() -> str | None:
-    """The user's next line; None at its end or on Ctrl-C.
+def prompt() -> Callable[[], Awaitable[str | None]]:
+    """Reads the user's next line from a terminal; None on Ctrl-D or Ctrl-C."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.application import create_app_session_from_tty
 
-    It blocks the event loop, on purpose: nothing else is under way between two questions, and only a plain ``input``
-    gives line editing, a history, and Ctrl-C at once.
-    """
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        if not sys.stdin.isatty():
-            line = sys.stdin.readline()
-            return line.strip() if line else None
-        with contextlib.suppress(ImportError):
-            import readline  # noqa: F401
-        return input("> ").strip()
-    except (EOFError, KeyboardInterrupt):
-        print(file=sys.stderr)
-        return None
-    finally:
-        signal.signal(signal.SIGINT, handler)
+    session: PromptSession[str] = PromptSession("> ")
+
+    async def read() -> str | None:
+        try:
+            with create_app_session_from_tty():  # a redirected standard output holds the answers alone
+                return (await session.prompt_async()).strip()
+        except (EOFError, KeyboardInterrupt):
+            return None
+
+    return read
+
+
+async def read_line() -> str | None:
+    """The next line of a pipe or a file; None at its end."""
+    # A daemon thread, because neither a task nor the interpreter's exit may wait for input that never comes.
+    loop = asyncio.get_running_loop()
+    line: asyncio.Future[str] = loop.create_future()
+
+    def read() -> None:
+        text = sys.stdin.readline()
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(arrived, text)
+
+    def arrived(text: str) -> None:
+        if not line.done():
+            line.set_result(text)
+
+    threading.Thread(target=read, daemon=True).start()
+    text = await line
+    return text.strip() if text else None
 
 
 def show(message: Message) -> None:

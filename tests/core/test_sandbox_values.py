@@ -179,6 +179,10 @@ BENIGN = {
         "    return [t.groupby('k')['v'].mean().to_dict(), int(t['w'].sum()), str(t.dtypes['v'])]",
         [{"a": 2.0}, 10, "int64"],
     ),
+    "pandas without what happens to be installed": (
+        "import pandas as pd\ndef f():\n    return pd.Series(['a']).dtype.storage",
+        "python",
+    ),
     "replaced functions": (
         "import os, json, sys\nos._exit = os.write = os.close = None\nsys.stdout = None\ndef f():\n    return 1",
         1,

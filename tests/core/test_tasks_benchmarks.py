@@ -1,8 +1,10 @@
 """The benchmark tasks: official files in, the same problems in every run, mistakes named with file and line."""
 
 import asyncio
+import importlib
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -243,26 +245,21 @@ def test_gaia_names_a_missing_attachment_and_a_broken_level(tmp_path: Path) -> N
 
 
 def test_gaia_from_parquet(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra 'parquet')")
-    from pyarrow import parquet
-
+    pyarrow = importlib.import_module("pyarrow")
+    parquet = importlib.import_module("pyarrow.parquet")
     folder = tmp_path / "2023" / "validation"
     folder.mkdir(parents=True)
     parquet.write_table(pyarrow.Table.from_pylist([gaia_row(n) for n in range(20)]), folder / "metadata.parquet")
     assert len(everything(load_task(f"gaia:{tmp_path}"))) == 20
 
 
-def test_no_parquet_without_pyarrow_is_explained(tmp_path: Path) -> None:
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        folder = tmp_path / "2023" / "validation"
-        folder.mkdir(parents=True)
-        (folder / "metadata.parquet").write_bytes(b"PAR1")
-        with pytest.raises(ConfigError, match="needs the package pyarrow"):
-            load_task(f"gaia:{tmp_path}")
-    else:
-        pytest.skip("pyarrow is installed")
+def test_no_parquet_without_pyarrow_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    folder = tmp_path / "2023" / "validation"
+    folder.mkdir(parents=True)
+    (folder / "metadata.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ConfigError, match="needs the package pyarrow"):
+        load_task(f"gaia:{tmp_path}")
 
 
 def test_content_decides_what_is_the_same_question(tmp_path: Path) -> None:

@@ -31,6 +31,9 @@ def preload(extra: list[str]) -> list[str]:
 
     Raises :class:`ImportError` if one of ``extra`` cannot be imported; a usual one may be missing.
     """
+    if not any(name.partition(".")[0] == "pyarrow" for name in extra):
+        # pandas would take it up wherever it happens to be installed: other values there, and a heap dearer to fork.
+        sys.modules["pyarrow"] = None  # type: ignore[assignment]
     done = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -49,7 +51,11 @@ def asked(run: Path, question: str, model: ScriptedChatModel, functions: Functio
 
 def chatted(run: Path, model: ScriptedChatModel, *lines: str) -> int:
     given = iter([*lines, None])
-    return asyncio.run(chat(read_config(run), read_learned(run).functions, lambda: next(given), model=model))
+
+    async def read() -> str | None:
+        return next(given)
+
+    return asyncio.run(chat(read_config(run), read_learned(run).functions, read, model=model))
 
 
 # With the scripted model
@@ -233,6 +239,8 @@ class Terminal:
         deadline = time.monotonic() + 240
         while text not in self.seen:
             assert time.monotonic() < deadline, self.seen
+            if not select.select([self.fd], [], [], 1.0)[0]:
+                continue
             try:
                 self.seen += os.read(self.fd, 4096).decode()
             except OSError:  # the other end was closed
@@ -242,13 +250,21 @@ class Terminal:
         self.seen = ""
         os.write(self.fd, text.encode())
 
+    def press(self, key: str) -> None:
+        """Press until it ends: what comes before the prompt has taken the terminal over is no key yet."""
+        for _ in range(240):
+            self.say(key)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=0.5)
+                break
+
     def end(self) -> int:
         code = self.process.wait(timeout=120)
         os.close(self.fd)
         return code
 
 
-@pytest.mark.parametrize("how", ["Ctrl-D", "Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("how", ["Ctrl-D", "Ctrl-C", "SIGINT", "SIGTERM"])
 def test_a_chat_on_a_terminal_ends_cleanly(how: str, run: Path, endpoint: str) -> None:
     terminal = Terminal(command("chat", str(run), "--model.base_url", endpoint))
     try:
@@ -262,11 +278,29 @@ def test_a_chat_on_a_terminal_ends_cleanly(how: str, run: Path, endpoint: str) -
             terminal.say("reverse part\n")
             terminal.until("trap")
             terminal.until("> ")
-        if how == "Ctrl-D":
-            terminal.say("\x04")
+        if how.startswith("Ctrl"):
+            terminal.press("\x04" if how == "Ctrl-D" else "\x03")
         else:
-            terminal.process.send_signal(signal.SIGINT if how == "Ctrl-C" else signal.SIGTERM)
+            terminal.process.send_signal(signal.Signals[how])
         assert terminal.end() == 0
     finally:
         terminal.process.kill()
+        terminal.process.wait()
     assert "Traceback" not in terminal.seen
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_chat_that_waits_for_a_pipe_can_be_ended(number: signal.Signals, run: Path, endpoint: str) -> None:
+    words = command("chat", str(run), f"--model.base_url={endpoint}")
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    ) as process:
+        try:
+            assert process.stderr is not None
+            while "ends it" not in process.stderr.readline():
+                assert process.poll() is None
+            process.send_signal(number)
+            assert process.wait(timeout=120) == 0
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
