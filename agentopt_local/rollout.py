@@ -1,4 +1,4 @@
-"""Rollouts: all problems at once, bounded by an admission limit, each remembered as soon as it ends.
+"""Rollouts: all problems at once, as far as the engines have room, each remembered as soon as it ends.
 
 The one boundary between two kinds of failure: what the model or its code does wrong is a Trajectory; what the
 machine does wrong (a dead engine, a broken sandbox) stops the run with an exception. Nothing is graded 0 for
@@ -8,9 +8,11 @@ an infrastructure fault.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
+from agentopt_local.admission import Admission
 from agentopt_local.agents.base import Agent
 from agentopt_local.functions import FunctionSet
 from agentopt_local.sandbox.base import Sandbox
@@ -61,24 +63,29 @@ class Rollouts:
         sandbox: Sandbox,
         store: RolloutStore,
         *,
-        concurrency: int = 64,
+        admission: Admission | None = None,
         progress: Progress | None = None,
         observe: Observe | None = None,
     ) -> None:
-        """``concurrency``: attempts under way at once, over all calls of :meth:`run`. ``observe`` is told every rollout
-        before ``progress`` counts it."""
+        """``admission``: which attempts may be under way, over all calls of :meth:`run`; None: 64 at once.
+        ``observe`` is told every rollout before ``progress`` counts it."""
         self.agent = agent
         self.task = task
         self.sandbox = sandbox
         self.store = store
         self.progress = progress or (lambda stage, done, total: None)
         self.observe = observe or (lambda stage, trajectory: None)
-        self._admission = asyncio.Semaphore(concurrency)
+        self.admission = Admission(64) if admission is None else admission
+        self._lengths: dict[str, int] = {}
+        """Generated tokens of the latest attempt by problem id."""
 
     async def run(
         self, functions: FunctionSet, problems: Sequence[Problem], *, seed: int, stage: str
     ) -> tuple[Trajectory, ...]:
         """One graded trajectory per problem, in order. Rollouts that the store remembers are not run again.
+
+        Where not all fit at once, those whose last attempt was longest start first: a long one that starts last
+        would end alone. Problems that were never tried start before all others, for they may be long.
 
         Raises ModelError, SandboxError or ConfigError (a user's grader) after cancelling the other attempts.
         """
@@ -88,18 +95,24 @@ class Rollouts:
             nonlocal done
             trajectory = self.store.find(functions.fingerprint, problem.id, seed)
             if trajectory is None:
-                async with self._admission:
+                async with self.admission:
                     trajectory = await self.agent.solve(problem, functions, seed=seed)
                     grade = await self.task.grade(problem, trajectory.answer, self.sandbox)
+                    self.admission.learn(trajectory.context_tokens)
                 trajectory = trajectory.model_copy(update={"grade": grade})
                 self.store.keep(trajectory, stage)
+            self._lengths[problem.id] = trajectory.usage.completion_tokens
             done += 1
             self.observe(stage, trajectory)
             self.progress(stage, done, len(problems))
             return trajectory
 
         self.progress(stage, 0, len(problems))
-        return tuple(await together(one(problem) for problem in problems))
+        lengths = [self._lengths.get(problem.id, sys.maxsize) for problem in problems]
+        order = sorted(range(len(problems)), key=lambda index: -lengths[index])
+        found = await together(one(problems[index]) for index in order)
+        by_index = dict(zip(order, found, strict=True))
+        return tuple(by_index[index] for index in range(len(problems)))
 
 
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

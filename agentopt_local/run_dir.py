@@ -242,7 +242,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_functions(folder: Path, functions: FunctionSet) -> None:
-    """One ``NAME.py`` per function, and an index that keeps their order."""
+    """One ``NAME.py`` per function, in a folder that is made anew."""
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(parents=True)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 from agentopt_local.chat import Message, ToolCall, ToolSpec
@@ -280,12 +281,19 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+@lru_cache(maxsize=1024)
+def _validator(schema: str) -> Any:
+    """The validator of a schema's JSON text; making one costs ten times a check."""
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(json.loads(schema))
+
+
 def check_arguments(tool: ToolSpec, arguments: dict[str, Any]) -> str | None:
     """What is wrong with ``arguments`` under the tool's schema, for the model to act on; None if nothing is."""
-    from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    error = best_match(Draft202012Validator(_arguments_schema(tool)).iter_errors(arguments))
+    error = best_match(_validator(json.dumps(_arguments_schema(tool))).iter_errors(arguments))
     if error is None:
         return None
     where = "".join(f"[{part!r}]" if isinstance(part, int) else f".{part}" for part in error.path).lstrip(".")

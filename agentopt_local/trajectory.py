@@ -47,6 +47,8 @@ class Trajectory(Record):
     stop_reason: StopReason
     usage: Usage
     wall_s: float
+    context_tokens: int = 0
+    """Prompt and reply of its last request: what it held of a KV cache at its end; 0 where no tokens were counted."""
     grade: Grade | None = None
     """Set by the rollout, once the task has judged the answer."""
 

@@ -27,6 +27,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+from agentopt_local.admission import Admission
 from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingAgent
 from agentopt_local.chat import ChatReply, ChatRequest, Message, ToolCall, Usage
 from agentopt_local.functions import FunctionSet
@@ -135,7 +136,7 @@ async def measure(n: int, turns: int, replicas: int, folder: Path) -> dict[str, 
         (folder / "config.json").write_text("{}")
         run_dir = RunDir(folder)
         stack.callback(run_dir.close)
-        rollouts = Rollouts(agent, task, InstantSandbox(), run_dir, concurrency=n)
+        rollouts = Rollouts(agent, task, InstantSandbox(), run_dir, admission=Admission(n))
         gated.gate.set()
         await rollouts.run(FunctionSet(), problems[:20], seed=0, stage="warm-up")
         gc.collect()

@@ -77,6 +77,10 @@ class Meter:
     model: Any
     rows: list[tuple[float, float, int, Usage]] = field(default_factory=list)
     """(time, seconds, assistant turns before it, usage)."""
+    held: dict[str | None, int] = field(default_factory=dict)
+    """Tokens of each session's latest request and its reply."""
+    known: int = 0
+    """Prompt tokens that were part of the session's request before: what a perfect cache would hit."""
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Pass ``request`` on."""
@@ -85,6 +89,8 @@ class Meter:
         turn = sum(message.role == "assistant" for message in request.messages)
         now = time.perf_counter()
         self.rows.append((now, now - started, turn, reply.usage))
+        self.known += self.held.get(request.session, 0)
+        self.held[request.session] = reply.usage.prompt_tokens + reply.usage.completion_tokens
         return reply
 
     async def aclose(self) -> None:
@@ -110,6 +116,7 @@ class Meter:
             "mean_prompt_tokens": round(sum(usage.prompt_tokens for *_, usage in rows) / len(rows), 1),
             "mean_reply_tokens": round(tokens / len(rows), 1),
             "prefix_hits_from_turn_2": round(sum(u.cached_tokens for u in later) / prompts, 4) if prompts else None,
+            "perfect_prefix_hits": round(self.known / prompts, 4) if prompts else None,
         }
 
 

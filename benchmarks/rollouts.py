@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from agentopt_local.admission import Admission
 from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingAgent
 from agentopt_local.functions import FunctionSet
 from agentopt_local.rollout import MemoryStore, Rollouts
@@ -44,9 +45,8 @@ async def measure(arguments: argparse.Namespace, config: EngineConfig, notes: Pa
         meter = Meter(MoreTurns(model, arguments.turns))
         gate = Barrier(meter)
         agent: Any = FunctionCallingAgent(gate if barrier else meter, sandbox, agent_config)
-        rollouts = Rollouts(
-            gate.around(agent) if barrier else agent, task, sandbox, MemoryStore(), concurrency=arguments.concurrency
-        )
+        admission = Admission(arguments.concurrency)
+        rollouts = Rollouts(gate.around(agent) if barrier else agent, task, sandbox, MemoryStore(), admission=admission)
         started, cpu = time.perf_counter(), time.process_time()
         done = await rollouts.run(FunctionSet(), problems, seed=0, stage="benchmark")
         cpu = time.process_time() - cpu

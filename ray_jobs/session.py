@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agentopt_local import __version__, prompts
+from agentopt_local.admission import Admission
 from agentopt_local.agents.function_calling import FunctionCallingAgent
 from agentopt_local.agents.react import ReactAgent
 from agentopt_local.chat import ChatModel
@@ -117,9 +118,8 @@ async def open_session(
         writer = config.optimizer_model or config.model
         talker = MeteredModel(models.agent, "agent", config.model.prices, ledger)
         agent = AGENTS[config.agent.kind](talker, sandbox, config.agent)
-        rollouts = Rollouts(
-            agent, task, sandbox, run_dir, concurrency=config.concurrency, progress=told, observe=metrics.rollout
-        )
+        admission = admission_of(config, models.agent)
+        rollouts = Rollouts(agent, task, sandbox, run_dir, admission=admission, progress=told, observe=metrics.rollout)
         one_text = config.agent.kind == "react" and config.agent.one_string_argument
         optimizer = Optimizer(
             MeteredModel(models.optimizer, "optimizer", writer.prices, ledger),
@@ -142,6 +142,15 @@ async def open_session(
             started=started,
             layers=opened.describe_layers(),
         )
+
+
+def admission_of(config: RunConfig, model: ChatModel) -> Admission:
+    """``concurrency`` rollouts at once, as far as the engines that host ``model`` have room for them."""
+    return Admission(
+        config.concurrency,
+        capacity=lambda: getattr(model, "kv_cache_tokens", None),  # of engines; endpoints do not tell
+        expected_tokens=config.agent.max_tokens,
+    )
 
 
 def open_metrics(

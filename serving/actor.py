@@ -23,6 +23,10 @@ class ModelActor:
         """Once the model is loaded: the process id and what tells this life of the actor from the next."""
         return self.life
 
+    async def kv_cache_tokens(self) -> int | None:
+        """Tokens that the model's KV cache holds; None for models without one."""
+        return getattr(self.model, "kv_cache_tokens", None)
+
     async def about(self) -> HostedModel:
         """What the pool of this actor hosts, for those who join it by name."""
         return self.hosted

@@ -97,6 +97,9 @@ class Engine:
         self.llm = AsyncLLM.from_engine_args(args, usage_context=UsageContext.LLM_CLASS)
         self.transcripts = Transcripts(AutoTokenizer.from_pretrained(str(model)))
         self.stop_ids = stop_token_ids(model, self.transcripts.tokenizer)
+        cache = self.llm.vllm_config.cache_config
+        self.kv_cache_tokens: int | None = (cache.num_gpu_blocks or 0) * cache.block_size or None
+        """Tokens that the KV cache holds, as vLLM found when it started."""
         self._numbers = itertools.count()
         self._warmed: OrderedDict[int, asyncio.Future[None]] = OrderedDict()
 

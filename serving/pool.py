@@ -57,6 +57,12 @@ class EnginePool:
         """``cpu`` or ``gpu``."""
         return self.hosted.device
 
+    @property
+    def kv_cache_tokens(self) -> int | None:
+        """Tokens that the KV caches of the replicas that are up hold together; None if they do not tell."""
+        held = [replica.kv_cache_tokens for replica in self.replicas if replica.up]
+        return sum(each or 0 for each in held) if any(held) else None
+
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Answer ``request`` on the replica of its session, or on another if that one is lost.
 

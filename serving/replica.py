@@ -49,6 +49,8 @@ class Replica:
         self.fate = "has not started"
         """What became of it last, to follow "engine replica N"."""
         self.in_flight = 0
+        self.kv_cache_tokens: int | None = None
+        """Of its present life; None for models that have no KV cache of their own."""
         self._heard = 0.0
 
     async def complete(self, request: ChatRequest) -> ChatReply:
@@ -92,6 +94,7 @@ class Replica:
                 while life is None or life == self.life:
                     await asyncio.sleep(POLL_S)
                     life = await self._life()
+                self.kv_cache_tokens = await self.actor.kv_cache_tokens.remote()
         except TimeoutError:
             self.fate = f"is not ready after {timeout_s:g} s"
             raise EngineDeadError(f"engine replica {self.index} {self.fate}") from None

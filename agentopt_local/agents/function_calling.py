@@ -89,6 +89,7 @@ class FunctionCallingAgent:
             stop_reason=stop_reason,
             usage=attempt.usage,
             wall_s=time.monotonic() - started,
+            context_tokens=attempt.context_tokens,
         )
 
     def attempt(self, problem: Problem, functions: FunctionSet, seed: int) -> Attempt:
@@ -118,6 +119,7 @@ class Attempt:
         self.steps: list[Step] = []
         self.answer: str | None = None
         self.usage = Usage()
+        self.context_tokens = 0
         self._repeated = False
         """Whether the latest turn did exactly what an earlier one had done."""
 
@@ -187,6 +189,7 @@ class Attempt:
         )
         reply = await self.agent.model.complete(request)
         self.usage += reply.usage
+        self.context_tokens = reply.usage.prompt_tokens + reply.usage.completion_tokens
         return reply.message
 
     async def _act(self, message: Message) -> tuple[tuple[Executed, ...], tuple[Message, ...]]:

@@ -162,7 +162,7 @@ async def self_consistency(session: Session, problems: Sequence[Problem], budget
         session.task,
         session.sandbox,
         session.run_dir,
-        concurrency=session.config.concurrency,
+        admission=session.rollouts.admission,
         progress=session.rollouts.progress,
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agentopt_local.admission import Admission
 from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingAgent
 from agentopt_local.chat import Usage
 from agentopt_local.errors import ContextOverflowError, EngineDeadError, SandboxError
@@ -87,7 +88,7 @@ class Job:
                 Numbers(),
                 NO_SANDBOX,
                 self.store,
-                concurrency=self.concurrency,
+                admission=Admission(self.concurrency),
                 progress=lambda *told: self.told.append(told),
             )
             return await rollouts.run(functions, problems, seed=seed, stage="stage")
@@ -112,7 +113,7 @@ def test_the_admission_limit_holds_over_concurrent_runs() -> None:
     agent = Solver(lambda number: 0.01)
 
     async def both() -> None:
-        rollouts = Rollouts(agent, Numbers(), NO_SANDBOX, MemoryStore(), concurrency=4)
+        rollouts = Rollouts(agent, Numbers(), NO_SANDBOX, MemoryStore(), admission=Admission(4))
         await asyncio.gather(
             rollouts.run(ONE, PROBLEMS, seed=0, stage="a"), rollouts.run(FunctionSet(), PROBLEMS, seed=0, stage="b")
         )
@@ -120,6 +121,25 @@ def test_the_admission_limit_holds_over_concurrent_runs() -> None:
     asyncio.run(both())
     assert agent.most == 4
     assert len(agent.started) == 24
+
+
+def test_the_longest_start_first_and_the_order_of_results_stays() -> None:
+    class Counting(Solver):
+        async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Trajectory:
+            done = await super().solve(problem, functions, seed=seed)
+            return done.model_copy(update={"usage": Usage(completion_tokens=int(problem.id[1:]) * 10)})
+
+    agent = Counting()
+
+    async def twice() -> tuple[Trajectory, ...]:
+        rollouts = Rollouts(agent, Numbers(), NO_SANDBOX, MemoryStore(), admission=Admission(1))
+        await rollouts.run(ONE, PROBLEMS[:3], seed=0, stage="a")
+        agent.started.clear()
+        return await rollouts.run(ONE, PROBLEMS[:5], seed=1, stage="b")
+
+    done = asyncio.run(twice())
+    assert [each.problem_id for each in done] == ["p0", "p1", "p2", "p3", "p4"]
+    assert agent.started == ["p3", "p4", "p2", "p1", "p0"]
 
 
 def test_a_slow_rollout_holds_no_other_up() -> None:
@@ -238,7 +258,7 @@ def test_cancelling_a_run_cancels_its_rollouts() -> None:
     agent = Solver(lambda number: 30.0)
 
     async def job() -> None:
-        rollouts = Rollouts(agent, Numbers(), NO_SANDBOX, MemoryStore(), concurrency=3)
+        rollouts = Rollouts(agent, Numbers(), NO_SANDBOX, MemoryStore(), admission=Admission(3))
         task = asyncio.create_task(rollouts.run(ONE, PROBLEMS, seed=0, stage="s"))
         await asyncio.sleep(0.05)
         task.cancel()

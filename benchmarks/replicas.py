@@ -1,0 +1,86 @@
+"""How throughput grows with engine replicas, where each has a processor or a GPU of its own.
+
+    python -m benchmarks.replicas                1 and 2 replicas; JSON on stdout; about a minute
+
+Engines on this machine would share its cores, so the stand-in of ``benchmarks.hosting`` takes their place: each token
+takes its time whatever the batch, and a batch has ``--max-seqs`` places. All the rest is what a training runs: Ray
+actors, the pool with its session affinity, agents, the real sandbox. Exit code 1 if the speed-up is under 0.9 of the
+number of replicas.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from agentopt_local.admission import Admission
+from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingAgent
+from agentopt_local.functions import FunctionSet
+from agentopt_local.rollout import MemoryStore, Rollouts
+from agentopt_local.sandbox import open_sandbox
+from agentopt_local.task import load_task
+from benchmarks.hosting import Meter, MoreTurns, PacedModel
+from benchmarks.rollouts import TASK
+from serving.config import EngineConfig, HostedModel
+
+MIN_EFFICIENCY = 0.9
+
+
+async def measure(replicas: int, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The problems once, on ``replicas`` actors with twice as many rollouts as they have places."""
+    from ray_jobs.cluster import connect, disconnect
+    from ray_jobs.config import RayConfig
+    from serving.pool import host
+
+    task = load_task(TASK, seed=3)
+    problems = task.problems("train", arguments.problems)
+    agent_config = AgentConfig(max_turns=arguments.turns, think=False)
+    async with AsyncExitStack() as stack:
+        sandbox = await stack.enter_async_context(open_sandbox(preload=task.preload))
+        connect(RayConfig())
+        stack.callback(disconnect)
+        make = partial(PacedModel, folder / "notes.jsonl", step_s=arguments.step, max_seqs=arguments.max_seqs)
+        pool = await host(make, EngineConfig(), HostedModel(model="paced", device="cpu", replicas=replicas))
+        stack.push_async_callback(pool.aclose)
+        meter = Meter(MoreTurns(pool, arguments.turns))
+        agent = FunctionCallingAgent(meter, sandbox, agent_config)
+        admission = Admission(2 * replicas * arguments.max_seqs)
+        rollouts = Rollouts(agent, task, sandbox, MemoryStore(), admission=admission)
+        started, cpu = time.perf_counter(), time.process_time()
+        await rollouts.run(FunctionSet(), problems, seed=0, stage="benchmark")
+        cpu = time.process_time() - cpu
+    figures = meter.figures(started)
+    return {"replicas": replicas, "cpu_s_per_rollout": round(cpu / len(problems), 4), **figures}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print a JSON report. 1 if the target is missed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.replicas", description=__doc__.splitlines()[0])
+    parser.add_argument("--counts", default="1,2", help="numbers of replicas, separated by commas (default: 1,2)")
+    parser.add_argument("--problems", type=int, default=512)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--max-seqs", type=int, default=32, help="places in a replica's batch (default: 32)")
+    parser.add_argument("--step", type=float, default=0.01, help="seconds of one token (default: 0.01)")
+    arguments = parser.parse_args(argv)
+    rows = []
+    for count in map(int, arguments.counts.split(",")):
+        with tempfile.TemporaryDirectory(prefix="agentopt-replicas-") as folder:
+            rows.append(asyncio.run(measure(count, arguments, Path(folder))))
+        print(rows[-1], file=sys.stderr)
+    first, last = rows[0], rows[-1]
+    speed_up = last["body_tokens_per_s"] / first["body_tokens_per_s"]
+    wanted = MIN_EFFICIENCY * last["replicas"] / first["replicas"]
+    print(json.dumps({"rows": rows, "speed_up": round(speed_up, 3), "wanted": round(wanted, 2)}, indent=2))
+    return 0 if speed_up >= wanted else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
