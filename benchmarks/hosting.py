@@ -89,7 +89,7 @@ class Meter:
         turn = sum(message.role == "assistant" for message in request.messages)
         now = time.perf_counter()
         self.rows.append((now, now - started, turn, reply.usage))
-        self.known += self.held.get(request.session, 0)
+        self.known += min(self.held.get(request.session, 0), reply.usage.prompt_tokens)
         self.held[request.session] = reply.usage.prompt_tokens + reply.usage.completion_tokens
         return reply
 

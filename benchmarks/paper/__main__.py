@@ -16,7 +16,7 @@ from agentopt_local.errors import AgentOptError, ConfigError, RunDirError
 from agentopt_local.rollout import Progress
 from agentopt_local.run_dir import read_json, write_atomically
 from benchmarks.paper import pictures, protocol, tables
-from benchmarks.paper.cells import run_cell, transfer
+from benchmarks.paper.cells import MAX_VOTES, run_cell, transfer
 from benchmarks.paper.protocol import Cell, Choice, Protocol
 from benchmarks.paper.summary import Figure, difference, share
 from ray_jobs.cli import interruptible
@@ -45,7 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         wanted = chosen(cells, arguments.cell)
         display = Display()
-        job = run(plan, cells, wanted, display.progress, curves=arguments.curves, say=display.line)
+        job = run(
+            plan,
+            cells,
+            wanted,
+            display.progress,
+            curves=arguments.curves,
+            max_votes=arguments.max_votes,
+            say=display.line,
+        )
         asyncio.run(interruptible(job))
     except (ConfigError, RunDirError) as error:
         error_line(str(error))
@@ -78,6 +86,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--data", type=Path, default=Path(data), metavar="PATH", help="the data folder; $AGENTOPT_DATA")
     top.add_argument("--output", type=Path, default=Path("runs/paper"), metavar="DIR", help="runs/paper")
     top.add_argument("--cell", action="append", metavar="NAME", help="run this cell alone; may be given several times")
+    top.add_argument(
+        "--max-votes", type=int, default=MAX_VOTES, metavar="N", help="of self-consistency per problem; 40 by default"
+    )
     top.add_argument("--curves", action="store_true", help="also test every accepted set, and draw learning curves")
     top.add_argument("--list", action="store_true", help="print the cells' names and end")
     return top
@@ -100,6 +111,7 @@ async def run(
     *,
     model: ChatModel | Models | None = None,
     curves: bool = False,
+    max_votes: int = MAX_VOTES,
     say: Any = print,
 ) -> list[Path]:
     """Run the wanted cells that are not finished, then write the experiment; the paths of what was written.
@@ -123,7 +135,7 @@ async def run(
             models = await open_models(able[0].config, stack, progress)
         for number, cell in enumerate(able, 1):
             say(f"cell {number} of {len(able)}: {cell.name}")
-            await run_cell(cell, models, progress, curve=curves or plan.kind == "curves")
+            await run_cell(cell, models, progress, curve=curves or plan.kind == "curves", max_votes=max_votes)
         if plan.kind == "transfer":
             if models is None:
                 models = await open_models(able[0].config, stack, progress)

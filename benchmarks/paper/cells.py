@@ -28,7 +28,9 @@ MAX_VOTES = 40
 """Samples per problem at most; Wang et al. (arXiv 2203.11171) see little gain beyond 40."""
 
 
-async def run_cell(cell: Cell, model: ChatModel | Models | None, progress: Progress, *, curve: bool) -> dict[str, Any]:
+async def run_cell(
+    cell: Cell, model: ChatModel | Models | None, progress: Progress, *, curve: bool, max_votes: int = MAX_VOTES
+) -> dict[str, Any]:
     """The results of a cell, from its folder if it is finished. ``model``: open models that all cells share."""
     run_dir = open_cell(cell)
     try:
@@ -39,7 +41,7 @@ async def run_cell(cell: Cell, model: ChatModel | Models | None, progress: Progr
             if run_dir.read_json("meta.json") is None:
                 run_dir.write_json("meta.json", describe_run(session))
             await train_session(session, None)
-            results = await measure(session, curve=curve)
+            results = await measure(session, curve=curve, max_votes=max_votes)
         run_dir.write_json("cell.json", results)
         return results
     finally:
@@ -55,7 +57,7 @@ def open_cell(cell: Cell) -> RunDir:
     return RunDir(cell.path)
 
 
-async def measure(session: Session, *, curve: bool) -> dict[str, Any]:
+async def measure(session: Session, *, curve: bool, max_votes: int) -> dict[str, Any]:
     """What the table needs of a trained cell: right and wrong per problem, of the agent and of each baseline."""
     config, rollouts = session.config, session.rollouts
     state = read_state(session.run_dir)
@@ -72,7 +74,7 @@ async def measure(session: Session, *, curve: bool) -> dict[str, Any]:
     one_shot = first.functions if first is not None else FunctionSet()
     written = await roll_out(one_shot, test, "test one-shot")
     budget = training_usage(session.run_dir, state) + sum_usage(trained)
-    votes = await self_consistency(session, test, tokens(budget))
+    votes = await self_consistency(session, test, tokens(budget), max_votes)
     results: dict[str, Any] = {
         "curve": curve,
         "functions": [each.source for each in functions.each()],
@@ -148,10 +150,12 @@ async def transfer(
         run_dir.close()
 
 
-async def self_consistency(session: Session, problems: Sequence[Problem], budget: int) -> dict[str, Any]:
+async def self_consistency(
+    session: Session, problems: Sequence[Problem], budget: int, max_votes: int
+) -> dict[str, Any]:
     """The untrained agent asked several times, the answers put to the vote, for about ``budget`` tokens in all.
 
-    The number of votes is what the budget (training and test of the trained agent) pays for, at most ``MAX_VOTES``.
+    The number of votes is what the budget (training and test of the trained agent) pays for, at most ``max_votes``.
     Source: Wang et al., "Self-Consistency Improves Chain of Thought Reasoning", ICLR 2023, arXiv 2203.11171.
     """
     config = session.config.agent
@@ -171,7 +175,7 @@ async def self_consistency(session: Session, problems: Sequence[Problem], budget
         return await rollouts.run(FunctionSet(), problems, seed=seed, stage="self-consistency")
 
     passes = [await vote(0)]
-    n = max(1, min(MAX_VOTES, round(budget / max(1, tokens(sum_usage(passes[0]))))))
+    n = max(1, min(max_votes, round(budget / max(1, tokens(sum_usage(passes[0]))))))
     passes += await asyncio.gather(*(vote(number) for number in range(1, n)))
     correct = [elected(votes).correct for votes in zip(*passes, strict=True)]
     return {"correct": correct, "votes": n, "tokens": sum(tokens(sum_usage(each)) for each in passes)}
