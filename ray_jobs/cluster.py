@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 
-from agentopt_local.errors import ConfigError
+from agentopt_local.errors import ConfigError, EngineDeadError
 from ray_jobs.config import RayConfig
 
 
@@ -15,7 +15,7 @@ def connect(config: RayConfig) -> None:
     """Join the cluster at ``config.address``, or start one on this machine that ends with this process.
 
     Without an address, the cluster that ``RAY_ADDRESS`` names is joined, as in a job that ``ray job submit`` started.
-    Raises ConfigError if the cluster cannot be reached.
+    Raises ConfigError if the cluster cannot be reached, EngineDeadError if Ray does not start on this machine.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # the default, 15, starves an engine on a shared CPU
@@ -38,7 +38,12 @@ def connect(config: RayConfig) -> None:
             )
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - Ray raises many kinds, bare Exceptions among them
+        if address is None:
+            raise EngineDeadError(
+                f"Ray did not start on this machine ({error}); its logs are under /tmp/ray/session_latest/logs; "
+                "see what is short with 'agentopt doctor', or end other Ray clusters here with 'ray stop'"
+            ) from None
         raise ConfigError(
             f"ray.address = {address!r}: no Ray cluster answers there ({error}); start one with "
             "'ray start --head', or leave ray.address out to use this machine alone"
