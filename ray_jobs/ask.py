@@ -168,12 +168,14 @@ def prompt() -> Callable[[], Awaitable[str | None]]:
     """Reads the user's next line from a terminal; None on Ctrl-D or Ctrl-C."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.application import create_app_session_from_tty
+    from prompt_toolkit.history import InMemoryHistory
 
-    session: PromptSession[str] = PromptSession("> ")
+    history = InMemoryHistory()
 
     async def read() -> str | None:
         try:
             with create_app_session_from_tty():  # a redirected standard output holds the answers alone
+                session: PromptSession[str] = PromptSession("> ", history=history)
                 return (await session.prompt_async()).strip()
         except (EOFError, KeyboardInterrupt):
             return None

@@ -21,6 +21,7 @@ def test_whatever_ray_raises_is_told_with_a_remedy(
     address: str | None, kind: type[AgentOptError], remedy: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray's own start cannot be made to fail at will, so its ``init`` is replaced by one that does."""
+
     def fails(*_: Any, **__: Any) -> None:
         raise error
 

@@ -226,11 +226,12 @@ def test_a_piped_chat_ends_with_its_input(run: Path, endpoint: str) -> None:
 class Terminal:
     """A chat on a terminal of its own."""
 
-    def __init__(self, words: list[str]) -> None:
+    def __init__(self, words: list[str], stdout: Any = None) -> None:
+        """``stdout``: where standard output goes instead."""
         ours, theirs = pty.openpty()
         self.fd = ours
         self.process = subprocess.Popen(
-            words, stdin=theirs, stdout=theirs, stderr=theirs, env=environment(), start_new_session=True
+            words, stdin=theirs, stdout=stdout or theirs, stderr=theirs, env=environment(), start_new_session=True
         )  # fmt: skip
         os.close(theirs)
         self.seen = ""
@@ -287,6 +288,29 @@ def test_a_chat_on_a_terminal_ends_cleanly(how: str, run: Path, endpoint: str) -
         terminal.process.kill()
         terminal.process.wait()
     assert "Traceback" not in terminal.seen
+
+
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_a_redirected_chat_writes_its_answers_alone(
+    term: str, run: Path, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "environment", lambda: {**os.environ, "PYTHONPATH": ROOT, "TERM": term})
+    out = tmp_path / "answers.txt"
+    with out.open("wb") as file:
+        terminal = Terminal(command("chat", str(run), "--model.base_url", endpoint), stdout=file)
+    try:
+        terminal.until(">")
+        time.sleep(1.0)  # until the prompt has taken the terminal over
+        terminal.say("reverse stressed\r")
+        deadline = time.monotonic() + 120
+        while not out.read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        terminal.press("\x04")
+        assert terminal.end() == 0
+    finally:
+        terminal.process.kill()
+        terminal.process.wait()
+    assert out.read_text() == "desserts\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
