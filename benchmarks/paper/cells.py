@@ -105,14 +105,15 @@ async def measure(session: Session, *, curve: bool, max_votes: int) -> dict[str,
 
 
 async def curve_points(session: Session, test: Sequence[Problem]) -> list[dict[str, Any]]:
-    """After how many steps each set was accepted, its training accuracy, and right and wrong on the test problems."""
+    """After each step: the training accuracy of the set that holds then, and its right and wrong on the test."""
     seed, rollouts = session.config.seed, session.rollouts
     rows = session.run_dir.steps()
     untrained = await rollouts.run(FunctionSet(), test, seed=seed, stage="test before")
     first = rows[0]["before"]["accuracy"] if rows else None
     points = [{"step": 0, "train": first, "test": [each.correct for each in untrained]}]
     for row in rows:
-        if row["decision"] != "accepted":
+        if row["decision"] != "accepted":  # the set stays
+            points.append({**points[-1], "step": row["step"]})
             continue
         folder = session.run_dir.path / "functions" / f"{row['step']:04d}"
         functions = FunctionSet.of(*((folder / f"{name}.py").read_text(encoding="utf-8") for name in row["functions"]))

@@ -14,7 +14,7 @@ from benchmarks.paper.summary import Figure, difference, share
 
 BASELINES = {
     "untrained": "untrained, interpreter only",
-    "self_consistency": "self-consistency, same tokens",
+    "self_consistency": "self-consistency, at most the same tokens",
     "one_shot": "one-shot functions",
 }
 Paper = tuple[float, float, float, float]

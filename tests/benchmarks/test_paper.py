@@ -10,6 +10,7 @@ import math
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.trajectory import Trajectory
 from benchmarks.paper import protocol
 from benchmarks.paper.__main__ import chosen, main, run
-from benchmarks.paper.cells import elected, same_answer
+from benchmarks.paper.cells import curve_points, elected, same_answer
 from benchmarks.paper.protocol import Cell, Choice, Protocol
 from benchmarks.paper.summary import difference, share
 
@@ -191,6 +192,36 @@ def test_a_cell_without_data_is_left_out_and_named(tmp_path: Path) -> None:
 def test_a_limit_makes_cells_smaller(tmp_path: Path) -> None:
     cells = cells_of(plan(tmp_path), tmp_path, limit=3)
     assert {(cell.config.task.n_train, cell.config.task.n_test) for cell in cells} == {(3, 3)}
+
+
+def test_a_step_that_was_rolled_back_is_a_point_of_the_curve_too(tmp_path: Path) -> None:
+    def row(step: int, decision: str, after: float) -> dict[str, Any]:
+        return {
+            "step": step,
+            "decision": decision,
+            "functions": [],
+            "before": {"accuracy": 0.25},
+            "after": {"accuracy": after},
+        }
+
+    rows = [row(1, "rolled_back", 0.0), row(2, "accepted", 0.75), row(3, "rolled_back", 0.5)]
+    right = iter([False, True])  # of no functions, then of the set that was accepted
+
+    async def roll_out(*_: Any, **__: Any) -> list[Any]:
+        return [SimpleNamespace(correct=next(right))]
+
+    session: Any = SimpleNamespace(
+        config=SimpleNamespace(seed=0),
+        rollouts=SimpleNamespace(run=roll_out),
+        run_dir=SimpleNamespace(path=tmp_path, steps=lambda: rows),
+    )
+    points = asyncio.run(curve_points(session, ()))
+    assert [(point["step"], point["train"], point["test"]) for point in points] == [
+        (0, 0.25, [False]),
+        (1, 0.25, [False]),
+        (2, 0.75, [True]),
+        (3, 0.75, [True]),
+    ]
 
 
 def test_curves_test_each_accepted_set(tmp_path: Path) -> None:
