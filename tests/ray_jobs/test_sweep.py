@@ -47,19 +47,18 @@ def test_a_sweep_is_interrupted_continued_and_told_in_one_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = sweep_in(tmp_path)
-    asked = 0
+    folder = tmp_path / "sweep"
 
     def dies(request: ChatRequest) -> Any:
-        nonlocal asked
-        asked += 1
-        return EngineDeadError("no engine is left: engine replica 0 has died") if asked > 110 else brain(request)
+        """As soon as the first training has ended."""
+        dead = any(folder.glob("*/report.json"))
+        return EngineDeadError("no engine is left: engine replica 0 has died") if dead else brain(request)
 
     assert run(path, ScriptedChatModel(dies)) == 1
     assert "engine replica 0 has died\nTo continue: python -m ray_jobs.sweep" in capsys.readouterr().err
-    folder = tmp_path / "sweep"
     ended = {each.parent: each.stat().st_mtime_ns for each in folder.glob("*/report.json")}
     stored = sum(each.read_bytes().count(b"\n") for each in folder.glob("*/rollouts.jsonl"))
-    assert ended, "the first training had ended"
+    assert 1 <= len(ended) < 4
 
     model = ScriptedChatModel(brain)
     assert run(path, model) == 0
