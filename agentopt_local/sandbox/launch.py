@@ -123,12 +123,14 @@ class Launcher:
         return ours
 
     async def close(self) -> None:
-        """End the launcher, and with it every process below it; remove the scratch folders."""
+        """End the launcher, and with it every process below it; remove the scratch folders. At once if cancelled."""
         self._control.close()
         end = time.monotonic() + 5.0
-        while self.process.poll() is None and time.monotonic() < end:  # noqa: ASYNC110 - no event tells its end
-            await asyncio.sleep(0.002)
-        self._release()
+        try:
+            while self.process.poll() is None and time.monotonic() < end:  # noqa: ASYNC110 - no event tells its end
+                await asyncio.sleep(0.002)
+        finally:
+            self._release()
 
     def _release(self) -> None:
         if self.process.poll() is None:

@@ -78,7 +78,7 @@ class WorkerPool:
         return pending.replies
 
     async def aclose(self) -> None:
-        """End all processes and remove their folders. Safe to call twice."""
+        """End all processes and remove their folders, even if it is cancelled meanwhile. Safe to call twice."""
         if os.getpid() != self._process:
             return  # a forked copy: the processes belong to the original
         self._closed = True
@@ -88,10 +88,12 @@ class WorkerPool:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        launcher, self.launcher = self.launcher, None
-        if launcher:
-            await launcher.close()
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            launcher, self.launcher = self.launcher, None
+            if launcher:
+                await launcher.close()
 
     def _check_open(self) -> None:
         if os.getpid() != self._process:

@@ -267,6 +267,28 @@ def test_cancelling_the_start_leaves_nothing() -> None:
     assert descendants(here) <= processes
 
 
+def test_cancelling_the_end_leaves_nothing() -> None:
+    before = folders(), open_descriptors()
+
+    async def main() -> None:
+        for moment in range(6):
+            sandbox = open_sandbox(workers=2)
+            await sandbox.start()
+            launcher = sandbox.describe_processes()["launcher"]
+            task = asyncio.create_task(sandbox.aclose())
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            if moment:  # a task that is cancelled before it begins never runs
+                assert not descendants(launcher)
+            await sandbox.aclose()
+            assert not descendants(launcher)
+
+    asyncio.run(main())
+    assert (folders(), open_descriptors()) == before
+
+
 def test_folders_of_dead_sandboxes_are_swept() -> None:
     old, used = (Path(tempfile.mkdtemp(prefix="agentopt-sandbox-test-")) for _ in range(2))
     (old / "w0").mkdir()
