@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -278,6 +279,60 @@ def test_shipped_protocols_give_their_cells(name: str, n: int) -> None:
     assert all("/data/" in cell.config.task.spec for cell in cells)
     assert {cell.config.preset for cell in cells} == {"paper"}
     assert all(math.isnan(value) or 0 <= value <= 100 for figures in loaded.paper.values() for value in figures)
+
+
+def seven(request: ChatRequest) -> str:
+    """Adds one function, then stops; answers 7 to everything."""
+    if (request.session or "").startswith("optimizer/"):
+        constraint = request.constraint
+        assert constraint is not None
+        if constraint.kind == "json_schema":
+            return json.dumps({key: {"text": "a"} for key in re.findall(r"problem_\d+", request.messages[-1].content)})
+        if '"def seven(' in constraint.value:
+            return 'def seven(text: str) -> str:\n    """Return seven."""\n    return "7"\n'
+        again = "`seven(" in request.messages[0].content
+        return json.dumps({"action": "terminate"} if again else {"action": "add_function", "name": "seven"})
+    react = "Final Answer:" in request.messages[0].content
+    return "Thought: I know it.\nFinal Answer: 7" if react else "It is \\boxed{7}."
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MATH and TabMWP as they are, and a made-up GAIA."""
+    shared = Path(os.environ.get("AGENTOPT_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("math", "tabmwp"):
+        if not (shared / name).is_dir():
+            pytest.skip(f"no data in {shared}; AGENTOPT_SHARED_DATA names its folder")
+        (folder / name).symlink_to(shared / name)
+    gaia = folder / "gaia" / "2023" / "validation"
+    gaia.mkdir(parents=True)
+    rows = [
+        {"task_id": f"{n}-1", "Question": f"City {n}?", "Level": 1, "Final answer": str(n), "file_name": ""}
+        for n in range(40)
+    ]
+    (gaia / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.mark.parametrize("name", protocol.names())
+def test_shipped_protocols_run_end_to_end(name: str, data: Path, tmp_path: Path) -> None:
+    overrides = ("--trainer.max_epochs", "2", "--trainer.patience", "1", "--sandbox.workers", "1")
+    choice = Choice(model="m", seeds=1, limit=2, data=str(data), output=str(tmp_path), overrides=overrides)
+    plan = protocol.load(name)
+    cells = protocol.cells(name, plan, choice)
+    job = run(plan, cells, cells, quiet, model=ScriptedChatModel(seven), max_votes=1, say=lambda text: None)
+    written = {path.name.partition(".")[2]: path.read_text() for path in asyncio.run(job)}
+    assert {"csv", "md", "svg"} <= set(written)
+    assert "Not there yet" not in written["md"]
+    assert ("matrix.svg" in written) == (plan.kind == "transfer")
+    assert ("curves.svg" in written) == (plan.kind == "curves")
+    for cell in cells:
+        results = json.loads((cell.path / "cell.json").read_text())
+        assert len(results["trained"]) == len(results["self_consistency"]) == 2
+        row = json.loads((cell.path / "steps.jsonl").read_text().splitlines()[0])
+        assert row["counts"]["applied"] >= 1
+        assert {json.loads(line)["answer"] for line in (cell.path / "rollouts.jsonl").read_text().splitlines()} == {"7"}
 
 
 def test_ablations_switch_what_they_name() -> None:
