@@ -66,11 +66,11 @@ def kinds(
 
 
 def function_rows(functions: FunctionSet, trajectories: Sequence[Trajectory]) -> list[dict[str, Any]]:
-    """How each function fared: calls, calls without error, problems that used it, and of these the solved ones."""
+    """How each function fared: calls, calls without error, problems that used it, in code too, and the solved ones."""
     rows = []
     for function in functions.each():
         calls = [call for each in trajectories for call in each.calls if call.name == function.name]
-        users = [each for each in trajectories if any(call.name == function.name for call in each.calls)]
+        users = [each for each in trajectories if each.used(function.name)]
         rows.append(
             {
                 "name": function.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from agentopt_local.chat import Message, Usage
@@ -66,3 +67,11 @@ class Trajectory(Record):
     def calls(self) -> tuple[Executed, ...]:
         """Executions of learned functions."""
         return tuple(each for each in self.executed if each.name != "python")
+
+    def used(self, name: str) -> bool:
+        """Whether a learned function was called, directly or by code that ran."""
+        in_code = re.compile(rf"(?<!def )\b{re.escape(name)}\s*\(")
+        return any(
+            each.name == name or (each.name == "python" and in_code.search(str(each.arguments.get("code", ""))))
+            for each in self.executed
+        )

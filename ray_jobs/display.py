@@ -127,7 +127,8 @@ def report_text(report: dict[str, Any], split: str = "test") -> str:
     lines.append("Functions learned:" if report["functions"] else "No function was learned.")
     lines += [
         f"  {each['signature']}\n    {each['description'].splitlines()[0]}\n"
-        f"    {each['calls']} calls, {each['ok']} without error; {each['solved']} of {each['problems']} problems solved"
+        f"    {each['calls']} calls, {each['ok']} without error; "
+        f"{each['solved']} of {each['problems']} problems that used it were solved"
         for each in report["functions"]
     ]
     counts = report["actions"]

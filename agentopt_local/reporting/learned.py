@@ -129,8 +129,8 @@ def function_rows(
 
 
 def calls(name: str, trajectories: Sequence[Trajectory]) -> Row:
-    """Calls, calls without error, rollouts with a call, and of these the solved ones."""
-    users = [each for each in trajectories if any(call.name == name for call in each.calls)]
+    """Calls, calls without error, rollouts that used it (in code too), and of these the solved ones."""
+    users = [each for each in trajectories if each.used(name)]
     made = [call for each in users for call in each.calls if call.name == name]
     return {
         "calls": len(made),
@@ -141,13 +141,10 @@ def calls(name: str, trajectories: Sequence[Trajectory]) -> Row:
 
 
 def use(name: str, before: Mapping[str, Trajectory], after: Mapping[str, Trajectory]) -> Row:
-    """:func:`calls` of the trained agent, and the problems that were wrong before and are right with a call."""
+    """:func:`calls` of the trained agent, and the problems that were wrong before and are right with its use."""
     only = [
         problem
         for problem, trajectory in after.items()
-        if trajectory.correct
-        and problem in before
-        and not before[problem].correct
-        and any(call.name == name for call in trajectory.calls)
+        if trajectory.correct and problem in before and not before[problem].correct and trajectory.used(name)
     ]
     return {**calls(name, list(after.values())), "only_with": only}

@@ -298,3 +298,22 @@ def test_settings_are_written_as_toml() -> None:
     import tomllib
 
     assert tomllib.loads(toml_text(values, defaults)) == {"seed": 3, "task": values["task"]}
+
+
+@pytest.mark.parametrize(
+    ("code", "used"),
+    [
+        ("print(reverse_word('ab'))", True),
+        ("x = reverse_word (1)", True),
+        ("def reverse_word(a):\n    return a", False),
+        ("print(my_reverse_word(1))", False),
+        ("# reverse_word", False),
+    ],
+)
+def test_a_function_that_code_called_counts_as_used(code: str, used: bool) -> None:
+    ran = Executed(name="python", arguments={"code": code}, ok=True, result="")
+    step = Step(message=Message(role="assistant"), executed=(ran,))
+    trajectory = Trajectory(
+        problem_id="p", functions="f", seed=0, steps=(step,), answer="1", stop_reason="answer", usage=Usage(), wall_s=0
+    )
+    assert trajectory.used("reverse_word") is used
