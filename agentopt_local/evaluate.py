@@ -66,20 +66,25 @@ def kinds(
 
 
 def function_rows(functions: FunctionSet, trajectories: Sequence[Trajectory]) -> list[dict[str, Any]]:
-    """How each function fared: calls, calls without error, problems that used it, in code too, and the solved ones."""
-    rows = []
-    for function in functions.each():
-        calls = [call for each in trajectories for call in each.calls if call.name == function.name]
-        users = [each for each in trajectories if each.used(function.name)]
-        rows.append(
-            {
-                "name": function.name,
-                "signature": function.signature,
-                "description": function.description,
-                "calls": len(calls),
-                "ok": sum(call.ok for call in calls),
-                "problems": len(users),
-                "solved": sum(each.correct for each in users),
-            }
-        )
-    return rows
+    """How each function fared, by :func:`function_use`."""
+    return [
+        {
+            "name": function.name,
+            "signature": function.signature,
+            "description": function.description,
+            **function_use(function.name, trajectories),
+        }
+        for function in functions.each()
+    ]
+
+
+def function_use(name: str, trajectories: Sequence[Trajectory]) -> dict[str, int]:
+    """Calls, calls without error, attempts that used the function (in code too), and of these the solved ones."""
+    calls = [call for each in trajectories for call in each.calls if call.name == name]
+    users = [each for each in trajectories if each.used(name)]
+    return {
+        "calls": len(calls),
+        "ok": sum(call.ok for call in calls),
+        "problems": len(users),
+        "solved": sum(each.correct for each in users),
+    }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from agentopt_local.errors import FunctionError
+from agentopt_local.evaluate import function_use
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.reporting.reading import RunFiles
 from agentopt_local.trajectory import Trajectory
@@ -122,29 +123,17 @@ def function_rows(
                 "schema": function.parameters if function else None,
                 "history": history,
                 "use": {split: use(name, *sides) for split, sides in splits.items()},
-                "all": calls(name, everything),
+                "all": function_use(name, everything),
             }
         )
     return rows
 
 
-def calls(name: str, trajectories: Sequence[Trajectory]) -> Row:
-    """Calls, calls without error, rollouts that used it (in code too), and of these the solved ones."""
-    users = [each for each in trajectories if each.used(name)]
-    made = [call for each in users for call in each.calls if call.name == name]
-    return {
-        "calls": len(made),
-        "ok": sum(call.ok for call in made),
-        "problems": len(users),
-        "solved": sum(each.correct for each in users),
-    }
-
-
 def use(name: str, before: Mapping[str, Trajectory], after: Mapping[str, Trajectory]) -> Row:
-    """:func:`calls` of the trained agent, and the problems that were wrong before and are right with its use."""
+    """The calls of the trained agent, and the problems that were wrong before and are right with its use."""
     only = [
         problem
         for problem, trajectory in after.items()
         if trajectory.correct and problem in before and not before[problem].correct and trajectory.used(name)
     ]
-    return {**calls(name, list(after.values())), "only_with": only}
+    return {**function_use(name, list(after.values())), "only_with": only}
