@@ -1,7 +1,9 @@
 """Which rollouts may be under way: as many as the engines' KV cache holds, and never more than the user's limit.
 
 An engine that is given more conversations than its KV cache holds evicts their prefixes between turns, or breaks
-replies off and computes them again. Both cost more than waiting outside.
+replies off and computes them again. Both cost more than waiting outside. How many it holds is first reckoned from their
+size, then found by trying: the number grows while rollouts wait and nothing is evicted, for conversations share their
+first tokens and most are not at their end; and it falls when something is, for others may use the same engines.
 """
 
 from __future__ import annotations
@@ -12,6 +14,12 @@ from collections.abc import Callable
 
 WEIGHT = 0.1
 """Of the latest conversation in the expected size of the next."""
+GROWTH = 0.1
+"""By how much the limit grows while as many conversations end as it lets in."""
+CUT = 0.8
+"""What is left of the limit after an eviction."""
+EVICTED = 0.1
+"""The share of a conversation's prompt tokens, computed again, from which on it counts as evicted."""
 
 
 class Admission:
@@ -31,21 +39,42 @@ class Admission:
         self._capacity = capacity
         self._tokens = float(expected_tokens)
         self._learned = False
+        self._share = 1.0
+        """Of the conversations that fit by their size: more than 1 where they share much, less where others do too."""
+        self._earlier = 0
+        """Conversations still to end that were let in before the last cut: they tell nothing new."""
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def limit(self) -> int:
         """Rollouts that may be under way now, at least one."""
-        capacity = self._capacity()
-        if capacity is None:
-            return self._concurrency
-        return max(1, min(self._concurrency, int(capacity / self._tokens)))
+        room = self._room
+        return self._concurrency if room is None else max(1, int(min(self._concurrency, room * self._share)))
 
-    def learn(self, tokens: int) -> None:
-        """A conversation has ended with ``tokens`` tokens."""
+    @property
+    def _room(self) -> float | None:
+        """Conversations that fit the KV caches by their size at the end; None: no such limit."""
+        capacity = self._capacity()
+        return None if capacity is None else max(capacity, 1) / self._tokens
+
+    def learn(self, tokens: int, evicted: float = 0.0) -> None:
+        """A conversation has ended with ``tokens`` tokens.
+
+        ``evicted``: the share of its prompt tokens that the engine had lost between its turns and computed again.
+        """
         if tokens > 0:
             self._tokens += (tokens - self._tokens) * (WEIGHT if self._learned else 1.0)
             self._learned = True
+        limit, room = self.limit, self._room
+        if room is None:
+            return
+        if self._earlier > 0:
+            self._earlier -= 1
+        elif evicted > EVICTED:
+            self._share = CUT * limit / room
+            self._earlier = self.in_flight - 1
+        elif self._waiting and limit < self._concurrency:
+            self._share *= 1 + GROWTH / limit
 
     async def __aenter__(self) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -100,6 +100,8 @@ class Usage(Record):
     prompt_tokens: int = 0
     cached_tokens: int = 0
     """Prompt tokens that the prefix cache held already."""
+    evicted_tokens: int = 0
+    """Prompt tokens that it had held from the conversation's earlier turns and has lost; 0 where nobody tells."""
     completion_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
@@ -107,6 +109,7 @@ class Usage(Record):
             requests=self.requests + other.requests,
             prompt_tokens=self.prompt_tokens + other.prompt_tokens,
             cached_tokens=self.cached_tokens + other.cached_tokens,
+            evicted_tokens=self.evicted_tokens + other.evicted_tokens,
             completion_tokens=self.completion_tokens + other.completion_tokens,
         )
 

@@ -53,6 +53,23 @@ class MemoryStore:
         self.trajectories[trajectory.functions, trajectory.problem_id, trajectory.seed] = trajectory
 
 
+class Grading:
+    """An agent whose attempts are graded as they end."""
+
+    def __init__(self, agent: Agent, task: Task, sandbox: Sandbox) -> None:
+        self.agent = agent
+        self.task = task
+        self.sandbox = sandbox
+
+    async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Trajectory:
+        """One graded attempt. Raises ModelError, SandboxError or ConfigError (a user's grader)."""
+        trajectory = await self.agent.solve(problem, functions, seed=seed)
+        if trajectory.grade is not None:  # where it was made, on another machine
+            return trajectory
+        grade = await self.task.grade(problem, trajectory.answer, self.sandbox)
+        return trajectory.model_copy(update={"grade": grade})
+
+
 class Rollouts:
     """Runs an agent on many problems."""
 
@@ -69,9 +86,7 @@ class Rollouts:
     ) -> None:
         """``admission``: which attempts may be under way, over all calls of :meth:`run`; None: 64 at once.
         ``observe`` is told every rollout before ``progress`` counts it."""
-        self.agent = agent
-        self.task = task
-        self.sandbox = sandbox
+        self.agent = Grading(agent, task, sandbox)
         self.store = store
         self.progress = progress or (lambda stage, done, total: None)
         self.observe = observe or (lambda stage, trajectory: None)
@@ -97,9 +112,8 @@ class Rollouts:
             if trajectory is None:
                 async with self.admission:
                     trajectory = await self.agent.solve(problem, functions, seed=seed)
-                    grade = await self.task.grade(problem, trajectory.answer, self.sandbox)
-                    self.admission.learn(trajectory.context_tokens)
-                trajectory = trajectory.model_copy(update={"grade": grade})
+                    used = trajectory.usage
+                    self.admission.learn(trajectory.context_tokens, used.evicted_tokens / max(used.prompt_tokens, 1))
                 self.store.keep(trajectory, stage)
             self._lengths[problem.id] = trajectory.usage.completion_tokens
             done += 1

@@ -9,9 +9,9 @@ run's, every rollout must be stored once, and no more rollouts and drafts may ha
 way when something was killed. Exit code 1 if anything differs.
 
 ``driver`` SIGKILL of the training process · ``driver_with_engine`` of one whose engine is in a Ray actor ·
-``engine`` SIGKILL of an engine actor, one of two · ``lone_engine`` of the only one · ``sandbox`` SIGKILL of sandbox
-processes · ``node`` a Ray node with an engine is taken away · ``disk`` the disk is full · ``sigint``, ``sigterm`` the
-run is asked to stop; no process may be left.
+``engine`` SIGKILL of an engine actor, one of two · ``lone_engine`` of the only one · ``worker`` SIGKILL of a rollout
+worker, one of two · ``sandbox`` SIGKILL of sandbox processes · ``node`` a Ray node with an engine and a rollout worker
+is taken away · ``disk`` the disk is full · ``sigint``, ``sigterm`` the run is asked to stop; no process may be left.
 """
 
 from __future__ import annotations
@@ -41,12 +41,13 @@ LATENCY_S = 0.05
 class Run:
     """A scripted training in a folder, started as often as it takes."""
 
-    def __init__(self, folder: Path, *, replicas: int = 0, address: str | None = None) -> None:
+    def __init__(self, folder: Path, *, replicas: int = 0, workers: int = 0, address: str | None = None) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
         self.path = folder / "run"
         self.mark = uuid.uuid4().hex
         self.flags = ["--latency", str(LATENCY_S), "--replicas", str(replicas)]
+        self.flags += ["--workers", str(workers)] if workers else []
         self.flags += ["--address", address] if address else []
         self.in_flight: list[int] = []
         """Rollouts and drafts under way at each kill."""
@@ -239,20 +240,44 @@ def lone_engine(folder: Path, expected: dict[str, Any], generator: random.Random
     return engines(Run(folder / "lone_engine", replicas=1), expected, generator, 1)
 
 
+def worker(folder: Path, expected: dict[str, Any], generator: random.Random, kills: int) -> dict[str, Any]:
+    """SIGKILL of one of two rollout workers, twice at most, while the training goes on."""
+    run = Run(folder / "worker", replicas=1, workers=2)
+    return kill_some(run, expected, generator, min(kills, 2), lambda: [pid for pid in run.scan() if is_worker(pid)])
+
+
+def is_worker(pid: int) -> bool:
+    """Whether a process is a rollout worker, by the title that Ray gives it."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::WorkerActor")
+    except OSError:
+        return False
+
+
 def engines(run: Run, expected: dict[str, Any], generator: random.Random, kills: int) -> dict[str, Any]:
     """Kill processes that have answered requests; the training must not end."""
+
+    def answering() -> list[int]:
+        return [pid for pid in dict.fromkeys(pid for pid, _, _ in run.requests()) if started_at(pid)]
+
+    return kill_some(run, expected, generator, kills, answering)
+
+
+def kill_some(
+    run: Run, expected: dict[str, Any], generator: random.Random, kills: int, victims: Callable[[], list[int]]
+) -> dict[str, Any]:
+    """SIGKILL of one of ``victims`` at each of some random moments; the training must not end."""
     process = run.start()
-    killed = 0
-    while killed < kills and at_random(run, process, generator, run.progress() + 30):
-        actors = [pid for pid in dict.fromkeys(pid for pid, _, _ in run.requests()) if started_at(pid)]
-        if actors:
+    done = 0
+    while done < kills and at_random(run, process, generator, run.progress() + 30):
+        if found := victims():
             run.scan()
             run.note_in_flight()
-            os.kill(generator.choice(actors), signal.SIGKILL)
-            killed += 1
+            os.kill(generator.choice(found), signal.SIGKILL)
+            done += 1
     code = process.wait(timeout=300)
     verdict = run.verdict(expected) if code == 0 else {"wrong": [f"the run ended with {code}: {run.output()}"]}
-    return {"kills": killed, **verdict, **left_over(run, verdict["wrong"])}
+    return {"kills": done, **verdict, **left_over(run, verdict["wrong"])}
 
 
 def sandbox(folder: Path, expected: dict[str, Any], generator: random.Random, kills: int) -> dict[str, Any]:
@@ -272,7 +297,7 @@ def sandbox(folder: Path, expected: dict[str, Any], generator: random.Random, ki
 
 
 def node(folder: Path, expected: dict[str, Any], generator: random.Random, kills: int) -> dict[str, Any]:
-    """Two Ray nodes with an engine each; the second is taken away in the middle."""
+    """Two Ray nodes with an engine and a rollout worker each; the second is taken away in the middle."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args=NODE)
@@ -281,6 +306,7 @@ def node(folder: Path, expected: dict[str, Any], generator: random.Random, kills
         run = Run(folder / "node", replicas=2, address=cluster.address)
         process = run.start()
         hit = at_random(run, process, generator, 40)
+        workers = sum(is_worker(pid) for pid, _ in processes())
         if hit:
             run.note_in_flight()
             cluster.remove_node(second, allow_graceful=False)
@@ -288,6 +314,7 @@ def node(folder: Path, expected: dict[str, Any], generator: random.Random, kills
     finally:
         cluster.shutdown()
     verdict = run.verdict(expected) if code == 0 else {"wrong": [f"the run ended with {code}: {run.output()}"]}
+    verdict["wrong"] += [] if workers == 2 or not hit else [f"{workers} rollout workers on two nodes"]
     return {"kills": int(hit), "processes": len({pid for pid, _, _ in run.requests()}), **verdict}
 
 
@@ -354,7 +381,7 @@ def left_over(run: Run, wrong: list[str], grace_s: float = 15) -> dict[str, Any]
 
 FAULTS = {
     each.__name__: each
-    for each in (driver, driver_with_engine, engine, lone_engine, sandbox, node, disk, sigint, sigterm)
+    for each in (driver, driver_with_engine, engine, lone_engine, worker, sandbox, node, disk, sigint, sigterm)
 }
 
 

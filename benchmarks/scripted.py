@@ -2,6 +2,7 @@
 
     python -m benchmarks.scripted FOLDER                    train in FOLDER/run, or resume it there
     python -m benchmarks.scripted FOLDER --replicas 2       the script in two Ray actors, as engines are
+    python -m benchmarks.scripted FOLDER --replicas 1 --workers 2    and the rollouts in two others
 
 What the script answers is a pure function of the request, so runs differ only in what is done to them: fault tests
 kill this process, or a part of it, and compare what the run folder holds in the end. Every request is noted in
@@ -155,6 +156,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--latency", type=float, default=0.03, help="seconds of each completion (default: 0.03)")
     parser.add_argument("--replicas", type=int, default=0, help="Ray actors that host the script (default: none)")
+    parser.add_argument("--workers", type=int, help="Ray actors for the rollouts (default: one per node of several)")
     parser.add_argument("--address", help="the Ray cluster to join (default: start one)")
     arguments = parser.parse_args(argv)
     from ray_jobs.cli import watched
@@ -163,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
 
     folder = arguments.folder.resolve()
     made = (folder / "run" / "config.json").exists()
-    run_dir = RunDir(folder / "run") if made else new_run(config_in(folder))
+    run_dir = RunDir(folder / "run") if made else new_run(config_in(folder, ray={"rollout_workers": arguments.workers}))
     display = Display()
     return watched(run_dir, display, train_once(run_dir, display, arguments))
 

@@ -47,10 +47,13 @@ class SandboxConfig(Record):
 
 
 class RayConfig(Record):
-    """Which cluster hosts the engines."""
+    """Which cluster hosts the engines and the rollouts."""
 
     address: str | None = None
     """``auto`` or an address joins a running cluster; None starts one for this run."""
+    rollout_workers: int | None = Field(default=None, ge=0)
+    """Processes, spread over the nodes, that run the agent's loop with a sandbox each; None: one per node where the
+    cluster has several, else 0. 0: rollouts run in the process of the command."""
 
 
 class RunConfig(Record):

@@ -109,7 +109,7 @@ def export_python(run: Path, learned: Learned, output: Path, name: str | None, *
     from agentopt_local.exporting.output import check_output, new_folder
     from agentopt_local.exporting.package import check_name, default_name, replay_text, write_package
     from agentopt_local.exporting.replay import replay
-    from ray_jobs.session import sandbox_of
+    from ray_jobs.agents import sandbox_of
     from ray_jobs.train import read_config
 
     check_output(output, force=force)
@@ -201,7 +201,7 @@ def load_functions(path: Path, allowed_packages: Sequence[str], settings: Sandbo
     Raises ConfigError that names each wrong file. Starts an event loop, so it is called before a command's own.
     """
     from agentopt_local.exporting.sources import find_functions, load_in_sandbox
-    from ray_jobs.session import sandbox_of
+    from ray_jobs.agents import sandbox_of
 
     found = find_functions(path, allowed_packages)
 
@@ -217,9 +217,9 @@ def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from agentopt_local.exporting import mcp_server
     from agentopt_local.exporting.learned import read_learned
     from agentopt_local.optimizer import OptimizerConfig
+    from ray_jobs.agents import sandbox_of
     from ray_jobs.cli import interruptible
     from ray_jobs.config import SandboxConfig
-    from ray_jobs.session import sandbox_of
     from ray_jobs.train import read_config
 
     mcp_server.check_installed()

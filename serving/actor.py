@@ -5,27 +5,52 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable
+from typing import NamedTuple
 
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest
 from serving.config import HostedModel
 
 
-class ModelActor:
+class Life(NamedTuple):
+    """One process of an actor, from its start to its end."""
+
+    id: str
+    """The process id and what tells this life of the actor from the next."""
+    kv_cache_tokens: int | None = None
+    """Tokens that its model's KV cache holds; None where there is none."""
+
+
+class PooledActor:
+    """What an :class:`~serving.actor_pool.ActorPool` needs of its actors. Ray restarts one by ``__init__``."""
+
+    def __init__(self) -> None:
+        self.life = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+    async def ready(self) -> Life:
+        """Answers once the actor can be used."""
+        return Life(self.life)
+
+    async def end(self, life: str) -> None:
+        """End this process if it is that life, for Ray to start the next: who asks late ends nothing."""
+        if life == self.life:
+            os._exit(1)
+
+    async def close(self) -> None:
+        """Release what is held before the actor is killed."""
+
+
+class ModelActor(PooledActor):
     """What runs inside the actor process: a vLLM engine, or any other ChatModel."""
 
     def __init__(self, make: Callable[[], ChatModel], hosted: HostedModel) -> None:
-        """Make the model; the actor is ready when this returns. Ray calls it again when it restarts the actor."""
+        """Make the model; the actor is ready when this returns."""
+        super().__init__()
         self.model = make()
         self.hosted = hosted
-        self.life = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
-    async def ready(self) -> str:
-        """Once the model is loaded: the process id and what tells this life of the actor from the next."""
-        return self.life
-
-    async def kv_cache_tokens(self) -> int | None:
-        """Tokens that the model's KV cache holds; None for models without one."""
-        return getattr(self.model, "kv_cache_tokens", None)
+    async def ready(self) -> Life:
+        """Once the model is loaded."""
+        return Life(self.life, getattr(self.model, "kv_cache_tokens", None))
 
     async def about(self) -> HostedModel:
         """What the pool of this actor hosts, for those who join it by name."""

@@ -100,6 +100,9 @@ class Engine:
         cache = self.llm.vllm_config.cache_config
         self.kv_cache_tokens: int | None = (cache.num_gpu_blocks or 0) * cache.block_size or None
         """Tokens that the KV cache holds, as vLLM found when it started."""
+        self._block = cache.block_size
+        self._caches = False
+        """Whether the prefix cache has ever hit: not every kind of model has one."""
         self._numbers = itertools.count()
         self._warmed: OrderedDict[int, asyncio.Future[None]] = OrderedDict()
 
@@ -113,6 +116,7 @@ class Engine:
             raise ContextOverflowError(
                 f"the prompt has {len(ids)} tokens; the engine's max_model_len is {self.config.max_model_len}"
             )
+        held = self.transcripts.held(request.session, ids)
         await self._warm(request, ids)
         params = self._sampling_params(request, min(room, request.sampling.max_tokens))
         output = await self._generate(TokensPrompt(prompt_token_ids=ids), params)
@@ -123,10 +127,15 @@ class Engine:
         else:
             message = self.transcripts.tool_format.parse(text, request.tools)
         self.transcripts.remember(request.session, (*request.messages, message), request.tools, ids + sampled)
+        cached = output.num_cached_tokens or 0
+        self._caches = self._caches or cached > 0
+        # Whole blocks are cached, and the last token that was sampled has never been computed.
+        computed = max(held - 1, 0) // self._block * self._block
         usage = Usage(
             requests=1,
             prompt_tokens=len(ids),
-            cached_tokens=output.num_cached_tokens or 0,
+            cached_tokens=cached,
+            evicted_tokens=max(0, computed - cached) if self._caches else 0,
             completion_tokens=len(sampled),
         )
         # "error": the grammar refused a token that its own mask had let through, such as the mark that closes a call.

@@ -1,4 +1,4 @@
-"""One engine actor as its pool sees it: calls, signs of life, arrival and end."""
+"""One actor of a pool as the pool sees it: calls, signs of life, arrival and end."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
-from agentopt_local.chat import ChatReply, ChatRequest
-from agentopt_local.errors import AgentOptError, EngineDeadError, ModelError
+from agentopt_local.errors import AgentOptError, ConfigError, EngineDeadError, ModelError
+from serving.actor import Life
 
 log = logging.getLogger(__name__)
 POLL_S = 0.2
 """Between two looks at an actor that Ray is restarting."""
 CLOSE_TIMEOUT_S = 20.0
+END_TIMEOUT_S = 5.0
 
 
 class ReplicaLostError(Exception):
@@ -27,101 +28,116 @@ class ReplicaLostError(Exception):
     fate: str = ""
     """What happened, to follow "engine replica N"."""
     alive: bool = False
-    """Whether the actor's process may still be there and has to be killed."""
+    """Whether the actor's process may still be there and has to be ended."""
 
     @classmethod
     def of(cls, replica: Replica, fate: str, *, alive: bool, life: str | None = None) -> ReplicaLostError:
         """The loss of ``replica``, in its present life if none is given."""
-        error = cls(f"engine replica {replica.index} {fate}")
+        error = cls(f"{replica.name} {fate}")
         error.life, error.fate, error.alive = replica.life if life is None else life, fate, alive
         return error
 
 
 class Replica:
-    """An actor that hosts a model, with what its pool keeps account of."""
+    """An actor of a pool, with what the pool keeps account of."""
 
-    def __init__(self, actor: Any, index: int) -> None:
-        """``actor``: a handle of :class:`~serving.actor.ModelActor`."""
+    def __init__(self, actor: Any, index: int, noun: str, ends_with: tuple[type[AgentOptError], ...]) -> None:
+        """See :class:`~serving.actor_pool.ActorPool`."""
         self.actor = actor
         self.index = index
+        self.name = f"{noun} {index}"
+        self.ends_with = ends_with
         self.up = False
         self.life = ""
         self.fate = "has not started"
-        """What became of it last, to follow "engine replica N"."""
+        """What became of it last, to follow its name."""
         self.in_flight = 0
         self.kv_cache_tokens: int | None = None
-        """Of its present life; None for models that have no KV cache of their own."""
+        """Of its present life; None for what has no KV cache of its own."""
         self._heard = 0.0
 
-    async def complete(self, request: ChatRequest) -> ChatReply:
-        """Answer ``request``. Raises ReplicaLostError, or what the model itself raised."""
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """What the actor's ``method`` returns. Raises ReplicaLostError, or what the method itself raised."""
         life = self.life
         if self.in_flight == 0:
             self._heard = time.monotonic()
         self.in_flight += 1
-        reference = self.actor.complete.remote(request)
+        reference = getattr(self.actor, method).remote(*arguments)
         try:
-            reply = await reference
+            result = await reference
         except asyncio.CancelledError:
-            ray.cancel(reference)  # the engine stops sampling: its place in the batch is free at once
+            ray.cancel(reference)  # an engine stops sampling: its place in the batch is free at once
             raise
         except RayTaskError as error:
             self._heard = time.monotonic()
             cause = error.cause
-            if isinstance(cause, EngineDeadError):  # the actor lives, its engine core does not
-                raise ReplicaLostError.of(self, f"lost its engine core: {cause}", alive=True, life=life) from None
+            if isinstance(cause, self.ends_with):
+                raise ReplicaLostError.of(self, f"is of no more use: {cause}", alive=True, life=life) from None
             if isinstance(cause, AgentOptError):
                 raise cause from None
-            raise ModelError(f"engine replica {self.index} failed on a request: {cause!r}") from error
+            raise ModelError(f"{self.name} failed on a request: {cause!r}") from error
         except RayError as error:  # the actor's process ended, or Ray ended it to save memory, or its node is gone
             fate = f"has died: {first_line(error)}"
             raise ReplicaLostError.of(self, fate, alive=False, life=life) from None
         finally:
             self.in_flight -= 1
         self._heard = time.monotonic()
-        assert isinstance(reply, ChatReply)
-        return reply
+        return result
 
     def silent_s(self) -> float:
         """For how long requests have been waiting while none was answered; 0 if none waits."""
         return time.monotonic() - self._heard if self.in_flight else 0.0
 
     async def arrive(self, timeout_s: float) -> None:
-        """Wait until the actor is ready in a new life. Raises EngineDeadError if it does not come up."""
+        """Wait until the actor is ready in a new life. Raises EngineDeadError if it does not come up.
+
+        ConfigError where the actor found that a setting does not fit its node.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 life = await self._life()
-                while life is None or life == self.life:
+                while life is None or life.id == self.life:
                     await asyncio.sleep(POLL_S)
                     life = await self._life()
-                self.kv_cache_tokens = await self.actor.kv_cache_tokens.remote()
         except TimeoutError:
             self.fate = f"is not ready after {timeout_s:g} s"
-            raise EngineDeadError(f"engine replica {self.index} {self.fate}") from None
+            raise EngineDeadError(f"{self.name} {self.fate}") from None
         except RayError as error:
-            cause = first_line(error)
+            cause = error.cause if isinstance(error, RayTaskError) else None
+            if isinstance(cause, ConfigError):
+                raise ConfigError(f"{self.name}: {cause}") from None
             # Before the first arrival there is no other fate to tell than Ray's own account.
-            self.fate = f"{self.fate} and cannot be restarted" if self.life else f"died while it started: {error}"
-            raise EngineDeadError(f"engine replica {self.index} {self.fate} ({cause})") from None
-        self.life = life
+            told = cause if isinstance(cause, AgentOptError) else error
+            self.fate = f"{self.fate} and cannot be restarted" if self.life else f"died while it started: {told}"
+            raise EngineDeadError(f"{self.name} {self.fate} ({first_line(told)})") from None
+        self.life, self.kv_cache_tokens = life.id, life.kv_cache_tokens
         self.up = True
         self._heard = time.monotonic()
 
-    async def _life(self) -> str | None:
+    async def _life(self) -> Life | None:
         """Which life of the actor answers; None while Ray restarts it."""
         try:
-            return str(await self.actor.ready.remote())
+            return Life(*await self.actor.ready.remote())
         except ActorUnavailableError:
             return None
 
+    async def put_down(self, life: str) -> None:
+        """End the process of ``life``, for Ray to start the next. Several pools that share the actor may ask for it."""
+        try:
+            await asyncio.wait_for(self.actor.end.remote(life), timeout=END_TIMEOUT_S)
+        except TimeoutError:  # it does not even listen
+            ray.kill(self.actor, no_restart=False)
+        except RayError as error:  # it has ended
+            log.debug("ending %s: %r", self.name, error)
+
     async def end(self) -> None:
-        """End the model and the actor."""
+        """Close what the actor holds and end it for good."""
         self.up = False
         try:
             if self.life:
                 await asyncio.wait_for(self.actor.close.remote(), timeout=CLOSE_TIMEOUT_S)
         except (RayError, TimeoutError) as error:
-            log.debug("closing engine replica %d: %r", self.index, error)
+            log.debug("closing %s: %r", self.name, error)
         ray.kill(self.actor)
 
 

@@ -89,6 +89,11 @@ class Transcripts:
                     return ids + self.encode(segment)
         return self.encode(self.render(messages, tools, open_turn=True))
 
+    def held(self, session: str | None, ids: list[int]) -> int:
+        """How many of ``ids``, from the first on, the session's last request and its reply had."""
+        known = self.sessions.get(session) if session is not None else None
+        return len(known[2]) if known is not None and ids[: len(known[2])] == known[2] else 0
+
     def shared_ids(self, request: ChatRequest, ids: list[int]) -> list[int]:
         """The leading ids that other conversations have in common with this one; empty where it continues one.
 

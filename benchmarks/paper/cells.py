@@ -17,8 +17,9 @@ from agentopt_local.task import Problem
 from agentopt_local.trainer import TrainState, sum_usage
 from agentopt_local.trajectory import Trajectory
 from benchmarks.paper.protocol import Cell
+from ray_jobs.agents import AGENTS
 from ray_jobs.evaluate import tested_functions
-from ray_jobs.session import AGENTS, Models, Session, describe_run, open_session
+from ray_jobs.session import Models, Session, describe_run, open_session
 from ray_jobs.train import new_run, read_config, read_state, train_session
 
 VOTE_TEMPERATURE = 0.7

@@ -91,6 +91,7 @@ def test_a_request_and_its_reply() -> None:
         "requests": 1,
         "prompt_tokens": 10,
         "cached_tokens": 4,
+        "evicted_tokens": 0,
         "completion_tokens": 3,
     }
     assert server.bodies == [

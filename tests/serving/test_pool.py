@@ -124,7 +124,7 @@ def test_sessions_stay_and_new_ones_go_where_least_is_under_way() -> None:
         cores = {each.split()[1] for each in placed}
         await pool.aclose()
         assert all([await gone(core) for core in cores])
-        with pytest.raises(EngineDeadError, match="the engine pool is closed"):
+        with pytest.raises(EngineDeadError, match="the pool of engine replicas is closed"):
             await say(pool, "answer")
         await pool.aclose()
 
@@ -168,6 +168,18 @@ def test_with_two_replicas_the_other_goes_on_at_once(tmp_path: Path) -> None:
     with_pool(use, 2)
 
 
+def test_who_reports_a_loss_late_does_not_end_the_next_life() -> None:
+    async def use(pool: Any) -> None:
+        before = await say(pool, "answer")
+        await pool.replicas[0].put_down("an earlier life")
+        assert await say(pool, "answer") == before
+        await pool.replicas[0].put_down(pool.replicas[0].life)
+        assert await gone(before.split()[0])
+        assert await say(pool, "answer") != before
+
+    with_pool(use)
+
+
 def test_a_request_that_kills_every_engine_is_named_and_ends_the_run() -> None:
     async def use(pool: Any) -> None:
         with pytest.raises(EngineDeadError, match=r"request \(poison\) was broken off 3 times.*replica 0 has died"):
@@ -179,9 +191,11 @@ def test_a_request_that_kills_every_engine_is_named_and_ends_the_run() -> None:
 
 def test_restarts_are_bounded_and_the_end_says_what_happened(tmp_path: Path) -> None:
     async def use(pool: Any) -> None:
-        with pytest.raises(EngineDeadError, match=r"no engine is left: engine replica 0 has died.*cannot be restarted"):
+        with pytest.raises(
+            EngineDeadError, match=r"no engine replica is left: engine replica 0 has died.*cannot be restarted"
+        ):
             await say(pool, f"die {tmp_path / 'once'}")
-        with pytest.raises(EngineDeadError, match="no engine is left"):
+        with pytest.raises(EngineDeadError, match="no engine replica is left"):
             await say(pool, "answer")
 
     with_pool(use, config=QUICK.model_copy(update={"max_restarts": 0}))

@@ -1,0 +1,21 @@
+"""The configured agent and the sandbox that it uses: what a run, its workers and a chat have in common."""
+
+from __future__ import annotations
+
+from agentopt_local.agents.function_calling import FunctionCallingAgent
+from agentopt_local.agents.react import ReactAgent
+from agentopt_local.sandbox import ForkServerSandbox, SandboxLimits, open_sandbox
+from ray_jobs.config import SandboxConfig
+
+AGENTS: dict[str, type[FunctionCallingAgent]] = {"function_calling": FunctionCallingAgent, "react": ReactAgent}
+"""The agents by their kind in the settings."""
+
+
+def sandbox_of(settings: SandboxConfig, preload: tuple[str, ...] = ()) -> ForkServerSandbox:
+    """The configured sandbox, for ``async with``."""
+    return open_sandbox(
+        limits=SandboxLimits(timeout_s=settings.timeout_s, memory_bytes=settings.memory_bytes),
+        workers=settings.workers,
+        preload=preload,
+        allow_weak=settings.allow_weak,
+    )

@@ -1,0 +1,138 @@
+"""Rollouts on other nodes: an actor there has the agent's loop, a sandbox and the task's grader.
+
+One Ray call carries a whole attempt, so what a turn costs, code that runs among it, is paid beside the engines. The
+driver admits attempts and hands each to the worker with the fewest: none queues at a worker, so there is nothing to
+steal. An attempt is a pure value like a completion: what a dying worker held is made again on another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from agentopt_local.chat import ChatModel, Usage
+from agentopt_local.errors import ConfigError
+from agentopt_local.functions import FunctionSet
+from agentopt_local.models.metered import Ledger, Prices
+from agentopt_local.rollout import Grading
+from agentopt_local.sandbox.repeating import RepeatingSandbox
+from agentopt_local.task import Problem, Task
+from agentopt_local.trajectory import Trajectory
+from ray_jobs.agents import AGENTS, sandbox_of
+from ray_jobs.config import RunConfig
+from serving.actor import Life, PooledActor
+from serving.actor_pool import MAX_IN_FLIGHT, ActorPool
+from serving.pool import EnginePool
+
+
+class WorkerActor(PooledActor):
+    """What runs on a node."""
+
+    def __init__(self, opened: Callable[[], AbstractAsyncContextManager[Grading]]) -> None:
+        """``opened``: the agent with all that it needs, opened with the first question whether the actor is ready."""
+        super().__init__()
+        self._opened = opened
+        self._stack = AsyncExitStack()
+        self._opening = asyncio.Lock()
+        self._agent: Grading | None = None
+
+    async def ready(self) -> Life:
+        """Once sandbox and engines can be used. Raises ConfigError, EngineDeadError or SandboxError if they cannot."""
+        async with self._opening:
+            if self._agent is None:
+                self._agent = await self._stack.enter_async_context(self._opened())
+        return await super().ready()
+
+    async def solve(self, problem: Problem, functions: FunctionSet, seed: int) -> Trajectory:
+        """One graded attempt."""
+        assert self._agent is not None
+        return await self._agent.solve(problem, functions, seed=seed)
+
+    async def close(self) -> None:
+        """End the sandbox; the engines stay."""
+        await self._stack.aclose()
+
+
+class RolloutWorkers(ActorPool):
+    """The Agent whose attempts are made, and graded, by workers."""
+
+    def __init__(self, actors: Sequence[Any], config: RunConfig, ledger: Ledger) -> None:
+        """``actors``: of :class:`WorkerActor`. ``ledger``: counts an attempt when it ends."""
+        super().__init__(actors, noun="rollout worker", start_timeout_s=config.engine.start_timeout_s)
+        self.ledger = ledger
+        self.prices: Prices = config.model.prices
+
+    async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Trajectory:
+        """One graded attempt. Raises what the worker raises, BudgetError, and EngineDeadError if no worker is left."""
+        self.ledger.check()
+        try:
+            trajectory = await self.ask("solve", problem, functions, seed, what=f"an attempt at {problem.id}")
+        except asyncio.CancelledError:
+            self.ledger.add("agent", Usage(), 0.0, lost=True)
+            raise
+        assert isinstance(trajectory, Trajectory)
+        self.ledger.add("agent", trajectory.usage, self.prices.cost(trajectory.usage))
+        return trajectory
+
+
+def worker_nodes(count: int | None) -> list[str]:
+    """The node id of each rollout worker: ``count`` of them, or one per node if there are several.
+
+    Nodes without processors, as the heads of large clusters, get none.
+    """
+    nodes = [row["NodeID"] for row in ray.nodes() if row["Alive"] and row["Resources"].get("CPU", 0) >= 1]
+    if count is None:
+        return nodes if len(nodes) > 1 else []
+    if count and not nodes:
+        raise ConfigError(f"ray.rollout_workers = {count}: no node of the Ray cluster has a processor for them")
+    return [nodes[index % len(nodes)] for index in range(count)]
+
+
+@asynccontextmanager
+async def grading_agent(config: RunConfig, task: Task, engines: Callable[[], EnginePool]) -> AsyncIterator[Grading]:
+    """A worker's agent with its sandbox and its own view of the engines."""
+    async with AsyncExitStack() as stack:
+        sandbox = RepeatingSandbox(await stack.enter_async_context(sandbox_of(config.sandbox, task.preload)))
+        pool = engines()
+        stack.push_async_callback(pool.aclose)
+        await pool.start()
+        yield Grading(AGENTS[config.agent.kind](pool, sandbox, config.agent), task, sandbox)
+
+
+async def open_workers(
+    config: RunConfig, task: Task, model: ChatModel, ledger: Ledger, stack: AsyncExitStack
+) -> RolloutWorkers | None:
+    """The configured workers, ready; None where the attempts are made in this process."""
+    count = config.ray.rollout_workers
+    if not isinstance(model, EnginePool):
+        if count:
+            raise ConfigError(
+                f"ray.rollout_workers = {count}: only an agent whose model is hosted here can work on other nodes; "
+                "leave ray.rollout_workers out"
+            )
+        return None
+    nodes = worker_nodes(count)
+    if not nodes:
+        return None
+    opened = partial(grading_agent, config, task, model.elsewhere())
+    remote = ray.remote(WorkerActor)
+    actors = [
+        remote.options(
+            num_cpus=0,
+            max_concurrency=MAX_IN_FLIGHT,
+            max_restarts=config.engine.max_restarts,
+            # of a node that is lost, the worker goes to another
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
+        ).remote(opened)
+        for node in nodes
+    ]
+    workers = RolloutWorkers(actors, config, ledger)
+    stack.push_async_callback(workers.aclose)
+    await workers.start()
+    return workers
