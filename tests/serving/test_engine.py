@@ -145,6 +145,7 @@ def test_a_growing_conversation_reuses_its_prefix(loop: asyncio.AbstractEventLoo
     held = reply.usage.prompt_tokens + reply.usage.completion_tokens
     block = 32  # the CPU engine caches whole blocks
     assert second.usage.cached_tokens >= held - 2 * block > 0
+    assert second.usage.evicted_tokens == 0
 
 
 def test_seeded_requests_with_long_prompts_do_not_kill_the_engine(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
@@ -191,9 +192,53 @@ def test_json_replies_follow_their_schema(loop: asyncio.AbstractEventLoop, pool:
 
 
 def test_a_killed_engine_is_named(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
-    """Last in the file: the pool is gone afterwards."""
+    """The pool is gone afterwards."""
     import ray
 
     ray.kill(pool.replicas[0].actor)  # for good: Ray does not restart it
     with pytest.raises(EngineDeadError, match="replica 0 has died"):
         ask(loop, pool, ChatRequest(messages=user("Are you there?")))
+
+
+def cramped(path: Path, config: Any) -> Any:
+    """An engine whose KV cache holds little more than one conversation: 48 blocks of 32 tokens."""
+    from serving import engine
+
+    options = engine.engine_options
+    engine.engine_options = lambda *given, **more: options(*given, **more) | {"num_gpu_blocks_override": 48}
+    return engine.Engine(path, config, cpu=True)
+
+
+def test_what_the_cache_has_lost_is_told(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
+    import sys
+    from functools import partial
+
+    import ray
+
+    from serving.config import EngineConfig, HostedModel
+    from serving.engine import engine_environment
+    from serving.pool import host
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import test files
+    config = EngineConfig(device="cpu", max_model_len=1024, max_num_seqs=4, max_num_batched_tokens=1024, kv_cache_gib=1)
+    hosted = HostedModel(model=MODEL, device="cpu")
+    env = engine_environment(config, cpu=True, cores=2)
+    small = loop.run_until_complete(host(partial(cramped, model_path(), config), config, hosted, env=env))
+    assert 1000 < small.kv_cache_tokens <= 48 * 32
+
+    def turn(session: str, told: tuple[Message, ...], text: str) -> tuple[Any, tuple[Message, ...]]:
+        messages = (*told, Message(role="user", content=text))
+        (reply,) = ask(loop, small, ChatRequest(messages=messages, sampling=Sampling(max_tokens=8), session=session))
+        return reply.usage, (*messages, reply.message)
+
+    story = "Seven grey geese flew over the old mill and landed on the pond. "
+    _, told = turn("kept", (), story * 20)
+    second, told = turn("kept", told, "Go on.")
+    assert second.cached_tokens > 200
+    assert second.evicted_tokens == 0
+    for day in ("Monday", "Friday"):  # two others take its place
+        turn(day, (), f"On {day} the baker sold nine loaves of rye before the bell rang twice. " * 50)
+    third, _ = turn("kept", told, "And then?")
+    assert third.evicted_tokens >= second.prompt_tokens - 64
+    assert third.cached_tokens < 64
+    loop.run_until_complete(small.aclose())
