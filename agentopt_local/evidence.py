@@ -100,7 +100,7 @@ def functions_text(functions: FunctionSet, attempts: Sequence[Attempted], max_to
     parts, left = [], max_tokens * CHARS_PER_TOKEN
     for function in functions.each():
         calls = [call for each in attempts for call in each.trajectory.calls if call.name == function.name]
-        users = [each for each in attempts if any(call.name == function.name for call in each.trajectory.calls)]
+        users = [each for each in attempts if each.trajectory.used(function.name)]
         right = sum(each.trajectory.correct for each in users)
         stats = (
             f"`{function.signature}`: called {len(calls)} times, {sum(call.ok for call in calls)} without error; "

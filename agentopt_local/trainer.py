@@ -354,6 +354,6 @@ def sum_usage(trajectories: Sequence[Trajectory]) -> Usage:
 
 
 def used_functions(functions: FunctionSet, trajectories: Sequence[Trajectory]) -> FunctionSet:
-    """Only the functions that were called without error at least once in ``trajectories``."""
-    used = frozenset(call.name for each in trajectories for call in each.calls if call.ok)
-    return functions.keeping(used)
+    """Only the functions that were called without error at least once in ``trajectories``, by code too."""
+    names = (name for name in functions.names if any(each.used(name, without_error=True) for each in trajectories))
+    return functions.keeping(frozenset(names))

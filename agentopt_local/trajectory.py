@@ -68,10 +68,11 @@ class Trajectory(Record):
         """Executions of learned functions."""
         return tuple(each for each in self.executed if each.name != "python")
 
-    def used(self, name: str) -> bool:
-        """Whether a learned function was called, directly or by code that ran."""
+    def used(self, name: str, *, without_error: bool = False) -> bool:
+        """Whether a learned function was called, directly or by code that ran; perhaps only where that went well."""
         in_code = re.compile(rf"(?<!def )\b{re.escape(name)}\s*\(")
         return any(
             each.name == name or (each.name == "python" and in_code.search(str(each.arguments.get("code", ""))))
             for each in self.executed
+            if each.ok or not without_error
         )

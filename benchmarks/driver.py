@@ -2,12 +2,14 @@
 
     python -m benchmarks.driver                       100 to 50,000 concurrent rollouts; JSON on stdout; minutes
     python -m benchmarks.driver --sizes 1000 --profile   where the time goes, on stderr
+    python -m benchmarks.driver --workers 1 --sizes 100,1000   with the loops in a Ray actor, as on a cluster
 
 The engine answers at once and the sandbox returns at once; everything else is what a training runs: the agent's loop,
 requests with tools and constraints, trajectories, grading, and a run folder that keeps every rollout. Each size runs
 in a process of its own: all rollouts start, wait together before their last turn, where the memory is read, and then
 end. A core's turns per second are turns over CPU seconds of the process; with ``--replicas N`` each turn also goes
-through Ray to one of N actors.
+through Ray to one of N actors. With ``--workers N`` a whole rollout does, and the engine is in the worker: what is
+counted is what the driver has left to do.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,7 @@ from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingA
 from agentopt_local.chat import ChatReply, ChatRequest, Message, ToolCall, Usage
 from agentopt_local.functions import FunctionSet
 from agentopt_local.grading import Grade, exact
-from agentopt_local.rollout import Rollouts, accuracy
+from agentopt_local.rollout import Grading, Rollouts, accuracy
 from agentopt_local.run_dir import RunDir
 from agentopt_local.sandbox.base import Execution
 from agentopt_local.task import Problem
@@ -125,17 +128,19 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-async def measure(n: int, turns: int, replicas: int, folder: Path) -> dict[str, Any]:
+async def measure(n: int, turns: int, replicas: int, workers: int, folder: Path) -> dict[str, Any]:
     """``n`` concurrent rollouts of ``turns`` turns each."""
     task = Numbers()
     problems = task.problems("train", n)
     gated = InstantModel(turns)
     async with AsyncExitStack() as stack:
         model: Any = await hosted(turns, replicas, stack) if replicas else gated
-        agent = FunctionCallingAgent(model, InstantSandbox(), AgentConfig(max_turns=turns, max_tokens=40 * turns + 1))
+        agent: Any = FunctionCallingAgent(model, InstantSandbox(), agent_config(turns))
         (folder / "config.json").write_text("{}")
         run_dir = RunDir(folder)
         stack.callback(run_dir.close)
+        if workers:
+            agent = await in_workers(turns, workers, run_dir, stack)
         rollouts = Rollouts(agent, task, InstantSandbox(), run_dir, admission=Admission(n))
         gated.gate.set()
         await rollouts.run(FunctionSet(), problems[:20], seed=0, stage="warm-up")
@@ -147,7 +152,7 @@ async def measure(n: int, turns: int, replicas: int, folder: Path) -> dict[str, 
             gated.gate.clear()
             gated.waiting, gated.expected = 0, n
             running = asyncio.create_task(rollouts.run(FUNCTIONS, problems, seed=seed, stage="driver"))
-            if not replicas:
+            if not replicas and not workers:
                 await gated.full.wait()
                 gated.full.clear()
                 grown = grown or resident_bytes() - memory
@@ -184,13 +189,47 @@ async def hosted(turns: int, replicas: int, stack: AsyncExitStack) -> Any:
     return pool
 
 
-def one_size(n: int, turns: int, replicas: int, profile: bool) -> dict[str, Any]:
+def agent_config(turns: int) -> AgentConfig:
+    """Settings under which exactly ``turns`` turns are made."""
+    return AgentConfig(max_turns=turns, max_tokens=40 * turns + 1)
+
+
+@asynccontextmanager
+async def instant_worker(turns: int) -> AsyncIterator[Grading]:
+    """What a rollout worker opens here."""
+    sandbox = InstantSandbox()
+    yield Grading(FunctionCallingAgent(OpenModel(turns), sandbox, agent_config(turns)), Numbers(), sandbox)
+
+
+async def in_workers(turns: int, workers: int, run_dir: RunDir, stack: AsyncExitStack) -> Any:
+    """The agent in rollout workers."""
+    from functools import partial
+
+    import ray
+
+    from agentopt_local.models.metered import Budget, Ledger
+    from ray_jobs.cluster import connect, disconnect
+    from ray_jobs.config import RayConfig, RunConfig, TaskConfig
+    from ray_jobs.workers import RolloutWorkers, WorkerActor
+    from serving.actor_pool import MAX_IN_FLIGHT
+
+    connect(RayConfig())
+    stack.callback(disconnect)
+    remote = ray.remote(WorkerActor).options(num_cpus=0, max_concurrency=MAX_IN_FLIGHT)
+    actors = [remote.remote(partial(instant_worker, turns)) for _ in range(workers)]
+    pool = RolloutWorkers(actors, RunConfig(task=TaskConfig(spec="numbers")), Ledger(run_dir, Budget()))
+    stack.push_async_callback(pool.aclose)
+    await pool.start()
+    return pool
+
+
+def one_size(n: int, turns: int, replicas: int, workers: int, profile: bool) -> dict[str, Any]:
     """Measure in this process."""
     profiler = cProfile.Profile()
     with tempfile.TemporaryDirectory(prefix="agentopt-driver-") as folder:
         if profile:
             profiler.enable()
-        row = asyncio.run(measure(n, turns, replicas, Path(folder)))
+        row = asyncio.run(measure(n, turns, replicas, workers, Path(folder)))
         profiler.disable()
     if profile:
         pstats.Stats(profiler, stream=sys.stderr).sort_stats("tottime").print_stats(30)
@@ -223,20 +262,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="concurrent rollouts, separated by commas")
     parser.add_argument("--turns", type=int, default=3, help="turns of a rollout (default: 3)")
     parser.add_argument("--replicas", type=int, default=0, help="Ray actors that host the engine (default: none)")
+    parser.add_argument("--workers", type=int, default=0, help="Ray actors that run the rollouts (default: none)")
     parser.add_argument("--profile", action="store_true", help="profile the one size that is given")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.one or arguments.profile:
         n = arguments.one or int(arguments.sizes)
-        print(json.dumps(one_size(n, arguments.turns, arguments.replicas, arguments.profile)))
+        print(json.dumps(one_size(n, arguments.turns, arguments.replicas, arguments.workers, arguments.profile)))
         return 0
     rows = []
     for size in arguments.sizes.split(","):
         command = [sys.executable, "-m", "benchmarks.driver", "--one", size, "--turns", str(arguments.turns)]
-        command += ["--replicas", str(arguments.replicas)]
+        command += ["--replicas", str(arguments.replicas), "--workers", str(arguments.workers)]
         rows.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines()[-1]))
         print(rows[-1], file=sys.stderr)
-    report = {"turns": arguments.turns, "replicas": arguments.replicas, "sizes": rows, **judge(rows)}
+    given = {"turns": arguments.turns, "replicas": arguments.replicas, "workers": arguments.workers}
+    report = {**given, "sizes": rows, **judge(rows)}
     print(json.dumps(report, indent=2))
     return 0 if all(value for key, value in report.items() if key.endswith("_ok")) else 1
 

@@ -111,12 +111,15 @@ class Meter:
             "generated_tokens": tokens,
             "seconds": round(seconds, 2),
             "tokens_per_s": round(tokens / seconds, 2),
+            "first_tenth_s": round(low[0] - started, 2),
+            "last_tenth_s": round(rows[-1][0] - high[0], 2),
             "body_tokens_per_s": round(sum(usage.completion_tokens for *_, usage in body) / body_s, 2),
             "body_mean_in_flight": round(sum(row[1] for row in body) / body_s, 1),
             "mean_prompt_tokens": round(sum(usage.prompt_tokens for *_, usage in rows) / len(rows), 1),
             "mean_reply_tokens": round(tokens / len(rows), 1),
             "prefix_hits_from_turn_2": round(sum(u.cached_tokens for u in later) / prompts, 4) if prompts else None,
             "perfect_prefix_hits": round(self.known / prompts, 4) if prompts else None,
+            "evicted_tokens": sum(u.evicted_tokens for u in later),
         }
 
 

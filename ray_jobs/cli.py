@@ -139,12 +139,14 @@ def run_train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt train CONFIG [--key value ...]``."""
     from ray_jobs.config import load_config
     from ray_jobs.session import task_of
-    from ray_jobs.train import new_run
+    from ray_jobs.train import kept, new_run
 
     config = load_config(arguments.config, rest)
     check_model(config)
     task_of(config)  # before there is a run folder that could never be resumed
     run_dir = new_run(config, export.start_set(config))
+    if kept(Path(config.run_dir)) != Path(config.run_dir):
+        print(f"Ray deletes this working directory; the run is kept in {run_dir.path}", file=sys.stderr)
     return run_training(config, run_dir)
 
 

@@ -281,5 +281,5 @@ def near_files(path: Path) -> str:
     """A hint naming a file like ``path``."""
     folder = path.parent
     names = [each.name for each in folder.glob("*.toml")] if folder.is_dir() else []
-    found = difflib.get_close_matches(path.name, names, n=1, cutoff=0.4)
+    found = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
     return f"; did you mean {folder / found[0]}?" if found else ""

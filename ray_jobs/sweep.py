@@ -39,7 +39,7 @@ from agentopt_local.run_dir import RunDir, lock, read_json, write_atomically
 from ray_jobs.config import RunConfig, load_config
 from ray_jobs.display import Display, error_line
 from ray_jobs.session import Models, open_models, task_of
-from ray_jobs.train import new_run, train
+from ray_jobs.train import kept, new_run, train
 
 SHARED = ("engine", "model", "ray", "run_dir", "run_name")
 """Settings that all trainings of a sweep have in common, because they share the engines and the folder."""
@@ -90,7 +90,7 @@ def load_sweep(path: Path, folder: Path | None = None) -> tuple[SweepConfig, Pat
             raise ConfigError(f"{path}: grid.{key}: trainings of one sweep share {key.split('.')[0]}; set it in base")
         if not options:
             raise ConfigError(f"{path}: grid.{key} = []: give at least one value")
-    folder = folder or Path("runs") / path.stem
+    folder = kept(folder or Path("runs") / path.stem)
     trainings = []
     for number, cell in enumerate(itertools.product(*sweep.grid.values())):
         varied = dict(zip(sweep.grid, cell, strict=True))

@@ -25,6 +25,8 @@ from ray_jobs.evaluate import evaluate_session
 from ray_jobs.session import Models, Session, describe_run, open_session
 
 OnStep = Callable[[dict[str, Any]], None]
+RAY_COPIES = "working_dir_files"
+"""The folder in which Ray keeps its copies of jobs' working directories."""
 
 
 def new_run(config: RunConfig, start: FunctionSet = FunctionSet()) -> RunDir:  # noqa: B008 - a frozen value
@@ -33,11 +35,16 @@ def new_run(config: RunConfig, start: FunctionSet = FunctionSet()) -> RunDir:  #
     if name is None:
         slug = re.sub(r"[^A-Za-z0-9]+", "-", config.task.spec).strip("-")[:40]
         name = f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}"
-    run_dir = RunDir(Path(config.run_dir) / name, create=True)
+    run_dir = RunDir(kept(Path(config.run_dir)) / name, create=True)
     if start.functions:
         run_dir.write_functions(int(START), start)  # a resume reads it from here, wherever it came from
     run_dir.write_json("config.json", config.model_dump(mode="json"))
     return run_dir
+
+
+def kept(folder: Path) -> Path:
+    """A folder that stays: one in Ray's copy of a job's working directory, which Ray deletes, is moved to the home."""
+    return Path.home() / folder if RAY_COPIES in Path.cwd().parts and not folder.is_absolute() else folder
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -130,11 +130,16 @@ class ActorPool:
             log.warning("%s is back", replica.name)
 
     async def _watch(self, limit_s: float) -> None:
-        """Find replicas that hold requests and answer none of them."""
+        """Find replicas that hold requests and answer none of them, and those that were lost while others used them."""
         while True:
             await asyncio.sleep(min(5.0, limit_s / 4))
             for replica in self.replicas:
-                if replica.up and replica.silent_s() > limit_s:
+                if replica.up and replica.in_flight == 0:
+                    try:
+                        await replica.look()
+                    except ReplicaLostError as error:
+                        self._lose(replica, error)
+                elif replica.up and replica.silent_s() > limit_s:
                     fate = f"hung: it holds {replica.in_flight} requests and answered none for {limit_s:g} s"
                     self._lose(replica, ReplicaLostError.of(replica, fate, alive=True))
 

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 POLL_S = 0.2
 """Between two looks at an actor that Ray is restarting."""
 CLOSE_TIMEOUT_S = 20.0
-END_TIMEOUT_S = 5.0
+LOOK_TIMEOUT_S = 5.0
 
 
 class ReplicaLostError(Exception):
@@ -121,10 +121,22 @@ class Replica:
         except ActorUnavailableError:
             return None
 
+    async def look(self) -> None:
+        """Raises ReplicaLostError if its life has ended, as a pool does not notice that asks it nothing."""
+        life = self.life
+        try:
+            now = await asyncio.wait_for(self.actor.ready.remote(), timeout=LOOK_TIMEOUT_S)
+        except TimeoutError:
+            return  # busy, perhaps: who waits for an answer will find out
+        except RayError as error:
+            raise ReplicaLostError.of(self, f"has died: {first_line(error)}", alive=False, life=life) from None
+        if Life(*now).id != life:
+            raise ReplicaLostError.of(self, "was restarted", alive=False, life=life)
+
     async def put_down(self, life: str) -> None:
         """End the process of ``life``, for Ray to start the next. Several pools that share the actor may ask for it."""
         try:
-            await asyncio.wait_for(self.actor.end.remote(life), timeout=END_TIMEOUT_S)
+            await asyncio.wait_for(self.actor.end.remote(life), timeout=LOOK_TIMEOUT_S)
         except TimeoutError:  # it does not even listen
             ray.kill(self.actor, no_restart=False)
         except RayError as error:  # it has ended

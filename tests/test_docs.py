@@ -48,7 +48,7 @@ from ray_jobs.sweep import load_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-TESTED = {"README.md", "tutorial.md", "statistics.md", "troubleshooting.md"}
+TESTED = {"README.md", "clusters.md", "tutorial.md", "statistics.md", "troubleshooting.md"}
 """Pages whose blocks must all have a mark; further pages may have some."""
 BLOCK = re.compile(r"(?:^<!-- test: ([^\n]*?) -->\n)?^(`{3,})([a-z]*)\n(.*?)^\2$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
@@ -308,6 +308,9 @@ def check_command(line: str) -> None:
         for target in words[1:]:
             assert "=" in target or re.search(rf"^{target}:", makefile, re.MULTILINE), f"make has no {target}"
         return
+    if words[0] == "ray":
+        check_ray(words[1:])
+        return
     assert words[0] == "agentopt", f"who runs this? {line}"
     rest, settings = split_settings(words[1:])
     with contextlib.redirect_stderr(None):
@@ -317,6 +320,21 @@ def check_command(line: str) -> None:
     assert not keys or hasattr(arguments, "takes_settings"), f"takes no settings: {line}"
     if arguments.command == "train" and (ROOT / arguments.config).is_file():
         load_config(ROOT / arguments.config, settings)
+
+
+def check_ray(words: list[str]) -> None:
+    """Ray has the command and its flags; what a job runs is a module of ours with settings that it takes."""
+    from ray.scripts.scripts import cli
+
+    command: Any = cli
+    while hasattr(command, "commands"):
+        command, words = command.commands[words[0]], words[1:]
+    end = words.index("--") if "--" in words else len(words)
+    flags = {option for each in command.params for option in each.opts}
+    assert {word for word in words[:end] if word.startswith("--")} <= flags
+    if job := words[end + 1 :]:
+        assert job[:3] == ["python", "-m", "ray_jobs.train"]
+        check_command(shlex.join(["agentopt", "train", *job[3:]]))
 
 
 def all_help(command: argparse.ArgumentParser) -> str:

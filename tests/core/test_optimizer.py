@@ -693,6 +693,16 @@ def test_the_prompt_shows_attempts_functions_and_failed_updates(bench: Bench) ->
         assert part in prompt
 
 
+def test_problems_whose_code_called_a_function_count_as_its_users() -> None:
+    solved = attempt(WORDS[0], called="python", result="SUN", answer="SUN")
+    step = solved.trajectory.steps[0]
+    block = step.executed[0].model_copy(update={"arguments": {"code": "print(shout('sun'))"}})
+    trajectory = solved.trajectory.model_copy(update={"steps": (step.model_copy(update={"executed": (block,)}),)})
+    by_code = Attempted(problem=solved.problem, trajectory=trajectory)
+    told = functions_text(FunctionSet.of(WRONG), [by_code, attempt(WORDS[1])], 1000)
+    assert "called 0 times, 0 without error; 1 of 1 problems that used it were solved" in told
+
+
 def test_expected_answers_are_shown_only_of_the_attempts_that_are_shown(bench: Bench) -> None:
     attempts = [attempt(word_problem(word)) for word in ("alpha", "bravo", "charlie", "delta", "echo")]
     _, requests = bench.propose(Author(sources=[WRONG]), attempts=attempts, n_evidence=2, max_retries=2)

@@ -491,15 +491,17 @@ def test_defect_7_a_step_makes_no_more_than_max_actions() -> None:
 
 
 def test_only_functions_that_were_called_successfully_are_kept() -> None:
-    functions = named("good", "failing", "unused")
-    calls = [("good", False), ("good", True), ("failing", False), ("python", True)]
-    executed = tuple(Executed(name=name, arguments={"code": ""}, ok=ok, result="") for name, ok in calls)
+    functions = named("good", "failing", "unused", "in_code", "in_failing_code")
+    calls = [("good", False), ("good", True), ("failing", False)]
+    executed = tuple(Executed(name=name, arguments={}, ok=ok, result="") for name, ok in calls)
+    blocks = [("print(in_code())", True), ("def unused(): pass", True), ("in_failing_code()", False)]
+    executed += tuple(Executed(name="python", arguments={"code": code}, ok=ok, result="") for code, ok in blocks)
     step = Step(message=Message(role="assistant"), executed=executed)
     trajectory = Trajectory(
         problem_id="p", functions="f", seed=0, steps=(step,), answer=None, stop_reason="max_turns", usage=Usage(),
         wall_s=0.0,
     )  # fmt: skip
-    assert used_functions(functions, [trajectory]).names == ("good",)
+    assert used_functions(functions, [trajectory]).names == ("good", "in_code")
     assert used_functions(functions, []) == FunctionSet()
 
 

@@ -1,7 +1,8 @@
-"""Joining or starting Ray where that fails."""
+"""Joining or starting Ray where that fails, and where a job keeps its runs."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import ray
 from agentopt_local.errors import AgentOptError, ConfigError, EngineDeadError
 from ray_jobs.cluster import connect
 from ray_jobs.config import RayConfig
+from ray_jobs.train import kept
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,14 @@ def test_whatever_ray_raises_is_told_with_a_remedy(
     with pytest.raises(kind, match=remedy) as told:
         connect(RayConfig(address=address))
     assert str(error) in str(told.value)
+
+
+def test_a_job_keeps_its_runs_out_of_the_copy_that_ray_deletes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "ray" / "runtime_resources" / "working_dir_files" / "_ray_pkg_0"
+    copy.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert kept(Path("runs")) == Path("runs")
+    monkeypatch.chdir(copy)
+    assert kept(Path("runs")) == tmp_path / "home" / "runs"
+    assert kept(Path("/shared/runs")) == Path("/shared/runs")

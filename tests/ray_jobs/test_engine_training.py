@@ -1,4 +1,4 @@
-"""Whole short trainings through the command line: on a hosted engine, and against vLLM's own HTTP server."""
+"""Whole short trainings through the command line: on a hosted engine, on a cluster's, and against vLLM's own server."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from agentopt_local.errors import ConfigError
 
 pytestmark = pytest.mark.engine
 MODEL = "qwen2.5-coder-0.5b"
+ROOT = Path(__file__).parents[2]
 CONFIG = """
 concurrency = 32
 [task]
@@ -97,12 +98,104 @@ def test_a_short_training_on_a_hosted_engine(tmp_path: Path, model_path: Path) -
     assert "Held-out problems: 8" in again.stderr
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process group to end, and make it."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for_line(text: str, log: Path, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while text not in log.read_text():
+        if process.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(f"{text!r} does not come: {log.read_text()[-3000:]}")
+        time.sleep(0.2)
+
+
+class Cluster:
+    """A Ray cluster of its own, as ``ray start --head`` makes one, and commands on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.address, self.jobs = f"127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}"
+        self.home = folder / "home"
+        self.home.mkdir()
+        # Models are found where they are; only what a job writes to the home is looked at.
+        cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+        self.environment = os.environ | {"HOME": str(self.home), "XDG_CACHE_HOME": cache, "RAY_worker_niceness": "0"}
+        self.environment.pop("RAY_ADDRESS", None)
+        self.config = folder / "short.toml"
+        self.config.write_text(CONFIG.format(model=MODEL))
+
+    def start(self, *command: str, log: str) -> subprocess.Popen[bytes]:
+        """Start ``python -m command`` in the background."""
+        with (self.folder / log).open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", *command],
+                stdout=output, stderr=output, env=self.environment, start_new_session=True,
+            )  # fmt: skip
+
+    def head(self) -> subprocess.Popen[bytes]:
+        """Start the cluster."""
+        flags = ["--head", "--block", "--port", self.address.split(":")[1], "--num-cpus", "2", "--num-gpus", "0"]
+        flags += ["--node-ip-address", "127.0.0.1", "--dashboard-port", self.jobs.rsplit(":", 1)[1]]
+        flags += ["--object-store-memory", str(100 << 20), "--disable-usage-stats"]
+        return self.start("ray.scripts.scripts", "start", *flags, log="ray.log")
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run ``python -m command`` in the checkout."""
+        return subprocess.run(
+            [sys.executable, "-m", *command],
+            capture_output=True, text=True, timeout=600, check=False, env=self.environment, cwd=ROOT,
+        )  # fmt: skip
+
+
+def test_served_engines_train_for_a_ray_job_and_for_a_command(tmp_path: Path, model_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    shared = ["--engine.pool_name", "shared"]
+    joining = ["--ray.address", cluster.address, *shared]
+    head = cluster.head()
+    engines = None
+    try:
+        wait_for_line("Ray runtime started", tmp_path / "ray.log", head, 120)
+        engines = cluster.start("ray_jobs.cli", "serve", str(cluster.config), *joining, log="serve.log")
+        wait_for_line("serving", tmp_path / "serve.log", engines, 300)
+
+        submit = ["ray.scripts.scripts", "job", "submit", "--address", cluster.jobs, "--working-dir", str(ROOT), "--"]
+        job = ["-m", "ray_jobs.train", str(cluster.config), *shared, "--ray.rollout_workers", "2"]
+        done = cluster.run(*submit, sys.executable, *job, "--run_name", "as_a_job")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Ray deletes this working directory; the run is kept in" in done.stdout + done.stderr
+        check_run(cluster.home / "runs" / "as_a_job", constrained=True)
+
+        done = cluster.run("ray_jobs.cli", "train", str(cluster.config), *joining, "--run_dir", str(tmp_path / "runs"))
+        assert done.returncode == 0, done.stdout + done.stderr
+        check_run(Path(done.stdout.strip().splitlines()[-1]), constrained=True)
+
+        end(engines)
+        done = cluster.run("ray_jobs.cli", "train", str(cluster.config), *joining, "--run_dir", str(tmp_path / "late"))
+        assert done.returncode == 2
+        assert "the Ray cluster has no such engines" in done.stderr
+    finally:
+        if engines is not None and engines.poll() is None:
+            end(engines)
+        end(head)
+
+
 @pytest.fixture
 def server(model_path: Path, tmp_path: Path) -> Iterator[str]:
     """vLLM's own OpenAI-compatible server on loopback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = os.environ | {
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -123,12 +216,7 @@ def server(model_path: Path, tmp_path: Path) -> Iterator[str]:
         wait_until_healthy(url, process, tmp_path / "server.log")
         yield f"{url}/v1"
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        end(process)
         log.close()
 
 

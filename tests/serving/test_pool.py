@@ -180,6 +180,30 @@ def test_who_reports_a_loss_late_does_not_end_the_next_life() -> None:
     with_pool(use)
 
 
+@pytest.mark.parametrize("restarts", [3, 0])
+def test_a_pool_that_asks_nothing_notices_a_loss(restarts: int, caplog: pytest.LogCaptureFixture) -> None:
+    """As the driver's does while rollout workers use the engines: its limit of rollouts depends on it."""
+
+    async def use(pool: Any) -> None:
+        other = pool.elsewhere()()
+        await other.start()
+        before = (await say(other, "answer")).split()[0]
+        os.kill(int(before), signal.SIGKILL)
+        for _ in range(100):
+            if restarts == 0 and not pool.replicas[0].up:
+                break
+            if pool.replicas[0].up and "is back" in caplog.text:
+                break
+            await asyncio.sleep(0.1)
+        assert pool.replicas[0].up is (restarts > 0)
+        assert "engine replica 0 has died" in caplog.text or "engine replica 0 was restarted" in caplog.text
+        await other.aclose()
+        if restarts:
+            assert await say(pool, "answer") != before, "the other pool left the engine alive"
+
+    with_pool(use, config=QUICK.model_copy(update={"max_restarts": restarts, "stall_timeout_s": 2.0}))
+
+
 def test_a_request_that_kills_every_engine_is_named_and_ends_the_run() -> None:
     async def use(pool: Any) -> None:
         with pytest.raises(EngineDeadError, match=r"request \(poison\) was broken off 3 times.*replica 0 has died"):
