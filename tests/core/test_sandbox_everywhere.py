@@ -231,7 +231,7 @@ def test_in_a_ray_worker(canary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     environment = {"env_vars": {"CANARY_KEY": "sk-1", "PYTHONPATH": os.pathsep.join(python_path())}}
     ray.init(
-        num_cpus=1, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False,
+        address="local", num_cpus=1, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False,
         runtime_env=environment, configure_logging=False,
     )  # fmt: skip
     try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -128,6 +130,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.address, self.jobs = f"127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}"
+        self.files = Path(tempfile.mkdtemp(prefix="ray-"))  # short: sockets lie in it
         self.home = folder / "home"
         self.home.mkdir()
         # Models are found where they are; only what a job writes to the home is looked at.
@@ -150,6 +153,8 @@ class Cluster:
         flags = ["--head", "--block", "--port", self.address.split(":")[1], "--num-cpus", "2", "--num-gpus", "0"]
         flags += ["--node-ip-address", "127.0.0.1", "--dashboard-port", self.jobs.rsplit(":", 1)[1]]
         flags += ["--object-store-memory", str(100 << 20), "--disable-usage-stats"]
+        # Not in Ray's own folder: the address that a killed head leaves there misleads who joins "some cluster".
+        flags += ["--temp-dir", str(self.files)]
         return self.start("ray.scripts.scripts", "start", *flags, log="ray.log")
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
@@ -190,6 +195,7 @@ def test_served_engines_train_for_a_ray_job_and_for_a_command(tmp_path: Path, mo
         if engines is not None and engines.poll() is None:
             end(engines)
         end(head)
+        shutil.rmtree(cluster.files, ignore_errors=True)
 
 
 @pytest.fixture
