@@ -108,6 +108,8 @@ def free_port() -> int:
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """Ask a process group to end, and make it."""
+    if process.poll() is not None:
+        return
     os.killpg(process.pid, signal.SIGTERM)
     try:
         process.wait(timeout=60)
@@ -136,6 +138,7 @@ class Cluster:
         # Models are found where they are; only what a job writes to the home is looked at.
         cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
         self.environment = os.environ | {"HOME": str(self.home), "XDG_CACHE_HOME": cache, "RAY_worker_niceness": "0"}
+        self.environment["RAY_AUTH_MODE"] = "disabled"  # Ray may have a token in the real home, and none in this one
         self.environment.pop("RAY_ADDRESS", None)
         self.config = folder / "short.toml"
         self.config.write_text(CONFIG.format(model=MODEL))
@@ -192,7 +195,7 @@ def test_served_engines_train_for_a_ray_job_and_for_a_command(tmp_path: Path, mo
         assert done.returncode == 2
         assert "the Ray cluster has no such engines" in done.stderr
     finally:
-        if engines is not None and engines.poll() is None:
+        if engines is not None:
             end(engines)
         end(head)
         shutil.rmtree(cluster.files, ignore_errors=True)
