@@ -17,7 +17,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from agentopt_local.chat import ChatModel, Usage
-from agentopt_local.errors import ConfigError
+from agentopt_local.errors import ConfigError, EngineDeadError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.models.metered import Ledger, Prices
 from agentopt_local.rollout import Grading
@@ -134,5 +134,8 @@ async def open_workers(
     ]
     workers = RolloutWorkers(actors, config, ledger)
     stack.push_async_callback(workers.aclose)
-    await workers.start()
+    try:
+        await workers.start()
+    except (ConfigError, EngineDeadError) as error:
+        raise type(error)(f"{error}; ray.rollout_workers = 0 keeps the rollouts in the command's own process") from None
     return workers

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agentopt_local.errors import BudgetError, ConfigError, EngineDeadError
+from agentopt_local.errors import BudgetError, ConfigError, EngineDeadError, SandboxError
 from agentopt_local.functions import FunctionSet
 from benchmarks import faults
 from benchmarks.scripted import DOUBLE, REVERSE, NotingModel, brain, config_in
@@ -33,9 +33,12 @@ LEARNED = FunctionSet.of(DOUBLE, REVERSE)
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
+    import ray
+
     from ray_jobs.cluster import connect, disconnect
     from ray_jobs.config import RayConfig
 
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import test files
     connect(RayConfig())
     yield
     disconnect()
@@ -116,6 +119,10 @@ class Refusing:
         """Never reached."""
 
 
+def refuse(*given: Any) -> Refusing:
+    return Refusing(SandboxError("the kernel has no Landlock"))
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
@@ -130,7 +137,6 @@ def test_a_worker_that_does_not_start_is_told(error: Exception, told: str, tmp_p
     from agentopt_local.run_dir import RunDir
     from ray_jobs.workers import RolloutWorkers, WorkerActor
 
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import test files
     (tmp_path / "config.json").write_text("{}")
 
     async def run() -> None:
@@ -145,6 +151,16 @@ def test_a_worker_that_does_not_start_is_told(error: Exception, told: str, tmp_p
 
     with pytest.raises((ConfigError, EngineDeadError), match=told):
         asyncio.run(run())
+
+
+def test_a_node_that_cannot_run_code_is_told_with_a_way_round_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray_jobs import workers
+
+    monkeypatch.setattr(workers, "grading_agent", refuse)
+    with pytest.raises(EngineDeadError, match=r"(?s)worker 0 died.*no Landlock.*ray\.rollout_workers = 0 keeps"):
+        with_session(tmp_path, roll, ray={"rollout_workers": 1})
 
 
 def test_a_training_ends_as_the_undisturbed_one_when_workers_are_killed(capsys: pytest.CaptureFixture[str]) -> None:
