@@ -35,7 +35,7 @@ class WorkerActor(PooledActor):
     """What runs on a node."""
 
     def __init__(self, opened: Callable[[], AbstractAsyncContextManager[Grading]]) -> None:
-        """``opened``: the agent with all that it needs, opened with the first question whether the actor is ready."""
+        """``opened``: the agent with all that it needs. It is opened by the first call: here is no event loop yet."""
         super().__init__()
         self._opened = opened
         self._stack = AsyncExitStack()
@@ -44,15 +44,19 @@ class WorkerActor(PooledActor):
 
     async def ready(self) -> Life:
         """Once sandbox and engines can be used. Raises ConfigError, EngineDeadError or SandboxError if they cannot."""
-        async with self._opening:
-            if self._agent is None:
-                self._agent = await self._stack.enter_async_context(self._opened())
+        await self._open()
         return await super().ready()
 
     async def solve(self, problem: Problem, functions: FunctionSet, seed: int) -> Trajectory:
         """One graded attempt."""
-        assert self._agent is not None
-        return await self._agent.solve(problem, functions, seed=seed)
+        agent = await self._open()  # Ray may hand an attempt to a restarted actor that nobody has asked yet
+        return await agent.solve(problem, functions, seed=seed)
+
+    async def _open(self) -> Grading:
+        async with self._opening:
+            if self._agent is None:
+                self._agent = await self._stack.enter_async_context(self._opened())
+        return self._agent
 
     async def close(self) -> None:
         """End the sandbox; the engines stay."""

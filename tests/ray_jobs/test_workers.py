@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,32 @@ class Refusing:
 
     async def __aexit__(self, *error: object) -> None:
         """Never reached."""
+
+
+def test_an_attempt_that_reaches_a_restarted_worker_first_opens_it() -> None:
+    """Ray restarts an idle actor and delivers the next call before the pool has noticed."""
+    from ray_jobs.workers import WorkerActor
+
+    opened = []
+
+    class Echo:
+        async def solve(self, problem: Any, functions: FunctionSet, *, seed: int) -> Any:
+            return problem, seed
+
+    @asynccontextmanager
+    async def open_echo() -> AsyncIterator[Any]:
+        opened.append(1)
+        await asyncio.sleep(0.01)
+        yield Echo()
+
+    async def run() -> Any:
+        actor = WorkerActor(open_echo)
+        done = await asyncio.gather(*(actor.solve(f"p{n}", LEARNED, n) for n in range(3)))  # type: ignore[arg-type]
+        await actor.close()
+        return done
+
+    assert asyncio.run(run()) == [("p0", 0), ("p1", 1), ("p2", 2)]
+    assert opened == [1]
 
 
 def refuse(*given: Any) -> Refusing:
