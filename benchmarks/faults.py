@@ -36,6 +36,8 @@ from typing import Any
 MARK = "AGENTOPT_FAULTS"
 """An environment variable by which the processes of a run are found."""
 LATENCY_S = 0.05
+PLACES = 4
+"""Rollouts at once: the scripted training's ``concurrency``."""
 
 
 class Run:
@@ -308,7 +310,8 @@ def node(folder: Path, expected: dict[str, Any], generator: random.Random, kills
         hit = at_random(run, process, generator, 40)
         workers = sum(is_worker(pid) for pid, _ in processes())
         if hit:
-            run.note_in_flight()
+            # It takes a second, in which other attempts begin; each may meet the end of the worker and of the engine.
+            run.in_flight.append(2 * PLACES)
             cluster.remove_node(second, allow_graceful=False)
         code = process.wait(timeout=300)
     finally:
