@@ -11,7 +11,7 @@ from agentopt_local.rollout import accuracy
 from agentopt_local.statistics import paired_difference, wilson
 from agentopt_local.task import Problem
 from agentopt_local.trainer import sum_usage
-from agentopt_local.trajectory import Trajectory
+from agentopt_local.trajectory import Trajectory, function_use
 
 
 def compare(
@@ -66,7 +66,7 @@ def kinds(
 
 
 def function_rows(functions: FunctionSet, trajectories: Sequence[Trajectory]) -> list[dict[str, Any]]:
-    """How each function fared, by :func:`function_use`."""
+    """How each function fared, by :func:`~agentopt_local.trajectory.function_use`."""
     return [
         {
             "name": function.name,
@@ -76,15 +76,3 @@ def function_rows(functions: FunctionSet, trajectories: Sequence[Trajectory]) ->
         }
         for function in functions.each()
     ]
-
-
-def function_use(name: str, trajectories: Sequence[Trajectory]) -> dict[str, int]:
-    """Calls, calls without error, attempts that used the function (in code too), and of these the solved ones."""
-    calls = [call for each in trajectories for call in each.calls if call.name == name]
-    users = [each for each in trajectories if each.used(name)]
-    return {
-        "calls": len(calls),
-        "ok": sum(call.ok for call in calls),
-        "problems": len(users),
-        "solved": sum(each.correct for each in users),
-    }

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from agentopt_local.functions import FunctionSet
 from agentopt_local.record import Record
 from agentopt_local.task import Problem
-from agentopt_local.trajectory import Trajectory
+from agentopt_local.trajectory import Trajectory, function_use
 
 CHARS_PER_TOKEN = 3
 """A careful estimate: English and code have about four characters per token, digits fewer."""
@@ -99,12 +99,10 @@ def functions_text(functions: FunctionSet, attempts: Sequence[Attempted], max_to
         return "There are none yet."
     parts, left = [], max_tokens * CHARS_PER_TOKEN
     for function in functions.each():
-        calls = [call for each in attempts for call in each.trajectory.calls if call.name == function.name]
-        users = [each for each in attempts if each.trajectory.used(function.name)]
-        right = sum(each.trajectory.correct for each in users)
+        use = function_use(function.name, [each.trajectory for each in attempts])
         stats = (
-            f"`{function.signature}`: called {len(calls)} times, {sum(call.ok for call in calls)} without error; "
-            f"{right} of {len(users)} problems that used it were solved."
+            f"`{function.signature}`: called {use['calls']} times, {use['ok']} without error; "
+            f"{use['solved']} of {use['problems']} problems that used it were solved."
         )
         body = f"```python\n{function.source}```"
         parts.append(f"{stats}\n{body}" if len(body) <= left else stats)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from agentopt_local.chat import Message, Usage
@@ -76,3 +77,15 @@ class Trajectory(Record):
             for each in self.executed
             if each.ok or not without_error
         )
+
+
+def function_use(name: str, trajectories: Sequence[Trajectory]) -> dict[str, int]:
+    """Calls, calls without error, attempts that used the function (in code too), and of these the solved ones."""
+    calls = [call for each in trajectories for call in each.calls if call.name == name]
+    users = [each for each in trajectories if each.used(name)]
+    return {
+        "calls": len(calls),
+        "ok": sum(call.ok for call in calls),
+        "problems": len(users),
+        "solved": sum(each.correct for each in users),
+    }

@@ -83,8 +83,7 @@ class ActorPool:
                 for replica in self.replicas:
                     group.create_task(replica.arrive(self.start_timeout_s))
         except BaseExceptionGroup as errors:
-            first = errors.exceptions[0]
-            raise type(first)(str(first)) if isinstance(first, ConfigError | EngineDeadError) else first from None
+            raise errors.exceptions[0] from None
         if self.stall_timeout_s is not None:
             self._watchdog = asyncio.create_task(self._watch(self.stall_timeout_s))
 

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentopt_local.errors import FunctionError
-from agentopt_local.evaluate import function_use
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.reporting.reading import RunFiles
-from agentopt_local.trajectory import Trajectory
+from agentopt_local.trajectory import Trajectory, function_use
 
 Row = dict[str, Any]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from ray_jobs.train import new_run
 from serving.config import EngineConfig, HostedModel
 
 pytestmark = [
+    pytest.mark.usefixtures("cluster"),
     # Ray warns about itself
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -30,19 +30,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 LEARNED = FunctionSet.of(DOUBLE, REVERSE)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    import ray
-
-    from ray_jobs.cluster import connect, disconnect
-    from ray_jobs.config import RayConfig
-
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import test files
-    connect(RayConfig())
-    yield
-    disconnect()
 
 
 def with_session(folder: Path, use: Callable[[Session], Awaitable[Any]], **changes: Any) -> Any:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from agentopt_local.errors import ConfigError, ContextOverflowError, EngineDeadE
 from serving.config import EngineConfig, HostedModel
 
 pytestmark = [
+    pytest.mark.usefixtures("cluster"),
     # Ray warns about itself
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -66,19 +67,6 @@ def first(path: Path) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    import ray
-
-    from ray_jobs.cluster import connect, disconnect
-    from ray_jobs.config import RayConfig
-
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import test files
-    connect(RayConfig())
-    yield
-    disconnect()
 
 
 def with_pool(use: Callable[[Any], Awaitable[Any]], n: int = 1, config: EngineConfig = QUICK) -> Any:

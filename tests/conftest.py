@@ -1,0 +1,21 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def cluster(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A Ray cluster on this machine for one test file, whose classes may run in actors."""
+    import ray
+
+    from ray_jobs.cluster import connect, disconnect
+    from ray_jobs.config import RayConfig
+
+    ray.cloudpickle.register_pickle_by_value(request.module)  # actors cannot import test files
+    connect(RayConfig())
+    yield
+    disconnect()
