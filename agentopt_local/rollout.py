@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -91,6 +92,8 @@ class Rollouts:
         self.progress = progress or (lambda stage, done, total: None)
         self.observe = observe or (lambda stage, trajectory: None)
         self.admission = Admission(64) if admission is None else admission
+        self.under_way: Counter[str] = Counter()
+        """Attempts that have begun and not ended, by stage."""
         self._lengths: dict[str, int] = {}
         """Generated tokens of the latest attempt by problem id."""
 
@@ -111,7 +114,11 @@ class Rollouts:
             trajectory = self.store.find(functions.fingerprint, problem.id, seed)
             if trajectory is None:
                 async with self.admission:
-                    trajectory = await self.agent.solve(problem, functions, seed=seed)
+                    self.under_way[stage] += 1
+                    try:
+                        trajectory = await self.agent.solve(problem, functions, seed=seed)
+                    finally:
+                        self.under_way[stage] -= 1
                     used = trajectory.usage
                     self.admission.learn(trajectory.context_tokens, used.evicted_tokens / max(used.prompt_tokens, 1))
                 self.store.keep(trajectory, stage)

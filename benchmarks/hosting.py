@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest, Constraint, Message, Usage
+from serving.calibration import measure
 from serving.config import EngineConfig, HostedModel
+from serving.cpu import KERNEL_VARIABLE, cores
 from serving.engine import Engine, engine_environment, engine_options
 
 CODE_ONLY = r"```python\n([^`]|`[^`]|``[^`])*\n```\n?"
@@ -207,8 +210,6 @@ async def hosted(
         yield paced, paced.device
         await paced.aclose()
         return
-    import os
-
     from ray_jobs.cluster import connect, disconnect
     from ray_jobs.config import RayConfig
     from serving.model_store import resolve
@@ -219,7 +220,7 @@ async def hosted(
     try:
         device = pick_device(config)
         cpu = device == "cpu"
-        env = engine_environment(config, cpu=cpu, cores=os.cpu_count() or 1)
+        env = engine_environment(config, cpu=cpu, cores=cores())
         make = partial(NotingEngine, path, config, notes, cpu=cpu)
         info = HostedModel(model=model, device=device, replicas=config.replicas)
         pool = await host(make, config, info, gpus=0 if cpu else config.tensor_parallel_size, env=env)
@@ -236,9 +237,7 @@ def ceiling(model: str, config: EngineConfig, notes: Path, device: str) -> dict[
     if device == "scripted":
         lengths = [json.loads(line)[1] for line in notes.read_text().splitlines()]
         return asyncio.run(scripted_ceiling(config, lengths))
-    import os
-
-    env = engine_environment(config, cpu=device == "cpu", cores=os.cpu_count() or 1)
+    env = engine_environment(config, cpu=device == "cpu", cores=cores())
     given = json.dumps({"model": model, "config": config.model_dump(), "notes": str(notes), "cpu": device == "cpu"})
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.hosting"],
@@ -272,9 +271,12 @@ def offline() -> None:
 
     from serving.model_store import resolve
 
-    config = EngineConfig.model_validate(given["config"])
+    config, model = EngineConfig.model_validate(given["config"]), resolve(given["model"], allow_fetch=False)
+    speed = measure(model, config) if given["cpu"] else None
+    if speed is not None and speed.arithmetic.kernel is not None:
+        os.environ[KERNEL_VARIABLE] = speed.arithmetic.kernel
     rows = [json.loads(line) for line in Path(given["notes"]).read_text().splitlines()]
-    llm = LLM(**engine_options(resolve(given["model"], allow_fetch=False), config, cpu=given["cpu"]))
+    llm = LLM(**engine_options(model, config, speed=speed))
     prompts = [TokensPrompt(prompt_token_ids=ids) for ids, _ in rows]
     params = [
         SamplingParams(temperature=0.0, max_tokens=n, min_tokens=n, ignore_eos=True, detokenize=False) for _, n in rows

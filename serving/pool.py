@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,12 @@ from agentopt_local.chat import ChatModel, ChatReply, ChatRequest
 from agentopt_local.errors import ConfigError, EngineDeadError
 from serving.actor_pool import MAX_IN_FLIGHT, ActorPool
 from serving.config import EngineConfig, HostedModel
+from serving.cpu import cores
 from serving.engine import Engine, engine_environment
+from serving.facts import EngineFacts, Pulse
 
 NAMESPACE = "agentopt"
+PULSE_TIMEOUT_S = 2.0
 
 
 class EnginePool(ActorPool):
@@ -48,8 +51,22 @@ class EnginePool(ActorPool):
     @property
     def kv_cache_tokens(self) -> int | None:
         """Tokens that the KV caches of the replicas that are up hold together; None if they do not tell."""
-        held = [replica.kv_cache_tokens for replica in self.replicas if replica.up]
+        held = [replica.facts.kv_cache_tokens for replica in self.replicas if replica.up and replica.facts]
         return sum(each or 0 for each in held) if any(held) else None
+
+    @property
+    def facts(self) -> EngineFacts | None:
+        """Of the first engine that is up; None for models that are none."""
+        return next((replica.facts for replica in self.replicas if replica.up), None)
+
+    async def pulse(self) -> Pulse | None:
+        """What the engines have done so far, together, as far as they answer at once; None if they do not tell."""
+        asked = [replica.actor.pulse.remote() for replica in self.replicas if replica.up]
+        told = await asyncio.gather(
+            *(asyncio.wait_for(each, PULSE_TIMEOUT_S) for each in asked), return_exceptions=True
+        )
+        found = [each for each in told if isinstance(each, Pulse)]
+        return sum(found, Pulse()) if found else None
 
     def elsewhere(self) -> Callable[[], EnginePool]:
         """What makes, in another process of the cluster, a pool over the same engines that leaves them alive."""
@@ -80,6 +97,11 @@ def pick_device(config: EngineConfig) -> str:
     wanted = config.replicas * config.tensor_parallel_size
     if config.device == "cpu" or (config.device == "auto" and gpus == 0):
         return "cpu"
+    if config.quantization == "int8":
+        raise ConfigError(
+            "engine.quantization = 'int8' is made for CPU engines, and this cluster has GPUs: leave it out, give a model "
+            "whose files are quantized, or set engine.device = 'cpu'"
+        )
     if gpus < wanted:
         raise ConfigError(
             f"engine.replicas × engine.tensor_parallel_size = {wanted} GPUs, but the Ray cluster has {gpus}; "
@@ -96,7 +118,7 @@ async def start_pool(model: Path, config: EngineConfig, *, name: str | None = No
     """
     device = pick_device(config)
     cpu = device == "cpu"
-    env = engine_environment(config, cpu=cpu, cores=os.cpu_count() or 1)
+    env = engine_environment(config, cpu=cpu, cores=cores())
     hosted = HostedModel(model=name or str(model), device=device, replicas=config.replicas)
     gpus = 0 if cpu else config.tensor_parallel_size
     return await host(partial(Engine, model, config, cpu=cpu), config, hosted, gpus=gpus, env=env)

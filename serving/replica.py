@@ -12,6 +12,7 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from agentopt_local.errors import AgentOptError, ConfigError, EngineDeadError, ModelError
 from serving.actor import Life
+from serving.facts import EngineFacts
 
 log = logging.getLogger(__name__)
 POLL_S = 0.2
@@ -52,9 +53,10 @@ class Replica:
         self.fate = "has not started"
         """What became of it last, to follow its name."""
         self.in_flight = 0
-        self.kv_cache_tokens: int | None = None
-        """Of its present life; None for what has no KV cache of its own."""
+        self.facts: EngineFacts | None = None
+        """Of its present life; None for what is no engine."""
         self._heard = 0.0
+        self._beat: int | None = None
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """What the actor's ``method`` returns. Raises ReplicaLostError, or what the method itself raised."""
@@ -110,7 +112,7 @@ class Replica:
             told = cause if isinstance(cause, AgentOptError) else error
             self.fate = f"{self.fate} and cannot be restarted" if self.life else f"died while it started: {told}"
             raise EngineDeadError(f"{self.name} {self.fate} ({first_line(told)})") from None
-        self.life, self.kv_cache_tokens = life.id, life.kv_cache_tokens
+        self.life, self.facts = life.id, life.facts
         self.up = True
         self._heard = time.monotonic()
 
@@ -120,6 +122,16 @@ class Replica:
             return Life(*await self.actor.ready.remote())
         except ActorUnavailableError:
             return None
+
+    async def listen(self) -> None:
+        """Take note if its work has gone on since the last time: a slow engine answers late, and steps meanwhile."""
+        try:
+            beat = await asyncio.wait_for(self.actor.beat.remote(), timeout=LOOK_TIMEOUT_S)
+        except (TimeoutError, RayError) as error:  # who waits for an answer will find out
+            log.debug("listening to %s: %r", self.name, error)
+            return
+        if beat is not None and beat != self._beat:
+            self._beat, self._heard = beat, time.monotonic()
 
     async def look(self) -> None:
         """Raises ReplicaLostError if its life has ended, as a pool does not notice that asks it nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
@@ -54,15 +55,17 @@ class CostLog(Protocol):
 class Ledger:
     """What a run has spent so far, over all its processes."""
 
-    def __init__(self, log: CostLog, budget: Budget, *, observe: Callable[[Usage], None] | None = None) -> None:
-        """Continues with what ``log`` holds. ``observe`` is told what each further request used."""
+    def __init__(self, log: CostLog, budget: Budget, *, observe: Callable[[Role, Usage], None] | None = None) -> None:
+        """Continues with what ``log`` holds. ``observe`` is told the role of each further request and what it used."""
         self.log = log
         self.budget = budget
-        self.observe = observe or (lambda usage: None)
+        self.observe = observe or (lambda role, usage: None)
         self.usage: dict[Role, Usage] = {"agent": Usage(), "optimizer": Usage()}
         self.cost: dict[Role, float] = {"agent": 0.0, "optimizer": 0.0}
         self.lost = 0
         """Requests that were given up while the model answered; what they cost is not known."""
+        self.under_way: Counter[Role] = Counter()
+        """Requests that the models are answering."""
         for row in log.costs():
             self._count(row)
 
@@ -97,7 +100,7 @@ class Ledger:
             row["lost"] = True
         self._count(row)
         self.log.keep_cost(row)
-        self.observe(usage)
+        self.observe(role, usage)
 
     def _count(self, row: dict[str, Any]) -> None:
         role: Role = row["role"]
@@ -122,11 +125,14 @@ class MeteredModel:
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Answer ``request``. Raises BudgetError, and what the model raises."""
         self.ledger.check()
+        self.ledger.under_way[self.role] += 1
         try:
             reply = await self.model.complete(request)
         except asyncio.CancelledError:
             self.ledger.add(self.role, Usage(), 0.0, lost=True)
             raise
+        finally:
+            self.ledger.under_way[self.role] -= 1
         self.ledger.add(self.role, reply.usage, self.prices.cost(reply.usage))
         return reply
 

@@ -1,0 +1,100 @@
+"""Whether an arithmetic costs the untrained agent problems: the same training problems under each, answer by answer.
+
+    python -m benchmarks.arithmetic --data FOLDER     FOLDER holds math/ and gsm8k/; JSON on stdout
+
+Each arm has an engine of its own and samples greedily, so that two arms differ in their arithmetic alone. Differences are
+those of paired proportions; ``ours7`` is the int8 of processors that sum products in 16 bits, whose values are the same on
+any processor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from agentopt_local.admission import Admission
+from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingAgent
+from agentopt_local.functions import FunctionSet
+from agentopt_local.rollout import MemoryStore, Rollouts
+from agentopt_local.sandbox import open_sandbox
+from agentopt_local.statistics import paired_difference, wilson
+from agentopt_local.task import load_task
+from benchmarks.hosting import Meter, hosted
+from serving.config import EngineConfig
+from serving.cpu import KERNEL_VARIABLE
+
+ARMS: dict[str, tuple[dict[str, Any], str | None]] = {
+    "bfloat16": ({"dtype": "bfloat16", "quantization": "none"}, None),
+    "ours7": ({"quantization": "int8"}, "fbgemm"),
+    "ours8": ({"quantization": "int8"}, "onednn"),
+    "float32": ({"dtype": "float32"}, None),
+}
+"""Engine settings, and the kernel if it is not the processor's own."""
+DEMO = "reasoning_gym:spell_backward,polynomial_multiplication,bitwise_arithmetic"
+
+
+async def measure(arguments: argparse.Namespace, arm: str) -> dict[str, list[bool]]:
+    """Which problems the untrained agent solves, by task."""
+    settings, kernel = ARMS[arm]
+    os.environ.pop(KERNEL_VARIABLE, None)
+    if kernel is not None:
+        os.environ[KERNEL_VARIABLE] = kernel
+    config = EngineConfig.model_validate({"max_model_len": 3072, "max_num_seqs": 64, **settings})
+    specs = {"demo": DEMO, "math": f"math:{arguments.data}/math", "gsm8k": f"gsm8k:{arguments.data}/gsm8k"}
+    agent_config = AgentConfig(max_turns=4, max_turn_tokens=200, max_tokens=500, think=arguments.think)
+    solved: dict[str, list[bool]] = {}
+    with tempfile.TemporaryDirectory(prefix="agentopt-arithmetic-") as folder:
+        async with hosted(arguments.model, config, Path(folder) / "notes", scripted=False) as (model, _):
+            for name in arguments.tasks.split(","):
+                task = load_task(specs[name], seed=1)
+                async with open_sandbox(preload=task.preload) as sandbox:
+                    meter = Meter(model)
+                    agent = FunctionCallingAgent(meter, sandbox, agent_config)
+                    rollouts = Rollouts(agent, task, sandbox, MemoryStore(), admission=Admission(64))
+                    problems = task.problems("train", arguments.problems)
+                    done = await rollouts.run(FunctionSet(), problems, seed=0, stage=name)
+                solved[name] = [each.correct for each in done]
+                print(arm, name, sum(solved[name]), "of", len(done), file=sys.stderr, flush=True)
+    return solved
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print a JSON report."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.arithmetic", description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="qwen2.5-coder-1.5b")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--problems", type=int, default=200)
+    parser.add_argument("--tasks", default="demo,gsm8k,math")
+    parser.add_argument("--arms", default="bfloat16,ours7,ours8", help=f"the first is compared with; {', '.join(ARMS)}")
+    parser.add_argument("--think", action="store_true", help="let turns begin with a line of thought")
+    arguments = parser.parse_args(argv)
+    arms = arguments.arms.split(",")
+    solved = {arm: asyncio.run(measure(arguments, arm)) for arm in arms}
+    report: dict[str, Any] = {"model": arguments.model, "tasks": {}}
+    for name in arguments.tasks.split(","):
+        row = report["tasks"][name] = {}
+        for arm in arms:
+            found = solved[arm][name]
+            difference = paired_difference(solved[arms[0]][name], found)
+            row[arm] = {
+                "solved": sum(found),
+                "n": len(found),
+                "ci95": [round(100 * bound, 1) for bound in wilson(sum(found), len(found))],
+                "points_against_first": round(difference.points, 1),
+                "ci95_of_points": [round(bound, 1) for bound in difference.ci95],
+                "gained": difference.gained,
+                "lost": difference.lost,
+                "p": round(difference.p_value, 3),
+            }
+    print(json.dumps(report, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

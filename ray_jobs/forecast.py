@@ -1,0 +1,130 @@
+"""How long a training will take: what it has still to compute, over how fast its model computes.
+
+Before the first answers both are guesses, from the budgets in the settings and from a measured speed; then they are what
+this run has shown. Steps count as if every one were made, so a training that stops early ends early.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from agentopt_local.chat import Usage
+from agentopt_local.models.metered import Role
+from ray_jobs.config import RunConfig
+from serving.facts import Speed
+
+GENERATED = 0.25
+"""Of an attempt's budget of generated tokens: what an attempt takes, until some have ended."""
+READ = 150
+"""Prompt tokens of an attempt that the prefix cache did not hold, until some have ended."""
+DRAFT = 2.0
+"""Tokens of a draft, repairs included, over the budget of one source, until a step has ended."""
+KNOWN = 8
+"""Attempts after which their mean counts."""
+READ_COST = 0.25
+"""Of a prompt token, in generated ones, where no speed was measured: products with many rows are cheap."""
+SOON_S = 20.0
+"""Of work, before which no speed is told."""
+
+
+class Forecast:
+    """Counts the work of one run in generated tokens, prompt tokens at their own price."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        speed: Speed | None = None,
+        *,
+        steps: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``speed``: the model's, if it was measured; ``steps``: finished before."""
+        self.config = config
+        self.speed = speed.at(min(config.concurrency, config.engine.max_num_seqs)) if speed else None
+        self.read_cost = self.speed / speed.prompt if speed and self.speed else READ_COST
+        self._clock = clock
+        self._started = clock()
+        self._steps = steps
+        self._tests = 0
+        self._attempts = 0
+        self._attempt_work = 0.0
+        self._written = 0.0
+        self._written_steps = 0
+        self._in_step = 0.0
+        self._engines: tuple[int, int] | None = None
+
+    def work(self, read: float, generated: float) -> float:
+        """In generated tokens."""
+        return generated + self.read_cost * read
+
+    def attempt(self) -> float:
+        """The work of one attempt."""
+        if self._attempts >= KNOWN:
+            return self._attempt_work / self._attempts
+        return self.work(READ, GENERATED * self.config.agent.max_tokens)
+
+    def proposal(self) -> float:
+        """The work of one step's drafts."""
+        if self._written_steps:
+            return self._written / self._written_steps
+        settings = self.config.optimizer
+        drafts = settings.max_actions * settings.n_samples * self.config.trainer.n_candidates
+        return self.work(settings.evidence_tokens, DRAFT * settings.max_source_tokens * drafts)
+
+    def step_work(self) -> float:
+        """The work of one step: its drafts, and the attempts with each of its updates."""
+        trainer, edits = self.config.trainer, self.config.optimizer.max_actions
+        tries = (edits + 0.5 if trainer.try_edits and edits > 1 else 1.0) * trainer.n_candidates
+        problems = min(trainer.batch_size or self.config.task.n_train, self.config.task.n_train)
+        return self.proposal() + tries * problems * self.attempt()
+
+    def remaining(self) -> float:
+        """The work that is left, if every step is made."""
+        tests = max(0, 2 * self.config.task.n_test - self._tests)
+        left = max(0, self.config.trainer.max_epochs - self._steps)
+        first = self.config.task.n_train * self.attempt() if self._steps == 0 else 0.0
+        training = max(left * self.step_work() + first - self._in_step, 0.05 * self.step_work()) if left else 0.0
+        return tests * self.attempt() + training
+
+    def seconds(self) -> float | None:
+        """How long it will take, before it begins; None where no speed was measured."""
+        return self.remaining() / self.speed if self.speed else None
+
+    def left(self) -> float | None:
+        """Seconds from now on; None while that cannot be told."""
+        if self.config.trainer.count_accepted:  # as many steps as it takes
+            return None
+        elapsed = self._clock() - self._started
+        done = self.work(*self._engines) if self._engines else self._attempt_work + self._written
+        if elapsed >= SOON_S and done > 0:
+            return self.remaining() * elapsed / done
+        return self.seconds()
+
+    def beat(self, engines: tuple[int, int]) -> None:
+        """Prompt tokens and tokens that the engines have computed for this run so far."""
+        self._engines = engines
+
+    def spent(self, role: Role, usage: Usage) -> None:
+        """A reply came, or a whole attempt from another machine."""
+        work = self.work(usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens)
+        if role == "optimizer":
+            self._written += work
+            self._in_step += work
+
+    def rollout(self, stage: str, usage: Usage) -> None:
+        """An attempt ended, or was remembered."""
+        work = self.work(usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens)
+        self._attempts += 1
+        self._attempt_work += work
+        if stage.startswith("test"):
+            self._tests += 1
+        else:
+            self._in_step += work
+
+    def step(self, row: dict[str, Any]) -> None:
+        """A step ended."""
+        self._steps = row["step"]
+        self._written_steps += 1
+        self._in_step = 0.0
