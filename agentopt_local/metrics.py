@@ -1,12 +1,12 @@
 """What a run does while it does it: one row per finished step, and one every few seconds of work.
 
 A row holds ``time`` (Unix seconds), ``seconds`` (of work on this run so far, over all of its processes), ``step``
-(steps finished), ``stage``, ``done`` of ``total`` rollouts and how many are ``under_way`` (requests of the optimizer where
-the stage counts no rollouts), ``accuracy`` of those done (0 to 1) with ``ci95``, ``tokens`` and ``prompt_tokens`` (generated
-and read so far, over all processes), ``tokens_per_s``, ``read_per_s`` and ``cached`` (tokens generated and prompt tokens
-computed per second, and the share of prompt tokens that came from the prefix cache, over the last WINDOW_S), and
-``seconds_left``, about, until the run ends. What is not known is null. A step's row adds ``decision`` and
-``accuracy_before``; its ``accuracy`` is that of the update it tried.
+(steps finished), ``stage``, ``done`` of ``total`` rollouts and how many are ``under_way`` (requests of the optimizer
+where the stage counts no rollouts), ``accuracy`` of those done (0 to 1) with ``ci95``, ``tokens`` and ``prompt_tokens``
+(generated and read so far, over all processes), ``tokens_per_s``, ``read_per_s`` and ``cached`` (tokens generated and
+prompt tokens computed per second, and the share of prompt tokens that came from the prefix cache, over the last
+WINDOW_S), and ``seconds_left``, about, until the run ends. What is not known is null. A step's row adds ``decision``
+and ``accuracy_before``; its ``accuracy`` is that of the update it tried.
 """
 
 from __future__ import annotations

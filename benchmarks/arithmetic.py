@@ -2,9 +2,8 @@
 
     python -m benchmarks.arithmetic --data FOLDER     FOLDER holds math/ and gsm8k/; JSON on stdout
 
-Each arm has an engine of its own and samples greedily, so that two arms differ in their arithmetic alone. Differences are
-those of paired proportions; ``ours7`` is the int8 of processors that sum products in 16 bits, whose values are the same on
-any processor.
+Each arm has an engine of its own and samples greedily, so that two arms differ in their arithmetic alone. ``ours7`` is
+the int8 of processors that sum products in 16 bits; its values are the same on any processor.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@
     python -m benchmarks.cpu --isa avx2               as on a processor with AVX2 alone
     python -m benchmarks.cpu --busy 0,1,2 --arms auto with so many busy processes beside
 
-One engine after another, with the settings that ``serving`` gives it: medians of decode steps with 300 tokens of context
-(no grammar), prompt tokens read per second, seconds to start, resident memory. Answers are held against float32's: the
-share of its greedy tokens that the arm would choose too (top-1) and their negative log-likelihood (NLL). The limit of a
-machine at B sequences is that of reading all weights once per step (at the speed of a copy) or of its products (at the
-speed of one with 512 rows), whichever is slower, both measured in the same run.
+One engine after another, with the settings that ``serving`` gives it: medians of decode steps with 300 tokens of
+context (no grammar), prompt tokens read per second, seconds to start, resident memory. Answers are held against
+float32's: the share of its greedy tokens that the arm would choose too (top-1) and their negative log-likelihood (NLL).
+The limit of a machine at B sequences is that of reading all weights once per step (at the speed of a copy) or of its
+products (at the speed of one with 512 rows), whichever is slower, both measured in the same run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How long a training will take: what it has still to compute, over how fast its model computes.
 
-Before the first answers both are guesses, from the budgets in the settings and from a measured speed; then they are what
-this run has shown. Steps count as if every one were made, so a training that stops early ends early.
+Before the first answers both are guesses, from the budgets in the settings and from a measured speed; then they are
+what this run has shown. Steps count as if every one were made, so a training that stops early ends early.
 """
 
 from __future__ import annotations

@@ -117,7 +117,11 @@ async def open_session(
         else:
             models = model if isinstance(model, Models) else Models.of(model)
         forecast = forecast_of(config, models.agent, steps=len(run_dir.steps()))
-        metrics = open_metrics(run_dir, stack, on_metrics, under_way=lambda stage: under_way(stage), left=forecast.left)
+
+        def under_way(stage: str) -> int:
+            return ledger.under_way["optimizer"] if stage.endswith("proposing") else rollouts.under_way[stage]
+
+        metrics = open_metrics(run_dir, stack, on_metrics, under_way=under_way, left=forecast.left)
 
         def spent(role: Role, usage: Usage) -> None:
             metrics.spent(usage)
@@ -142,10 +146,6 @@ async def open_session(
             agent = await open_workers(config, task, models.agent, ledger, stack) or agent
         admission = admission_of(config, models.agent)
         rollouts = Rollouts(agent, task, sandbox, run_dir, admission=admission, progress=told, observe=ended)
-
-        def under_way(stage: str) -> int:
-            return ledger.under_way["optimizer"] if stage.endswith("proposing") else rollouts.under_way[stage]
-
         one_text = config.agent.kind == "react" and config.agent.one_string_argument
         optimizer = Optimizer(
             MeteredModel(models.optimizer, "optimizer", writer.prices, ledger),

@@ -28,8 +28,8 @@ class EngineConfig(Record):
     max_num_seqs: int = Field(default=64, ge=1)
     """Largest batch, in sequences."""
     max_num_batched_tokens: int = Field(default=8192, ge=256)
-    """Largest batch, in tokens. On the CPU fewer where reading so many would take longer than a few seconds; prompts are
-    then read in chunks."""
+    """Largest batch, in tokens. On a CPU fewer, if it would take longer than a few seconds to read so many; prompts are
+    read in chunks then."""
     kv_cache_gib: float = Field(default=4.0, gt=0)
     """KV cache of a CPU engine, in GiB. A GPU engine takes what ``gpu_memory_utilization`` leaves."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
@@ -43,7 +43,7 @@ class EngineConfig(Record):
     start_timeout_s: float = Field(default=900.0, gt=0)
     """How long a replica may take to load."""
     stall_timeout_s: float = Field(default=600.0, gt=0)
-    """A replica that holds requests and makes no step for this long is taken for hung and restarted; a slow one is not."""
+    """A replica that holds requests and makes no step for this long is taken for hung and restarted, a slow one not."""
     max_restarts: int = Field(default=3, ge=0)
     """How often a replica that died or hung is started again; the requests that it held are asked anew. One that fails
     twice for the same reason is not started a third time."""

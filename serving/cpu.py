@@ -95,7 +95,7 @@ def environment(config: EngineConfig, *, cores: int) -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(config.kv_cache_gib))),
         # "auto" pins every engine to the first cores, where several starve each other
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_USE_V2_MODEL_RUNNER": "0",  # the kernels are made for the first, which is vLLM's choice where Triton is not
+        "VLLM_USE_V2_MODEL_RUNNER": "0",  # our sampling belongs to the first, vLLM's own choice without Triton
         "OMP_NUM_THREADS": str(config.cpu_threads or max(1, cores // config.replicas)),
     }
     if (library := intel_openmp()) is not None:
