@@ -15,11 +15,13 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from ray_jobs.live import LiveView
+from ray_jobs.live import LiveView, pace
 
 log = logging.getLogger("agentopt")
 LOGGERS = ("agentopt", "agentopt_local", "serving", "ray_jobs")
 """What a run's log holds."""
+PLAIN_S = 15.0
+"""Between two lines on how a stage goes on, elsewhere than on a terminal."""
 
 
 class Display:
@@ -32,15 +34,15 @@ class Display:
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             console=self.console,
             transient=True,
         )
         self.view = LiveView()
         self._tasks: dict[str, TaskID] = {}
-        self._since: dict[str, tuple[float, int]] = {}
-        self._shown: dict[str, float] = {}
+        self._since: dict[str, float] = {}
+        self._shown: set[str] = set()
+        self._told = -PLAIN_S
 
     @contextmanager
     def live(self) -> Iterator[Display]:
@@ -67,30 +69,33 @@ class Display:
         if total == 0 and stage in self._since:
             return  # a watcher is told again and again that it goes on
         if done == 0 or stage not in self._since:
-            self._since[stage] = now, done
-        since, first = self._since[stage]
-        seconds, new = now - since, done - first
-        rate = f"{new / seconds:.2f}/s, {(total - done) * seconds / new:.0f} s left" if new and seconds else ""
+            self._since[stage] = now
+        since = self._since[stage]
         if self.console.is_terminal and total:
-            self._draw(stage, done, total, rate)
-        elif total in (0, done) or now - self._shown.get(stage, now - 60) >= 15:
-            self._shown[stage] = now
+            self._draw(stage, done, total)
+        elif total == 0 or done in (0, total):
             counted = f": {done}/{total}" if total else " ..."
-            self.line(
-                f"{stage}{counted}" + (f" in {seconds:.0f} s" if total and done == total else f"  {rate}".rstrip())
-            )
+            self.line(f"{stage}{counted}" + (f" in {now - since:.0f} s" if total and done == total else ""))
 
-    def _draw(self, stage: str, done: int, total: int, rate: str) -> None:
+    def _draw(self, stage: str, done: int, total: int) -> None:
         if stage not in self._tasks:
-            self._tasks[stage] = self.bars.add_task(stage, total=total, rate="")
-        self.bars.update(self._tasks[stage], completed=done, total=total, rate=rate)
+            self._tasks[stage] = self.bars.add_task(stage, total=total)
+        self.bars.update(self._tasks[stage], completed=done, total=total)
         if done == total:
             self.bars.remove_task(self._tasks.pop(stage))
-            self.line(f"{stage}: {total} in {time.monotonic() - self._since[stage][0]:.0f} s")
+            self.line(f"{stage}: {total} in {time.monotonic() - self._since[stage]:.0f} s")
 
     def metrics(self, row: dict[str, Any]) -> None:
-        """A row of metrics.jsonl; elsewhere than on a terminal its figures stand in the steps' lines alone."""
+        """A row of metrics.jsonl; elsewhere than on a terminal a line every PLAIN_S, of whatever stages are under way."""
         self.view.metrics(row)
+        if self.console.is_terminal or "decision" in row or row["done"] == row["total"] != 0:
+            return
+        now = time.monotonic()
+        if now - self._told >= PLAIN_S or row["stage"] not in self._shown:
+            self._told = now
+            self._shown.add(row["stage"])
+            counted = f" {row['done']}/{row['total']}" if row["total"] else ""
+            self.line(f"{row['stage']}:{counted}, {', '.join(pace(row))}")
 
     def step(self, row: dict[str, Any]) -> None:
         """A finished step; one that was shown already is passed over."""

@@ -75,14 +75,13 @@ class LiveView:
         if not row:
             return ""
         known = row["accuracy"] is not None
+        under_way = f", {row['under_way']} under way" if row.get("under_way") else ""
         share = f", {percent(row['accuracy'], row['done'])} so far" if known else ""
-        return f"{row['stage']}{share}"
+        return f"{row['stage']}{share}{under_way}"
 
     def _tokens(self) -> str:
         row = self._metric
-        parts = []
-        if row.get("tokens_per_s") is not None:
-            parts.append(f"{row['tokens_per_s']:.0f} generated per second")
+        parts = speeds(row)
         if row.get("cached") is not None:
             parts.append(f"{100 * row['cached']:.0f} % of the prompts from the prefix cache")
         if row.get("tokens"):
@@ -93,11 +92,28 @@ class LiveView:
         if not self._metric:
             return ""
         spent = f"{duration(self._metric['seconds'] + time.monotonic() - self._told)} of work"
-        left = (self.max_steps or 0) - len(self._steps)
-        if not self._steps or left <= 0:
+        left = self._metric.get("seconds_left")
+        if left is None:
             return spent
-        each = sum(row["seconds"] for row in self._steps) / len(self._steps)
-        return f"{spent}, at most about {duration(left * each)} of training left"
+        return f"{spent}, at most about {duration(max(0.0, left - (time.monotonic() - self._told)))} left"
+
+
+def speeds(row: Row) -> list[str]:
+    """How fast tokens are read and generated, of what is known."""
+    parts = []
+    if row.get("tokens_per_s") is not None:
+        parts.append(f"{row['tokens_per_s']:.0f} tokens/s generated")
+    if row.get("read_per_s") is not None:
+        parts.append(f"{row['read_per_s']:.0f} read")
+    return parts
+
+
+def pace(row: Row) -> list[str]:
+    """How a stage goes on: what is under way, how fast, and until when."""
+    parts = [f"{row['under_way']} under way", *speeds(row)]
+    if row.get("seconds_left") is not None:
+        parts.append(f"at most about {duration(row['seconds_left'])} left in all")
+    return parts
 
 
 def last_step(row: Row) -> str:

@@ -44,9 +44,8 @@ class Speed(Record):
 
     def __str__(self) -> str:
         most = max(self.generated)
-        return (
-            f"about {self.at(most):.0f} tokens/s for {most} at once, {self.at(1):.1f} for one; {self.prompt:.0f} read"
-        )
+        alone, together = self.at(1), self.at(most)
+        return f"about {together:.0f} tokens/s for {most} at once, {alone:.1f} for one, {self.prompt:.0f} read"
 
 
 class EngineFacts(Record):

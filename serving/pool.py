@@ -99,8 +99,8 @@ def pick_device(config: EngineConfig) -> str:
         return "cpu"
     if config.quantization == "int8":
         raise ConfigError(
-            "engine.quantization = 'int8' is made for CPU engines, and this cluster has GPUs: leave it out, give a model "
-            "whose files are quantized, or set engine.device = 'cpu'"
+            "engine.quantization = 'int8' is made for CPU engines, and this cluster has GPUs: leave it out, give a "
+            "model whose files are quantized, or set engine.device = 'cpu'"
         )
     if gpus < wanted:
         raise ConfigError(
