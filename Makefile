@@ -21,6 +21,8 @@ ifeq ($(filter $(EXTRA),cpu gpu),)
 $(error EXTRA is "$(EXTRA)"; it must be cpu or gpu)
 endif
 STAMP := $(VENV)/installed-$(EXTRA)
+DEV_STAMP := $(STAMP)-dev
+CPUINFO ?= /proc/cpuinfo
 
 # Text models need none of these, but transformers fails on a broken one, and pip may bring builds for another torch.
 # torchcodec is not tried on a GPU machine: it needs FFmpeg, and its failing there says nothing about the others.
@@ -29,14 +31,15 @@ TRIED := $(if $(filter gpu,$(EXTRA)),torchvision torchaudio,$(SPARE))
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL_TORCH = $(PIP) install $(TORCH) || $(PIP) install $(TORCH) torchvision --extra-index-url $(TORCH_CPU_INDEX)
-INSTALL_PROJECT = $(PIP) install -e '.[$(EXTRA),dev]'
+INSTALL_PROJECT = $(PIP) install -e '.[$(EXTRA)]'
+INSTALL_TOOLS = $(PIP) install -e '.[$(EXTRA),dev]'
 DROP_BROKEN = for name in $(TRIED); do $(BIN)/python -c "import $$name" || { $(PIP) uninstall -y $(SPARE); break; }; done
 
 # $(call stage,what,command): one line for the stage; the command's noise goes to the log, whose end is shown on failure
 stage = @echo "$(1)"; { $(2); } >>$(LOG) 2>&1 </dev/null || \
 	{ grep -v '^WARNING' $(LOG) | tail -n 20; echo "This failed: $(1). All of it is in $(LOG)"; exit 1; }
 
-.PHONY: install demo test check lint bench fmt help
+.PHONY: install tools demo test check lint bench fmt help
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -48,7 +51,12 @@ $(STAMP): pyproject.toml
 	  { echo "$(PYTHON) is missing or older than 3.11; name a newer one: make install PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "$(PYTHON) has no venv module (Debian and Ubuntu: apt install python3-venv)"; exit 1; }
-	@if [ -n "$(filter-out $(STAMP),$(wildcard $(VENV)/installed-*))" ] || ! $(PIP) --version >/dev/null 2>&1; then \
+ifeq ($(EXTRA),cpu)
+	@[ "$$(uname -m)" != x86_64 ] || grep -qw avx2 $(CPUINFO) || \
+	  { echo "This processor has no AVX2, which vLLM's CPU build needs: use a GPU (make install EXTRA=gpu), another machine,"; \
+	    echo "or an OpenAI-compatible endpoint (pip install -e ., then agentopt train CONFIG --model.base_url URL)"; exit 1; }
+endif
+	@if [ -n "$(filter-out $(STAMP) $(DEV_STAMP),$(wildcard $(VENV)/installed-*))" ] || ! $(PIP) --version >/dev/null 2>&1; then \
 	  echo "Making $(VENV) ($$($(PYTHON) --version))"; $(PYTHON) -m venv --clear $(VENV); fi
 	@: >$(LOG)
 ifeq ($(EXTRA),cpu)
@@ -59,26 +67,32 @@ endif
 	@touch $@
 	@echo "Installed into $(VENV)"
 
+$(DEV_STAMP): $(STAMP)
+	$(call stage,Adding what tests and checks need,$(INSTALL_TOOLS))
+	@touch $@
+
+tools: $(DEV_STAMP)
+
 demo: install ## train on the demo problems and show what was learned; fetches the model first
 	@$(BIN)/agentopt models pull $(MODEL)
 	@$(BIN)/agentopt train ray_jobs/configs/demo.toml
 
-test: install ## all tests, with a real engine on a small model
+test: tools ## all tests, with a real engine on a small model
 	@$(BIN)/agentopt models pull $(TEST_MODEL)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: lint test ## what CI checks: format, lint, types, tests
 
-lint: install ## format, lint and types, without changing anything
+lint: tools ## format, lint and types, without changing anything
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-fmt: install ## format the code and mend what ruff can mend
+fmt: tools ## format the code and mend what ruff can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: install ## run the benchmarks; each prints JSON
+bench: tools ## run the benchmarks; each prints JSON
 	@$(BIN)/python -m benchmarks.sandbox
 	@$(BIN)/python -m benchmarks.driver
 	@$(BIN)/python -m benchmarks.faults

@@ -173,7 +173,7 @@ def run_training(config: Any, run_dir: Any) -> int:
     for row in run_dir.steps():  # of a run that is continued
         display.view.step(row)
     job = train(config, run_dir, progress=display.progress, on_step=display.step, on_metrics=display.metrics)
-    return watched(run_dir, display, job)
+    return watched(run_dir, display, job, config=config)
 
 
 def run_evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -221,10 +221,37 @@ def check_model(config: Any) -> None:
             resolve(model.name, allow_fetch=False)
 
 
-def watched(run_dir: Any, display: Display, job: Coroutine[Any, Any, dict[str, Any]], *, split: str = "test") -> int:
-    """Run ``job`` with a live display and the run's log; print its report, and the run folder last."""
+def foretell(config: Any, display: Display, *, steps: int) -> None:
+    """Say how fast the model will be on this processor, and how long the training will take, before either begins."""
+    from ray_jobs.forecast import Forecast, expectations, speed_here
+    from ray_jobs.live import duration
+
+    speed = speed_here(config)
+    if speed is None:
+        return
+    for line in expectations(config, speed):
+        display.line(line)
+    seconds = Forecast(config, speed, steps=steps).seconds()
+    if seconds is not None and not config.trainer.count_accepted:
+        display.line(f"the training will take at most about {duration(seconds)} here")
+
+
+def watched(
+    run_dir: Any,
+    display: Display,
+    job: Coroutine[Any, Any, dict[str, Any]],
+    *,
+    split: str = "test",
+    config: Any = None,
+) -> int:
+    """Run ``job`` with a live display and the run's log; print its report, and the run folder last.
+
+    ``config``: of a training, whose duration is foretold.
+    """
     handler = log_to(run_dir.path / "run.log")
     try:
+        if config is not None:
+            foretell(config, display, steps=len(run_dir.steps()))
         with display.live():
             report = asyncio.run(interruptible(job))
     except (asyncio.CancelledError, KeyboardInterrupt):

@@ -86,7 +86,7 @@ class Display:
             self.line(f"{stage}: {total} in {time.monotonic() - self._since[stage]:.0f} s")
 
     def metrics(self, row: dict[str, Any]) -> None:
-        """A row of metrics.jsonl; elsewhere than on a terminal a line every PLAIN_S, of whatever stages are under way."""
+        """A row of metrics.jsonl; elsewhere than on a terminal a line every PLAIN_S."""
         self.view.metrics(row)
         if self.console.is_terminal or "decision" in row or row["done"] == row["total"] != 0:
             return

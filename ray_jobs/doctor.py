@@ -17,14 +17,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from agentopt_local.errors import AgentOptError
+from agentopt_local.errors import AgentOptError, ConfigError, EngineDeadError
 from agentopt_local.record import Record
+from serving.config import EngineConfig
 from serving.model_store import cache_dir, list_models
 
 Status = Literal["ok", "warning", "missing"]
 GIB = 1 << 30
 IMPORT_TIMEOUT_S = 120
 INSTALL = "run: make install"
+DEMO = Path(__file__).parent / "configs" / "demo.toml"
 
 
 class Check(Record):
@@ -196,6 +198,40 @@ def check_gpus() -> list[Check]:
     return [Check(name="GPUs", status=status, found="; ".join(gpus) or "none", advice=advice, required=False)]
 
 
+def check_processor() -> list[Check]:
+    """What vLLM finds on this processor, and how fast the demo's model would be on it."""
+    from serving.cpu import choose, describe, features
+
+    found = features()
+    try:
+        choose(EngineConfig(), found)
+    except ConfigError as error:
+        return [Check(name="processor", status="warning", found=describe(found), advice=str(error), required=False)]
+    return [Check(name="processor", status="ok", found=describe(found)), *check_speed()]
+
+
+def check_speed() -> list[Check]:
+    """The demo's model on this processor, by its products alone."""
+    from ray_jobs.config import load_config
+    from ray_jobs.forecast import Forecast, has_gpu, speed_here
+    from ray_jobs.live import duration
+
+    if has_gpu() or not DEMO.is_file():
+        return []
+    config = load_config(DEMO)
+    try:
+        speed = speed_here(config)
+    except ConfigError:  # the models' own lines tell that it is not here
+        return []
+    except EngineDeadError as error:
+        return [Check(name="CPU engine", status="warning", found=str(error), required=False)]
+    if speed is None:
+        return []
+    seconds = Forecast(config, speed).seconds()
+    told = f"; the demo takes at most about {duration(seconds)}" if seconds else ""
+    return [Check(name="CPU engine", status="ok", found=f"{speed.arithmetic}; {speed}{told}")]
+
+
 def check_models() -> list[Check]:
     """The embedded models. None of them is required: any other model will do."""
     return [
@@ -240,6 +276,7 @@ GROUPS: dict[str, Callable[[], list[Check]]] = {
     "machine": check_machine,
     "packages": check_packages,
     "GPUs": check_gpus,
+    "processor": check_processor,
     "models": check_models,
     "sandbox": check_sandbox,
 }

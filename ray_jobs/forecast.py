@@ -6,13 +6,16 @@ what this run has shown. Steps count as if every one were made, so a training th
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from agentopt_local.chat import Usage
 from agentopt_local.models.metered import Role
 from ray_jobs.config import RunConfig
+from serving.calibration import measure_in_child
 from serving.facts import Speed
 
 GENERATED = 0.25
@@ -27,6 +30,33 @@ READ_COST = 0.25
 """Of a prompt token, in generated ones, where no speed was measured: products with many rows are cheap."""
 SOON_S = 20.0
 """Of work, before which no speed is told."""
+
+
+def speed_here(config: RunConfig) -> Speed | None:
+    """The speed of the agent's model on this processor, measured in a few seconds without loading it.
+
+    None where it will run elsewhere: on a GPU, on a cluster, or behind an endpoint. Raises ConfigError where vLLM
+    cannot run on this processor, EngineDeadError where its products cannot be tried.
+    """
+    from serving.model_store import resolve
+
+    elsewhere = config.model.base_url or config.engine.pool_name or config.ray.address or os.environ.get("RAY_ADDRESS")
+    if elsewhere or config.engine.device == "gpu" or (config.engine.device == "auto" and has_gpu()):
+        return None
+    return measure_in_child(resolve(config.model.name, allow_fetch=False), config.engine)
+
+
+def has_gpu() -> bool:
+    """Whether this machine has a GPU that Ray would see, by its driver's files."""
+    return any(path.exists() for path in (Path("/dev/nvidia0"), Path("/dev/nvidiactl"), Path("/dev/kfd")))
+
+
+def expectations(config: RunConfig, speed: Speed) -> list[str]:
+    """What is said before a model is loaded on this processor: how it computes, how fast, and if that is slow."""
+    lines = [f"{config.model.name} on this processor, {speed.arithmetic}", f"expected: {speed}"]
+    if speed.arithmetic.slow:
+        lines.append("this is slow; engine.dtype = 'auto' takes what the processor computes fastest")
+    return lines
 
 
 class Forecast:

@@ -46,7 +46,8 @@ class ActorPool:
     ) -> None:
         """``actors``: handles of a :class:`~serving.actor.PooledActor`. ``noun``: what one is called in messages.
 
-        ``stall_timeout_s``: an actor that holds requests and neither answers nor steps for this long hangs; None: never.
+        ``stall_timeout_s``: an actor that holds requests and neither answers nor steps for this long hangs; None: no
+        limit.
         ``ends_with``: errors of a method that say that the actor, though alive, cannot answer any more.
         ``own``: whether closing the pool ends the actors.
         """

@@ -123,9 +123,9 @@ def packed(weight: Tensor, kernel: str | None = None) -> Product:
 
 def _quantized(weight: Tensor, largest: int) -> tuple[Tensor, Tensor]:
     """``weight`` as integers from -largest to largest, and the scale of each output channel."""
-    values = weight.float()
+    values = weight.float()  # the weight itself where it is float32: it must stay as it is
     scales = values.abs().amax(1).clamp_min_(1e-12).div_(largest)
-    return values.div_(scales[:, None]).round_().clamp_(-largest, largest).to(torch.int8), scales
+    return (values / scales[:, None]).round_().clamp_(-largest, largest).to(torch.int8), scales
 
 
 def pack_fbgemm(weight: Tensor) -> Product:
@@ -149,7 +149,10 @@ def pack_fbgemm(weight: Tensor) -> Product:
 
 
 def pack_onednn(weight: Tensor) -> Product:
-    """oneDNN through vLLM, whole 8 bits: for VNNI, AMX and ARM's int8 products, which sum in 32 bits."""
+    """oneDNN through vLLM, whole 8 bits: for VNNI, AMX and ARM's int8 products, which sum in 32 bits.
+
+    On AVX2 alone it is slower than FBGEMM, and large values overflow its sums.
+    """
     from vllm import _custom_ops as ops
 
     values, scales = _quantized(weight, 127)

@@ -301,5 +301,5 @@ def last_error(log: Path = Path("/proc/self/fd/2")) -> str | None:
     except OSError:
         return None
     found = [match[1] for line in lines if (match := RAISED.search(line))]
-    plain = [each for each in found if not each.startswith("EngineDeadError")]
+    plain = [each for each in found if "EngineDeadError" not in each.partition(":")[0]]
     return plain[-1] if plain else None

@@ -1,0 +1,94 @@
+"""How long a training is said to take: from its settings, then from what it has shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentopt_local.chat import Usage
+from ray_jobs.config import RunConfig, build
+from ray_jobs.forecast import Forecast, expectations, speed_here
+from serving.facts import Arithmetic, Speed
+
+SPEED = Speed(
+    arithmetic=Arithmetic(dtype="float32", reason="the fastest exact product on AVX2"),
+    features="AVX2", prompt=100.0, generated={1: 5.0, 32: 50.0},
+)  # fmt: skip
+ATTEMPT = Usage(requests=2, prompt_tokens=300, cached_tokens=200, completion_tokens=50)
+
+
+def config(**more: object) -> RunConfig:
+    values = {
+        "task": {"spec": "reasoning_gym:gcd", "n_train": 10, "n_test": 20},
+        "agent": {"max_tokens": 400},
+        "optimizer": {"max_actions": 2, "n_samples": 4},
+        "trainer": {"max_epochs": 2},
+    }
+    return build(values | more, "test")
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_forecast_from_the_settings_alone() -> None:
+    forecast = Forecast(config(), SPEED)
+    assert forecast.read_cost == 0.5
+    attempts = 2 * 20 + 10 + 2 * 2.5 * 10
+    drafts = 2 * forecast.work(1500, 2.0 * 400 * 8)
+    assert forecast.seconds() == pytest.approx((attempts * forecast.attempt() + drafts) / 50)
+    assert Forecast(config()).seconds() is None
+    assert Forecast(config()).left() is None
+
+
+def test_what_has_been_seen_replaces_the_guesses() -> None:
+    clock = Clock()
+    forecast = Forecast(config(), SPEED, clock=clock)
+    for _ in range(20):
+        forecast.rollout("test before", ATTEMPT)
+    assert forecast.attempt() == 50 + 0.5 * 100
+    for _ in range(10):
+        forecast.rollout("step 1 before", ATTEMPT)
+    forecast.spent("optimizer", Usage(prompt_tokens=1000, cached_tokens=800, completion_tokens=400))
+    forecast.spent("agent", ATTEMPT)
+    clock.now += 100.0
+    before = forecast.left()
+    assert before is not None
+    for _ in range(25):
+        forecast.rollout("step 1 edit 1", ATTEMPT)
+    forecast.step({"step": 1})
+    assert forecast.proposal() == 500
+    after = forecast.left()
+    assert after is not None
+    assert after < before
+    # Left: one step of 25 attempts and its drafts, and 20 tests; done: 55 attempts and the drafts, in 100 seconds.
+    assert after == pytest.approx((45 * 100 + 500) / ((55 * 100 + 500) / 100))
+
+
+def test_engines_tell_more_than_their_answers() -> None:
+    clock = Clock()
+    forecast = Forecast(config(), SPEED, clock=clock)
+    clock.now += 50.0
+    assert forecast.left() == forecast.seconds(), "nothing was seen yet"
+    forecast.beat((1000, 500))
+    assert forecast.left() == pytest.approx(forecast.remaining() / (1000 / 50))
+
+
+def test_a_training_that_counts_accepted_updates_has_no_known_end() -> None:
+    assert Forecast(config(trainer={"count_accepted": True}), SPEED).left() is None
+
+
+def test_what_is_said_before_a_model_is_loaded() -> None:
+    lines = expectations(config(), SPEED)
+    assert lines[0].startswith("qwen2.5-coder-1.5b on this processor, float32: the fastest exact product on AVX2")
+    assert lines[1] == "expected: about 50 tokens/s for 32 at once, 5.0 for one, 100 read"
+    slow = SPEED.model_copy(update={"arithmetic": SPEED.arithmetic.model_copy(update={"slow": True})})
+    assert "engine.dtype = 'auto'" in expectations(config(), slow)[-1]
+
+
+def test_models_elsewhere_are_not_measured() -> None:
+    for more in ({"model": {"base_url": "http://127.0.0.1:1/v1", "name": "m"}}, {"engine": {"device": "gpu"}},
+                 {"ray": {"address": "auto"}}, {"engine": {"pool_name": "shared"}}):  # fmt: skip
+        assert speed_here(config(**more)) is None
