@@ -38,8 +38,14 @@ ARMS: dict[str, tuple[dict[str, Any], str | None]] = {
 DEMO = "reasoning_gym:spell_backward,polynomial_multiplication,bitwise_arithmetic"
 
 
-async def measure(arguments: argparse.Namespace, arm: str) -> dict[str, list[bool]]:
-    """Which problems the untrained agent solves, by task."""
+async def measure(arguments: argparse.Namespace, arm: str, tasks: list[str]) -> dict[str, list[bool]]:
+    """Which problems the untrained agent solves, by task. What ``--keep`` holds already is not measured again."""
+    kept: dict[str, dict[str, list[bool]]] = {}
+    if arguments.keep is not None and arguments.keep.exists():
+        kept = json.loads(arguments.keep.read_text())
+    solved = kept.setdefault(arm, {})
+    if all(name in solved for name in tasks):
+        return solved
     settings, kernel = ARMS[arm]
     os.environ.pop(KERNEL_VARIABLE, None)
     if kernel is not None:
@@ -47,10 +53,9 @@ async def measure(arguments: argparse.Namespace, arm: str) -> dict[str, list[boo
     config = EngineConfig.model_validate({"max_model_len": 3072, "max_num_seqs": 64, **settings})
     specs = {"demo": DEMO, "math": f"math:{arguments.data}/math", "gsm8k": f"gsm8k:{arguments.data}/gsm8k"}
     agent_config = AgentConfig(max_turns=4, max_turn_tokens=200, max_tokens=500, think=arguments.think)
-    solved: dict[str, list[bool]] = {}
     with tempfile.TemporaryDirectory(prefix="agentopt-arithmetic-") as folder:
         async with hosted(arguments.model, config, Path(folder) / "notes", scripted=False) as (model, _):
-            for name in arguments.tasks.split(","):
+            for name in (each for each in tasks if each not in solved):
                 task = load_task(specs[name], seed=1)
                 async with open_sandbox(preload=task.preload) as sandbox:
                     meter = Meter(model)
@@ -59,6 +64,8 @@ async def measure(arguments: argparse.Namespace, arm: str) -> dict[str, list[boo
                     problems = task.problems("train", arguments.problems)
                     done = await rollouts.run(FunctionSet(), problems, seed=0, stage=name)
                 solved[name] = [each.correct for each in done]
+                if arguments.keep is not None:
+                    arguments.keep.write_text(json.dumps(kept))
                 print(arm, name, sum(solved[name]), "of", len(done), file=sys.stderr, flush=True)
     return solved
 
@@ -71,12 +78,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--problems", type=int, default=200)
     parser.add_argument("--tasks", default="demo,gsm8k,math")
     parser.add_argument("--arms", default="bfloat16,ours7,ours8", help=f"the first is compared with; {', '.join(ARMS)}")
+    parser.add_argument("--keep", type=Path, help="a JSON file of results, read and written, to go on after a stop")
     parser.add_argument("--think", action="store_true", help="let turns begin with a line of thought")
     arguments = parser.parse_args(argv)
-    arms = arguments.arms.split(",")
-    solved = {arm: asyncio.run(measure(arguments, arm)) for arm in arms}
+    arms, tasks = arguments.arms.split(","), arguments.tasks.split(",")
+    solved = {arm: asyncio.run(measure(arguments, arm, tasks)) for arm in arms}
     report: dict[str, Any] = {"model": arguments.model, "tasks": {}}
-    for name in arguments.tasks.split(","):
+    for name in tasks:
         row = report["tasks"][name] = {}
         for arm in arms:
             found = solved[arm][name]

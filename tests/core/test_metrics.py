@@ -69,6 +69,32 @@ def test_sums_go_on_where_an_earlier_process_ended() -> None:
     assert second.rows[0]["tokens_per_s"] == pytest.approx(5.0), "of this process alone"
 
 
+def test_time_alone_brings_a_row_and_engines_tell_more_than_their_answers() -> None:
+    told = Told()
+    told.metrics.progress("test before", 0, 60)
+    told.now += 2.0
+    told.metrics.beat((0, 0))
+    assert told.rows == [], "not yet due"
+    for read in (500, 1000, 1500):
+        told.now += 5.0
+        told.metrics.beat((read, read // 10))
+    assert [(row["stage"], row["done"], row["total"]) for row in told.rows] == [("test before", 0, 60)] * 3
+    assert told.rows[-1]["read_per_s"] == pytest.approx(100.0)
+    assert told.rows[-1]["tokens_per_s"] == pytest.approx(10.0)
+    assert told.rows[-1]["tokens"] == 0, "of answers"
+    told.now += 5.0
+    told.metrics.beat()  # an engine that is being restarted tells nothing
+    assert len(told.rows) == 4
+
+
+def test_a_row_says_what_is_under_way_and_what_is_left() -> None:
+    rows: list[dict[str, Any]] = []
+    metrics = Metrics(rows.append, every_s=0.0, under_way=len, left=lambda: 61.4)
+    metrics.progress("abc", 0, 5)
+    metrics.beat()
+    assert (rows[0]["under_way"], rows[0]["seconds_left"]) == (3, 61)
+
+
 def test_a_stage_without_a_count_is_told_of_by_its_replies_until_rollouts_begin() -> None:
     told = Told()
     told.metrics.progress("step 1 proposing", 0, 0)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agentopt_local.chat import ChatReply, ChatRequest, Message, Usage
-from agentopt_local.errors import BudgetError
+from agentopt_local.errors import BudgetError, ModelError
 from agentopt_local.models.metered import Budget, Ledger, MeteredModel, Prices
 from agentopt_local.models.pacing import Pacer
 from agentopt_local.models.scripted import ScriptedChatModel
@@ -55,11 +55,26 @@ def test_every_request_is_counted_by_role_and_the_count_survives_the_process() -
 
 
 def test_an_observer_is_told_what_further_requests_used() -> None:
-    log, told = Rows(), list[Usage]()
+    log, told = Rows(), list[tuple[str, Usage]]()
     asyncio.run(MeteredModel(talker(), "agent", PRICES, Ledger(log, Budget())).complete(ASK))
-    ledger = Ledger(log, Budget(), observe=told.append)
+    ledger = Ledger(log, Budget(), observe=lambda role, usage: told.append((role, usage)))
     asyncio.run(MeteredModel(talker(), "agent", PRICES, ledger).complete(ASK))
-    assert told == [USAGE]
+    assert told == [("agent", USAGE)]
+
+
+def test_requests_under_way_are_counted_by_role() -> None:
+    ledger = Ledger(Rows(), Budget())
+
+    class Held:
+        async def complete(self, request: ChatRequest) -> ChatReply:
+            assert ledger.under_way == {"optimizer": 1}
+            raise ModelError("no")
+
+        async def aclose(self) -> None: ...
+
+    with pytest.raises(ModelError):
+        asyncio.run(MeteredModel(Held(), "optimizer", PRICES, ledger).complete(ASK))
+    assert ledger.under_way["optimizer"] == 0
 
 
 @pytest.mark.parametrize(

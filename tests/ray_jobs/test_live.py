@@ -29,6 +29,7 @@ from ray_jobs.watch import Tail, in_use, watch
 METRIC: dict[str, Any] = {
     "time": 1.0, "seconds": 90.0, "step": 1, "stage": "step 2 after", "done": 6, "total": 12, "accuracy": 0.5,
     "ci95": [0.2, 0.8], "tokens": 4321, "prompt_tokens": 9000, "tokens_per_s": 48.2, "cached": 0.81,
+    "under_way": 5, "read_per_s": 33.4, "seconds_left": 240,
 }  # fmt: skip
 STEP: dict[str, Any] = {
     "step": 1, "decision": "accepted", "actions": [{"kind": "add_function", "name": "twice", "matches": "3/3"}],
@@ -63,9 +64,10 @@ def test_the_view_says_where_the_run_stands() -> None:
         "1 of at most 5, 1 accepted",
         "75.0 % (47 to 91) on the training problems",
         "step 2 after, 50.0 % (19 to 81) so far",
-        "48 generated per second, 81 % of the prompts from the prefix cache, 4,321 generated so far",
+        "48 tokens/s generated, 33 read, 81 % of the prompts from the prefix cache, 4,321 generated so far",
+        "so far, 5 under way",
         "accepted: add twice, 25.0 % -> 75.0 %",
-        "of work, at most about 4 min of training left",
+        "of work, at most about 4 min left",
         "6/12",
     ):
         assert part in seen, seen
@@ -78,6 +80,7 @@ def test_elsewhere_than_on_a_terminal_there_are_plain_lines_alone() -> None:
         display.progress("step 1 proposing", 0, 0)
         display.progress("step 1 after", 0, 2)
         display.metrics(METRIC)
+        display.metrics(METRIC)  # 15 seconds have not gone by
         display.progress("step 1 after", 2, 2)
         display.step(STEP)
         display.step(STEP)
@@ -85,6 +88,7 @@ def test_elsewhere_than_on_a_terminal_there_are_plain_lines_alone() -> None:
     assert [re.sub(r"\d+ s$", "N s", line) for line in out.getvalue().splitlines()] == [
         "step 1 proposing ...",
         "step 1 after: 0/2",
+        "step 2 after: 6/12, 5 under way, 48 tokens/s generated, 33 read, at most about 4 min left in all",
         "step 1 after: 2/2 in N s",
         "step 1: accepted  accuracy 0.25 -> 0.75 on the same 12 problems  [add twice]  N s",
     ]

@@ -16,6 +16,7 @@ from agentopt_local.errors import ConfigError, ContextOverflowError, EngineDeadE
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.source import clean
 from agentopt_local.tool_formats import check_arguments
+from serving import cpu
 
 pytestmark = [
     pytest.mark.engine,
@@ -37,6 +38,7 @@ TOOL = ToolSpec(
         "additionalProperties": False,
     },
 )
+ISAS = ["auto", "avx2"] if cpu.features() != cpu.features("avx2") else ["auto"]
 TURN = r"<answer>[^<\n]+</answer>"
 
 
@@ -55,9 +57,9 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
         yield runner.get_loop()
 
 
-@pytest.fixture(scope="module")
-def pool(loop: asyncio.AbstractEventLoop) -> Iterator[Any]:
-    """One engine for all tests of this file."""
+@pytest.fixture(scope="module", params=ISAS)
+def pool(loop: asyncio.AbstractEventLoop, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """One engine for all tests of this file, and another that passes for one on an older processor."""
     path = model_path()
     from ray_jobs.cluster import connect, disconnect
     from ray_jobs.config import RayConfig
@@ -65,7 +67,10 @@ def pool(loop: asyncio.AbstractEventLoop) -> Iterator[Any]:
     from serving.pool import start_pool
 
     connect(RayConfig())
-    config = EngineConfig(max_model_len=1024, max_num_seqs=32, max_num_batched_tokens=1024, kv_cache_gib=1)
+    # Steps of 256 tokens: longer prompts are read in chunks.
+    config = EngineConfig(
+        max_model_len=1024, max_num_seqs=32, max_num_batched_tokens=256, kv_cache_gib=1, cpu_isa=request.param
+    )
     started = loop.run_until_complete(start_pool(path, config))
     yield started
     loop.run_until_complete(started.aclose())
@@ -157,6 +162,36 @@ def test_seeded_requests_with_long_prompts_do_not_kill_the_engine(loop: asyncio.
         for n in range(24)
     ]
     assert len(ask(loop, pool, *requests)) == 24
+
+
+def test_a_prompt_in_chunks_leaves_the_seed_alone(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
+    """vLLM samples after every chunk and throws the token away; the generator must not notice."""
+    told = "The mill stood by the river, and the river turned the mill. " * 50
+    request = ChatRequest(
+        messages=user(told + "Go on with another story."), sampling=Sampling(max_tokens=24, temperature=1.0, seed=5)
+    )
+    (chunks,), (cached,) = ask(loop, pool, request), ask(loop, pool, request)
+    assert chunks.usage.prompt_tokens > 2 * 256, "three steps at least"
+    assert chunks.usage.cached_tokens == 0
+    assert cached.usage.cached_tokens > 2 * 256, "one step"
+    assert chunks.message == cached.message
+
+
+def test_an_engine_tells_how_it_computes_and_what_it_has_done(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
+    facts = pool.facts
+    assert facts.step_tokens == 256
+    if pool.device == "cpu":
+        expected = cpu.choose(pool.config, cpu.features(pool.config.cpu_isa))
+        assert facts.speed.arithmetic == expected
+        assert (facts.quantization == cpu.INT8_METHOD) == (expected.quantization == "int8")
+        assert facts.speed.at(32) > facts.speed.at(1) > 0
+        before = loop.run_until_complete(pool.pulse())
+        (reply,) = ask(loop, pool, ChatRequest(messages=user("Count to nine. " * 30), sampling=Sampling(max_tokens=9)))
+        after = loop.run_until_complete(pool.pulse())
+        computed = reply.usage.prompt_tokens - reply.usage.cached_tokens
+        assert after.prompt_tokens - before.prompt_tokens >= computed - 32
+        assert after.completion_tokens - before.completion_tokens >= reply.usage.completion_tokens - 1
+        assert after.steps > before.steps
 
 
 def test_the_same_seed_gives_the_same_text(loop: asyncio.AbstractEventLoop, pool: Any) -> None:

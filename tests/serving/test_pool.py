@@ -17,6 +17,7 @@ import pytest
 from agentopt_local.chat import ChatReply, ChatRequest, Message
 from agentopt_local.errors import ConfigError, ContextOverflowError, EngineDeadError, ModelError, ModelOverloadedError
 from serving.config import EngineConfig, HostedModel
+from serving.facts import Pulse
 
 pytestmark = [
     pytest.mark.usefixtures("cluster"),
@@ -34,6 +35,7 @@ class Obedient:
 
     def __init__(self) -> None:
         self.core = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        self.pulse = Pulse()
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         word, _, path = request.messages[-1].content.partition(" ")
@@ -46,7 +48,11 @@ class Obedient:
         if word == "wait":
             await asyncio.sleep(0.5)
         if word == "core":
-            raise EngineDeadError("the core has ended")
+            raise EngineDeadError(f"the core has ended at {time.time()}: no memory")
+        if word == "slow":
+            for _ in range(16):
+                await asyncio.sleep(0.25)
+                self.pulse = self.pulse.after(32, 1)
         if word == "cut":
             raise ModelOverloadedError("vLLM broke a request off (abort)")
         if word == "long":
@@ -199,6 +205,26 @@ def test_a_request_that_kills_every_engine_is_named_and_ends_the_run() -> None:
         assert await say(pool, "answer")
 
     with_pool(use)
+
+
+def test_an_engine_that_fails_twice_for_one_reason_is_not_started_a_third_time() -> None:
+    async def use(pool: Any) -> None:
+        with pytest.raises(EngineDeadError, match=r"no engine replica is left.*no memory, for the second time"):
+            await say(pool, "core", "poison")
+        with pytest.raises(EngineDeadError, match="for the second time: it is not restarted"):
+            await say(pool, "answer")
+
+    with_pool(use)
+
+
+def test_a_slow_engine_is_not_taken_for_a_hung_one() -> None:
+    async def use(pool: Any) -> None:
+        before = await say(pool, "answer")
+        assert await say(pool, "slow") == before, "four seconds without an answer, but with steps"
+        pulse = await pool.pulse()
+        assert (pulse.steps, pulse.prompt_tokens, pulse.completion_tokens) == (16, 512, 16)
+
+    with_pool(use, config=QUICK.model_copy(update={"stall_timeout_s": 1.0}))
 
 
 def test_restarts_are_bounded_and_the_end_says_what_happened(tmp_path: Path) -> None:
