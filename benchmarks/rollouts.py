@@ -62,7 +62,10 @@ async def measure(arguments: argparse.Namespace, config: EngineConfig, notes: Pa
 def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     """All three measurements and their ratios."""
     config = EngineConfig(
-        max_model_len=4096, max_num_seqs=arguments.concurrency, max_num_batched_tokens=arguments.batched_tokens
+        max_model_len=4096,
+        max_num_seqs=arguments.concurrency,
+        max_num_batched_tokens=arguments.batched_tokens,
+        cpu_isa=arguments.isa,
     )
     with tempfile.TemporaryDirectory(prefix="agentopt-rollouts-") as temporary:
         notes = Path(temporary) / "async.jsonl"
@@ -97,6 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--turn-tokens", type=int, default=120, help="most tokens of one turn (default: 120)")
     parser.add_argument("--batched-tokens", type=int, default=8192, help="the engine's max_num_batched_tokens")
+    parser.add_argument("--isa", choices=("auto", "avx2"), default="auto", help="of a CPU engine")
     parser.add_argument("--scripted", action="store_true", help="a stand-in for the engine")
     print(json.dumps(benchmark(parser.parse_args(argv)), indent=2))
     return 0

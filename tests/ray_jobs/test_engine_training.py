@@ -89,10 +89,18 @@ def check_run(run: Path, *, constrained: bool) -> None:
 
 
 def test_a_short_training_on_a_hosted_engine(tmp_path: Path, model_path: Path) -> None:
-    run = train(tmp_path)
+    run = train(tmp_path, "--engine.cpu_isa", "avx2")
     check_run(run, constrained=True)
     meta = json.loads((run / "meta.json").read_text())
     assert meta["device"] in ("cpu", "gpu")
+    if meta["device"] == "cpu":
+        arithmetic = meta["engine"]["speed"]["arithmetic"]
+        assert (arithmetic["quantization"], arithmetic["kernel"]) == ("int8", "fbgemm")
+        assert arithmetic["reason"] == "the fastest on AVX2"
+        log = (run / "run.log").read_text()
+        said = ("int8 products (fbgemm)", "expected: about", "the training will take at most about", "under way, ")
+        assert [text for text in said if text not in log] == []
+        assert log.index("expected: about") < log.index("loading qwen2.5-coder-0.5b into vLLM")
     assert meta["sandbox"]
     again = subprocess.run(
         [sys.executable, "-m", "ray_jobs.cli", "show", str(run)], capture_output=True, text=True, timeout=60, check=True
@@ -205,18 +213,23 @@ def test_served_engines_train_for_a_ray_job_and_for_a_command(tmp_path: Path, mo
 def server(model_path: Path, tmp_path: Path) -> Iterator[str]:
     """vLLM's own OpenAI-compatible server on loopback."""
     port = free_port()
-    environment = os.environ | {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": str(os.cpu_count() or 1),
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
+    from serving import cpu
+    from serving.config import EngineConfig
+    from serving.engine import engine_environment
+
+    config = EngineConfig(kv_cache_gib=1)
+    chosen = cpu.choose(config, cpu.features())
+    environment = os.environ | engine_environment(config, cpu=True, cores=cpu.cores())
+    quantization = []
+    if chosen.kernel is not None:  # our plugin is loaded by vLLM's own server too
+        environment[cpu.KERNEL_VARIABLE] = chosen.kernel
+        quantization = ["--quantization", cpu.INT8_METHOD]
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(model_path), "--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)),
-        *("--dtype", "bfloat16", "--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "32"),
-        *("--max-num-batched-tokens", "2048", "--structured-outputs-config", '{"backend": "guidance"}'),
+        *("--dtype", chosen.dtype, "--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "32"),
+        *("--max-num-batched-tokens", "512", "--structured-outputs-config", '{"backend": "guidance"}'),
+        *quantization,
     ]
     log = (tmp_path / "server.log").open("w")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -244,7 +257,7 @@ def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) ->
 
 
 def test_the_same_config_against_a_server(tmp_path: Path, server: str) -> None:
-    # vLLM's server cuts prompts into chunks; on the CPU a seeded request would kill it.
-    run = train(tmp_path, "--model.base_url", server, "--model.send_seed", "false")
+    # The server reads prompts in chunks; without our plugin a seeded request would kill it on a CPU.
+    run = train(tmp_path, "--model.base_url", server)
     check_run(run, constrained=False)
     assert json.loads((run / "meta.json").read_text())["device"] == "endpoint"
