@@ -33,7 +33,7 @@ from agentopt_local.evidence import Attempted, cut
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.record import Record
 from agentopt_local.sandbox.base import Execution, Sandbox
-from agentopt_local.source import TYPES_ALLOWED, clean, with_imports
+from agentopt_local.source import clean, with_imports
 from agentopt_local.task import Task
 
 if TYPE_CHECKING:
@@ -120,18 +120,9 @@ class Draft:
                 self._say(text, f"That is not a legal action: {error}")
                 continue
             self._legal += 1
-            self._say(text, self._source_prompt(header))
+            self._say(text, prompts.fill("write_source", name=header.name))
             return header
         return None
-
-    def _source_prompt(self, header: Header) -> str:
-        text = prompts.fill(
-            "write_source",
-            name=header.name,
-            types="str" if self.context.one_text else TYPES_ALLOWED,
-            packages=", ".join(self.config.allowed_packages),
-        )
-        return f"{text}\n- It takes exactly one parameter, a str." if self.context.one_text else text
 
     async def _write(self, header: Header) -> None:
         """Source, trial, repair: until every shown problem is answered or the retries are used up."""
@@ -150,7 +141,7 @@ class Draft:
             try:
                 function = self._check(source, header)
                 if examples is None or function.parameters != old_parameters:
-                    examples = await self._examples(source, function)
+                    examples = await self._examples(function)
                     old_parameters = function.parameters
                 feedback = await self._try(function, header, examples)
             except FunctionError as error:
@@ -183,14 +174,19 @@ class Draft:
             )
         return function
 
-    async def _examples(self, source: str, function: Function) -> dict[str, Any]:
-        """Arguments for each shown problem, ``{"problem_1": {...}}``."""
+    async def _examples(self, function: Function) -> dict[str, Any]:
+        """Arguments for each shown problem, ``{"problem_1": {...}}``.
+
+        Asked in a conversation of its own: no expected answer stands in it, and all drafts of an edit share its
+        beginning, which an engine reads once.
+        """
         evidence = self.context.evidence
         problems = "\n".join(f"problem_{i + 1}: {cut(each.problem.question, 600)}" for i, each in enumerate(evidence))
-        output_type = examples_type(function, len(evidence))
-        question = prompts.fill("example_arguments", signature=function.signature, problems=problems)
-        messages = [*self.messages, Message(role="assistant", content=source), Message(role="user", content=question)]
-        constraint = Constraint.of(output_type)
+        question = prompts.fill(
+            "example_arguments", problems=problems, signature=function.signature, description=function.description
+        )
+        messages = [Message(role="user", content=question)]
+        constraint = Constraint.of(examples_type(function, len(evidence)))
         text = await self._ask(constraint, max_tokens=300, messages=messages)
         try:
             examples = json.loads(text[text.find("{") : text.rfind("}") + 1])
@@ -260,7 +256,7 @@ class Draft:
                 top_p=self.config.top_p,
                 seed=(self.seed * 100 + self._requests) % 2**63,  # engines refuse wider ones
             ),
-            session=f"optimizer/{self.seed}",
+            session=f"optimizer/{'' if messages is None else 'arguments/'}{self.seed}",
         )
         reply = await self.context.model.complete(request)
         self.usage += reply.usage

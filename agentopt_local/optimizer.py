@@ -30,6 +30,7 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.record import Record
 from agentopt_local.rollout import together
 from agentopt_local.sandbox.base import Sandbox
+from agentopt_local.source import TYPES_ALLOWED
 from agentopt_local.task import Task
 
 STDLIB_ALLOWED = (
@@ -225,6 +226,9 @@ class Optimizer:
             one_text=self.one_text,
             prompt=prompts.fill(
                 "optimizer",
+                types="str" if self.one_text else TYPES_ALLOWED,
+                packages=", ".join(config.allowed_packages),
+                one_text="- It takes exactly one parameter, a str.\n" if self.one_text else "",
                 functions=shown,
                 failures=failures_text(failures, config.failures_tokens),
                 transcripts=transcripts_text(evidence, config.evidence_tokens),

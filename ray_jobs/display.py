@@ -94,8 +94,8 @@ class Display:
         if now - self._told >= PLAIN_S or row["stage"] not in self._shown:
             self._told = now
             self._shown.add(row["stage"])
-            counted = f" {row['done']}/{row['total']}" if row["total"] else ""
-            self.line(f"{row['stage']}:{counted}, {', '.join(pace(row))}")
+            counted = f" {row['done']}/{row['total']}," if row["total"] else ""
+            self.line(f"{row['stage']}:{counted} {', '.join(pace(row))}")
 
     def step(self, row: dict[str, Any]) -> None:
         """A finished step; one that was shown already is passed over."""

@@ -29,7 +29,9 @@ KNOWN = 8
 READ_COST = 0.25
 """Of a prompt token, in generated ones, where no speed was measured: products with many rows are cheap."""
 SOON_S = 20.0
-"""Of work, before which no speed is told."""
+"""Of work, before which no speed is told where none was measured."""
+BEFORE_S = 60.0
+"""Of work, which the speed that was measured beforehand is worth."""
 
 
 def speed_here(config: RunConfig) -> Speed | None:
@@ -128,9 +130,11 @@ class Forecast:
             return None
         elapsed = self._clock() - self._started
         done = self.work(*self._engines) if self._engines else self._attempt_work + self._written
-        if elapsed >= SOON_S and done > 0:
-            return self.remaining() * elapsed / done
-        return self.seconds()
+        if self.speed is None and (elapsed < SOON_S or done == 0):
+            return None
+        # The measured speed counts as so much work seen before: the first seconds are slower than the rest.
+        before = BEFORE_S if self.speed else 0.0
+        return self.remaining() * (elapsed + before) / (done + before * (self.speed or 0.0))
 
     def beat(self, engines: tuple[int, int]) -> None:
         """Prompt tokens and tokens that the engines have computed for this run so far."""

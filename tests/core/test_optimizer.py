@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import re
 from collections import defaultdict
@@ -352,7 +351,7 @@ def test_functions_of_one_text_are_asked_for_and_others_refused(bench: Bench) ->
     proposal = bench.run(optimizer.propose(FunctionSet(), FAILED, (), seed=1))
     assert proposal.functions == FunctionSet.of(SHOUT)
     asked = of_phase(model.requests, "source", "repair")
-    assert "exactly one parameter, a str" in last(asked[0])
+    assert "exactly one parameter, a str" in asked[0].messages[0].content
     assert "must take exactly one parameter, a str; it is shout(word: str, n: int)" in last(asked[1])
     assert asked[0].constraint is not None
     wrong = ChatReply(message=Message(role="assistant", content=SHOUT.replace("word: str", "word: int")))
@@ -512,7 +511,7 @@ def test_the_best_of_n_samples_is_applied(bench: Bench) -> None:
     sources = [WRONG, CRASH, NEARLY, WRONG]
     author = Author(sources=lambda request: sources[index_of(request)])
     proposal, requests = bench.propose(author, n_samples=4, max_retries=0)
-    assert len({request.session for request in requests}) == 4
+    assert len({request.session for request in requests if phase(request) != "arguments"}) == 4
     assert proposal.functions == FunctionSet.of(NEARLY)
     assert proposal.matches == ("1/3",)
     assert proposal.counts == ActionCounts(sampled=4, legal=4, verified=3, applied=1)
@@ -592,9 +591,22 @@ def test_actions_are_constrained_as_configured(bench: Bench) -> None:
 def test_a_conversation_keeps_its_session_and_only_grows(bench: Bench) -> None:
     _, requests = bench.propose(Author())
     assert [phase(request) for request in requests] == ["header", "source", "arguments"]
-    assert len({request.session for request in requests}) == 1
-    for earlier, later in itertools.pairwise(requests):
-        assert later.messages[: len(earlier.messages)] == earlier.messages
+    header, source, _ = requests
+    assert header.session == source.session
+    assert source.messages[: len(header.messages)] == header.messages
+
+
+def test_arguments_are_asked_for_without_the_expected_answers(bench: Bench) -> None:
+    """Whoever writes the arguments must not see what a right function returns; the problems open the prompt, so that
+    all drafts of an edit share its beginning."""
+    _, requests = bench.propose(Author(), n_samples=3)
+    asked = [request for request in requests if phase(request) == "arguments"]
+    assert len(asked) == 3
+    for request in asked:
+        (message,) = request.messages
+        assert message.content.startswith("problem_1: Shout: ")
+        assert not any(each.problem.answer in message.content for each in FAILED)
+        assert request.session not in {each.session for each in requests if phase(each) == "source"}
 
 
 # Errors of the machine

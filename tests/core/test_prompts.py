@@ -19,7 +19,7 @@ def identifiers(name: str) -> set[str]:
 
 def test_there_are_prompts_with_names_to_fill() -> None:
     assert {"agent_system", "optimizer", "repair", "write_source", "example_arguments"} <= set(NAMES)
-    assert identifiers("optimizer") == {"functions", "failures", "transcripts"}
+    assert identifiers("optimizer") == {*("types", "packages", "one_text", "functions", "failures", "transcripts")}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -42,7 +42,7 @@ def test_a_missing_name_is_an_error(name: str) -> None:
 
 def test_what_is_filled_in_is_not_filled_again() -> None:
     values = dict.fromkeys(identifiers("optimizer"), "costs $functions, $5 and $$")
-    assert prompts.fill("optimizer", **values).count("costs $functions, $5 and $$") == 3
+    assert prompts.fill("optimizer", **values).count("costs $functions, $5 and $$") == 6
 
 
 def test_a_prompt_that_does_not_exist_is_an_error() -> None:
