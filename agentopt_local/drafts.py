@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("agentopt.drafts")
+SHOWN = 200
+"""Characters of an argument, a result or an expected answer in the account of a trial."""
 
 
 class Verified(Record):
@@ -221,7 +223,7 @@ class Draft:
         """A line per trial that compares what was returned with what was expected, and how many were right."""
         lines, matches = [], 0
         for attempted, given, execution in zip(self.context.evidence, arguments, executions, strict=True):
-            shown = ", ".join(f"{key}={cut(repr(value), 200)}" for key, value in given.items())
+            shown = ", ".join(f"{key}={cut(repr(value), SHOWN)}" for key, value in given.items())
             call = f"{function.name}({shown})"
             if not execution.ok:
                 lines.append(f"- {call} failed: {cut(execution.error or '', 400)}")
@@ -230,8 +232,9 @@ class Draft:
             grade = await self.context.task.grade(attempted.problem, returned, self.context.sandbox)
             matches += grade.correct
             kind = "" if isinstance(execution.value, str) else f" ({type(execution.value).__name__}, not str)"
-            verdict = "which is right" if grade.correct else f"but expected was: {cut(attempted.problem.answer, 300)}"
-            lines.append(f"- {call} returned: {cut(returned, 300)}{kind}\n  {verdict}")
+            expected = cut(attempted.problem.answer, SHOWN)
+            verdict = "which is right" if grade.correct else f"but expected was: {expected}"
+            lines.append(f"- {call} returned: {cut(returned, SHOWN)}{kind}\n  {verdict}")
         return lines, matches
 
     def _say(self, reply: str, answer: str) -> None:
