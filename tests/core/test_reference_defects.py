@@ -124,7 +124,8 @@ FAILED = [attempted(problem) for problem in PROBLEMS]
 def brain(request: ChatRequest) -> str:
     """A model that is agent and optimizer: it writes ``shout`` once it sees failures, and calls it once it has it."""
     last = request.messages[-1].content
-    if (request.session or "").startswith("optimizer/") or "You improve the set" in request.messages[0].content:
+    first = request.messages[0].content
+    if (request.session or "").startswith("optimizer/") or "You improve the set" in first or "problem_1: " in first:
         words = re.findall(r"(problem_\d+): Shout: (\w+)", last)
         if "Write the complete source" in last:
             return SHOUT
