@@ -123,7 +123,7 @@ class Model(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         messages = body["messages"]
-        if messages[0]["role"] == "user" and "You improve the set of Python functions" in messages[0]["content"]:
+        if messages[0]["role"] == "user":  # an agent's conversation begins with a system message
             text = optimizer_says(messages[0]["content"], messages[-1]["content"])
         else:
             text = agent_says(messages[-1], body.get("tools", []))
