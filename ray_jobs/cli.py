@@ -264,6 +264,7 @@ def watched(
         print(f"To continue: agentopt resume {run_dir.path}")
         return USER_MISTAKE if isinstance(error, ConfigError) else 1
     finally:
+        job.close()  # it has not begun where the forecast was interrupted
         stop_logging(handler)
         run_dir.close()
     print(report_text(report, split))

@@ -24,7 +24,7 @@ from serving.facts import Arithmetic, Speed
 BATCHES = (1, 8, 32, 96)
 PROMPT = 256
 """Prompt tokens of one measured product: beyond it a token gets no cheaper."""
-OVERHEAD = 1.35
+OVERHEAD = 1.5
 """A step's time over that of its products: attention, norms, sampling, grammars, the engine's own work."""
 RESIDENT_BYTES = 160 << 20
 """Weights that a measurement goes round, so that they come from memory as a model's do, not from a cache."""
@@ -35,9 +35,11 @@ TIMEOUT_S = 180
 
 def weights(model: Path) -> tuple[tuple[int, int], int, int]:
     """Of a model's folder: (outputs, inputs) of its typical large product, weights in all products but the head's,
-    and in the head's."""
+    and in the head's. Of a model whose settings have other names, the size of its files tells."""
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     config = config.get("text_config") or config
+    if not {"hidden_size", "num_hidden_layers"} <= config.keys():
+        return (4096, 1024), sum(path.stat().st_size for path in model.glob("*.safetensors")) // 2 or 1, 0
     hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
     inner, words = int(config.get("intermediate_size") or 4 * hidden), int(config.get("vocab_size", 0))
     heads = int(config.get("num_attention_heads", 1))

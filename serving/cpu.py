@@ -43,6 +43,11 @@ def features(isa: str = "auto") -> frozenset[str]:
     return frozenset(found & {"avx2"} if isa == "avx2" else found)
 
 
+def plugged_in() -> bool:
+    """Whether vLLM finds our plugin: not on a cluster that only got this package's source."""
+    return bool(importlib.metadata.entry_points(group="vllm.general_plugins", name="agentopt_cpu"))
+
+
 def describe(found: frozenset[str]) -> str:
     """``AVX2, AVX512, VNNI``."""
     return ", ".join(dict.fromkeys(name for key, name in KNOWN.items() if key in found)) or "no vector extensions known"
@@ -68,8 +73,15 @@ def choose(config: EngineConfig, found: frozenset[str], *, quantized: bool = Fal
         "float16": False,
     }
     if quantized:
-        return Arithmetic(dtype="bfloat16", reason="the model's files are quantized, and vLLM runs them as they are")
-    if config.quantization == "int8" or (config.quantization == "auto" and config.dtype == "auto" and x86):
+        dtype = "bfloat16" if config.dtype == "auto" else config.dtype
+        return Arithmetic(dtype=dtype, reason="the model's files are quantized, and vLLM runs them as they are")
+    if not plugged_in():
+        if config.quantization == "int8":
+            raise ConfigError(
+                "engine.quantization = 'int8' needs this package installed where the engine runs: vLLM finds the int8 "
+                "products by its entry point (pip install -e .)"
+            )
+    elif config.quantization == "int8" or (config.quantization == "auto" and config.dtype == "auto" and x86):
         kernel: Kernel = "onednn" if sums_in_32_bits else "fbgemm"
         if os.environ.get(KERNEL_VARIABLE) in ("onednn", "fbgemm"):  # a benchmark tries the other one
             kernel = "fbgemm" if os.environ[KERNEL_VARIABLE] == "fbgemm" else "onednn"

@@ -9,7 +9,6 @@ import logging
 import os
 import re
 from collections import OrderedDict
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from agentopt_local.errors import ContextOverflowError, EngineDeadError, ModelEr
 from agentopt_local.tool_formats import COMPACT_JSON
 from serving.calibration import measure
 from serving.config import EngineConfig
-from serving.cpu import INT8_METHOD, KERNEL_VARIABLE
+from serving.cpu import INT8_METHOD, KERNEL_VARIABLE, plugged_in
 from serving.cpu import environment as cpu_environment
 from serving.facts import EngineFacts, Pulse, Speed
 from serving.transcript import Transcripts
@@ -37,11 +36,8 @@ RAISED = re.compile(r"(?:^|\s)((?:\w+\.)*\w*(?:Error|Exception|Timeout\w*): \S.*
 
 
 def compiled_norms() -> dict[str, list[str]]:
-    """``ir_op_priority`` of a CPU engine: the norms of ``serving/cpu_kernels.py``.
-
-    Empty where this package is not installed, as on a cluster that only got its source: vLLM finds them by entry point.
-    """
-    if not entry_points(group="vllm.general_plugins", name="agentopt_cpu"):
+    """``ir_op_priority`` of a CPU engine: the norms of ``serving/cpu_kernels.py``, if vLLM finds them."""
+    if not plugged_in():
         return {}
     return {"rms_norm": ["agentopt_cpu"], "fused_add_rms_norm": ["agentopt_cpu"]}
 
@@ -115,7 +111,7 @@ class Engine:
         speed = measure(model, config) if cpu else None
         if speed is not None and speed.arithmetic.kernel is not None:
             os.environ[KERNEL_VARIABLE] = speed.arithmetic.kernel  # for vLLM's processes, which start after this
-        self.pulse = Pulse()
+        self.pulse: Pulse | None = Pulse() if cpu else None
         """What the engine has done so far; its steps are counted on a CPU alone, where they are long."""
         options = engine_options(model, config, speed=speed)
         self.llm = AsyncLLM.from_engine_args(
@@ -153,8 +149,9 @@ class Engine:
 
             def record(self, scheduler_stats: Any, iteration_stats: Any, *more: Any, **named: Any) -> None:
                 """After a step."""
-                if scheduler_stats is not None and (step := scheduler_stats.iteration_details) is not None:
-                    engine.pulse = engine.pulse.after(step.num_ctx_tokens, step.num_generation_tokens)
+                step = getattr(scheduler_stats, "iteration_details", None)
+                if step is not None:
+                    engine.pulse = (engine.pulse or Pulse()).after(step.num_ctx_tokens, step.num_generation_tokens)
 
             def log_engine_initialized(self) -> None:
                 """Nothing to tell."""

@@ -68,6 +68,13 @@ def test_a_processor_without_avx2_is_refused() -> None:
         cpu.choose(AUTO, frozenset())
 
 
+def test_without_the_plugin_products_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "plugged_in", lambda: False)
+    assert cpu.choose(AUTO, AVX2).quantization is None
+    with pytest.raises(ConfigError, match=r"engine\.quantization = 'int8' needs this package installed"):
+        cpu.choose(EngineConfig(quantization="int8"), AVX2)
+
+
 def test_a_quantized_model_runs_as_it_is() -> None:
     assert cpu.choose(AUTO, ZEN4, quantized=True).quantization is None
 
@@ -125,6 +132,9 @@ def test_weights_of_a_model(tmp_path: Path) -> None:
     assert product == (8960, 1536)
     assert body == pytest.approx(1.31e9, rel=0.01)
     assert head == 151936 * 1536
+    (tmp_path / "config.json").write_text(json.dumps({"n_embd": 768, "n_layer": 12}))
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 2000)
+    assert weights(tmp_path) == ((4096, 1024), 1000, 0)
 
 
 # What ended an engine
