@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from serving import cpu
-from serving.calibration import is_quantized, measure_in_child, product_of, seconds, weights
+from serving.calibration import is_quantized, product_of, seconds, weights
 from serving.config import EngineConfig
-from serving.engine import engine_environment, engine_options
+from serving.engine import engine_environment, prepare
 
 ARMS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
@@ -105,16 +105,15 @@ def measure_arm() -> None:
     given = json.loads(sys.stdin.read())
     model, config = Path(given["model"]), EngineConfig.model_validate(given["config"])
     row = {} if given["quick"] else limits(model, config)
-    speed = measure_in_child(model, config)
+    options, speed = prepare(model, config, cpu=True)
+    assert speed is not None
     row["expected_tokens_per_s"] = {size: round(each, 1) for size, each in speed.generated.items()}
     row["expected_prompt_tokens_per_s"] = round(speed.prompt, 1)
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
 
-    if speed.arithmetic.kernel is not None:
-        os.environ[cpu.KERNEL_VARIABLE] = speed.arithmetic.kernel
     started = time.perf_counter()
-    llm = LLM(**engine_options(model, config, speed=speed))
+    llm = LLM(**options)
     row["start_s"] = round(time.perf_counter() - started, 1)
     tokenizer, engine = llm.get_tokenizer(), llm.llm_engine
     text = tokenizer.encode(Path(__file__).read_text() * 8)

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest, Constraint, Message, Usage
-from serving.calibration import measure
 from serving.config import EngineConfig, HostedModel
-from serving.cpu import KERNEL_VARIABLE, cores
-from serving.engine import Engine, engine_environment, engine_options
+from serving.cpu import cores
+from serving.engine import Engine, engine_environment, prepare
 
 CODE_ONLY = r"```python\n([^`]|`[^`]|``[^`])*\n```\n?"
 
@@ -272,11 +271,9 @@ def offline() -> None:
     from serving.model_store import resolve
 
     config, model = EngineConfig.model_validate(given["config"]), resolve(given["model"], allow_fetch=False)
-    speed = measure(model, config) if given["cpu"] else None
-    if speed is not None and speed.arithmetic.kernel is not None:
-        os.environ[KERNEL_VARIABLE] = speed.arithmetic.kernel
+    options, _ = prepare(model, config, cpu=given["cpu"])
     rows = [json.loads(line) for line in Path(given["notes"]).read_text().splitlines()]
-    llm = LLM(**engine_options(model, config, speed=speed))
+    llm = LLM(**options)
     prompts = [TokensPrompt(prompt_token_ids=ids) for ids, _ in rows]
     params = [
         SamplingParams(temperature=0.0, max_tokens=n, min_tokens=n, ignore_eos=True, detokenize=False) for _, n in rows

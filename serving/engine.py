@@ -91,6 +91,14 @@ def engine_options(model: Path, config: EngineConfig, *, speed: Speed | None = N
     return options
 
 
+def prepare(model: Path, config: EngineConfig, *, cpu: bool) -> tuple[dict[str, Any], Speed | None]:
+    """vLLM's arguments, and the speed on which a CPU engine's depend; vLLM's processes must start after this."""
+    speed = measure(model, config) if cpu else None
+    if speed is not None and speed.arithmetic.kernel is not None:
+        os.environ[KERNEL_VARIABLE] = speed.arithmetic.kernel
+    return engine_options(model, config, speed=speed), speed
+
+
 def step_tokens(config: EngineConfig, speed: Speed) -> int:
     """Prompt and generated tokens of one step: as many as are read in STEP_S, and one for every sequence."""
     readable = int(speed.prompt * STEP_S) // 32 * 32
@@ -108,12 +116,9 @@ class Engine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self.config = config
-        speed = measure(model, config) if cpu else None
-        if speed is not None and speed.arithmetic.kernel is not None:
-            os.environ[KERNEL_VARIABLE] = speed.arithmetic.kernel  # for vLLM's processes, which start after this
+        options, speed = prepare(model, config, cpu=cpu)
         self.pulse: Pulse | None = Pulse() if cpu else None
         """What the engine has done so far; its steps are counted on a CPU alone, where they are long."""
-        options = engine_options(model, config, speed=speed)
         self.llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(**options, disable_log_stats=True),
             usage_context=UsageContext.LLM_CLASS,
