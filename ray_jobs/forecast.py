@@ -14,6 +14,7 @@ from typing import Any
 
 from agentopt_local.chat import Usage
 from agentopt_local.models.metered import Role
+from agentopt_local.trajectory import Trajectory
 from ray_jobs.config import RunConfig
 from serving.calibration import measure_in_child
 from serving.facts import Speed
@@ -79,6 +80,7 @@ class Forecast:
         self._clock = clock
         self._started = clock()
         self._steps = steps
+        self._seen: set[tuple[str, str, int]] = set()
         self._tests = 0
         self._attempts = 0
         self._attempt_work = 0.0
@@ -147,8 +149,13 @@ class Forecast:
             self._written += work
             self._in_step += work
 
-    def rollout(self, stage: str, usage: Usage) -> None:
-        """An attempt ended, or was remembered."""
+    def rollout(self, stage: str, trajectory: Trajectory) -> None:
+        """An attempt ended. One that is only remembered, because a stage comes again, is no more work."""
+        key = (trajectory.functions, trajectory.problem_id, trajectory.seed)
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        usage = trajectory.usage
         work = self.work(usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens)
         self._attempts += 1
         self._attempt_work += work

@@ -129,7 +129,7 @@ async def open_session(
 
         def ended(stage: str, trajectory: Trajectory) -> None:
             metrics.rollout(stage, trajectory)
-            forecast.rollout(stage, trajectory.usage)
+            forecast.rollout(stage, trajectory)
 
         ledger = Ledger(run_dir, config.budget, observe=spent)
 

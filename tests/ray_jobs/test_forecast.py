@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agentopt_local.chat import Usage
+from agentopt_local.trajectory import Trajectory
 from ray_jobs.config import RunConfig, build
 from ray_jobs.forecast import Forecast, expectations, speed_here
 from serving.facts import Arithmetic, Speed
@@ -24,6 +25,13 @@ def config(**more: object) -> RunConfig:
         "trainer": {"max_epochs": 2},
     }
     return build(values | more, "test")
+
+
+def attempt(problem: str, functions: str = "none") -> Trajectory:
+    return Trajectory(
+        problem_id=problem, functions=functions, seed=0, steps=(), answer=None, stop_reason="answer", usage=ATTEMPT,
+        wall_s=1.0,
+    )  # fmt: skip
 
 
 class Clock:
@@ -46,18 +54,18 @@ def test_a_forecast_from_the_settings_alone() -> None:
 def test_what_has_been_seen_replaces_the_guesses() -> None:
     clock = Clock()
     forecast = Forecast(config(), SPEED, clock=clock)
-    for _ in range(20):
-        forecast.rollout("test before", ATTEMPT)
+    for number in range(20):
+        forecast.rollout("test before", attempt(f"t{number}"))
     assert forecast.attempt() == 50 + 0.5 * 100
-    for _ in range(10):
-        forecast.rollout("step 1 before", ATTEMPT)
+    for number in range(10):
+        forecast.rollout("step 1 before", attempt(f"p{number}"))
     forecast.spent("optimizer", Usage(prompt_tokens=1000, cached_tokens=800, completion_tokens=400))
     forecast.spent("agent", ATTEMPT)
     clock.now += 100.0
     before = forecast.left()
     assert before is not None
-    for _ in range(25):
-        forecast.rollout("step 1 edit 1", ATTEMPT)
+    for number in range(25):
+        forecast.rollout("step 1 edit 1", attempt(f"p{number}", "edited"))
     forecast.step({"step": 1})
     assert forecast.proposal() == 500
     after = forecast.left()
@@ -66,6 +74,10 @@ def test_what_has_been_seen_replaces_the_guesses() -> None:
     # Left: one step of 25 attempts and its drafts, and 20 tests; done: 55 attempts and the drafts, in 100 seconds.
     # The measured 50 tokens/s count as 60 seconds more.
     assert after == pytest.approx((45 * 100 + 500) / ((55 * 100 + 500 + 60 * 50) / (100 + 60)))
+
+    for number in range(20):  # the evaluation takes them from the run folder
+        forecast.rollout("test before", attempt(f"t{number}"))
+    assert forecast.left() == after
 
 
 def test_engines_tell_more_than_their_answers() -> None:
