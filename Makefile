@@ -24,7 +24,8 @@ STAMP := $(VENV)/installed-$(EXTRA)
 DEV_STAMP := $(STAMP)-dev
 CPUINFO ?= /proc/cpuinfo
 
-# Text models need none of these, but transformers fails on a broken one, and pip may bring builds for another torch.
+# Text models need none of these, but transformers fails on a broken one, and every call of pip that installs the
+# project may bring builds for another torch.
 # torchcodec is not tried on a GPU machine: it needs FFmpeg, and its failing there says nothing about the others.
 SPARE := torchvision torchaudio torchcodec
 TRIED := $(if $(filter gpu,$(EXTRA)),torchvision torchaudio,$(SPARE))
@@ -69,6 +70,7 @@ endif
 
 $(DEV_STAMP): $(STAMP)
 	$(call stage,Adding what tests and checks need,$(INSTALL_TOOLS))
+	$(call stage,Checking what came along,$(DROP_BROKEN))
 	@touch $@
 
 tools: $(DEV_STAMP)

@@ -84,6 +84,7 @@ class Forecast:
         self._tests = 0
         self._attempts = 0
         self._attempt_work = 0.0
+        self._replies = 0.0
         self._written = 0.0
         self._written_steps = 0
         self._in_step = 0.0
@@ -131,7 +132,7 @@ class Forecast:
         if self.config.trainer.count_accepted:  # as many steps as it takes
             return None
         elapsed = self._clock() - self._started
-        done = self.work(*self._engines) if self._engines else self._attempt_work + self._written
+        done = self.work(*self._engines) if self._engines else self._replies
         if self.speed is None and (elapsed < SOON_S or done == 0):
             return None
         # The measured speed counts as so much work seen before: the first seconds are slower than the rest.
@@ -145,12 +146,13 @@ class Forecast:
     def spent(self, role: Role, usage: Usage) -> None:
         """A reply came, or a whole attempt from another machine."""
         work = self.work(usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens)
+        self._replies += work
         if role == "optimizer":
             self._written += work
             self._in_step += work
 
     def rollout(self, stage: str, trajectory: Trajectory) -> None:
-        """An attempt ended. One that is only remembered, because a stage comes again, is no more work."""
+        """An attempt ended, now or before a resume. One that comes again with its stage is no more work."""
         key = (trajectory.functions, trajectory.problem_id, trajectory.seed)
         if key in self._seen:
             return

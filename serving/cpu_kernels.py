@@ -92,9 +92,14 @@ class Int8Linear(UnquantizedLinearMethod):  # type: ignore[misc]
         if layer.weight.ndim != 2 or layer.weight.is_meta:
             super().process_weights_after_loading(layer)
             return
-        layer.cpu_linear = _without_weight(packed(layer.weight.detach()))
+        layer.int8_product = packed(layer.weight.detach())
         empty = torch.empty(0, dtype=layer.weight.dtype)
         layer.weight = torch.nn.Parameter(empty, requires_grad=False)
+
+    def apply(self, layer: torch.nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``x`` times the weight."""
+        product: Product | None = getattr(layer, "int8_product", None)
+        return super().apply(layer, x, bias) if product is None else product(x, bias)
 
 
 class Int8Head(UnquantizedEmbeddingMethod):  # type: ignore[misc]
@@ -109,13 +114,6 @@ class Int8Head(UnquantizedEmbeddingMethod):  # type: ignore[misc]
         if product is None:
             product = layer.int8_product = packed(layer.weight.detach())
         return product(x, bias)
-
-
-def _without_weight(product: Product) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-    def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return product(x, bias)
-
-    return linear
 
 
 def packed(weight: Tensor, kernel: str | None = None) -> Product:

@@ -63,6 +63,14 @@ def test_packages_are_found_and_tried() -> None:
     assert "RuntimeError: operator does not exist" in raising.found
 
 
+def test_what_is_installed_can_be_imported() -> None:
+    """Packages for another torch came with a second call of pip once: no engine could start."""
+    broken = [
+        check for check in module.check_packages() if check.status == "missing" and check.found != "not installed"
+    ]
+    assert not broken
+
+
 def test_this_machine_passes_the_cheap_checks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,6 +34,11 @@ def attempt(problem: str, functions: str = "none") -> Trajectory:
     )  # fmt: skip
 
 
+def finish(forecast: Forecast, stage: str, problem: str, functions: str = "none") -> None:
+    forecast.spent("agent", ATTEMPT)
+    forecast.rollout(stage, attempt(problem, functions))
+
+
 class Clock:
     now = 100.0
 
@@ -55,17 +60,16 @@ def test_what_has_been_seen_replaces_the_guesses() -> None:
     clock = Clock()
     forecast = Forecast(config(), SPEED, clock=clock)
     for number in range(20):
-        forecast.rollout("test before", attempt(f"t{number}"))
+        finish(forecast, "test before", f"t{number}")
     assert forecast.attempt() == 50 + 0.5 * 100
     for number in range(10):
-        forecast.rollout("step 1 before", attempt(f"p{number}"))
+        finish(forecast, "step 1 before", f"p{number}")
     forecast.spent("optimizer", Usage(prompt_tokens=1000, cached_tokens=800, completion_tokens=400))
-    forecast.spent("agent", ATTEMPT)
     clock.now += 100.0
     before = forecast.left()
     assert before is not None
     for number in range(25):
-        forecast.rollout("step 1 edit 1", attempt(f"p{number}", "edited"))
+        finish(forecast, "step 1 edit 1", f"p{number}", "edited")
     forecast.step({"step": 1})
     assert forecast.proposal() == 500
     after = forecast.left()
@@ -78,6 +82,17 @@ def test_what_has_been_seen_replaces_the_guesses() -> None:
     for number in range(20):  # the evaluation takes them from the run folder
         forecast.rollout("test before", attempt(f"t{number}"))
     assert forecast.left() == after
+
+
+def test_what_a_resumed_run_remembers_is_no_work_that_it_did() -> None:
+    clock = Clock()
+    forecast = Forecast(config(), SPEED, clock=clock)
+    for number in range(20):  # known from before
+        forecast.rollout("test before", attempt(f"t{number}"))
+    clock.now += 60.0
+    for number in range(10):
+        finish(forecast, "step 1 before", f"p{number}")
+    assert forecast.left() == pytest.approx(forecast.remaining() / ((10 * 100 + 60 * 50) / (60 + 60)))
 
 
 def test_engines_tell_more_than_their_answers() -> None:
