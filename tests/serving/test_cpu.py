@@ -190,6 +190,14 @@ ours, theirs = cpu_kernels.top_p(logits.clone(), p, sort), sort(logits.clone(), 
 out["nucleus"] = [[int(row.isfinite().sum()) for row in each] for each in (ours, theirs)]
 kept = ours.isfinite()
 out["untouched"] = bool((ours[kept] == logits[kept]).all())
+
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.model_executor.layers.activation import SiluAndMul
+cpu_kernels.register()
+with set_current_vllm_config(VllmConfig()):
+    layer = SiluAndMul()
+gates = torch.randn(3, 2 * 640)
+out["activation"] = [type(layer).__name__, float((layer.forward_cpu(gates) - SiluAndMul.forward_native(gates)).abs().max())]
 print(json.dumps(out))
 """
 
@@ -235,3 +243,9 @@ def test_top_p_keeps_what_sorting_keeps(kernels: dict[str, Any]) -> None:
     assert theirs[1] == 5000
     assert theirs[5] > 1024
     assert kernels["untouched"]
+
+
+def test_vllm_takes_our_activation(kernels: dict[str, Any]) -> None:
+    name, error = kernels["activation"]
+    assert name == "FusedSiluAndMul"
+    assert error < 1e-5
