@@ -262,7 +262,7 @@ def _fused_fits(
 
 
 class FusedSiluAndMul(SiluAndMul):  # type: ignore[misc]
-    """``silu(x[..., :d]) * x[..., d:]`` in one pass; vLLM's own way on a CPU takes two, and memory for what is between."""
+    """``silu(x[..., :d]) * x[..., d:]`` in one pass, where vLLM makes two on a CPU."""
 
     def forward_cpu(self, x: Tensor) -> Tensor:
         """A new tensor, half as wide as ``x``."""

@@ -197,7 +197,8 @@ cpu_kernels.register()
 with set_current_vllm_config(VllmConfig()):
     layer = SiluAndMul()
 gates = torch.randn(3, 2 * 640)
-out["activation"] = [type(layer).__name__, float((layer.forward_cpu(gates) - SiluAndMul.forward_native(gates)).abs().max())]
+error = (layer.forward_cpu(gates) - SiluAndMul.forward_native(gates)).abs().max()
+out["activation"] = [type(layer).__name__, float(error)]
 print(json.dumps(out))
 """
 
