@@ -125,9 +125,10 @@ def packed(weight: Tensor, kernel: str | None = None) -> Product:
 
 def _quantized(weight: Tensor, largest: int) -> tuple[Tensor, Tensor]:
     """``weight`` as integers from -largest to largest, and the scale of each output channel."""
-    values, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
+    # The types are named because vLLM loads a model with the model's as torch's default.
+    values, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight), dtype=torch.float32)
     # A few rows at a time, in one place: touching fresh memory takes longer than the arithmetic.
-    space = torch.empty(ROWS, weight.shape[1])
+    space = torch.empty(ROWS, weight.shape[1], dtype=torch.float32)
     for rows, into, scale in zip(weight.split(ROWS), values.split(ROWS), scales.split(ROWS), strict=True):
         whole = space[: len(rows)].copy_(rows)
         scale.copy_(torch.maximum(whole.amax(1), whole.amin(1).neg_()).clamp_min_(1e-12).div_(largest))

@@ -109,7 +109,7 @@ class Engine:
     """A vLLM ``AsyncLLM`` behind the ChatModel Protocol."""
 
     def __init__(self, model: Path, config: EngineConfig, *, cpu: bool) -> None:
-        """Load ``model`` (a Hugging Face folder). Takes half a minute and more."""
+        """Load ``model`` (a Hugging Face folder). Takes half a minute and more. Raises EngineDeadError."""
         from transformers import AutoTokenizer
         from vllm import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
@@ -119,11 +119,14 @@ class Engine:
         options, speed = prepare(model, config, cpu=cpu)
         self.pulse: Pulse | None = Pulse() if cpu else None
         """What the engine has done so far; its steps are counted on a CPU alone, where they are long."""
-        self.llm = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(**options, disable_log_stats=True),
-            usage_context=UsageContext.LLM_CLASS,
-            stat_loggers=[self._counter()] if cpu else None,
-        )
+        try:
+            self.llm = AsyncLLM.from_engine_args(
+                AsyncEngineArgs(**options, disable_log_stats=True),
+                usage_context=UsageContext.LLM_CLASS,
+                stat_loggers=[self._counter()] if cpu else None,
+            )
+        except RuntimeError as error:  # it only says that another process has failed
+            raise EngineDeadError(f"vLLM could not start: {last_error() or error}") from None
         self.transcripts = Transcripts(AutoTokenizer.from_pretrained(str(model)))
         self.stop_ids = stop_token_ids(model, self.transcripts.tokenizer)
         cache = self.llm.vllm_config.cache_config

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
+from agentopt_local import errors
 from agentopt_local.errors import AgentOptError, ConfigError, EngineDeadError, ModelError
 from serving.actor import Life
 from serving.facts import EngineFacts
@@ -105,13 +106,13 @@ class Replica:
             self.fate = f"is not ready after {timeout_s:g} s"
             raise EngineDeadError(f"{self.name} {self.fate}") from None
         except RayError as error:
-            cause = error.cause if isinstance(error, RayTaskError) else None
-            if isinstance(cause, ConfigError):
-                raise ConfigError(f"{self.name}: {cause}") from None
-            # Before the first arrival there is no other fate to tell than Ray's own account.
-            told = cause if isinstance(cause, AgentOptError) else error
-            self.fate = f"{self.fate} and cannot be restarted" if self.life else f"died while it started: {told}"
-            raise EngineDeadError(f"{self.name} {self.fate} ({first_line(told)})") from None
+            kind, told = raised(error)
+            if kind == ConfigError.__name__:
+                raise ConfigError(f"{self.name}: {told}") from None
+            # Before the first arrival there is no other fate to tell than that.
+            ended = f"{self.fate} and cannot be restarted ({told})"
+            self.fate = ended if self.life else f"died while it started: {told}"
+            raise EngineDeadError(f"{self.name} {self.fate}") from None
         self.life, self.facts = life.id, life.facts
         self.up = True
         self._heard = time.monotonic()
@@ -168,3 +169,21 @@ class Replica:
 def first_line(error: BaseException) -> str:
     """The first line of an error's text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def raised(error: RayError) -> tuple[str, str]:
+    """The class and the text of what an actor raised while it was made, or of Ray's own account of its end.
+
+    Ray hands such an error over as a traceback alone.
+    """
+    if isinstance(error, RayTaskError) and isinstance(cause := error.cause, Exception):
+        name = type(cause).__name__
+        return name, str(cause) if isinstance(cause, AgentOptError) else f"{name}: {cause}"
+    lines = str(error).strip().splitlines()
+    if lines and "creation task" in lines[0]:
+        last = max(index for index, line in enumerate(lines) if not line[:1].isspace())  # frames are indented
+        told = " ".join(line.strip() for line in lines[last:])
+        name, _, text = told.partition(": ")
+        name = name.rpartition(".")[2]
+        return name, text if hasattr(errors, name) else told
+    return type(error).__name__, first_line(error)

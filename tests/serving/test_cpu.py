@@ -172,7 +172,9 @@ out = {"avx512": torch.cpu._is_avx512_supported(), "preload": "libiomp5" in open
 x, weight, bias = torch.randn(5, 640), torch.randn(192, 640) * 0.02, torch.randn(192)
 for name in cpu_kernels.KERNELS:
     for dtype in (torch.bfloat16, torch.float32):
+        torch.set_default_dtype(dtype)  # as vLLM does while it loads a model
         product = cpu_kernels.packed(weight.to(dtype), name)
+        torch.set_default_dtype(torch.float32)
         found = product(x.to(dtype)[None], bias.to(dtype))
         exact = x @ weight.T + bias
         error = (found[0].float() - exact).norm() / exact.norm()

@@ -271,7 +271,25 @@ def test_an_engine_that_does_not_start_is_told() -> None:
     async def run() -> None:
         await host(Broken, QUICK, HostedModel(model="broken", device="cpu"))  # type: ignore[arg-type]
 
-    with pytest.raises(EngineDeadError, match=r"(?s)engines for broken did not start: .*no such weights"):
+    with pytest.raises(EngineDeadError) as caught:
+        asyncio.run(run())
+    assert str(caught.value) == (
+        "the engines for broken did not start: engine replica 0 died while it started: OSError: no such weights"
+    )
+
+
+class Unfit:
+    def __init__(self) -> None:
+        raise ConfigError("this node has no AVX2")
+
+
+def test_a_setting_that_does_not_fit_the_node_is_a_mistake_and_no_failure() -> None:
+    from serving.pool import host
+
+    async def run() -> None:
+        await host(Unfit, QUICK, HostedModel(model="m", device="cpu"))  # type: ignore[arg-type]
+
+    with pytest.raises(ConfigError, match=r"^engine replica 0: this node has no AVX2$"):
         asyncio.run(run())
 
 
