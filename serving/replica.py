@@ -110,8 +110,10 @@ class Replica:
             if kind == ConfigError.__name__:
                 raise ConfigError(f"{self.name}: {told}") from None
             # Before the first arrival there is no other fate to tell than that.
-            ended = f"{self.fate} and cannot be restarted ({told})"
-            self.fate = ended if self.life else f"died while it started: {told}"
+            if self.life:
+                self.fate += f" and cannot be restarted ({told})"
+            else:
+                self.fate = f"died while it started: {told}"
             raise EngineDeadError(f"{self.name} {self.fate}") from None
         self.life, self.facts = life.id, life.facts
         self.up = True

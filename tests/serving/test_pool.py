@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -261,36 +262,32 @@ def test_what_a_model_raises_reaches_the_caller_and_ends_no_engine() -> None:
 
 
 class Broken:
-    def __init__(self) -> None:
-        raise OSError("no such weights")
+    def __init__(self, error: Exception) -> None:
+        raise error
 
 
-def test_an_engine_that_does_not_start_is_told() -> None:
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            OSError("no such weights"),
+            EngineDeadError(
+                "the engines for m did not start: engine replica 0 died while it started: OSError: no such weights"
+            ),
+        ),
+        # A setting that does not fit the node is a mistake and no failure.
+        (ConfigError("this node has no AVX2"), ConfigError("engine replica 0: this node has no AVX2")),
+    ],
+)
+def test_an_engine_that_does_not_start_is_told(error: Exception, expected: Exception) -> None:
     from serving.pool import host
 
     async def run() -> None:
-        await host(Broken, QUICK, HostedModel(model="broken", device="cpu"))  # type: ignore[arg-type]
+        await host(partial(Broken, error), QUICK, HostedModel(model="m", device="cpu"))  # type: ignore[arg-type]
 
-    with pytest.raises(EngineDeadError) as caught:
+    with pytest.raises(type(expected)) as caught:
         asyncio.run(run())
-    assert str(caught.value) == (
-        "the engines for broken did not start: engine replica 0 died while it started: OSError: no such weights"
-    )
-
-
-class Unfit:
-    def __init__(self) -> None:
-        raise ConfigError("this node has no AVX2")
-
-
-def test_a_setting_that_does_not_fit_the_node_is_a_mistake_and_no_failure() -> None:
-    from serving.pool import host
-
-    async def run() -> None:
-        await host(Unfit, QUICK, HostedModel(model="m", device="cpu"))  # type: ignore[arg-type]
-
-    with pytest.raises(ConfigError, match=r"^engine replica 0: this node has no AVX2$"):
-        asyncio.run(run())
+    assert str(caught.value) == str(expected)
 
 
 def test_a_named_pool_outlives_those_who_join_it() -> None:
