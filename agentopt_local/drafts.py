@@ -1,4 +1,4 @@
-"""One sample of one edit: header, source, example arguments, trial, repairs.
+"""A draft, one sampled version of an edit: header, source, example arguments, trials, repairs.
 
 The phases are turns of one conversation, so each reuses the prefix of the one before it in the engine's cache.
 """
@@ -9,9 +9,9 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError
 
 from agentopt_local import prompts
 from agentopt_local.actions import (
@@ -29,35 +29,17 @@ from agentopt_local.agents.function_calling import render_value
 from agentopt_local.agents.react import one_text_parameter
 from agentopt_local.chat import ChatModel, ChatRequest, Constraint, Message, Sampling, Usage
 from agentopt_local.errors import ContextOverflowError, FunctionError
-from agentopt_local.evidence import Attempted, cut
+from agentopt_local.evidence import Evidence, cut
 from agentopt_local.functions import Function, FunctionSet
-from agentopt_local.record import Record
 from agentopt_local.sandbox.base import Execution, Sandbox
+from agentopt_local.seeds import derive
 from agentopt_local.source import clean, with_imports
 from agentopt_local.task import Task
-
-if TYPE_CHECKING:
-    from agentopt_local.optimizer import ActionCounts, OptimizerConfig
-
+from agentopt_local.update import ActionCounts, OptimizerConfig, Verified
 
 log = logging.getLogger("agentopt.drafts")
 SHOWN = 200
 """Characters of an argument, a result or an expected answer in the account of a trial."""
-
-
-class Verified(Record):
-    """An edit that passed every check."""
-
-    action: Action
-    matches: int = 0
-    """Shown problems that the function answered right when it was called directly."""
-    trials: int = 0
-    """Shown problems that it was tried on."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether it answered all shown problems."""
-        return self.trials > 0 and self.matches == self.trials
 
 
 @dataclass(frozen=True)
@@ -69,7 +51,7 @@ class DraftContext:
     sandbox: Sandbox
     config: OptimizerConfig
     functions: FunctionSet
-    evidence: tuple[Attempted, ...]
+    evidence: tuple[Evidence, ...]
     header: Constraint | None
     prompt: str
     one_text: bool = False
@@ -92,8 +74,6 @@ class Draft:
 
     def counts(self) -> ActionCounts:
         """What became of this draft's samples."""
-        from agentopt_local.optimizer import ActionCounts
-
         return ActionCounts(sampled=self._sampled, legal=self._legal, verified=self._passed)
 
     async def run(self) -> Verified | None:
@@ -109,7 +89,7 @@ class Draft:
                 return self.verified
             await self._write(header)
         except ContextOverflowError:
-            pass  # the conversation outgrew the context: what was verified until then stands
+            pass  # the conversation outgrew the context: what was verified before that still counts
         return self.verified
 
     async def _header(self) -> Header | None:
@@ -161,7 +141,7 @@ class Draft:
         return Constraint.of(source_type(name, one_text=self.context.one_text))
 
     def _check(self, source: str, header: Header) -> Function:
-        """The function in ``source``. Raises FunctionError for whatever the optimizer must mend."""
+        """The function in ``source``. Raises FunctionError for whatever the optimizer must fix."""
         written = Function(source=clean(source)).source
         function = Function(source=with_imports(written, self.config.allowed_packages, self.context.functions.names))
         if function.name != header.name:
@@ -179,8 +159,8 @@ class Draft:
     async def _examples(self, function: Function) -> dict[str, Any]:
         """Arguments for each shown problem, ``{"problem_1": {...}}``.
 
-        Asked in a conversation of its own: no expected answer stands in it, and all drafts of an edit share its
-        beginning, which an engine reads once.
+        They are asked for in a separate conversation: it holds no expected answer, so no draft can be told what to
+        return, and all drafts of an edit share its beginning, which an engine reads once.
         """
         evidence = self.context.evidence
         problems = "\n".join(f"problem_{i + 1}: {cut(each.problem.question, 600)}" for i, each in enumerate(evidence))
@@ -195,12 +175,12 @@ class Draft:
             Draft202012Validator(json.loads(constraint.value)).validate(examples)
         except ValueError as error:
             raise FunctionError(f"the example arguments were not JSON: {error}") from None
-        except Exception as error:  # noqa: BLE001 - jsonschema's ValidationError is imported with its message only
+        except ValidationError as error:
             raise FunctionError(f"the example arguments do not fit {function.signature}: {error}") from None
         return dict(examples)
 
     async def _try(self, function: Function, header: Header, examples: dict[str, Any]) -> str | None:
-        """Call the function on the shown problems; what the optimizer must mend, or None if all is right."""
+        """Call the function on the shown problems; what the optimizer must fix, or None if all answers are right."""
         context = self.context
         arguments = tuple(examples[f"problem_{i + 1}"] for i in range(len(context.evidence)))
         kind = AddFunction if header.action == "add_function" else ReviseFunction
@@ -257,7 +237,7 @@ class Draft:
                 max_tokens=max_tokens,
                 temperature=self.config.temperature if temperature is None else temperature,
                 top_p=self.config.top_p,
-                seed=(self.seed * 100 + self._requests) % 2**63,  # engines refuse wider ones
+                seed=derive(self.seed, "request", self._requests),
             ),
             session=f"optimizer/{'' if messages is None else 'arguments/'}{self.seed}",
         )

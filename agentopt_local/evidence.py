@@ -1,7 +1,7 @@
-"""What the optimizer is shown: the most informative attempts, within a token budget.
+"""What the optimizer is shown: the most informative rollouts, within a token budget.
 
-An attempt tells most when it failed although a learned function was called (a near miss), then when it failed
-at all. Failures of one kind of problem are shown together, because one function mends them together.
+The most informative are those that failed although a learned function was called (near misses), then the others that
+failed. Failures on one kind of problem are shown together, because one function may fix them all.
 """
 
 from __future__ import annotations
@@ -10,36 +10,25 @@ import random
 from collections.abc import Sequence
 
 from agentopt_local.functions import FunctionSet
+from agentopt_local.problem import Problem
 from agentopt_local.record import Record
-from agentopt_local.task import Problem
+from agentopt_local.train_state import FailedUpdate
 from agentopt_local.trajectory import Trajectory, function_use
 
 CHARS_PER_TOKEN = 3
 """A careful estimate: English and code have about four characters per token, digits fewer."""
 
 
-class Attempted(Record):
-    """A problem and one attempt at it."""
+class Evidence(Record):
+    """A problem and one rollout on it."""
 
     problem: Problem
     trajectory: Trajectory
 
 
-class FailedUpdate(Record):
-    """An update that did not help, kept so that the optimizer does not repeat it."""
-
-    step: int
-    actions: tuple[str, ...]
-    """``kind name`` of each action."""
-    functions: FunctionSet
-    accuracy: float
-    """Of the whole set, on the problems it was tried on; 0 to 1."""
-    accuracy_before: float
-
-
-def focus_groups(attempts: Sequence[Attempted]) -> list[list[Attempted]]:
+def focus_groups(attempts: Sequence[Evidence]) -> list[list[Evidence]]:
     """Failed attempts by kind of problem: the kind with most failures first, near misses first within it."""
-    groups: dict[str, list[Attempted]] = {}
+    groups: dict[str, list[Evidence]] = {}
     for each in attempts:
         if not each.trajectory.correct:
             groups.setdefault(each.problem.kind, []).append(each)
@@ -47,14 +36,14 @@ def focus_groups(attempts: Sequence[Attempted]) -> list[list[Attempted]]:
     return [sorted(group, key=lambda each: not each.trajectory.calls) for group in ordered]
 
 
-def pick(group: Sequence[Attempted], n: int, seed: int) -> tuple[Attempted, ...]:
+def pick(group: Sequence[Evidence], n: int, seed: int) -> tuple[Evidence, ...]:
     """``n`` attempts of a group, drawn by ``seed`` with near misses kept in front."""
     order = random.Random(seed).sample(range(len(group)), len(group))
     order.sort(key=lambda index: not group[index].trajectory.calls)
     return tuple(group[index] for index in order[:n])
 
 
-def transcript_text(number: int, attempt: Attempted, max_chars: int) -> str:
+def transcript_text(number: int, attempt: Evidence, max_chars: int) -> str:
     """One attempt in words, at most ``max_chars`` characters."""
     problem, trajectory = attempt.problem, attempt.trajectory
     did = []
@@ -87,13 +76,13 @@ def cut(text: str, max_chars: int) -> str:
     return f"{text[:half]} [...] {text[-half:]}"
 
 
-def transcripts_text(attempts: Sequence[Attempted], max_tokens: int) -> str:
+def transcripts_text(attempts: Sequence[Evidence], max_tokens: int) -> str:
     """The attempts in words, sharing a budget of about ``max_tokens`` tokens evenly."""
     share = max_tokens * CHARS_PER_TOKEN // max(1, len(attempts))
     return "\n\n".join(transcript_text(i + 1, each, share) for i, each in enumerate(attempts))
 
 
-def functions_text(functions: FunctionSet, attempts: Sequence[Attempted], max_tokens: int) -> str:
+def functions_text(functions: FunctionSet, attempts: Sequence[Evidence], max_tokens: int) -> str:
     """The functions with how they fared in ``attempts``; sources are left out where the budget ends."""
     if not functions.functions:
         return "There are none yet."

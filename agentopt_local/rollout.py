@@ -17,13 +17,14 @@ from agentopt_local.admission import Admission
 from agentopt_local.agents.base import Agent
 from agentopt_local.functions import FunctionSet
 from agentopt_local.sandbox.base import Sandbox
+from agentopt_local.stage import Stage
 from agentopt_local.task import Problem, Task
 from agentopt_local.trajectory import Trajectory
 
 T = TypeVar("T")
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[Stage, int, int], None]
 """Called as ``progress(stage, done, total)``."""
-Observe = Callable[[str, Trajectory], None]
+Observe = Callable[[Stage, Trajectory], None]
 """Called as ``observe(stage, trajectory)``, for remembered rollouts too."""
 
 
@@ -34,7 +35,7 @@ class RolloutStore(Protocol):
         """The remembered rollout, if there is one."""
         ...
 
-    def keep(self, trajectory: Trajectory, stage: str) -> None:
+    def keep(self, trajectory: Trajectory, stage: Stage) -> None:
         """Remember a rollout, durably where the store is a file."""
         ...
 
@@ -49,7 +50,7 @@ class MemoryStore:
         """The remembered rollout, if there is one."""
         return self.trajectories.get((functions, problem_id, seed))
 
-    def keep(self, trajectory: Trajectory, stage: str) -> None:
+    def keep(self, trajectory: Trajectory, stage: Stage) -> None:
         """Remember a rollout."""
         self.trajectories[trajectory.functions, trajectory.problem_id, trajectory.seed] = trajectory
 
@@ -92,13 +93,13 @@ class Rollouts:
         self.progress = progress or (lambda stage, done, total: None)
         self.observe = observe or (lambda stage, trajectory: None)
         self.admission = Admission(64) if admission is None else admission
-        self.under_way: Counter[str] = Counter()
+        self.under_way: Counter[Stage] = Counter()
         """Attempts that have begun and not ended, by stage."""
         self._lengths: dict[str, int] = {}
         """Generated tokens of the latest attempt by problem id."""
 
     async def run(
-        self, functions: FunctionSet, problems: Sequence[Problem], *, seed: int, stage: str
+        self, functions: FunctionSet, problems: Sequence[Problem], *, seed: int, stage: Stage
     ) -> tuple[Trajectory, ...]:
         """One graded trajectory per problem, in order. Rollouts that the store remembers are not run again.
 
@@ -157,3 +158,10 @@ def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
 def accuracy(trajectories: Sequence[Trajectory]) -> float:
     """The share of correct answers, 0 to 1; 0 for no trajectories."""
     return sum(each.correct for each in trajectories) / len(trajectories) if trajectories else 0.0
+
+
+def mean_reward(trajectories: Sequence[Trajectory]) -> float:
+    """The mean reward, 0 to 1; equal to the accuracy where grades are right or wrong; 0 for no trajectories."""
+    if not trajectories:
+        return 0.0
+    return sum(each.grade.reward if each.grade else 0.0 for each in trajectories) / len(trajectories)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agentopt_local.errors import ConfigError
-from agentopt_local.run_dir import write_atomically
+from agentopt_local.run.files import write_atomically
 
 MARKER = ".agentopt-export"
 """A file in every exported folder: only a folder that has it is replaced."""

@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from string import Template
+from typing import Literal
 
 from agentopt_local.errors import ConfigError
 from agentopt_local.exporting.learned import Learned, Provenance
 from agentopt_local.exporting.replay import Replayed
 from agentopt_local.functions import FunctionSet
+from agentopt_local.run.report import Comparison
 from agentopt_local.sandbox import zygote
 
 FUNCTIONS_FILE = "functions.py"
@@ -124,26 +126,27 @@ def provenance_rows(provenance: Provenance, exported: str) -> str:
         "agentopt-local": " ".join(filter(None, [provenance.agentopt_local, provenance.commit])) or "unknown",
         "fingerprint of the functions": provenance.functions,
         "functions it started with": ", ".join(provenance.start) or "none",
-        "accuracy before, without functions": accuracy(provenance, "before"),
-        "accuracy after, with these functions": accuracy(provenance, "after"),
+        "accuracy before, without functions": accuracy(provenance.test, "before"),
+        "accuracy after, with these functions": accuracy(provenance.test, "after"),
     }
     if provenance.test:
-        difference = provenance.test["difference"]
-        low, high = difference["ci95"]
+        difference = provenance.test.difference
+        low, high = difference.ci95
         rows["change"] = (
-            f"{difference['points']:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}), "
-            f"McNemar p = {difference['p_value']:.2g}"
+            f"{difference.points:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}), "
+            f"McNemar p = {difference.p_value:.2g}"
         )
     return "\n".join(f"| {key} | {plain(value)} |" for key, value in rows.items())
 
 
-def accuracy(provenance: Provenance, side: str) -> str:
+def accuracy(test: Comparison | None, side: Literal["before", "after"]) -> str:
     """An accuracy with its interval, in words."""
-    if provenance.test is None:
+    if test is None:
         return "not measured for this set"
-    low, high = provenance.test[side]["ci95"]
+    measured = test.before if side == "before" else test.after
+    low, high = measured.ci95
     return (
-        f"{100 * provenance.test[side]['accuracy']:.1f} % of {provenance.test['n']} held-out problems "
+        f"{100 * measured.accuracy:.1f} % of {test.n} held-out problems "
         f"(95 % interval {100 * low:.1f} to {100 * high:.1f})"
     )
 

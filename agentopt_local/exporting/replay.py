@@ -46,7 +46,7 @@ class Replayed(Record):
 
 
 async def replay(
-    functions: FunctionSet, rollouts: Iterable[tuple[str, Trajectory]], sandbox: Sandbox, *, timeout_s: float
+    functions: FunctionSet, rollouts: Iterable[Trajectory], sandbox: Sandbox, *, timeout_s: float
 ) -> tuple[Replayed, ...]:
     """Make the recorded calls of ``functions`` again, one result per function in their order.
 
@@ -54,7 +54,7 @@ async def replay(
     Calls from before its last revision are tried too, and need not reproduce.
     """
     calls: dict[str, dict[str, tuple[int, Executed, int]]] = defaultdict(dict)
-    for _, trajectory in rollouts:
+    for trajectory in rollouts:
         rank = 2 * (trajectory.functions != functions.fingerprint) + (not trajectory.correct)
         for call in trajectory.calls:
             if call.ok and call.name in functions:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agentopt_local.errors import ConfigError, FunctionError, RunDirError
-from agentopt_local.exporting.learned import read_functions
 from agentopt_local.exporting.package import FUNCTIONS_FILE, PROVENANCE_FILE, package_of
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.record import Record
+from agentopt_local.run.files import STATE, is_run
+from agentopt_local.run.reader import read_functions
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.source import RUNTIME_HEADER
 
@@ -34,12 +35,12 @@ def find_functions(path: Path, allowed_packages: Sequence[str]) -> tuple[Found, 
     every file that is wrong and why: not acceptable as a Function, importing what is not in ``allowed_packages``, or
     called as another one is.
     """
-    if (path / "config.json").is_file():
+    if is_run(path):
         try:
             functions = read_functions(path)
         except FunctionError as error:
             raise RunDirError(f"{path}: {error}") from None
-        found = [Found(file=path / "state.json", function=each) for each in functions.each()]
+        found = [Found(file=path / STATE, function=each) for each in functions.each()]
         wrong: list[str] = []
     else:
         found, wrong = _in_files(python_files(path))

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
 from pydantic import Field
 
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest, Usage
 from agentopt_local.errors import BudgetError
 from agentopt_local.record import Record
-
-Role = Literal["agent", "optimizer"]
+from agentopt_local.run.rows import CostRow, Role
 
 
 class Prices(Record):
@@ -43,11 +42,11 @@ class Budget(Record):
 class CostLog(Protocol):
     """Where costs are written down; a RunDir."""
 
-    def costs(self) -> list[dict[str, Any]]:
+    def costs(self) -> list[CostRow]:
         """All rows so far."""
         ...
 
-    def keep_cost(self, row: dict[str, Any]) -> None:
+    def keep_cost(self, row: CostRow) -> None:
         """Write down one request."""
         ...
 
@@ -95,18 +94,15 @@ class Ledger:
 
     def add(self, role: Role, usage: Usage, cost: float, *, lost: bool = False) -> None:
         """Count and write down one request."""
-        row: dict[str, Any] = {"role": role, "usage": usage.model_dump(), "cost": cost}
-        if lost:
-            row["lost"] = True
+        row = CostRow(role=role, usage=usage, cost=cost, lost=lost)
         self._count(row)
         self.log.keep_cost(row)
         self.observe(role, usage)
 
-    def _count(self, row: dict[str, Any]) -> None:
-        role: Role = row["role"]
-        self.usage[role] += Usage.model_validate(row["usage"])
-        self.cost[role] += row["cost"]
-        self.lost += bool(row.get("lost"))
+    def _count(self, row: CostRow) -> None:
+        self.usage[row.role] += row.usage
+        self.cost[row.role] += row.cost
+        self.lost += row.lost
 
 
 class MeteredModel:

@@ -12,10 +12,14 @@ from typing import Any
 
 from agentopt_local.chat import Usage
 from agentopt_local.functions import FunctionSet
-from agentopt_local.reporting.learned import final_functions, function_rows
-from agentopt_local.reporting.reading import RunFiles
-from agentopt_local.reporting.rollout_index import chunked, first_index, in_split, index, rollout_detail
+from agentopt_local.problem import Split
+from agentopt_local.reporting.history import final_functions, function_rows
+from agentopt_local.reporting.rollout_index import chunked, first_index, index, rollout_detail
 from agentopt_local.reporting.settings import toml_text
+from agentopt_local.run.reader import RunFiles
+from agentopt_local.run.report import Comparison
+from agentopt_local.run.rows import MetricRow, Score, StepRow
+from agentopt_local.stage import Stage
 from agentopt_local.statistics import paired_difference, wilson
 from agentopt_local.trajectory import Trajectory
 
@@ -37,7 +41,8 @@ class RunPage:
 
 def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPage:
     """All that a report shows of ``run``. ``defaults``: the settings' defaults, as nested tables."""
-    splits = {split: sides for split in ("test", "train") if any(sides := both_sides(run, split))}
+    evaluated: tuple[Split, ...] = ("test", "train")
+    splits = {split: sides for split in evaluated if any(sides := both_sides(run, split))}
     functions = function_rows(run, splits)
     rollouts, questions = index(run, [row["name"] for row in functions], splits)
     flat, plain = flatten(run.config), flatten(defaults or {})
@@ -54,8 +59,8 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
         "only_with_index": {split: first_index(run, after.keys(), after) for split, (_, after) in splits.items()},
         "usage": usage_rows(run),
         "seconds": {
-            "steps": round(sum(step["seconds"] for step in run.steps), 1),
-            "work": max((float(row["seconds"]) for row in run.metrics), default=None),
+            "steps": round(sum(step.seconds for step in run.steps), 1),
+            "work": max((row.seconds for row in run.metrics), default=None),
         },
         "throughput": throughput(run.metrics),
         "settings": flat,
@@ -70,21 +75,22 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
     )
 
 
-def both_sides(run: RunFiles, split: str) -> tuple[ByProblem, ByProblem]:
+def both_sides(run: RunFiles, split: Split) -> tuple[ByProblem, ByProblem]:
     """The rollouts of the untrained and of the trained agent on the problems of ``split``, by problem id."""
-    staged = [each for each in run.rollouts if in_split(each, split)]
+    staged = [each for each in run.rollouts if each.stage.of_split == split]
     untrained = FunctionSet().fingerprint
     before = {t.problem_id: t for each in staged if (t := each.trajectory).functions == untrained}
-    evaluated = [each.trajectory.functions for each in staged if each.stage == f"{split} after"]
+    evaluated = [each.trajectory.functions for each in staged if each.stage == Stage(split=split, part="after")]
     trained = evaluated[-1] if evaluated else final_functions(run).fingerprint
     if split == "test" and not evaluated and (trained != untrained or run.state.stopped is None):
         return before, {}  # the evaluation has not begun
     return before, {t.problem_id: t for each in staged if (t := each.trajectory).functions == trained}
 
 
-def results(run: RunFiles, splits: Mapping[str, tuple[ByProblem, ByProblem]]) -> list[Row]:
+def results(run: RunFiles, splits: Mapping[Split, tuple[ByProblem, ByProblem]]) -> list[Row]:
     """Before and after on each split, the held-out one first; from the evaluation, or else from what there is."""
-    rows = [result_of_report(split, report[split], run) for split, report in run.reports.items() if report[split]["n"]]
+    found = {split: report.on(split) for split, report in run.reports.items()}
+    rows = [result_of_report(split, each) for split, each in found.items() if each is not None and each.n]
     for split, (before, after) in splits.items():
         common = [problem for problem in before if problem in after]
         if common and split not in run.reports:
@@ -92,22 +98,21 @@ def results(run: RunFiles, splits: Mapping[str, tuple[ByProblem, ByProblem]]) ->
     return rows
 
 
-def result_of_report(split: str, report: Row, run: RunFiles) -> Row:
+def result_of_report(split: Split, result: Comparison) -> Row:
     """A split's result as the evaluation wrote it."""
-    kinds = report.get("kinds", {})
+    values = result.model_dump(mode="json")
     return {
         "split": split,
         "complete": True,
-        "n": report["n"],
-        "before": {key: report["before"][key] for key in ("accuracy", "ci95")},
-        "after": {key: report["after"][key] for key in ("accuracy", "ci95")},
-        "difference": report["difference"],
-        "kinds": [kind_row(kind, row["n"], row["before"], row["after"]) for kind, row in kinds.items()],
-        "stops": {side: report[side].get("stop_reasons", {}) for side in ("before", "after")},
+        "n": result.n,
+        **{side: {key: values[side][key] for key in ("accuracy", "ci95")} for side in ("before", "after")},
+        "difference": values["difference"],
+        "kinds": [kind_row(kind, row.n, row.before, row.after) for kind, row in result.kinds.items()],
+        "stops": {side: values[side]["stop_reasons"] for side in ("before", "after")},
     }
 
 
-def result_of_rollouts(run: RunFiles, split: str, pairs: Sequence[tuple[Trajectory, Trajectory]]) -> Row:
+def result_of_rollouts(run: RunFiles, split: Split, pairs: Sequence[tuple[Trajectory, Trajectory]]) -> Row:
     """A split's result where no evaluation was written: from the problems that both agents were tried on."""
     difference = paired_difference(
         [old.correct for old, _ in pairs], [new.correct for _, new in pairs], seed=int(run.config.get("seed", 0))
@@ -162,28 +167,25 @@ def kind_of(run: RunFiles, problem: str) -> str:
     return question.kind if question else ""
 
 
-def step_row(step: Row) -> Row:
+def step_row(step: StepRow) -> Row:
     """One step with intervals, for the learning curve and the table of actions."""
 
-    def measured(part: Row) -> list[float]:
-        n, accuracy = int(part["n"]), float(part["accuracy"])
-        return [accuracy, *wilson(min(n, round(accuracy * n)), n), n]
+    def measured(part: Score) -> list[float]:
+        return [part.accuracy, *wilson(min(part.n, round(part.accuracy * part.n)), part.n), part.n]
 
     return {
-        "step": step["step"],
-        "decision": step["decision"],
-        "before": measured(step["before"]),
-        "after": measured(step["after"]),
-        "actions": [
-            {"kind": each["kind"], "name": each.get("name") or "", "matches": each.get("matches", "")}
-            for each in step["actions"]
-        ],
-        "candidates": [
-            {"actions": list(each["actions"]), "accuracy": each["accuracy"]} for each in step.get("candidates", ())
-        ],
-        "counts": step.get("counts", {}),
-        "tokens": {part: step["tokens"][part].get("completion_tokens", 0) for part in ("optimizer", "rollouts")},
-        "seconds": step["seconds"],
+        "step": step.step,
+        "decision": step.decision,
+        "before": measured(step.before),
+        "after": measured(step.after),
+        "actions": [{"kind": each.kind, "name": each.name or "", "matches": each.matches} for each in step.actions],
+        "candidates": [{"actions": list(each.actions), "accuracy": each.accuracy} for each in step.candidates],
+        "counts": step.counts.model_dump(),
+        "tokens": {
+            "optimizer": step.tokens.optimizer.completion_tokens,
+            "rollouts": step.tokens.rollouts.completion_tokens,
+        },
+        "seconds": step.seconds,
     }
 
 
@@ -192,17 +194,17 @@ def usage_rows(run: RunFiles) -> list[Row]:
     parts: dict[str, Usage] = {"optimizer": run.state.usage}
     counts: dict[str, int] = {}
     for each in run.rollouts:
-        name = "test rollouts" if not in_split(each, "train") else "training rollouts"
+        name = "training rollouts" if each.stage.of_split == "train" else "test rollouts"
         parts[name] = parts.get(name, Usage()) + each.trajectory.usage
         counts[name] = counts.get(name, 0) + 1
     return [{"part": name, "rollouts": counts.get(name), **usage.model_dump()} for name, usage in parts.items()]
 
 
-def throughput(metrics: Sequence[Row]) -> list[list[Any]]:
+def throughput(metrics: Sequence[MetricRow]) -> list[list[Any]]:
     """``[seconds, tokens per second, cached share, stage]``, thinned out evenly."""
-    rows = [row for row in metrics if row.get("tokens_per_s") is not None]
+    rows = [row for row in metrics if row.tokens_per_s is not None]
     every = -(-len(rows) // METRIC_POINTS) or 1
-    return [[row["seconds"], row["tokens_per_s"], row.get("cached"), row["stage"]] for row in rows[::every]]
+    return [[row.seconds, row.tokens_per_s, row.cached, str(row.stage)] for row in rows[::every]]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Row:

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from agentopt_local.reporting.reading import Rollout, RunFiles
+from agentopt_local.run.reader import RunFiles
+from agentopt_local.run.rows import RolloutRow
 from agentopt_local.trajectory import Executed, Trajectory
 
 Row = dict[str, Any]
@@ -15,12 +16,6 @@ CHUNK = 100
 """Rollouts, or questions, that are packed together."""
 PREVIEW_CHARS = 120
 """Of a question, in the list of rollouts."""
-
-
-def in_split(rollout: Rollout, split: str) -> bool:
-    """Whether a rollout is of a problem of ``split``: its stage says so."""
-    stage = rollout.stage
-    return stage.startswith(("step ", "train ")) if split == "train" else stage.startswith(f"{split} ")
 
 
 def index(
@@ -39,7 +34,7 @@ def index(
         called = sorted({function_codes[call.name] for call in trajectory.calls if call.name in function_codes})
         rows.append(
             [
-                stages.code(each.stage),
+                stages.code(str(each.stage)),
                 problems.code(trajectory.problem_id),
                 round(trajectory.grade.reward, 4) if trajectory.grade else None,
                 stops.code(trajectory.stop_reason),
@@ -68,12 +63,12 @@ def index(
     return columns, [[q.question, q.answer] if q else None for q in asked]
 
 
-def change(rollout: Rollout, splits: Mapping[str, tuple[ByProblem, ByProblem]]) -> int:
+def change(rollout: RolloutRow, splits: Mapping[str, tuple[ByProblem, ByProblem]]) -> int:
     """1 if the trained agent's rollout gained its problem, -1 if it lost it, else 0."""
     trajectory = rollout.trajectory
     for split, (before, after) in splits.items():
         problem = trajectory.problem_id
-        if in_split(rollout, split) and after.get(problem) is trajectory and problem in before:
+        if rollout.stage.of_split == split and after.get(problem) is trajectory and problem in before:
             return int(trajectory.correct) - int(before[problem].correct)
     return 0
 
@@ -103,7 +98,7 @@ class Codes:
         return self._codes[name]
 
 
-def rollout_detail(rollout: Rollout) -> list[Any]:
+def rollout_detail(rollout: RolloutRow) -> list[Any]:
     """``[answer, reason, seed, function set, turns]``; a turn is ``[text, executions, other observations]``, and an
     execution ``[name, arguments as JSON or the code, ok, result]``."""
     trajectory = rollout.trajectory

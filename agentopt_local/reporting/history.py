@@ -6,10 +6,13 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from agentopt_local.actions import Action, AddFunction, ReviseFunction
 from agentopt_local.errors import FunctionError
 from agentopt_local.functions import Function, FunctionSet
-from agentopt_local.reporting.reading import RunFiles
+from agentopt_local.run.reader import RunFiles
+from agentopt_local.run.rows import StepRow
 from agentopt_local.trajectory import Trajectory, function_use
+from agentopt_local.update import Update
 
 Row = dict[str, Any]
 
@@ -23,39 +26,72 @@ def histories(run: RunFiles) -> dict[str, list[Row]]:
     current: Mapping[str, str] = {}
     found: dict[str, list[Row]] = {}
     for step in run.steps:
-        number, accepted = step["step"], step["decision"] == "accepted"
-        proposal = run.proposals.get(number)
-        after = run.sources.get(number) if accepted else current
-        if after is None:  # the folder is gone: the whole update stands for it
-            after = {each.name: each.source for each in proposal.functions.each()} if proposal else current
-        working = dict(current)
-        edits = (
-            [(each, match) for each, match in zip(proposal.actions, proposal.matches, strict=False)] if proposal else []
-        )
-        for action, matches in edits:
-            name = getattr(action, "name", "")
-            if not name:
-                continue
-            old = working.get(name, "")
-            function = getattr(action, "function", None)
-            new = function.source if function else ""
-            found.setdefault(name, []).append(
-                {
-                    "step": number,
-                    "kind": action.kind,
-                    "decision": step["decision"],
-                    "kept": accepted and after.get(name, "") == new,
-                    "matches": matches,
-                    "source": new,
-                    "diff": diff(old, new, name),
-                }
-            )
-            working[name] = new
-        for name in sorted(current.keys() | after.keys()) if not edits else []:
-            if current.get(name) != after.get(name):
-                found.setdefault(name, []).append(edit_from_folder(number, name, current, after))
+        updates = run.proposals.get(step.step, {})
+        accepted = step.decision == "accepted"
+        after = run.sources.get(step.step) if accepted else current
+        best = best_candidate(step, updates, after or {})
+        if after is None:  # the folder is gone: the whole update stands in for it
+            after = sources(updates[best]) if best is not None else current
+        for number, update in sorted(updates.items()):
+            add_edits(found, step, update, current, after if accepted and number == best else None)
+        if not any(update.actions for update in updates.values()):
+            for name in sorted(current.keys() | after.keys()):
+                if current.get(name) != after.get(name):
+                    found.setdefault(name, []).append(edit_from_folder(step.step, name, current, after))
         current = after
     return found
+
+
+def add_edits(
+    found: dict[str, list[Row]],
+    step: StepRow,
+    update: Update,
+    current: Mapping[str, str],
+    after: Mapping[str, str] | None,
+) -> None:
+    """Add the edits of one update to ``found``. ``after``: the sources after it, or None if it was not accepted."""
+    working = dict(current)
+    for action, matches in zip(update.actions, update.matches, strict=False):
+        name = getattr(action, "name", "")
+        if not name:
+            continue
+        old = working.get(name, "")
+        new = source_of(action)
+        found.setdefault(name, []).append(
+            {
+                "step": step.step,
+                "kind": action.kind,
+                "decision": step.decision,
+                "kept": after is not None and after.get(name, "") == new,
+                "matches": matches,
+                "source": new,
+                "diff": diff(old, new, name),
+            }
+        )
+        working[name] = new
+
+
+def best_candidate(step: StepRow, updates: Mapping[int, Update], after: Mapping[str, str]) -> int | None:
+    """Which of a step's candidates was decided on; None if none is written down. ``after``: the sources after it."""
+    if step.candidate in updates:
+        return step.candidate
+    tried = step.fingerprint.after if step.fingerprint else None
+    for number, update in sorted(updates.items()):  # rows of older versions name the actions, not the candidate
+        written = {(each.kind, getattr(each, "name", None)): source_of(each) for each in update.actions}
+        same = all(written.get((each.kind, each.name)) == after.get(each.name or "", "") for each in step.actions)
+        if update.functions.fingerprint == tried or (step.actions and same):
+            return number
+    return min(updates, default=None)
+
+
+def source_of(action: Action) -> str:
+    """The source that an action writes; empty if it writes none."""
+    return action.function.source if isinstance(action, (AddFunction, ReviseFunction)) else ""
+
+
+def sources(update: Update) -> dict[str, str]:
+    """The sources of the whole updated set."""
+    return {each.name: each.source for each in update.functions.each()}
 
 
 def edit_from_folder(number: int, name: str, before: Mapping[str, str], after: Mapping[str, str]) -> Row:

@@ -1,0 +1,77 @@
+"""The untrained and the trained agent on the same held-out problems, with intervals."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from agentopt_local.functions import FunctionSet
+from agentopt_local.problem import Problem
+from agentopt_local.rollout import accuracy, mean_reward
+from agentopt_local.run.report import Comparison, Difference, FunctionResult, KindCounts, Side
+from agentopt_local.statistics import paired_difference, wilson
+from agentopt_local.trainer import sum_usage
+from agentopt_local.trajectory import Trajectory, function_use
+
+
+def compare(
+    problems: Sequence[Problem], before: Sequence[Trajectory], after: Sequence[Trajectory], *, seed: int = 0
+) -> Comparison:
+    """Compare rollouts before and after training on the same ``problems``, in their order."""
+    difference = paired_difference([each.correct for each in before], [each.correct for each in after], seed=seed)
+    low, high = difference.ci95
+    return Comparison(
+        n=len(problems),
+        before=side(before),
+        after=side(after),
+        difference=Difference(
+            points=round(difference.points, 2),
+            ci95=(round(low, 2), round(high, 2)),
+            p_value=difference.p_value,
+            gained=difference.gained,
+            lost=difference.lost,
+        ),
+        kinds=kinds(problems, before, after),
+    )
+
+
+def side(trajectories: Sequence[Trajectory]) -> Side:
+    """How one function set did."""
+    low, high = wilson(sum(each.correct for each in trajectories), len(trajectories))
+    exact = [each.grade.exact for each in trajectories if each.grade is not None and each.grade.exact is not None]
+    return Side(
+        accuracy=round(accuracy(trajectories), 4),
+        reward=round(mean_reward(trajectories), 4),
+        ci95=(round(low, 4), round(high, 4)),
+        correct=sum(each.correct for each in trajectories),
+        exact=sum(exact) if exact else None,
+        tokens=sum_usage(trajectories),
+        turns=sum(len(each.steps) for each in trajectories),
+        stop_reasons=dict(sorted(Counter(each.stop_reason for each in trajectories).items())),
+    )
+
+
+def kinds(
+    problems: Sequence[Problem], before: Sequence[Trajectory], after: Sequence[Trajectory]
+) -> dict[str, KindCounts]:
+    """Problems solved before and after, by kind."""
+    rows: dict[str, KindCounts] = {}
+    for problem, old, new in zip(problems, before, after, strict=True):
+        row = rows.get(problem.kind or "all", KindCounts(n=0, before=0, after=0))
+        rows[problem.kind or "all"] = KindCounts(
+            n=row.n + 1, before=row.before + old.correct, after=row.after + new.correct
+        )
+    return rows
+
+
+def function_results(functions: FunctionSet, trajectories: Sequence[Trajectory]) -> tuple[FunctionResult, ...]:
+    """How each function fared in ``trajectories``."""
+    return tuple(
+        FunctionResult(
+            name=function.name,
+            signature=function.signature,
+            description=function.description,
+            **function_use(function.name, trajectories),
+        )
+        for function in functions.each()
+    )

@@ -1,0 +1,1 @@
+from agentopt_local.task import SPLITS, Problem, Split  # noqa: F401

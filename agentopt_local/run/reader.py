@@ -1,0 +1,248 @@
+"""A run folder as it is found, without a lock: strictly, for what is built on it, or leniently, for a report.
+
+The lenient reader, :func:`read_run`, does not raise for a file that is missing, torn or of another version; what could
+not be read is listed in ``RunFiles.notes`` instead, and the report shows it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import ValidationError
+
+from agentopt_local.errors import FunctionError, RunDirError
+from agentopt_local.functions import FunctionSet
+from agentopt_local.problem import SPLITS, Split
+from agentopt_local.record import Record
+from agentopt_local.run import files
+from agentopt_local.run.report import Report
+from agentopt_local.run.rows import MetricRow, ProblemRow, ProposalRow, RolloutRow, StepRow
+from agentopt_local.train_state import TrainState
+from agentopt_local.update import Update
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Record)
+Row = dict[str, Any]
+
+
+# Strictly
+
+
+def validated(
+    kind: type[R], value: Any, place: str, remedy: str = "", *, extra: Literal["forbid", "ignore"] = "forbid"
+) -> R:
+    """``value`` as a record. Raises RunDirError that names ``place`` if it does not fit."""
+    try:
+        return kind.model_validate(value, extra=extra)
+    except (ValidationError, FunctionError) as error:
+        raise RunDirError(f"{place} was written by another version ({reason(error)}){remedy}") from None
+
+
+def read_config(run: Path) -> Row:
+    """The settings as they were written. Raises RunDirError if ``run`` is not a run folder."""
+    files.check_run(run)
+    values = files.read_json(run / files.CONFIG)
+    if not isinstance(values, dict):
+        raise RunDirError(f"{run / files.CONFIG} is not a JSON object; restore it or start a new run")
+    return values
+
+
+def read_meta(run: Path) -> Row:
+    """What was written down about the machine and the versions; empty if nothing was."""
+    value = files.read_json(run / files.META)
+    return value if isinstance(value, dict) else {}
+
+
+def read_state(run: Path) -> TrainState | None:
+    """The trainer's state after the last finished step; None before that."""
+    values = files.read_json(run / files.STATE)
+    return None if values is None else validated(TrainState, values, str(run / files.STATE))
+
+
+def read_start(run: Path) -> FunctionSet:
+    """The set that the run's training starts from: empty unless ``start_functions`` was set."""
+    sources = sorted(files.functions_folder(run, files.START).glob("*.py"))
+    return FunctionSet.of(*(path.read_text(encoding="utf-8") for path in sources))
+
+
+def read_functions(run: Path) -> FunctionSet:
+    """The best accepted set so far; the start set before the first step."""
+    state = read_state(run)
+    return read_start(run) if state is None else state.functions
+
+
+def function_folders(run: Path) -> list[tuple[int, Path]]:
+    """The steps after which functions were written down, each with its folder, in order."""
+    return [(int(path.name), path) for path in sorted((run / files.FUNCTIONS).glob("[0-9]*")) if path.name.isdigit()]
+
+
+def read_report(run: Path, split: Split = "test") -> Report | None:
+    """The evaluation on ``split``; None if there is none."""
+    path = run / files.report_name(split)
+    values = files.read_json(path)
+    return None if values is None else validated(Report, values, str(path), extra="ignore")
+
+
+def read_rollouts(run: Path) -> Iterator[RolloutRow]:
+    """Every finished rollout in order. A last line that is still being written is passed over."""
+    path = run / files.ROLLOUTS
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith("\n"):
+                    return
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    raise RunDirError(f"{path}, line {number} is not JSON") from None
+                yield rollout_row(row, run, number)
+    except FileNotFoundError:
+        return
+
+
+def rollout_row(row: Any, run: Path, number: int) -> RolloutRow:
+    """A row of rollouts, the ``number``-th."""
+    return validated(RolloutRow, row, f"{run / files.ROLLOUTS}, line {number}")
+
+
+# Leniently
+
+
+class RunFiles(Record):
+    """Everything readable in a run folder."""
+
+    path: Path
+    config: Row
+    meta: Row
+    state: TrainState
+    steps: tuple[StepRow, ...]
+    proposals: Mapping[int, Mapping[int, Update]]
+    """By step and candidate."""
+    rollouts: tuple[RolloutRow, ...]
+    questions: Mapping[str, ProblemRow]
+    """By problem id; problems that rollouts refer to but that are not written down are absent."""
+    reports: Mapping[Split, Report]
+    metrics: tuple[MetricRow, ...]
+    sources: Mapping[int, Mapping[str, str]]
+    """``functions/0003/name.py`` as ``{3: {name: source}}``."""
+    notes: tuple[str, ...]
+    """What is missing or damaged, in sentences."""
+
+    def with_questions(self, questions: Mapping[str, ProblemRow]) -> RunFiles:
+        """The run with questions found elsewhere."""
+        notes = tuple(note for note in self.notes if note != NO_QUESTIONS)
+        return self.model_copy(update={"questions": questions, "notes": notes})
+
+
+NO_QUESTIONS = f"{files.PROBLEMS} is missing: rollouts are shown by the names of their problems."
+
+
+def read_run(path: Path) -> RunFiles:
+    """The run in ``path``. Raises RunDirError only if ``path`` is not a run folder."""
+    files.check_run(path)
+    notes: list[str] = []
+    state = read_value(path / files.STATE, lenient(TrainState), notes)
+    if state is None:
+        notes.append(f"{files.STATE} is missing: no step has finished yet.")
+    proposals: dict[int, dict[int, Update]] = {}
+    for row in read_rows(path / files.PROPOSALS, lenient(ProposalRow), notes):
+        proposals.setdefault(row.step, {})[row.candidate] = row.proposal
+    questions = read_rows(path / files.PROBLEMS, lenient(ProblemRow), notes)
+    if not questions:
+        notes.append(NO_QUESTIONS)
+    reports = {
+        split: report
+        for split in reversed(SPLITS)
+        if (report := read_value(path / files.report_name(split), partial(report_on, split), notes)) is not None
+    }
+    if "test" not in reports:
+        notes.append("report.json is missing: the evaluation has not ended (agentopt resume continues the run).")
+    return RunFiles(
+        path=path,
+        config=read_value(path / files.CONFIG, mapping, notes) or {},
+        meta=read_value(path / files.META, mapping, notes) or {},
+        state=state or TrainState(),
+        steps=tuple(read_rows(path / files.STEPS, lenient(StepRow), notes)),
+        proposals=proposals,
+        rollouts=tuple(read_rows(path / files.ROLLOUTS, lenient(RolloutRow), notes)),
+        questions={each.id: each for each in questions},
+        reports=reports,
+        metrics=tuple(read_rows(path / files.METRICS, lenient(MetricRow), notes)),
+        sources=read_sources(path),
+        notes=tuple(notes),
+    )
+
+
+def lenient(kind: type[R]) -> Callable[[Any], R]:
+    """A parser that passes over fields which ``kind`` does not have: a newer version may have written them."""
+    return partial(kind.model_validate, extra="ignore")
+
+
+def report_on(split: Split, value: Any) -> Report:
+    """A report that has the evaluation on ``split``."""
+    report = lenient(Report)(value)
+    if report.on(split) is None:
+        raise KeyError(split)
+    return report
+
+
+def read_value(path: Path, parse: Callable[[Any], T], notes: list[str]) -> T | None:
+    """A JSON file's content; None, with a note if it is damaged, where there is nothing to read."""
+    try:
+        return parse(json.loads(path.read_bytes().decode("utf-8", "replace")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, FunctionError, OSError) as error:
+        notes.append(f"{path.name} cannot be read and is left out ({reason(error)}).")
+        return None
+
+
+def read_rows(path: Path, parse: Callable[[Any], T], notes: list[str]) -> list[T]:
+    """The rows of a JSONL file. A torn last line, as a kill or a writer at work leaves it, is passed over."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return []
+    whole, _, torn = data.rpartition(b"\n")
+    if torn:
+        notes.append(f"{path.name} ends in the middle of a line; that line is left out.")
+    rows, wrong = [], []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            rows.append(parse(json.loads(line.decode("utf-8", "replace"))))
+        except (ValueError, TypeError, KeyError, FunctionError) as error:
+            wrong.append((number, reason(error)))
+    if wrong:
+        number, why = wrong[0]
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        notes.append(f"{path.name}, line {number}{more} cannot be read and is left out ({why}).")
+    return rows
+
+
+def read_sources(run: Path) -> dict[int, dict[str, str]]:
+    """The functions after each accepted step, as text."""
+    return {
+        step: {path.stem: path.read_bytes().decode("utf-8", "replace") for path in sorted(folder.glob("*.py"))}
+        for step, folder in function_folders(run)
+    }
+
+
+def reason(error: Exception) -> str:
+    """What was wrong, briefly."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    if isinstance(error, KeyError):
+        return f"{error.args[0]} is missing"
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def mapping(value: Any) -> Row:
+    """``value`` if it is a JSON object."""
+    if not isinstance(value, dict):
+        raise TypeError("a JSON object was expected")
+    return value

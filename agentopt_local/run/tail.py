@@ -1,0 +1,73 @@
+"""What is being appended to a run folder by another process."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
+
+from agentopt_local.record import Record
+from agentopt_local.run import files
+from agentopt_local.run.reader import read_report, read_state
+from agentopt_local.run.report import Report
+from agentopt_local.run.rows import MetricRow, StepRow
+
+R = TypeVar("R", bound=Record)
+
+
+class RunTail:
+    """Follows a run without a lock and without leaving a trace."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._metrics = Tail(path / files.METRICS, MetricRow)
+        self._steps = Tail(path / files.STEPS, StepRow)
+
+    def metrics(self) -> list[MetricRow]:
+        """The rows of metrics since the last call."""
+        return list(self._metrics.rows())
+
+    def steps(self) -> list[StepRow]:
+        """The steps since the last call."""
+        return list(self._steps.rows())
+
+    def report(self) -> Report | None:
+        """The evaluation of a run that has ended; None while training has not stopped or there is none yet."""
+        state = read_state(self.path)
+        return read_report(self.path) if state is not None and state.stopped is not None else None
+
+
+class Tail(Generic[R]):
+    """The rows that are appended to a JSONL file, whole lines only. Rows that do not fit are passed over."""
+
+    def __init__(self, path: Path, kind: type[R]) -> None:
+        self.path = path
+        self.kind = kind
+        self._offset = 0
+        self._inode = 0
+
+    def rows(self) -> Iterator[R]:
+        """The rows since the last call. A file that was replaced or cut is read from its start."""
+        for line in self._lines():
+            try:
+                row: Any = json.loads(line.decode("utf-8", "replace"))
+                yield self.kind.model_validate(row, extra="ignore")
+            except (ValueError, ValidationError):
+                continue
+
+    def _lines(self) -> list[bytes]:
+        try:
+            with self.path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                if status.st_ino != self._inode or status.st_size < self._offset:
+                    self._inode, self._offset = status.st_ino, 0
+                file.seek(self._offset)
+                whole = file.read().rpartition(b"\n")[0]
+        except FileNotFoundError:
+            return []
+        self._offset += len(whole) + 1 if whole else 0
+        return whole.splitlines()

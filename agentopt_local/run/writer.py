@@ -1,0 +1,228 @@
+"""An open run folder: what a training writes, and what a resume reads back, strictly."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from agentopt_local.errors import RunDirError
+from agentopt_local.functions import FunctionSet
+from agentopt_local.problem import Problem, Split
+from agentopt_local.record import Record
+from agentopt_local.run import files
+from agentopt_local.run.reader import read_start, read_state, rollout_row, validated
+from agentopt_local.run.report import Report
+from agentopt_local.run.rows import CostRow, MetricRow, ProposalRow, RolloutRow, StepRow
+from agentopt_local.stage import Stage
+from agentopt_local.train_state import TrainState
+from agentopt_local.trajectory import Trajectory
+from agentopt_local.update import Update
+
+R = TypeVar("R", bound=Record)
+
+
+class RunDir:
+    """An open run folder. It is the RolloutStore, the TrainingLog and the CostLog of the run."""
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        """Open ``path`` for writing and lock it against other processes.
+
+        Raises RunDirError if it does not exist (or, with ``create``, does), or another process has it open.
+        """
+        self.path = path
+        if create:
+            try:
+                path.mkdir(parents=True, exist_ok=False)
+            except FileExistsError:
+                raise RunDirError(f"{path} exists already; resume it, or choose another run.dir") from None
+            except OSError as error:
+                raise RunDirError(f"{path} cannot be made: {error.strerror}") from None
+        else:
+            files.check_run(path)
+        self._lock = files.lock(path / files.LOCK)
+        self._files: dict[str, IO[str]] = {}
+        self._trajectories: dict[tuple[str, str, int], Trajectory] = {}
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(self.close)
+            for row in self.rollouts():
+                self._remember(row.trajectory)
+            on_error.pop_all()
+
+    # Settings and metadata
+
+    def write_config(self, values: Mapping[str, Any]) -> None:
+        """Write the settings."""
+        files.write_json(self.path / files.CONFIG, values)
+
+    def meta(self) -> dict[str, Any] | None:
+        """What was written down about the machine and the versions; None before that."""
+        value = files.read_json(self.path / files.META)
+        return value if isinstance(value, dict) else None
+
+    def write_meta(self, values: Mapping[str, Any]) -> None:
+        """Write down the machine and the versions."""
+        files.write_json(self.path / files.META, values)
+
+    # Rollouts
+
+    def find(self, functions: str, problem_id: str, seed: int) -> Trajectory | None:
+        """The finished rollout with this key, if there is one."""
+        return self._trajectories.get((functions, problem_id, seed))
+
+    def keep(self, trajectory: Trajectory, stage: Stage) -> None:
+        """Append a finished rollout."""
+        self._append(files.ROLLOUTS, RolloutRow(stage=stage, trajectory=trajectory).on_disk())
+        self._remember(trajectory)
+
+    def rollouts(self) -> Iterator[RolloutRow]:
+        """All finished rollouts in order."""
+        for number, row in self._rows(files.ROLLOUTS):
+            yield rollout_row(row, self.path, number)
+
+    def keep_problems(self, split: Split, problems: Sequence[Problem]) -> None:
+        """Write down the questions that rollouts refer to by id; known ones stay as they are."""
+        known = {row["id"] for _, row in self._rows(files.PROBLEMS)}
+        for problem in problems:
+            if problem.id not in known:
+                row = {"split": split, **problem.model_dump(mode="json", exclude={"metadata"})}
+                self._append(files.PROBLEMS, row)
+
+    def _remember(self, trajectory: Trajectory) -> None:
+        self._trajectories[trajectory.functions, trajectory.problem_id, trajectory.seed] = trajectory
+
+    # Updates, steps and the state
+
+    def proposals(self) -> dict[tuple[int, int], Update]:
+        """The updates of all steps, by step and candidate."""
+        remedy = "; delete it and the step is proposed anew"
+        rows = self._validated(files.PROPOSALS, ProposalRow, remedy)
+        return {(row.step, row.candidate): row.proposal for row in rows}
+
+    def keep_proposal(self, step: int, candidate: int, update: Update) -> None:
+        """Write down an update that ``step`` is going to try."""
+        row = ProposalRow(step=step, candidate=candidate, proposal=update)
+        self._append(files.PROPOSALS, row.model_dump(mode="json"), sync=True)
+
+    def steps(self) -> list[StepRow]:
+        """All finished steps."""
+        return self._validated(files.STEPS, StepRow)
+
+    def keep_step(self, row: StepRow) -> None:
+        """Append a finished step."""
+        self._append(files.STEPS, row.model_dump(mode="json"), sync=True)
+
+    def keep_functions(self, step: int, functions: FunctionSet) -> None:
+        """Write down the functions in force after ``step``; START is the set that the training starts from."""
+        files.write_functions(files.functions_folder(self.path, step), functions)
+
+    def keep_state(self, state: TrainState) -> None:
+        """Replace the trainer's state."""
+        files.write_json(self.path / files.STATE, state.model_dump(mode="json"))
+
+    def resume(self) -> TrainState:
+        """The state after the last finished step; before that, one with the start set.
+
+        Rows of later steps are dropped: the process that wrote them ended before it wrote their state.
+        """
+        state = read_state(self.path) or TrainState(functions=read_start(self.path))
+        if any(row.get("step", 0) > state.step for _, row in self._rows(files.STEPS)):
+            rows = [row for _, row in self._rows(files.STEPS) if row.get("step", 0) <= state.step]
+            self._close(files.STEPS)
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            files.write_atomically(self.path / files.STEPS, text)
+        return state
+
+    # Costs, metrics and the evaluation
+
+    def costs(self) -> list[CostRow]:
+        """All completions so far."""
+        return self._validated(files.COSTS, CostRow)
+
+    def keep_cost(self, row: CostRow) -> None:
+        """Append one completion."""
+        self._append(files.COSTS, row.model_dump(mode="json", exclude=None if row.lost else {"lost"}))
+
+    def last_metric(self) -> MetricRow | None:
+        """The last row of metrics; None if there is none."""
+        return next(reversed(self._validated(files.METRICS, MetricRow)), None)
+
+    def keep_metric(self, row: MetricRow) -> None:
+        """Append a row of metrics."""
+        self._append(files.METRICS, row.model_dump(mode="json", exclude_unset=True))
+
+    def write_report(self, split: Split, report: Report) -> None:
+        """Replace the evaluation on ``split``."""
+        unused = {each for each in ("train", "validation", "test") if getattr(report, each) is None}
+        value = report.model_dump(mode="json", exclude=unused)
+        files.write_json(self.path / files.report_name(split), value)
+
+    # Files
+
+    @property
+    def log_path(self) -> Path:
+        """Where the run's log goes."""
+        return self.path / files.LOG
+
+    @property
+    def events_path(self) -> Path:
+        """The folder for TensorBoard's event files."""
+        return self.path / files.EVENTS
+
+    def close(self) -> None:
+        """Close all files and release the lock. Safe to call twice."""
+        for name in list(self._files):
+            self._close(name)
+        self._lock.close()
+
+    def _append(self, name: str, row: Mapping[str, Any], *, sync: bool = False) -> None:
+        """Append one JSON line; ``sync`` also waits for the disk. Raises RunDirError if that fails."""
+        try:
+            if name not in self._files:
+                self._files[name] = (self.path / name).open("a", encoding="utf-8", errors="backslashreplace")
+            file = self._files[name]
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunDirError(
+                f"{self.path / name} cannot be written: {error.strerror}; make room, then: agentopt resume {self.path}"
+            ) from None
+
+    def _close(self, name: str) -> None:
+        file = self._files.pop(name, None)
+        if file is not None:
+            with contextlib.suppress(OSError):  # a full disk, which _append has reported already
+                file.close()
+
+    def _validated(self, name: str, kind: type[R], remedy: str = "") -> list[R]:
+        path = self.path / name
+        return [validated(kind, row, f"{path}, line {number}", remedy) for number, row in self._rows(name)]
+
+    def _rows(self, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The numbered rows of a JSONL file, after cutting off a last line that a kill tore."""
+        path = self.path / name
+        if not path.exists():
+            return
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) != len(data):
+            self._close(name)
+            os.truncate(path, len(whole))
+        for number, line in enumerate(whole.splitlines(), 1):
+            yield number, json_row(line, path, number)
+
+
+def json_row(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    """A line of a JSONL file. Raises RunDirError if it is not a JSON object."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        raise RunDirError(f"{path}, line {number} is not JSON; restore the file or delete that line") from None
+    if not isinstance(row, dict):
+        raise RunDirError(f"{path}, line {number} is not a JSON object; restore the file or delete that line")
+    return row

@@ -1,0 +1,98 @@
+"""The settings of a training, the presets, and the state that it is resumed from."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from agentopt_local.chat import Usage
+from agentopt_local.errors import ConfigError
+from agentopt_local.functions import FunctionSet
+from agentopt_local.record import Record
+from agentopt_local.update import ActionCounts, OptimizerConfig
+
+Decision = Literal["accepted", "rolled_back", "skipped"]
+StopCause = Literal["max_epochs", "early_stop", "solved"]
+
+
+class TrainerConfig(Record):
+    """When an update is kept and when training ends."""
+
+    max_epochs: int = Field(default=5, ge=1)
+    """Updates to try; with ``count_accepted`` updates to accept, counting the untrained agent as the first."""
+    count_accepted: bool = False
+    """Count accepted updates only, as the authors' code does; rejected ones are free."""
+    patience: int = Field(default=3, ge=1)
+    """Stop after this many consecutive updates that did not help."""
+    roll_back: bool = True
+    """Undo an update that did not help; False: keep every update, and end with the last one (the paper's ablation)."""
+    accept_ties: bool = False
+    """Keep an update that does not change the score, as the authors' code does."""
+    try_edits: bool = True
+    """Roll out each edit of an update alone, and those that helped together, and keep the best; False: the whole
+    update or nothing, as in the paper."""
+    n_candidates: int = Field(default=1, ge=1, le=64)
+    """Updates sampled at once, from different seeds and so from different failed problems; all that differ are rolled
+    out on the same problems and the best is kept. 1 as in the paper; a local engine has idle slots for more."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Problems of one step, drawn by seed; None: all training problems, as in the paper."""
+    keep_only_used: bool = False
+    """At test time give the agent only functions that were called successfully in training, as the authors do."""
+
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "default": {},
+    "paper": {
+        "trainer": {
+            "max_epochs": 10,
+            "count_accepted": True,
+            "patience": 10,
+            "accept_ties": True,
+            "try_edits": False,
+            "keep_only_used": True,
+            "n_candidates": 1,
+        },
+        "optimizer": {"max_actions": 3, "concurrent": False, "n_samples": 1, "max_retries": 9, "min_matches": 0},
+    },
+}
+"""The settings that a run's ``preset`` stands for; what the user sets wins. ``paper``: as in the released code."""
+
+
+def check_training(trainer: TrainerConfig, optimizer: OptimizerConfig, source: str = "settings") -> None:
+    """Raise ConfigError, naming ``source``, if the two cannot work together."""
+    if trainer.try_edits and not optimizer.progressive:
+        raise ConfigError(
+            f"{source}: optimizer.progressive = false writes whole sets, which cannot be tried edit by edit; "
+            "set trainer.try_edits = false"
+        )
+
+
+class FailedUpdate(Record):
+    """An update that did not help, kept so that the optimizer does not repeat it."""
+
+    step: int
+    actions: tuple[str, ...]
+    """``kind name`` of each action."""
+    functions: FunctionSet
+    accuracy: float
+    """Of the whole set, on the problems it was tried on; 0 to 1."""
+    accuracy_before: float
+
+
+class TrainState(Record):
+    """The whole checkpoint."""
+
+    functions: FunctionSet = FunctionSet()
+    """The best accepted set."""
+    step: int = 0
+    """Steps finished."""
+    accepted: int = 0
+    idle: int = 0
+    """Consecutive steps without improvement."""
+    failures: tuple[FailedUpdate, ...] = ()
+    """Updates rolled back since the last accepted one."""
+    counts: ActionCounts = ActionCounts()
+    usage: Usage = Usage()
+    """Of the optimizer, over all steps."""
+    stopped: StopCause | None = None

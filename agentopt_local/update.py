@@ -1,0 +1,145 @@
+"""An update of the function set, what became of the actions sampled for it, and how the optimizer samples them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from agentopt_local.actions import Action
+from agentopt_local.chat import Usage
+from agentopt_local.errors import FunctionError
+from agentopt_local.functions import FunctionSet
+from agentopt_local.record import Record
+
+STDLIB_ALLOWED = (
+    "bisect", "calendar", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq",
+    "itertools", "json", "math", "numbers", "operator", "random", "re", "statistics", "string", "textwrap", "time",
+    "typing", "unicodedata",
+)  # fmt: skip
+
+
+class OptimizerConfig(Record):
+    """How the optimizer samples and checks its edits."""
+
+    max_actions: int = Field(default=3, ge=1)
+    """Edits per step."""
+    concurrent: bool = True
+    """Sample edits for different kinds of failed problems at once, on the same set, and apply them in order; False:
+    one after another, each on the result of the previous one, as in the paper."""
+    progressive: bool = True
+    """Edit the set; False: write a whole new set in each step, which replaces it (the paper's ablation)."""
+    n_samples: int = Field(default=8, ge=1)
+    """Drafts of one edit, sampled at once; the best verified one is applied."""
+    max_retries: int = Field(default=2, ge=0)
+    """How often a draft goes back to the model with its error or its wrong results."""
+    min_matches: int = Field(default=1, ge=0)
+    """A function is applied only if its trials answered this many of the shown (failed) problems; 0 as in the paper."""
+    n_evidence: int = Field(default=3, ge=1)
+    """Failed rollouts shown for one edit."""
+    evidence_tokens: int = Field(default=1500, ge=100)
+    """Approximate budget for them in the prompt."""
+    functions_tokens: int = Field(default=1500, ge=100)
+    """Approximate budget for the sources of the present functions in the prompt."""
+    failures_tokens: int = Field(default=300, ge=0)
+    """Approximate budget for the record of updates that did not help."""
+    max_source_tokens: int = Field(default=400, ge=64)
+    """Generated tokens of one source."""
+    temperature: float = Field(default=0.8, ge=0)
+    repair_temperature: float = Field(default=1.0, ge=0)
+    """Of a source written after feedback: small models tend to repeat themselves."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    constrain: bool = True
+    """Sample under grammars; False: check replies and sample again (an ablation)."""
+    constrain_source: bool = True
+    """Constrain sources too. Large models need no grammar to write Python, and write more freely without one."""
+    allowed_packages: tuple[str, ...] = (*STDLIB_ALLOWED, "sympy", "numpy")
+    """Top-level packages that a function may import."""
+    timeout_s: float = Field(default=5.0, gt=0)
+    """Wall-clock limit of one trial call."""
+
+
+class ActionCounts(Record):
+    """What became of sampled actions."""
+
+    sampled: int = 0
+    """Actions sampled from the model, including repairs."""
+    legal: int = 0
+    """Of these, well-formed and allowed on the set they were sampled for."""
+    verified: int = 0
+    """Of these, compiled, typed, with allowed imports, and run without error on their examples."""
+    applied: int = 0
+    """Of these, applied to a set that was then rolled out."""
+
+    def __add__(self, other: ActionCounts) -> ActionCounts:
+        return ActionCounts(
+            sampled=self.sampled + other.sampled,
+            legal=self.legal + other.legal,
+            verified=self.verified + other.verified,
+            applied=self.applied + other.applied,
+        )
+
+
+class Verified(Record):
+    """An action that passed every check."""
+
+    action: Action
+    matches: int = 0
+    """Shown problems that the function answered right when it was called directly."""
+    trials: int = 0
+    """Shown problems that it was tried on."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether it answered all shown problems."""
+        return self.trials > 0 and self.matches == self.trials
+
+
+class Update(Record):
+    """The edited set and how it came about."""
+
+    functions: FunctionSet
+    actions: tuple[Action, ...] = ()
+    matches: tuple[str, ...] = ()
+    """For each action, how many of the shown problems its function answered right in trials, as ``2/3``."""
+    counts: ActionCounts = ActionCounts()
+    usage: Usage = Usage()
+
+    def plus(self, counts: ActionCounts, usage: Usage) -> Update:
+        """With more spent."""
+        return self.model_copy(update={"counts": self.counts + counts, "usage": self.usage + usage})
+
+    def applying(self, verified: Verified) -> Update:
+        """With one more edit; unchanged if another edit of this step took the name first."""
+        try:
+            functions = verified.action.apply(self.functions)
+        except FunctionError:
+            return self
+        return self.model_copy(
+            update={
+                "functions": functions,
+                "actions": (*self.actions, verified.action),
+                "matches": (*self.matches, f"{verified.matches}/{verified.trials}"),
+                "counts": self.counts + ActionCounts(applied=1),
+            }
+        )
+
+    def only(self, base: FunctionSet, indices: Sequence[int]) -> Update | None:
+        """The update with only some of its edits, applied to ``base``; None if they depend on the others."""
+        functions = base
+        try:
+            for index in indices:
+                functions = self.actions[index].apply(functions)
+        except FunctionError:
+            return None
+        return self.model_copy(
+            update={
+                "functions": functions,
+                "actions": tuple(self.actions[index] for index in indices),
+                "matches": tuple(self.matches[index] for index in indices),
+            }
+        )
+
+    def summaries(self) -> tuple[str, ...]:
+        """``kind name`` of each action."""
+        return tuple(f"{each.kind} {getattr(each, 'name', '')}".strip() for each in self.actions)
