@@ -241,7 +241,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--keep", type=Path, help="make the run here and leave it")
     arguments = parser.parse_args()
-    from ray_jobs.report import report
+    from ray_jobs.commands.report import report
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.keep or Path(temporary) / "run"

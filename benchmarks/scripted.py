@@ -129,7 +129,8 @@ class NotingModel(ScriptedChatModel):
 
 async def train_once(run_dir: RunDir, display: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train until the report; the script is in this process, or in actors on a Ray cluster."""
-    from ray_jobs.train import read_config, train
+    from ray_jobs.runs import read_config
+    from ray_jobs.training import train
 
     make = partial(NotingModel, run_dir.path.parent / "requests.txt", arguments.latency)
     config = read_config(run_dir.path)
@@ -159,9 +160,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, help="Ray actors for the rollouts (default: one per node of several)")
     parser.add_argument("--address", help="the Ray cluster to join (default: start one)")
     arguments = parser.parse_args(argv)
-    from ray_jobs.cli import watched
-    from ray_jobs.display import Display
-    from ray_jobs.train import new_run
+    from ray_jobs.commands.running import watched
+    from ray_jobs.runs import new_run
+    from ray_jobs.terminal.display import Display
 
     folder = arguments.folder.resolve()
     made = (folder / "run" / "config.json").exists()

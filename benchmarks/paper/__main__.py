@@ -19,9 +19,11 @@ from benchmarks.paper import pictures, protocol, tables
 from benchmarks.paper.cells import MAX_VOTES, run_cell, transfer
 from benchmarks.paper.protocol import Cell, Choice, Protocol
 from benchmarks.paper.summary import Figure, difference, share
-from ray_jobs.cli import interruptible
-from ray_jobs.display import Display, error_line
-from ray_jobs.session import Models, open_models, task_of
+from ray_jobs.commands.running import interruptible
+from ray_jobs.open_models import Models, open_models
+from ray_jobs.session import task_of
+from ray_jobs.terminal.display import Display
+from ray_jobs.terminal.text import error_line
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -18,9 +18,12 @@ from agentopt_local.trainer import TrainState, sum_usage
 from agentopt_local.trajectory import Trajectory
 from benchmarks.paper.protocol import Cell
 from ray_jobs.agents import AGENTS
-from ray_jobs.evaluate import tested_functions
-from ray_jobs.session import Models, Session, describe_run, open_session
-from ray_jobs.train import new_run, read_config, read_state, train_session
+from ray_jobs.evaluation import tested_functions
+from ray_jobs.open_models import Models
+from ray_jobs.provenance import describe_run
+from ray_jobs.runs import new_run, read_config, read_state
+from ray_jobs.session import Session, open_session
+from ray_jobs.training import train_session
 
 VOTE_TEMPERATURE = 0.7
 """Of self-consistency's samples where the agent itself is greedy."""

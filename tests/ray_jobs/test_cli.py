@@ -22,10 +22,11 @@ import sys
 from pathlib import Path
 
 from agentopt_local.models.scripted import ScriptedChatModel
-from ray_jobs.cli import watched
+from ray_jobs.commands.running import watched
 from ray_jobs.config import load_config
-from ray_jobs.display import Display
-from ray_jobs.train import new_run, train
+from ray_jobs.terminal.display import Display
+from ray_jobs.runs import new_run
+from ray_jobs.training import train
 
 SHORT = 'def shout(word: str) -> str:\\n    """Return word in capitals."""\\n    return word.upper()[:2]\\n'
 RIGHT = SHORT.replace("[:2]", "")

@@ -11,7 +11,7 @@ import ray
 from agentopt_local.errors import AgentOptError, ConfigError, EngineDeadError
 from ray_jobs.cluster import connect
 from ray_jobs.config import RayConfig
-from ray_jobs.train import kept
+from ray_jobs.runs import kept
 
 
 @pytest.mark.parametrize(

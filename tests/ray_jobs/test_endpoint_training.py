@@ -22,7 +22,7 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.models.openai import OpenAIChatModel
 from agentopt_local.trainer import TrainState
 from ray_jobs.config import load_config
-from ray_jobs.session import Models, open_models
+from ray_jobs.open_models import Models, open_models
 
 SHOUT = 'def shout(word: str) -> str:\n    """Return word in capitals."""\n    return word.upper()\n'
 KEYS = {"AGENT_KEY": "sk-agent-secret-1234", "OPTIMIZER_KEY": "sk-optimizer-secret-5678"}

@@ -152,7 +152,8 @@ def test_odd_prompts_are_rolled_out_stored_and_read_again(tmp_path: Path) -> Non
 def test_a_training_uses_engines_that_another_process_could_have_started(tmp_path: Path) -> None:
     from ray_jobs.cluster import connect, disconnect
     from ray_jobs.config import RayConfig
-    from ray_jobs.train import new_run, train
+    from ray_jobs.runs import new_run
+    from ray_jobs.training import train
     from serving.pool import host
 
     config = config_in(tmp_path, engine={"pool_name": "words"}, model={"name": "script"}, trainer={"max_epochs": 2})

@@ -20,11 +20,12 @@ from rich.console import Console
 from agentopt_local.chat import ChatRequest
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.run_dir import RunDir
+from ray_jobs.commands.watch import Tail, in_use, watch
 from ray_jobs.config import build
-from ray_jobs.display import Display
+from ray_jobs.runs import new_run, read_config
 from ray_jobs.tensorboard import open_events, scalars
-from ray_jobs.train import new_run, read_config, train
-from ray_jobs.watch import Tail, in_use, watch
+from ray_jobs.terminal.display import Display
+from ray_jobs.training import train
 
 METRIC: dict[str, Any] = {
     "time": 1.0, "seconds": 90.0, "step": 1, "stage": "step 2 after", "done": 6, "total": 12, "accuracy": 0.5,

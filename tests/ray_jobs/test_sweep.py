@@ -12,7 +12,8 @@ from agentopt_local.chat import ChatRequest
 from agentopt_local.errors import ConfigError, EngineDeadError
 from agentopt_local.models.scripted import ScriptedChatModel
 from benchmarks.scripted import brain, config_in
-from ray_jobs.sweep import load_sweep, main, over_seeds, table_text
+from ray_jobs.grid import load_sweep, over_seeds, table_text
+from ray_jobs.sweep import main
 
 BASE = """
 concurrency = 4

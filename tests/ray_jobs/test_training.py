@@ -25,7 +25,8 @@ from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.run_dir import RunDir
 from agentopt_local.trainer import TrainState
 from benchmarks.scripted import DOUBLE, REVERSE, SHORT_ONLY, brain, config_in, rows
-from ray_jobs.train import new_run, read_config, train
+from ray_jobs.runs import new_run, read_config
+from ray_jobs.training import train
 
 
 def quiet(stage: str, done: int, total: int) -> None:

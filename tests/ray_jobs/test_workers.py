@@ -17,8 +17,8 @@ from agentopt_local.functions import FunctionSet
 from benchmarks import faults
 from benchmarks.scripted import DOUBLE, REVERSE, NotingModel, brain, config_in
 from ray_jobs.config import RunConfig
+from ray_jobs.runs import new_run
 from ray_jobs.session import Session, open_session
-from ray_jobs.train import new_run
 from serving.config import EngineConfig, HostedModel
 
 pytestmark = [

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from ray_jobs.live import LiveView, pace
+from ray_jobs.terminal.live import LiveView, pace
 
 log = logging.getLogger("agentopt")
-LOGGERS = ("agentopt", "agentopt_local", "serving", "ray_jobs")
-"""What a run's log holds."""
 PLAIN_S = 15.0
 """Between two lines on how a stage goes on, elsewhere than on a terminal."""
 
@@ -108,81 +103,3 @@ class Display:
             f"{after['accuracy']:.2f} on the same {before['n']} problems  [{actions or 'no action'}]  "
             f"{row['seconds']:.0f} s"
         )
-
-
-def report_text(report: dict[str, Any], split: str = "test") -> str:
-    """A report in a few lines."""
-    test = report[split]
-    if test["n"] == 0:
-        return "No held-out problems were asked for (task.n_test = 0)."
-    difference = test["difference"]
-    lines = [f"Held-out problems: {test['n']} (split {split}, the same ones before and after)"]
-    for side, label in (("before", "before"), ("after", "after ")):
-        low, high = test[side]["ci95"]
-        lines.append(
-            f"  {label}  {100 * test[side]['accuracy']:5.1f} %   95 % interval {100 * low:.1f} to {100 * high:.1f}"
-        )
-    low, high = difference["ci95"]
-    lines.append(
-        f"  change  {difference['points']:+5.1f} points, 95 % interval {low:+.1f} to {high:+.1f}, "
-        f"McNemar p = {difference['p_value']:.2g} ({difference['gained']} gained, {difference['lost']} lost)"
-    )
-    if len(test["kinds"]) > 1:
-        lines += [f"  {kind}: {row['before']} -> {row['after']} of {row['n']}" for kind, row in test["kinds"].items()]
-    lines.append("Functions learned:" if report["functions"] else "No function was learned.")
-    lines += [
-        f"  {each['signature']}\n    {each['description'].splitlines()[0]}\n"
-        f"    {each['calls']} calls, {each['ok']} without error; "
-        f"{each['solved']} of {each['problems']} problems that used it were solved"
-        for each in report["functions"]
-    ]
-    counts = report["actions"]
-    lines.append(
-        f"Actions: {counts['sampled']} sampled, {counts['legal']} legal, {counts['verified']} verified, "
-        f"{counts['applied']} applied"
-    )
-    if (costs := report.get("costs", {})).get("money"):
-        agent, optimizer = (costs[role]["cost"] for role in ("agent", "optimizer"))
-        lines.append(f"Cost: {costs['money']:.4f} (agent {agent:.4f}, optimizer {optimizer:.4f})")
-    return "\n".join(lines)
-
-
-def functions_diff(old: Path | None, new: Path) -> str:
-    """What changed from one ``functions/NNNN`` folder to the next, as a unified diff."""
-    before = {path.name: path.read_text(encoding="utf-8") for path in old.glob("*.py")} if old else {}
-    after = {path.name: path.read_text(encoding="utf-8") for path in new.glob("*.py")}
-    parts: list[str] = []
-    for name in sorted(before.keys() | after.keys()):
-        parts += difflib.unified_diff(
-            before.get(name, "").splitlines(keepends=True),
-            after.get(name, "").splitlines(keepends=True),
-            f"a/{name}" if name in before else "/dev/null",
-            f"b/{name}" if name in after else "/dev/null",
-        )
-    return "".join(parts)
-
-
-def log_to(path: Path) -> logging.Handler:
-    """Send the package's log lines to ``path``; the caller removes the handler."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.handleError = lambda record: None  # type: ignore[method-assign]  # the run folder's own writes tell it
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for name in LOGGERS:
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-        logger.addHandler(handler)
-    return handler
-
-
-def stop_logging(handler: logging.Handler) -> None:
-    """Undo :func:`log_to`."""
-    for name in LOGGERS:
-        logging.getLogger(name).removeHandler(handler)
-    with suppress(OSError):  # a full disk
-        handler.close()
-
-
-def error_line(text: str) -> None:
-    """A user's mistake or a failure, on standard error."""
-    print(f"agentopt: {text}", file=sys.stderr)

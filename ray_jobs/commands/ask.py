@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentopt_local.errors import ConfigError
+from ray_jobs.commands.running import check_model, interruptible
+from ray_jobs.terminal.display import Display
 
 if TYPE_CHECKING:
     from agentopt_local.agents.base import Agent
@@ -63,8 +65,6 @@ def add_commands(commands: Any) -> None:
 
 def run_ask(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt ask RUN QUESTION``."""
-    from ray_jobs.cli import interruptible
-
     config, functions = prepared(arguments, rest)
     question = sys.stdin.read() if arguments.question == "-" else arguments.question
     if not question.strip():
@@ -74,8 +74,6 @@ def run_ask(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def run_chat(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt chat RUN``."""
-    from ray_jobs.cli import interruptible
-
     config, functions = prepared(arguments, rest)
     with contextlib.suppress(asyncio.CancelledError):  # SIGTERM ends a conversation as Ctrl-D does
         asyncio.run(interruptible(chat(config, functions, prompt() if sys.stdin.isatty() else read_line)))
@@ -86,8 +84,7 @@ def prepared(arguments: argparse.Namespace, rest: Sequence[str]) -> tuple[RunCon
     """The run's settings with the user's, and the functions to give to the agent."""
     from agentopt_local.exporting.learned import read_learned
     from agentopt_local.functions import FunctionSet
-    from ray_jobs.cli import check_model
-    from ray_jobs.train import read_config
+    from ray_jobs.runs import read_config
 
     config = read_config(arguments.run_dir, rest)
     functions = read_learned(arguments.run_dir).functions if arguments.functions == "learned" else FunctionSet()
@@ -101,7 +98,6 @@ def prepared(arguments: argparse.Namespace, rest: Sequence[str]) -> tuple[RunCon
 async def open_conversation(config: RunConfig, model: ChatModel | None) -> AsyncIterator[tuple[Conversation, Agent]]:
     """The run's agent, talking through a conversation. ``model`` replaces the configured one."""
     from agentopt_local.conversation import Conversation
-    from ray_jobs.display import Display
     from ray_jobs.session import open_agent
 
     async with open_agent(config, Display().progress, model=model) as agent:

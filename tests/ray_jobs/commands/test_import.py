@@ -12,8 +12,8 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.trainer import TrainState
 from ray_jobs.cli import main
 from ray_jobs.config import build
-from ray_jobs.export import start_set
-from ray_jobs.train import new_run, read_state
+from ray_jobs.runs import new_run, read_state
+from ray_jobs.start_functions import start_set
 
 
 def config_with(start: Path, folder: Path) -> object:

@@ -15,6 +15,7 @@ from agentopt_local.task import Problem, Split
 from agentopt_local.trainer import TrainState, sum_usage, used_functions
 from agentopt_local.trajectory import Trajectory
 from ray_jobs.config import RunConfig
+from ray_jobs.runs import read_state
 from ray_jobs.session import Session, open_session
 
 
@@ -28,8 +29,6 @@ async def evaluate(
     on_metrics: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run's best accepted functions on ``n`` problems of ``split``; rollouts that exist are reused."""
-    from ray_jobs.train import read_state
-
     # The optimizer has nothing to do here, so no engine is started for it.
     config = config.model_copy(update={"optimizer_model": None})
     async with open_session(config, run_dir, progress, on_metrics=on_metrics) as session:

@@ -16,9 +16,10 @@ import pytest
 
 from agentopt_local.chat import ChatRequest
 from agentopt_local.models.scripted import ScriptedChatModel
+from ray_jobs.commands.report import report
 from ray_jobs.config import build, load_config
-from ray_jobs.report import report
-from ray_jobs.train import new_run, read_config, train
+from ray_jobs.runs import new_run, read_config
+from ray_jobs.training import train
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

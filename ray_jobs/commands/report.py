@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import argparse
 import webbrowser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentopt_local.errors import AgentOptError, ConfigError
-from agentopt_local.reporting.data import run_page
-from agentopt_local.reporting.html import report_html
-from agentopt_local.reporting.reading import Question, RunFiles, read_run
-from agentopt_local.run_dir import write_atomically
-from agentopt_local.task import Split
-from ray_jobs.config import RunConfig, TaskConfig, build
+
+if TYPE_CHECKING:
+    from agentopt_local.reporting.reading import Question, RunFiles
+    from agentopt_local.task import Split
+
+
+def add_commands(commands: Any) -> None:
+    """Add the command to the command line."""
+    report = commands.add_parser("report", help="write a run's report, or a comparison of several, as one HTML file")
+    report.add_argument("run_dirs", type=Path, metavar="RUN", nargs="+", help="the run's folder; several are compared")
+    report.add_argument("--output", type=Path, metavar="FILE", help="RUN/report.html if left out")
+    report.add_argument("--open", action="store_true", help="show it in a browser")
+    report.set_defaults(run=run_report)
+
+
+def run_report(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """``agentopt report RUN [RUN ...]``."""
+    return report(arguments.run_dirs, output=arguments.output, open_it=arguments.open)
 
 
 def report(runs: Sequence[Path], *, output: Path | None = None, open_it: bool = False) -> int:
     """Write the report of ``runs``, say where it is, and show it in a browser if asked to."""
+    from agentopt_local.reporting.data import run_page
+    from agentopt_local.reporting.html import report_html
+    from agentopt_local.reporting.reading import read_run
+    from agentopt_local.run_dir import write_atomically
+    from ray_jobs.config import RunConfig, TaskConfig
+
     twice = [
         str(path) for index, path in enumerate(runs) if path.resolve() in {each.resolve() for each in runs[:index]}
     ]
@@ -55,6 +74,8 @@ def with_questions(run: RunFiles) -> RunFiles:
 
 def regenerated(config: dict[str, Any]) -> Mapping[str, Question]:
     """The problems of a run's task; none if the task cannot be loaded here."""
+    from agentopt_local.reporting.reading import Question
+    from ray_jobs.config import build
     from ray_jobs.session import task_of
 
     try:

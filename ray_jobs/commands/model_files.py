@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import argparse
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from serving.model_store import DEFAULT_MODEL, Progress, list_models, resolve
+if TYPE_CHECKING:
+    from serving.model_store import Progress
+
+
+def add_commands(commands: Any) -> None:
+    """Add the command to the command line."""
+    models = commands.add_parser("models", help="list, fetch and find embedded models")
+    actions = models.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", help="embedded models and which are here")
+    for name, text in (("pull", "fetch a model into the cache"), ("path", "where a model lies")):
+        actions.add_parser(name, help=text).add_argument("name", metavar="NAME")
+    models.set_defaults(run=run_models)
+
+
+def run_models(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """``agentopt models list | pull NAME | path NAME``."""
+    if arguments.action == "list":
+        return models_list()
+    return (models_pull if arguments.action == "pull" else models_path)(arguments.name)
 
 
 def models_list() -> int:
     """Print the embedded models: name, size, licence and where they are."""
+    from serving.model_store import DEFAULT_MODEL, list_models
+
     for entry in list_models():
         default = " (default)" if entry.name == DEFAULT_MODEL else ""
         size = f"{entry.size_bytes / 1e9:.1f} GB"
@@ -19,6 +41,8 @@ def models_list() -> int:
 
 def models_pull(name: str) -> int:
     """Fetch the model ``name`` unless it is here; its folder is printed last. Raises ConfigError."""
+    from serving.model_store import resolve
+
     with show_progress() as progress:
         folder = resolve(name, allow_fetch=True, progress=progress, note=print)
     print(folder)
@@ -27,6 +51,8 @@ def models_pull(name: str) -> int:
 
 def models_path(name: str) -> int:
     """Print the folder of the model ``name`` and nothing else. Raises ConfigError if it is not here."""
+    from serving.model_store import resolve
+
     print(resolve(name, allow_fetch=False))
     return 0
 

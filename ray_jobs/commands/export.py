@@ -1,4 +1,4 @@
-"""``agentopt export``, ``import`` and ``serve-mcp``: learned functions out of a run, and into another."""
+"""``agentopt export`` and ``import``: learned functions out of a run, and into another."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from agentopt_local.errors import ConfigError
 if TYPE_CHECKING:
     from agentopt_local.exporting.learned import Learned
     from agentopt_local.exporting.replay import Replayed
-    from agentopt_local.functions import FunctionSet
-    from ray_jobs.config import RunConfig, SandboxConfig
 
 FORMATS = ("python", "openai", "openai-responses", "anthropic", "mcp", "inspect")
 
@@ -49,20 +47,6 @@ def add_commands(commands: Any) -> None:
     load.add_argument("--output", type=Path, metavar="SET", required=True, help="the folder to write")
     load.add_argument("--force", action="store_true", help="replace a set written earlier")
     load.set_defaults(run=run_import)
-
-    serve = commands.add_parser(
-        "serve-mcp",
-        help="serve functions to other agents, through the sandbox",
-        description="Serve the functions at PATH (a run, an exported package, a folder of .py files, or a .py file) "
-        "over the Model Context Protocol: over standard input and output, as clients start it, or over HTTP on "
-        "127.0.0.1.",
-    )
-    serve.add_argument("path", type=Path, metavar="PATH")
-    serve.add_argument(
-        "--http", type=int, metavar="PORT", help="serve over HTTP on this port of 127.0.0.1; 0: a free one"
-    )
-    serve.add_argument("--timeout", type=float, metavar="SECONDS", help="limit of one call; the run's if left out")
-    serve.set_defaults(run=run_serve)
 
 
 def run_export(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -110,7 +94,7 @@ def export_python(run: Path, learned: Learned, output: Path, name: str | None, *
     from agentopt_local.exporting.package import check_name, default_name, replay_text, write_package
     from agentopt_local.exporting.replay import replay
     from ray_jobs.agents import sandbox_of
-    from ray_jobs.train import read_config
+    from ray_jobs.runs import read_config
 
     check_output(output, force=force)
     name = name or default_name(run.resolve().name)
@@ -135,8 +119,8 @@ def export_inspect(run: Path, learned: Learned, output: Path, *, force: bool) ->
     from agentopt_local.exporting.output import check_output, new_folder
     from agentopt_local.functions import FunctionSet
     from agentopt_local.run_dir import read_json
+    from ray_jobs.runs import read_config
     from ray_jobs.session import task_of
-    from ray_jobs.train import read_config
 
     inspect_log.check_installed()
     check_output(output, force=force)
@@ -172,6 +156,7 @@ def run_import(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from agentopt_local.exporting.output import check_output, new_folder
     from agentopt_local.optimizer import OptimizerConfig
     from ray_jobs.config import SandboxConfig
+    from ray_jobs.start_functions import load_functions
 
     output: Path = arguments.output
     check_output(output, force=arguments.force)
@@ -185,78 +170,10 @@ def run_import(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     return 0
 
 
-def start_set(config: RunConfig) -> FunctionSet:
-    """The checked functions that ``config.start_functions`` names; the empty set if it names none."""
-    from agentopt_local.functions import FunctionSet
-
-    if config.start_functions is None:
-        return FunctionSet()
-    path = Path(config.start_functions).expanduser()
-    return load_functions(path, config.optimizer.allowed_packages, config.sandbox)
-
-
-def load_functions(path: Path, allowed_packages: Sequence[str], settings: SandboxConfig) -> FunctionSet:
-    """The functions at ``path`` after every check: as Function, of imports, and a load in a sandbox of its own.
-
-    Raises ConfigError that names each wrong file. Starts an event loop, so it is called before a command's own.
-    """
-    from agentopt_local.exporting.sources import find_functions, load_in_sandbox
-    from ray_jobs.agents import sandbox_of
-
-    found = find_functions(path, allowed_packages)
-
-    async def load() -> FunctionSet:
-        async with sandbox_of(settings) as sandbox:
-            return await load_in_sandbox(found, sandbox, timeout_s=settings.timeout_s)
-
-    return asyncio.run(load())
-
-
-def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
-    """``agentopt serve-mcp PATH [--http PORT]``."""
-    from agentopt_local.exporting import mcp_server
-    from agentopt_local.exporting.learned import read_learned
-    from agentopt_local.optimizer import OptimizerConfig
-    from ray_jobs.agents import sandbox_of
-    from ray_jobs.cli import interruptible
-    from ray_jobs.config import SandboxConfig
-    from ray_jobs.train import read_config
-
-    mcp_server.check_installed()
-    path: Path = arguments.path
-    if (path / "config.json").is_file():
-        config = read_config(path)
-        functions, settings, timeout_s = read_learned(path).functions, config.sandbox, config.agent.timeout_s
-    else:
-        settings = SandboxConfig()
-        functions, timeout_s = load_functions(path, OptimizerConfig().allowed_packages, settings), settings.timeout_s
-    timeout_s = timeout_s if arguments.timeout is None else arguments.timeout
-    if timeout_s <= 0:
-        raise ConfigError(f"--timeout {timeout_s:g}: give seconds, more than 0")
-    if not functions.functions:
-        raise ConfigError(f"{path} has learned no function (yet): there is nothing to serve")
-
-    name = path.resolve().name
-
-    def ready(address: str) -> None:
-        print(f"Serving {', '.join(functions.names)} at {address}; Ctrl-C ends", flush=True)
-
-    async def serve() -> None:
-        async with sandbox_of(settings) as sandbox:
-            server = mcp_server.mcp_server(name, functions, sandbox, timeout_s=timeout_s)
-            if arguments.http is None:
-                await mcp_server.serve_stdio(server)
-            else:
-                await mcp_server.serve_http(server, arguments.http, ready)
-
-    asyncio.run(interruptible(serve()))
-    return 0
-
-
 def this_command() -> list[str]:
     """How another program starts ``agentopt`` of this installation."""
     script = Path(sys.executable).with_name("agentopt")
-    return [str(script)] if script.is_file() else [sys.executable, "-m", "ray_jobs.cli"]
+    return [str(script)] if script.is_file() else [sys.executable, "-m", "ray_jobs"]
 
 
 def licence_of(model: str) -> str | None:

@@ -7,7 +7,6 @@ abort the interpreter.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -26,7 +25,7 @@ Status = Literal["ok", "warning", "missing"]
 GIB = 1 << 30
 IMPORT_TIMEOUT_S = 120
 INSTALL = "run: make install"
-DEMO = Path(__file__).parent / "configs" / "demo.toml"
+DEMO = Path(__file__).parent.parent / "configs" / "demo.toml"
 
 
 class Check(Record):
@@ -39,43 +38,6 @@ class Check(Record):
     """What to do about it; empty if there is nothing to do."""
     required: bool = True
     """Whether training cannot run while this is missing."""
-
-
-# ---------------------------------------------------------------- doctor
-
-
-def doctor(json_output: bool = False, groups: Mapping[str, Callable[[], list[Check]]] | None = None) -> int:
-    """Print what was found and what to do about what is missing. 0 if training can run here, else 1."""
-    checks: list[Check] = []
-    for name, group in (groups or GROUPS).items():
-        try:
-            checks += group()
-        except ImportError as error:
-            checks.append(Check(name=name, status="missing", found=f"not available: {error}", advice=INSTALL))
-    ready = not any(check.required and check.status == "missing" for check in checks)
-    if json_output:
-        print(json.dumps({"ready": ready, "checks": [check.model_dump() for check in checks]}, indent=2))
-    else:
-        print_table(checks)
-        print("Training can run here." if ready else "Training cannot run here yet.")
-    return 0 if ready else 1
-
-
-def print_table(checks: list[Check]) -> None:
-    """One row per check: name, status, what was found, and under it what to do."""
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    colours = {"ok": "green", "warning": "yellow", "missing": "red"}
-    table = Table("check", "status", "found", box=box.SIMPLE_HEAD)
-    for check in checks:
-        advice = f"\n→ {check.advice}" if check.advice else ""
-        colour = colours[check.status] if check.required else "dim"
-        status = f"[{colour}]{check.status}[/]"
-        table.add_row(escape(check.name), status, escape(check.found + advice))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def check_machine() -> list[Check]:
@@ -214,7 +176,7 @@ def check_speed() -> list[Check]:
     """The demo's model on this processor, by its products alone."""
     from ray_jobs.config import load_config
     from ray_jobs.forecast import Forecast, has_gpu, speed_here
-    from ray_jobs.live import duration
+    from ray_jobs.terminal.live import duration
 
     if has_gpu() or not DEMO.is_file():
         return []
@@ -280,6 +242,3 @@ GROUPS: dict[str, Callable[[], list[Check]]] = {
     "models": check_models,
     "sandbox": check_sandbox,
 }
-
-
-# ---------------------------------------------------------------- models

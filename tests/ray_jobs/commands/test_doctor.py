@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 
 from agentopt_local.errors import ConfigError
-from ray_jobs import doctor as module
-from ray_jobs.doctor import Check, doctor
-from ray_jobs.models import models_list, models_path, models_pull, show_progress
+from ray_jobs.commands import checks as module
+from ray_jobs.commands.checks import Check
+from ray_jobs.commands.doctor import doctor
+from ray_jobs.commands.model_files import models_list, models_path, models_pull, show_progress
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GOOD = Check(name="good", status="ok", found="here")
 ABSENT = Check(name="absent", status="missing", found="not [installed]", advice="run: make install")
 
@@ -187,7 +188,7 @@ def models(command: str, name: str, endpoint: str, home: Path, **env: str) -> st
     """What ``models_COMMAND(name)`` printed last, in a process of its own: the hub reads its settings once."""
     code = f"""
 from agentopt_local.errors import ConfigError
-from ray_jobs.models import models_path, models_pull
+from ray_jobs.commands.model_files import models_path, models_pull
 try:
     models_{command}({name!r})
 except ConfigError as error:

@@ -13,7 +13,7 @@ from agentopt_local.errors import ConfigError
 from ray_jobs.cli import main
 from ray_jobs.config import load_config
 
-CONFIGS = Path(__file__).resolve().parents[2] / "ray_jobs" / "configs"
+CONFIGS = Path(__file__).resolve().parents[3] / "ray_jobs" / "configs"
 
 ROWS = [
     b'{"gold": "\\\\frac12", "prediction": "so \\\\boxed{0.5}", "id": 3}',

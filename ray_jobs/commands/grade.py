@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from agentopt_local.errors import ConfigError
-from agentopt_local.graders.rows import as_line, grade_rows, row_grader
+
+
+def add_commands(commands: Any) -> None:
+    """Add the command to the command line."""
+    grade = commands.add_parser(
+        "grade",
+        help="judge a file of answers",
+        description='Grade rows {"gold": ..., "prediction": ...} and write them with "correct" and "reason", in order.',
+    )
+    grade.add_argument("task", metavar="TASK", help="math, math_exact, tabmwp, gaia or gsm8k")
+    grade.add_argument("file", type=Path, metavar="FILE", help="one JSON object per line; - reads standard input")
+    grade.add_argument("--lenient", action="store_true", help="mend the official rule where it is known to be wrong")
+    grade.add_argument("--output", type=Path, metavar="FILE", help="write there; to standard output if left out")
+    grade.set_defaults(run=run_grade)
+
+
+def run_grade(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """``agentopt grade TASK FILE [--lenient] [--output FILE]``."""
+    return grade(arguments.task, arguments.file, lenient=arguments.lenient, output=arguments.output)
 
 
 def grade(task: str, path: Path, *, lenient: bool = False, output: Path | None = None) -> int:
@@ -18,6 +37,8 @@ def grade(task: str, path: Path, *, lenient: bool = False, output: Path | None =
 
     Raises ConfigError for an unknown task and a file that cannot be read or written.
     """
+    from agentopt_local.graders.rows import as_line, grade_rows, row_grader
+
     grader = row_grader(task, lenient=lenient)
     if output is not None and path != Path("-") and output.resolve() == path.resolve():
         raise ConfigError(f"--output {output} is the file that is graded; name another one")

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from agentopt_local.run_dir import read_json
-from ray_jobs.display import Display, report_text
-from ray_jobs.train import read_config
+from ray_jobs.terminal.display import Display
+from ray_jobs.terminal.text import report_text
 
 POLL_S = 1.0
 Row = dict[str, Any]
 
 
+def add_commands(commands: Any) -> None:
+    """Add the command to the command line."""
+    watch = commands.add_parser("watch", help="follow a run from another terminal, or look at a finished one")
+    watch.add_argument("run_dir", type=Path, metavar="RUN")
+    watch.set_defaults(run=run_watch)
+
+
+def run_watch(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """``agentopt watch RUN``."""
+    try:
+        return watch(arguments.run_dir)
+    except KeyboardInterrupt:
+        return 0  # how one stops looking
+
+
 def watch(run: Path, *, display: Display | None = None, poll_s: float = POLL_S) -> int:
     """Show a run until it has ended. Raises RunDirError if ``run`` is no run folder."""
+    from ray_jobs.runs import read_config
+
     config = read_config(run)
     display = display or Display()
     display.view.max_steps = None if config.trainer.count_accepted else config.trainer.max_epochs
@@ -61,6 +78,8 @@ def show(display: Display, row: Row) -> None:
 
 def read_report(run: Path) -> Row | None:
     """The evaluation of a run that has ended; None if there is none yet, or training has not stopped."""
+    from agentopt_local.run_dir import read_json
+
     state = read_json(run / "state.json")
     if not isinstance(state, dict) or state.get("stopped") is None:
         return None

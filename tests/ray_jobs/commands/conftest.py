@@ -14,8 +14,9 @@ from agentopt_local.chat import ChatRequest
 from agentopt_local.functions import FunctionSet
 from agentopt_local.models.scripted import ScriptedChatModel
 from ray_jobs.config import build
-from ray_jobs.export import start_set
-from ray_jobs.train import new_run, train
+from ray_jobs.runs import new_run
+from ray_jobs.start_functions import start_set
+from ray_jobs.training import train
 
 REVERSE = 'def reverse(word: str) -> str:\n    """Return word reversed."""\n    return word[::-1]\n'
 SHORT_ONLY = REVERSE.replace("return word[::-1]", "return word[::-1] if len(word) < 4 else word")

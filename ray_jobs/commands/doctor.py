@@ -1,0 +1,60 @@
+"""``agentopt doctor``: what this machine has and lacks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray_jobs.commands.checks import Check
+
+
+def add_commands(commands: Any) -> None:
+    """Add the command to the command line."""
+    doctor = commands.add_parser("doctor", help="check this machine and say what is missing")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.set_defaults(run=run_doctor)
+
+
+def run_doctor(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """``agentopt doctor``."""
+    return doctor(json_output=arguments.json)
+
+
+def doctor(json_output: bool = False, groups: Mapping[str, Callable[[], list[Check]]] | None = None) -> int:
+    """Print what was found and what to do about what is missing. 0 if training can run here, else 1."""
+    from ray_jobs.commands.checks import GROUPS, INSTALL, Check
+
+    checks: list[Check] = []
+    for name, group in (groups or GROUPS).items():
+        try:
+            checks += group()
+        except ImportError as error:
+            checks.append(Check(name=name, status="missing", found=f"not available: {error}", advice=INSTALL))
+    ready = not any(check.required and check.status == "missing" for check in checks)
+    if json_output:
+        print(json.dumps({"ready": ready, "checks": [check.model_dump() for check in checks]}, indent=2))
+    else:
+        print_table(checks)
+        print("Training can run here." if ready else "Training cannot run here yet.")
+    return 0 if ready else 1
+
+
+def print_table(checks: list[Check]) -> None:
+    """One row per check: name, status, what was found, and under it what to do."""
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    colours = {"ok": "green", "warning": "yellow", "missing": "red"}
+    table = Table("check", "status", "found", box=box.SIMPLE_HEAD)
+    for check in checks:
+        advice = f"\n→ {check.advice}" if check.advice else ""
+        colour = colours[check.status] if check.required else "dim"
+        status = f"[{colour}]{check.status}[/]"
+        table.add_row(escape(check.name), status, escape(check.found + advice))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)

@@ -1,0 +1,130 @@
+"""``agentopt train``, ``resume``, ``evaluate`` and ``serve``: the commands that run a job."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from agentopt_local.errors import ConfigError
+from ray_jobs.commands.running import check_model, interruptible, watched
+from ray_jobs.terminal.display import Display
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands of this file to the command line."""
+    train = commands.add_parser(
+        "train",
+        help="train, evaluate and report",
+        description="Train a function set as CONFIG says, evaluate it on held-out problems, and write a run folder.",
+        epilog="Any setting of CONFIG can be overridden: --trainer.max_epochs 3 --model.name qwen2.5-coder-0.5b",
+        allow_abbrev=False,
+    )
+    train.add_argument("config", type=Path, metavar="CONFIG", help="a .toml file; ray_jobs/configs/ has examples")
+    train.set_defaults(run=run_train, takes_settings=True)
+
+    resume = commands.add_parser("resume", help="continue a run that was interrupted or killed")
+    resume.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
+    resume.epilog = "A run whose budget was used up continues with a larger one: --budget.max_cost 20"
+    resume.set_defaults(run=run_resume, takes_settings=True)
+
+    evaluate = commands.add_parser("evaluate", help="measure a run's functions against none, on the same problems")
+    evaluate.add_argument("run_dir", type=Path, metavar="RUN")
+    evaluate.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    evaluate.add_argument("--n", type=int, metavar="N", help="problems; as many as the run's n_test if left out")
+    evaluate.set_defaults(run=run_evaluate)
+    add_serve(commands)
+
+
+def add_serve(commands: Any) -> None:
+    """Add ``serve`` to the command line."""
+    serve = commands.add_parser(
+        "serve",
+        help="keep engines alive under a name, for many runs",
+        description="Load the engines of CONFIG once and keep them under engine.pool_name until interrupted.",
+        epilog="Then, as often as you like: agentopt train CONFIG --engine.pool_name NAME",
+        allow_abbrev=False,
+    )
+    serve.add_argument("config", type=Path, metavar="CONFIG", help="a .toml file, as for train")
+    serve.add_argument("--stop", action="store_true", help="end the engines that have the name instead")
+    serve.set_defaults(run=run_serve, takes_settings=True)
+
+
+def run_train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """``agentopt train CONFIG [--key value ...]``."""
+    from ray_jobs.config import load_config
+    from ray_jobs.runs import kept, new_run
+    from ray_jobs.session import task_of
+    from ray_jobs.start_functions import start_set
+
+    config = load_config(arguments.config, rest)
+    check_model(config)
+    task_of(config)  # before there is a run folder that could never be resumed
+    run_dir = new_run(config, start_set(config))
+    if kept(Path(config.run_dir)) != Path(config.run_dir):
+        print(f"Ray deletes this working directory; the run is kept in {run_dir.path}", file=sys.stderr)
+    return run_training(config, run_dir)
+
+
+def run_resume(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """``agentopt resume RUN``."""
+    from agentopt_local.run_dir import RunDir
+    from ray_jobs.config import with_budget
+    from ray_jobs.runs import read_config
+
+    config = with_budget(read_config(arguments.run_dir), rest)
+    check_model(config)
+    run_dir = RunDir(arguments.run_dir)
+    if rest:
+        run_dir.write_json("config.json", config.model_dump(mode="json"))
+    return run_training(config, run_dir)
+
+
+def run_training(config: Any, run_dir: Any) -> int:
+    """Train with a live display."""
+    from ray_jobs.training import train
+
+    display = Display()
+    display.view.max_steps = config.trainer.max_epochs
+    for row in run_dir.steps():  # of a run that is continued
+        display.view.step(row)
+    job = train(config, run_dir, progress=display.progress, on_step=display.step, on_metrics=display.metrics)
+    return watched(run_dir, display, job, config=config)
+
+
+def run_evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """``agentopt evaluate RUN``."""
+    from agentopt_local.run_dir import RunDir
+    from ray_jobs.evaluation import evaluate
+    from ray_jobs.runs import read_config
+
+    config = read_config(arguments.run_dir)
+    check_model(config)
+    n = config.task.n_test if arguments.n is None else arguments.n
+    if n < 1:
+        raise ConfigError(f"--n {n}: give at least one problem to evaluate on")
+    run_dir = RunDir(arguments.run_dir)
+    display = Display()
+    job = evaluate(config, run_dir, split=arguments.split, n=n, progress=display.progress, on_metrics=display.metrics)
+    return watched(run_dir, display, job, split=arguments.split)
+
+
+def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """``agentopt serve CONFIG --engine.pool_name NAME``."""
+    from ray_jobs import serve
+    from ray_jobs.config import load_config
+
+    config = load_config(arguments.config, rest)
+    if arguments.stop:
+        print(f"{serve.stop(config)} engines ended")
+        return 0
+    display = Display()
+    try:
+        with display.live():
+            asyncio.run(interruptible(serve.serve(config, display.progress)))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        display.line("ended")
+    return 0

@@ -1,0 +1,70 @@
+"""``agentopt serve-mcp``: learned functions for other agents."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from agentopt_local.errors import ConfigError
+from ray_jobs.commands.running import interruptible
+
+
+def add_commands(commands: Any) -> None:
+    """Add the command to the command line."""
+    serve = commands.add_parser(
+        "serve-mcp",
+        help="serve functions to other agents, through the sandbox",
+        description="Serve the functions at PATH (a run, an exported package, a folder of .py files, or a .py file) "
+        "over the Model Context Protocol: over standard input and output, as clients start it, or over HTTP on "
+        "127.0.0.1.",
+    )
+    serve.add_argument("path", type=Path, metavar="PATH")
+    serve.add_argument(
+        "--http", type=int, metavar="PORT", help="serve over HTTP on this port of 127.0.0.1; 0: a free one"
+    )
+    serve.add_argument("--timeout", type=float, metavar="SECONDS", help="limit of one call; the run's if left out")
+    serve.set_defaults(run=run_serve)
+
+
+def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """``agentopt serve-mcp PATH [--http PORT]``."""
+    from agentopt_local.exporting import mcp_server
+    from agentopt_local.exporting.learned import read_learned
+    from agentopt_local.optimizer import OptimizerConfig
+    from ray_jobs.agents import sandbox_of
+    from ray_jobs.config import SandboxConfig
+    from ray_jobs.runs import read_config
+    from ray_jobs.start_functions import load_functions
+
+    mcp_server.check_installed()
+    path: Path = arguments.path
+    if (path / "config.json").is_file():
+        config = read_config(path)
+        functions, settings, timeout_s = read_learned(path).functions, config.sandbox, config.agent.timeout_s
+    else:
+        settings = SandboxConfig()
+        functions, timeout_s = load_functions(path, OptimizerConfig().allowed_packages, settings), settings.timeout_s
+    timeout_s = timeout_s if arguments.timeout is None else arguments.timeout
+    if timeout_s <= 0:
+        raise ConfigError(f"--timeout {timeout_s:g}: give seconds, more than 0")
+    if not functions.functions:
+        raise ConfigError(f"{path} has learned no function (yet): there is nothing to serve")
+
+    name = path.resolve().name
+
+    def ready(address: str) -> None:
+        print(f"Serving {', '.join(functions.names)} at {address}; Ctrl-C ends", flush=True)
+
+    async def serve() -> None:
+        async with sandbox_of(settings) as sandbox:
+            server = mcp_server.mcp_server(name, functions, sandbox, timeout_s=timeout_s)
+            if arguments.http is None:
+                await mcp_server.serve_stdio(server)
+            else:
+                await mcp_server.serve_http(server, arguments.http, ready)
+
+    asyncio.run(interruptible(serve()))
+    return 0

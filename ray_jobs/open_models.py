@@ -1,0 +1,84 @@
+"""Opening the models of a run: engines started here, engines joined by name, or an endpoint."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from agentopt_local.chat import ChatModel
+from agentopt_local.rollout import Progress
+from ray_jobs.config import RunConfig
+from ray_jobs.model_config import ModelConfig
+from serving.config import EngineConfig
+
+
+@dataclass(frozen=True)
+class Models:
+    """The open models of a run; both roles may share one."""
+
+    agent: ChatModel
+    optimizer: ChatModel
+    device: str
+    """Where the agent's runs: ``cpu``, ``gpu``, ``endpoint``, or ``external`` if it was handed in."""
+
+    @staticmethod
+    def of(model: ChatModel) -> Models:
+        """One model of the caller's for both roles."""
+        return Models(model, model, str(getattr(model, "device", "external")))
+
+
+async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Progress) -> Models:
+    """The configured models; one is opened where both roles have the same."""
+    agent, device = await open_model(config.model, config.engine, config, stack, progress)
+    own, engine = config.optimizer_model or config.model, config.optimizer_engine or config.engine
+    same = own == config.model and (own.base_url is not None or engine == config.engine)
+    if same:
+        return Models(agent, agent, device)
+    optimizer, _ = await open_model(own, engine, config, stack, progress)
+    return Models(agent, optimizer, device)
+
+
+async def open_model(
+    model: ModelConfig, engine: EngineConfig, config: RunConfig, stack: AsyncExitStack, progress: Progress
+) -> tuple[ChatModel, str]:
+    """A model, and where it runs: ``cpu``, ``gpu`` or ``endpoint``."""
+    if model.base_url is not None:
+        from agentopt_local.models.openai import OpenAIChatModel
+
+        endpoint = OpenAIChatModel(
+            model.base_url,
+            model.name,
+            api_key_env=model.api_key_env,
+            timeout_s=model.timeout_s,
+            max_retries=model.max_retries,
+            max_concurrency=model.max_concurrency or config.concurrency,
+            requests_per_minute=model.requests_per_minute,
+            structured=model.structured,
+            send_seed=model.send_seed,
+        )
+        stack.push_async_callback(endpoint.aclose)
+        return endpoint, "endpoint"
+    from ray_jobs.cluster import connect, disconnect
+
+    if engine.pool_name is not None:
+        from ray_jobs.serve import cluster_of
+        from serving.pool import join
+
+        progress(f"joining the engines called {engine.pool_name}", 0, 0)
+        connect(cluster_of(config))
+        stack.callback(disconnect)
+        joined = await join(engine, model.name)
+        stack.push_async_callback(joined.aclose)
+        return joined, joined.device
+    from serving.model_store import resolve
+
+    path = resolve(model.name, allow_fetch=False)
+    progress("starting Ray", 0, 0)
+    connect(config.ray)
+    stack.callback(disconnect)
+    progress(f"loading {model.name} into vLLM", 0, 0)
+    from serving.pool import start_pool
+
+    pool = await start_pool(path, engine, name=model.name)
+    stack.push_async_callback(pool.aclose)
+    return pool, pool.device

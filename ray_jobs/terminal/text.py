@@ -1,0 +1,65 @@
+"""What commands print as plain text: a report, a difference between function sets, an error."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def report_text(report: dict[str, Any], split: str = "test") -> str:
+    """A report in a few lines."""
+    test = report[split]
+    if test["n"] == 0:
+        return "No held-out problems were asked for (task.n_test = 0)."
+    difference = test["difference"]
+    lines = [f"Held-out problems: {test['n']} (split {split}, the same ones before and after)"]
+    for side, label in (("before", "before"), ("after", "after ")):
+        low, high = test[side]["ci95"]
+        lines.append(
+            f"  {label}  {100 * test[side]['accuracy']:5.1f} %   95 % interval {100 * low:.1f} to {100 * high:.1f}"
+        )
+    low, high = difference["ci95"]
+    lines.append(
+        f"  change  {difference['points']:+5.1f} points, 95 % interval {low:+.1f} to {high:+.1f}, "
+        f"McNemar p = {difference['p_value']:.2g} ({difference['gained']} gained, {difference['lost']} lost)"
+    )
+    if len(test["kinds"]) > 1:
+        lines += [f"  {kind}: {row['before']} -> {row['after']} of {row['n']}" for kind, row in test["kinds"].items()]
+    lines.append("Functions learned:" if report["functions"] else "No function was learned.")
+    lines += [
+        f"  {each['signature']}\n    {each['description'].splitlines()[0]}\n"
+        f"    {each['calls']} calls, {each['ok']} without error; "
+        f"{each['solved']} of {each['problems']} problems that used it were solved"
+        for each in report["functions"]
+    ]
+    counts = report["actions"]
+    lines.append(
+        f"Actions: {counts['sampled']} sampled, {counts['legal']} legal, {counts['verified']} verified, "
+        f"{counts['applied']} applied"
+    )
+    if (costs := report.get("costs", {})).get("money"):
+        agent, optimizer = (costs[role]["cost"] for role in ("agent", "optimizer"))
+        lines.append(f"Cost: {costs['money']:.4f} (agent {agent:.4f}, optimizer {optimizer:.4f})")
+    return "\n".join(lines)
+
+
+def functions_diff(old: Path | None, new: Path) -> str:
+    """What changed from one ``functions/NNNN`` folder to the next, as a unified diff."""
+    before = {path.name: path.read_text(encoding="utf-8") for path in old.glob("*.py")} if old else {}
+    after = {path.name: path.read_text(encoding="utf-8") for path in new.glob("*.py")}
+    parts: list[str] = []
+    for name in sorted(before.keys() | after.keys()):
+        parts += difflib.unified_diff(
+            before.get(name, "").splitlines(keepends=True),
+            after.get(name, "").splitlines(keepends=True),
+            f"a/{name}" if name in before else "/dev/null",
+            f"b/{name}" if name in after else "/dev/null",
+        )
+    return "".join(parts)
+
+
+def error_line(text: str) -> None:
+    """A user's mistake or a failure, on standard error."""
+    print(f"agentopt: {text}", file=sys.stderr)
