@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 from agentopt_local.admission import Admission
@@ -137,13 +138,20 @@ class Rollouts:
         return tuple(by_index[index] for index in range(len(problems)))
 
 
-async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results in order; the first error ends the others."""
+@asynccontextmanager
+async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """A TaskGroup that raises its first error alone."""
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(each) for each in work]
+            yield group
     except BaseExceptionGroup as errors:
         raise first_error(errors) from None
+
+
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results in order; the first error ends the others."""
+    async with task_group() as group:
+        tasks = [group.create_task(each) for each in work]
     return [task.result() for task in tasks]
 
 

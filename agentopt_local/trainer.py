@@ -192,7 +192,7 @@ class Trainer:
         spent = Update(functions=state.functions)
         for each in updates:
             spent = spent.plus(each.counts, each.usage)
-        row = step_row(state, decision, best_first, spent, before, seconds)
+        row = step_row(state, decision, best_first, spent=spent, before=before, seconds=seconds)
         state = after_step(state, decision, best.update, row)
         self.record.keep_step(row)
         if decision == "accepted":
@@ -213,6 +213,7 @@ def step_row(
     state: TrainState,
     decision: Decision,
     best_first: Sequence[Tried],
+    *,
     spent: Update,
     before: Sequence[Trajectory],
     seconds: float,

@@ -14,9 +14,9 @@ from pydantic import Field, ValidationError
 from agentopt_local.agents.function_calling import AgentConfig
 from agentopt_local.errors import ConfigError
 from agentopt_local.models.metered import Budget
-from agentopt_local.optimizer import OptimizerConfig
 from agentopt_local.record import Record
-from agentopt_local.trainer import PRESETS, TrainerConfig
+from agentopt_local.train_state import PRESETS, TrainerConfig, check_training
+from agentopt_local.update import OptimizerConfig
 from ray_jobs.model_config import ModelConfig
 from serving.config import EngineConfig
 
@@ -119,11 +119,7 @@ def build(values: dict[str, Any], source: str, origin: dict[str, str] | None = N
         config = RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(explain(error, source, origin or {})) from None
-    if config.trainer.try_edits and not config.optimizer.progressive:
-        raise ConfigError(
-            f"{source}: optimizer.progressive = false writes whole sets, which cannot be tried edit by edit; "
-            "set trainer.try_edits = false"
-        )
+    check_training(config.trainer, config.optimizer, source)
     return config
 
 

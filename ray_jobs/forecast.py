@@ -10,10 +10,10 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from agentopt_local.chat import Usage
-from agentopt_local.models.metered import Role
+from agentopt_local.run.rows import Role, StepRow
+from agentopt_local.stage import Stage
 from agentopt_local.trajectory import Trajectory
 from ray_jobs.config import RunConfig
 from serving.calibration import measure_in_child
@@ -151,7 +151,7 @@ class Forecast:
             self._written += work
             self._in_step += work
 
-    def rollout(self, stage: str, trajectory: Trajectory) -> None:
+    def rollout(self, stage: Stage, trajectory: Trajectory) -> None:
         """An attempt ended, now or before a resume. One that comes again with its stage is no more work."""
         key = (trajectory.functions, trajectory.problem_id, trajectory.seed)
         if key in self._seen:
@@ -161,13 +161,13 @@ class Forecast:
         work = self.work(usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens)
         self._attempts += 1
         self._attempt_work += work
-        if stage.startswith("test"):
+        if stage.split == "test":
             self._tests += 1
         else:
             self._in_step += work
 
-    def step(self, row: dict[str, Any]) -> None:
+    def step(self, row: StepRow) -> None:
         """A step ended."""
-        self._steps = row["step"]
+        self._steps = row.step
         self._written_steps += 1
         self._in_step = 0.0

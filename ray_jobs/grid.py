@@ -19,7 +19,11 @@ from agentopt_local.chat import ChatModel
 from agentopt_local.errors import ConfigError, RunDirError
 from agentopt_local.record import Record, fingerprint
 from agentopt_local.rollout import Progress, together
-from agentopt_local.run_dir import RunDir, lock, read_json, write_atomically
+from agentopt_local.run.files import LOCK, is_run, lock, read_json, write_json
+from agentopt_local.run.reader import read_report
+from agentopt_local.run.report import Report
+from agentopt_local.run.writer import RunDir
+from agentopt_local.stage import Stage
 from ray_jobs.config import RunConfig, load_config
 from ray_jobs.open_models import Models, open_models
 from ray_jobs.runs import kept, new_run
@@ -123,46 +127,42 @@ async def run_sweep(
         return await together(one(each) for each in trainings)
 
 
-async def train_one(
-    training: Training, folder: Path, progress: Progress, model: ChatModel | Models | None
-) -> dict[str, Any]:
+async def train_one(training: Training, folder: Path, progress: Progress, model: ChatModel | Models | None) -> Report:
     """Start or continue one training."""
     path = folder / training.name
-    run_dir = RunDir(path) if (path / "config.json").exists() else new_run(training.config)
+    run_dir = RunDir(path) if is_run(path) else new_run(training.config)
     number = training.name.split("-")[0]
     try:
         return await train(
             training.config,
             run_dir,
-            progress=lambda stage, *counts: progress(f"{number} {stage}", *counts),
+            progress=lambda stage, *counts: progress(Stage(part=f"{number} {stage}"), *counts),
             model=model,
         )
     finally:
         run_dir.close()
 
 
-def finished(path: Path) -> dict[str, Any] | None:
+def finished(path: Path) -> Report | None:
     """The report of a training that has ended; None if there is more to do."""
-    report = read_json(path / "report.json") if path.is_dir() else None
-    return report if isinstance(report, dict) else None
+    return read_report(path)
 
 
-def figures(report: dict[str, Any]) -> dict[str, Any]:
+def figures(report: Report) -> dict[str, Any]:
     """The columns of a finished training."""
-    test, training = report["test"], report["training"]
     row: dict[str, Any] = {
-        "steps": training["steps"],
-        "accepted": training["accepted"],
-        "functions": len(report["functions"]),
-        "seconds": report["seconds"]["training_steps"],
-        "n": test["n"],
+        "steps": report.training.steps,
+        "accepted": report.training.accepted,
+        "functions": len(report.functions),
+        "seconds": report.seconds.training_steps,
+        "n": report.test.n if report.test else 0,
     }
-    if test["n"]:
+    if report.test and report.test.n:
         row |= {
-            "before": test["before"]["accuracy"],
-            "after": test["after"]["accuracy"],
-            "points": test["difference"]["points"],
-            "p": test["difference"]["p_value"],
+            "before": report.test.before.accuracy,
+            "after": report.test.after.accuracy,
+            "points": report.test.difference.points,
+            "p": report.test.difference.p_value,
         }
     return row
 
@@ -211,11 +211,11 @@ def open_folder(folder: Path, trainings: Sequence[Training]) -> Any:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunDirError(f"{folder} cannot be made: {error.strerror}") from None
-    held = lock(folder / ".lock")
+    held = lock(folder / LOCK)
     plan = {each.name: each.config.model_dump(mode="json") for each in trainings}
     old = read_json(folder / "sweep.json")
     if old is not None and fingerprint(old) != fingerprint(plan):
         held.close()
         raise RunDirError(f"{folder} belongs to another sweep, or the settings have changed; choose another --dir")
-    write_atomically(folder / "sweep.json", json.dumps(plan, indent=2, ensure_ascii=False) + "\n")
+    write_json(folder / "sweep.json", plan)
     return held

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from agentopt_local.chat import ChatModel
 from agentopt_local.rollout import Progress
+from agentopt_local.stage import Stage
 from ray_jobs.config import RunConfig
 from ray_jobs.model_config import ModelConfig
 from serving.config import EngineConfig
@@ -64,7 +65,7 @@ async def open_model(
         from ray_jobs.serve import cluster_of
         from serving.pool import join
 
-        progress(f"joining the engines called {engine.pool_name}", 0, 0)
+        progress(Stage(part=f"joining the engines called {engine.pool_name}"), 0, 0)
         connect(cluster_of(config))
         stack.callback(disconnect)
         joined = await join(engine, model.name)
@@ -73,10 +74,10 @@ async def open_model(
     from serving.model_store import resolve
 
     path = resolve(model.name, allow_fetch=False)
-    progress("starting Ray", 0, 0)
+    progress(Stage(part="starting Ray"), 0, 0)
     connect(config.ray)
     stack.callback(disconnect)
-    progress(f"loading {model.name} into vLLM", 0, 0)
+    progress(Stage(part=f"loading {model.name} into vLLM"), 0, 0)
     from serving.pool import start_pool
 
     pool = await start_pool(path, engine, name=model.name)

@@ -7,13 +7,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from agentopt_local.errors import RunDirError
-from agentopt_local.exporting.learned import START, read_start
 from agentopt_local.functions import FunctionSet
-from agentopt_local.run_dir import RunDir, read_json
-from agentopt_local.trainer import TrainState
+from agentopt_local.run import reader
+from agentopt_local.run.files import CONFIG, START
+from agentopt_local.run.writer import RunDir
 from ray_jobs.config import RunConfig, build, parse_overrides, set_key
 
 RAY_COPIES = "working_dir_files"
@@ -28,8 +25,8 @@ def new_run(config: RunConfig, start: FunctionSet = FunctionSet()) -> RunDir:  #
         name = f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}"
     run_dir = RunDir(kept(Path(config.run_dir)) / name, create=True)
     if start.functions:
-        run_dir.write_functions(int(START), start)  # a resume reads it from here, wherever it came from
-    run_dir.write_json("config.json", config.model_dump(mode="json"))
+        run_dir.keep_functions(START, start)  # a resume reads it from here, wherever it came from
+    run_dir.write_config(config.model_dump(mode="json"))
     return run_dir
 
 
@@ -40,25 +37,9 @@ def kept(folder: Path) -> Path:
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The settings of an existing run, with ``--section.key value`` overrides. Raises RunDirError if it is none."""
-    values = read_json(path / "config.json")
-    if not isinstance(values, dict):
-        raise RunDirError(f"{path} is not a run folder: it has no config.json")
+    values = reader.read_config(path)
     origin: dict[str, str] = {}
     for key, value in parse_overrides(overrides):
         set_key(values, key, value)
         origin[key] = f"--{key}"
-    return build(values, str(path / "config.json"), origin)
-
-
-def read_state(run_dir: RunDir) -> TrainState:
-    """The state after the last finished step; one with the start set if there is none."""
-    values = run_dir.read_json("state.json")
-    try:
-        state = TrainState(functions=read_start(run_dir.path)) if values is None else TrainState.model_validate(values)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise RunDirError(
-            f"{run_dir.path}/state.json was written by another version ({problem['loc']}: {problem['msg']})"
-        ) from None
-    run_dir.drop_steps_after(state.step)
-    return state
+    return build(values, str(path / CONFIG), origin)

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 from agentopt_local.errors import ConfigError
 from agentopt_local.rollout import Progress
+from agentopt_local.stage import Stage
 from ray_jobs.cluster import connect, disconnect
 from ray_jobs.config import RayConfig, RunConfig
 
@@ -26,10 +27,10 @@ async def serve(config: RunConfig, progress: Progress) -> None:
         stack.callback(disconnect)
         if is_served(name):
             raise ConfigError(f"engines called {name!r} are there already; end them with: agentopt serve CONFIG --stop")
-        progress(f"loading {config.model.name} into {config.engine.replicas} engines called {name}", 0, 0)
+        progress(Stage(part=f"loading {config.model.name} into {config.engine.replicas} engines called {name}"), 0, 0)
         pool = await start_pool(path, config.engine, name=config.model.name)
         stack.push_async_callback(pool.aclose)
-        progress(f"serving; use it with: agentopt train CONFIG --engine.pool_name {name}", 0, 0)
+        progress(Stage(part=f"serving; use it with: agentopt train CONFIG --engine.pool_name {name}"), 0, 0)
         await asyncio.Event().wait()
 
 

@@ -8,19 +8,20 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from agentopt_local.admission import Admission
 from agentopt_local.agents.base import Agent
 from agentopt_local.agents.function_calling import FunctionCallingAgent
 from agentopt_local.chat import ChatModel, Usage
-from agentopt_local.metrics import Metrics
-from agentopt_local.models.metered import Ledger, MeteredModel, Role
+from agentopt_local.models.metered import Ledger, MeteredModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.rollout import Progress, Rollouts
-from agentopt_local.run_dir import RunDir
+from agentopt_local.run.metrics import Metrics
+from agentopt_local.run.rows import MetricRow, Role
+from agentopt_local.run.writer import RunDir
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.sandbox.repeating import RepeatingSandbox
+from agentopt_local.stage import Stage
 from agentopt_local.task import Task, load_task
 from agentopt_local.trajectory import Trajectory
 from ray_jobs.agents import AGENTS, sandbox_of
@@ -74,7 +75,7 @@ async def open_session(
     progress: Progress,
     *,
     model: ChatModel | Models | None = None,
-    on_metrics: Callable[[dict[str, Any]], None] | None = None,
+    on_metrics: Callable[[MetricRow], None] | None = None,
 ) -> AsyncIterator[Session]:
     """Open everything, cheapest first, so that a user's mistake shows before an engine starts.
 
@@ -92,8 +93,8 @@ async def open_session(
             models = model if isinstance(model, Models) else Models.of(model)
         forecast = forecast_of(config, models.agent, steps=len(run_dir.steps()))
 
-        def under_way(stage: str) -> int:
-            return ledger.under_way["optimizer"] if stage.endswith("proposing") else rollouts.under_way[stage]
+        def under_way(stage: Stage) -> int:
+            return ledger.under_way["optimizer"] if stage.part == "proposing" else rollouts.under_way[stage]
 
         metrics = open_metrics(run_dir, stack, on_metrics, under_way=under_way, left=forecast.left)
 
@@ -101,13 +102,13 @@ async def open_session(
             metrics.spent(usage)
             forecast.spent(role, usage)
 
-        def ended(stage: str, trajectory: Trajectory) -> None:
+        def ended(stage: Stage, trajectory: Trajectory) -> None:
             metrics.rollout(stage, trajectory)
             forecast.rollout(stage, trajectory)
 
         ledger = Ledger(run_dir, config.budget, observe=spent)
 
-        def told(stage: str, done: int, total: int) -> None:
+        def told(stage: Stage, done: int, total: int) -> None:
             metrics.progress(stage, done, total)
             progress(stage, done, total)
 
@@ -189,21 +190,21 @@ def admission_of(config: RunConfig, model: ChatModel) -> Admission:
 def open_metrics(
     run_dir: RunDir,
     stack: AsyncExitStack,
-    on_metrics: Callable[[dict[str, Any]], None] | None,
+    on_metrics: Callable[[MetricRow], None] | None,
     *,
-    under_way: Callable[[str], int],
+    under_way: Callable[[Stage], int],
     left: Callable[[], float | None],
 ) -> Metrics:
     """Metrics that go to the run folder, to TensorBoard's files where that is installed, and to ``on_metrics``."""
     from ray_jobs.tensorboard import open_events
 
     last = run_dir.last_metric()
-    events = open_events(run_dir.path / "tensorboard")
+    events = open_events(run_dir.events_path)
     if events is not None:
         stack.callback(events.close)
 
-    def write(row: dict[str, Any]) -> None:
-        run_dir.append("metrics.jsonl", row)
+    def write(row: MetricRow) -> None:
+        run_dir.keep_metric(row)
         if events is not None:
             events.write(row)
         if on_metrics is not None:

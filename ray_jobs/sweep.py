@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from agentopt_local.chat import ChatModel
 from agentopt_local.errors import AgentOptError, ConfigError, RunDirError
-from agentopt_local.run_dir import write_atomically
+from agentopt_local.run.files import write_json
 from ray_jobs.commands.running import FAILED, INTERRUPTED, USER_MISTAKE, check_model, interruptible
 from ray_jobs.grid import load_sweep, open_folder, over_seeds, run_sweep, table_text
 from ray_jobs.open_models import Models
@@ -64,7 +63,7 @@ def main(argv: Sequence[str] | None = None, *, model: ChatModel | Models | None 
         print(f"To continue: python -m ray_jobs.sweep {arguments.sweep}")
         return INTERRUPTED
     table = {"trainings": rows, "over_seeds": over_seeds(rows, list(sweep.grid)) if "seed" in sweep.grid else []}
-    write_atomically(folder / "table.json", json.dumps(table, indent=2, ensure_ascii=False) + "\n")
+    write_json(folder / "table.json", table)
     print(table_text(rows))
     if table["over_seeds"]:
         print("\nOver seeds:\n" + table_text(table["over_seeds"]))

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import re
 from pathlib import Path
-from typing import Any
+
+from agentopt_local.run.rows import MetricRow
 
 log = logging.getLogger(__name__)
 FLUSH_S = 10
@@ -39,34 +39,33 @@ class EventFiles:
 
         self._files = EventFileWriter(str(folder), flush_secs=FLUSH_S)
 
-    def write(self, row: dict[str, Any]) -> None:
+    def write(self, row: MetricRow) -> None:
         """One row."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         at, values = scalars(row)
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
-        self._files.add_event(Event(wall_time=row["time"], step=at, summary=summary))
+        self._files.add_event(Event(wall_time=row.time, step=at, summary=summary))
 
     def close(self) -> None:
         """Write what is left and close the file."""
         self._files.close()
 
 
-def scalars(row: dict[str, Any]) -> tuple[int, dict[str, float]]:
+def scalars(row: MetricRow) -> tuple[int, dict[str, float]]:
     """Where a row stands on its axis, and its named values."""
-    if "decision" in row:
+    if row.decision is not None:
         values = {
-            "step/accuracy_before": row["accuracy_before"],
-            "step/accuracy_tried": row["accuracy"],
-            "step/accepted": float(row["decision"] == "accepted"),
+            "step/accuracy_before": row.accuracy_before,
+            "step/accuracy_tried": row.accuracy,
+            "step/accepted": float(row.decision == "accepted"),
         }
-        return row["step"], {tag: value for tag, value in values.items() if value is not None}
-    stage = re.sub(r"^step \d+ ", "training ", row["stage"])
+        return row.step, {tag: value for tag, value in values.items() if value is not None}
     values = {
-        f"rollouts/accuracy/{stage.replace(' ', '_')}": row["accuracy"],
-        "throughput/tokens_per_s": row["tokens_per_s"],
-        "throughput/cached_share": row["cached"],
-        "throughput/tokens": float(row["tokens"]),
+        f"rollouts/accuracy/{row.stage.kind.replace(' ', '_')}": row.accuracy,
+        "throughput/tokens_per_s": row.tokens_per_s,
+        "throughput/cached_share": row.cached,
+        "throughput/tokens": float(row.tokens),
     }
-    return round(row["seconds"]), {tag: value for tag, value in values.items() if value is not None}
+    return round(row.seconds), {tag: value for tag, value in values.items() if value is not None}

@@ -89,10 +89,10 @@ def export_json(run: Path, learned: Learned, output: Path, form: str, name: str 
 
 def export_python(run: Path, learned: Learned, output: Path, name: str | None, *, force: bool) -> Path:
     """Write the package, with the recorded calls that reproduce as its tests."""
-    from agentopt_local.exporting.learned import read_rollouts
     from agentopt_local.exporting.output import check_output, new_folder
     from agentopt_local.exporting.package import check_name, default_name, replay_text, write_package
     from agentopt_local.exporting.replay import replay
+    from agentopt_local.run.reader import read_rollouts
     from ray_jobs.agents import sandbox_of
     from ray_jobs.runs import read_config
 
@@ -103,7 +103,8 @@ def export_python(run: Path, learned: Learned, output: Path, name: str | None, *
 
     async def again() -> tuple[Replayed, ...]:
         async with sandbox_of(config.sandbox) as sandbox:
-            return await replay(learned.functions, read_rollouts(run), sandbox, timeout_s=config.agent.timeout_s)
+            rollouts = (row.trajectory for row in read_rollouts(run))
+            return await replay(learned.functions, rollouts, sandbox, timeout_s=config.agent.timeout_s)
 
     replayed = asyncio.run(again())
     print(replay_text(learned, replayed), file=sys.stderr)
@@ -115,10 +116,9 @@ def export_python(run: Path, learned: Learned, output: Path, name: str | None, *
 def export_inspect(run: Path, learned: Learned, output: Path, *, force: bool) -> Path:
     """Write ``before.eval`` and ``after.eval``: the evaluation's rollouts on the problems that both sides have."""
     from agentopt_local.exporting import inspect_log
-    from agentopt_local.exporting.learned import read_rollouts
     from agentopt_local.exporting.output import check_output, new_folder
     from agentopt_local.functions import FunctionSet
-    from agentopt_local.run_dir import read_json
+    from agentopt_local.run.reader import read_meta, read_rollouts
     from ray_jobs.runs import read_config
     from ray_jobs.session import task_of
 
@@ -126,8 +126,9 @@ def export_inspect(run: Path, learned: Learned, output: Path, *, force: bool) ->
     check_output(output, force=force)
     config = read_config(run)
     sets = {"before": FunctionSet(), "after": learned.functions}
-    rollouts = {(each.functions, each.problem_id): each for _, each in read_rollouts(run) if each.seed == config.seed}
-    n = (learned.provenance.test or {}).get("n", config.task.n_test)
+    done = (row.trajectory for row in read_rollouts(run))
+    rollouts = {(each.functions, each.problem_id): each for each in done if each.seed == config.seed}
+    n = learned.provenance.test.n if learned.provenance.test else config.task.n_test
     problems = [
         each
         for each in task_of(config).problems("test", n)
@@ -135,7 +136,7 @@ def export_inspect(run: Path, learned: Learned, output: Path, *, force: bool) ->
     ]
     if not problems:
         raise ConfigError(f"{run} has no evaluation on test problems yet; run: agentopt evaluate {run}")
-    hashes = (read_json(run / "meta.json") or {}).get("prompts", {})
+    hashes = read_meta(run).get("prompts", {})
     with new_folder(output, force=force) as folder:
         for side, functions in sets.items():
             attempts = [(each, rollouts[functions.fingerprint, each.id]) for each in problems]
@@ -154,7 +155,7 @@ def export_inspect(run: Path, learned: Learned, output: Path, *, force: bool) ->
 def run_import(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt import PATH --output SET``."""
     from agentopt_local.exporting.output import check_output, new_folder
-    from agentopt_local.optimizer import OptimizerConfig
+    from agentopt_local.update import OptimizerConfig
     from ray_jobs.config import SandboxConfig
     from ray_jobs.start_functions import load_functions
 

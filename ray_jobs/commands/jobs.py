@@ -71,7 +71,7 @@ def run_train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def run_resume(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt resume RUN``."""
-    from agentopt_local.run_dir import RunDir
+    from agentopt_local.run.writer import RunDir
     from ray_jobs.config import with_budget
     from ray_jobs.runs import read_config
 
@@ -79,7 +79,7 @@ def run_resume(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     check_model(config)
     run_dir = RunDir(arguments.run_dir)
     if rest:
-        run_dir.write_json("config.json", config.model_dump(mode="json"))
+        run_dir.write_config(config.model_dump(mode="json"))
     return run_training(config, run_dir)
 
 
@@ -97,7 +97,7 @@ def run_training(config: Any, run_dir: Any) -> int:
 
 def run_evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt evaluate RUN``."""
-    from agentopt_local.run_dir import RunDir
+    from agentopt_local.run.writer import RunDir
     from ray_jobs.evaluation import evaluate
     from ray_jobs.runs import read_config
 

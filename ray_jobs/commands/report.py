@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from agentopt_local.errors import AgentOptError, ConfigError
 
 if TYPE_CHECKING:
-    from agentopt_local.reporting.reading import Question, RunFiles
-    from agentopt_local.task import Split
+    from agentopt_local.problem import Split
+    from agentopt_local.run.reader import RunFiles
+    from agentopt_local.run.rows import ProblemRow
 
 
 def add_commands(commands: Any) -> None:
@@ -33,8 +34,8 @@ def report(runs: Sequence[Path], *, output: Path | None = None, open_it: bool = 
     """Write the report of ``runs``, say where it is, and show it in a browser if asked to."""
     from agentopt_local.reporting.data import run_page
     from agentopt_local.reporting.html import report_html
-    from agentopt_local.reporting.reading import read_run
-    from agentopt_local.run_dir import write_atomically
+    from agentopt_local.run.files import write_atomically
+    from agentopt_local.run.reader import read_run
     from ray_jobs.config import RunConfig, TaskConfig
 
     twice = [
@@ -66,27 +67,24 @@ def with_questions(run: RunFiles) -> RunFiles:
     if run.questions or not run.rollouts:
         return run
     questions = regenerated(run.config)
-    if not questions:
-        return run
-    notes = tuple(note for note in run.notes if not note.startswith("problems.jsonl is missing"))
-    return run.model_copy(update={"questions": questions, "notes": notes})
+    return run.with_questions(questions) if questions else run
 
 
-def regenerated(config: dict[str, Any]) -> Mapping[str, Question]:
+def regenerated(config: dict[str, Any]) -> Mapping[str, ProblemRow]:
     """The problems of a run's task; none if the task cannot be loaded here."""
-    from agentopt_local.reporting.reading import Question
+    from agentopt_local.run.rows import ProblemRow
     from ray_jobs.config import build
     from ray_jobs.session import task_of
 
     try:
-        settings = build(config, "config.json")
+        settings = build(config, "the run's settings")
         task = task_of(settings)
         wanted: dict[Split, int] = {"train": settings.task.n_train, "test": settings.task.n_test}
         found = {split: task.problems(split, n) for split, n in wanted.items()}
     except AgentOptError:
         return {}
     return {
-        each.id: Question(id=each.id, split=split, kind=each.kind, question=each.question, answer=each.answer)
+        each.id: ProblemRow(id=each.id, split=split, kind=each.kind, question=each.question, answer=each.answer)
         for split, problems in found.items()
         for each in problems
     }

@@ -9,6 +9,9 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from agentopt_local.errors import AgentOptError, ConfigError
+from agentopt_local.problem import Split
+from agentopt_local.run.report import Report
+from agentopt_local.run.writer import RunDir
 from ray_jobs.terminal.display import Display
 from ray_jobs.terminal.run_log import log_to, stop_logging
 from ray_jobs.terminal.text import error_line, report_text
@@ -45,18 +48,18 @@ def foretell(config: Any, display: Display, *, steps: int) -> None:
 
 
 def watched(
-    run_dir: Any,
+    run_dir: RunDir,
     display: Display,
-    job: Coroutine[Any, Any, dict[str, Any]],
+    job: Coroutine[Any, Any, Report],
     *,
-    split: str = "test",
+    split: Split = "test",
     config: Any = None,
 ) -> int:
     """Run ``job`` with a live display and the run's log; print its report, and the run folder last.
 
     ``config``: of a training, whose duration is foretold.
     """
-    handler = log_to(run_dir.path / "run.log")
+    handler = log_to(run_dir.log_path)
     try:
         if config is not None:
             foretell(config, display, steps=len(run_dir.steps()))

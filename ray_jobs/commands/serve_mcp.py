@@ -33,7 +33,7 @@ def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt serve-mcp PATH [--http PORT]``."""
     from agentopt_local.exporting import mcp_server
     from agentopt_local.exporting.learned import read_learned
-    from agentopt_local.optimizer import OptimizerConfig
+    from agentopt_local.update import OptimizerConfig
     from ray_jobs.agents import sandbox_of
     from ray_jobs.config import SandboxConfig
     from ray_jobs.runs import read_config

@@ -21,16 +21,14 @@ def add_commands(commands: Any) -> None:
 
 def run_show(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt show RUN [--diff]``."""
-    from agentopt_local.exporting.learned import read_functions
-    from agentopt_local.run_dir import read_json
-    from ray_jobs.runs import read_config
+    from agentopt_local.run.reader import function_folders, read_config, read_functions, read_report
 
     path = arguments.run_dir
     read_config(path)
     if arguments.diff:
         old = None
-        for folder in sorted((path / "functions").glob("[0-9]*")):
-            print(f"# step {int(folder.name)}")
+        for step, folder in function_folders(path):
+            print(f"# step {step}")
             print(functions_diff(old, folder))
             old = folder
         return 0
@@ -39,7 +37,7 @@ def run_show(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         print(function.source)
     if not functions.functions:
         print("No function was learned (yet).", file=sys.stderr)
-    report = read_json(path / "report.json")
+    report = read_report(path)
     if report is not None:
         print(report_text(report), file=sys.stderr)
     return 0

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from agentopt_local.run.files import in_use
+from agentopt_local.run.report import Report
+from agentopt_local.run.rows import MetricRow
+from agentopt_local.run.tail import RunTail
 from ray_jobs.terminal.display import Display
 from ray_jobs.terminal.text import report_text
 
 POLL_S = 1.0
-Row = dict[str, Any]
 
 
 def add_commands(commands: Any) -> None:
@@ -45,84 +46,32 @@ def watch(run: Path, *, display: Display | None = None, poll_s: float = POLL_S) 
     return 0
 
 
-def follow(run: Path, display: Display, poll_s: float) -> Row:
-    """Tell ``display`` what is appended to the run's files until the run has ended; its report."""
-    metrics, steps = Tail(run / "metrics.jsonl"), Tail(run / "steps.jsonl")
-    begun = told = False
+def follow(run: Path, display: Display, poll_s: float) -> Report:
+    """Show what is appended to the run's files until the run has ended; its report."""
+    tail = RunTail(run)
+    begun = reported = False
     while True:
         used = in_use(run)  # before the files are read, so that the last lines of a process are shown
-        for step in steps.rows():
+        for step in tail.steps():
             display.step(step)
-        for row in metrics.rows() if begun else latest(metrics.rows()):
+        for row in tail.metrics() if begun else latest(tail.metrics()):
             show(display, row)
         begun = True
-        if not used and (ended := read_report(run)) is not None:
+        if not used and (ended := tail.report()) is not None:
             return ended
-        if used is False and not told:
+        if used is False and not reported:
             display.line(f"no process works on this run (agentopt resume {run} continues it); Ctrl-C ends the waiting")
-        told = used is False
+        reported = used is False
         time.sleep(poll_s)
 
 
-def latest(rows: Iterator[Row]) -> list[Row]:
-    """Of rows from before we looked, the last one: the run goes on from there."""
-    return [row for row in rows if "decision" not in row][-1:]
+def latest(rows: Sequence[MetricRow]) -> list[MetricRow]:
+    """The last of the rows from before we looked: the run continues from there."""
+    return [row for row in rows if row.decision is None][-1:]
 
 
-def show(display: Display, row: Row) -> None:
-    """One row of metrics.jsonl."""
+def show(display: Display, row: MetricRow) -> None:
+    """One row of metrics."""
     display.metrics(row)
-    if "decision" not in row:
-        display.progress(row["stage"], row["done"], row["total"])
-
-
-def read_report(run: Path) -> Row | None:
-    """The evaluation of a run that has ended; None if there is none yet, or training has not stopped."""
-    from agentopt_local.run_dir import read_json
-
-    state = read_json(run / "state.json")
-    if not isinstance(state, dict) or state.get("stopped") is None:
-        return None
-    report = read_json(run / "report.json")
-    return report if isinstance(report, dict) else None
-
-
-def in_use(run: Path) -> bool | None:
-    """Whether a process has the run's lock, from the kernel's list of locks; None if the kernel does not tell.
-
-    Trying the lock instead could get in the way of a resume.
-    """
-    try:
-        inode = (run / ".lock").stat().st_ino
-        return any(f":{inode} " in line for line in Path("/proc/locks").read_text(encoding="ascii").splitlines())
-    except OSError:
-        return None
-
-
-class Tail:
-    """The rows that are appended to a JSONL file, whole lines only."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._offset = 0
-        self._inode = 0
-
-    def rows(self) -> Iterator[Row]:
-        """The rows since the last call. A file that was replaced or cut is read from its start."""
-        try:
-            with self.path.open("rb") as file:
-                status = os.fstat(file.fileno())
-                if status.st_ino != self._inode or status.st_size < self._offset:
-                    self._inode, self._offset = status.st_ino, 0
-                file.seek(self._offset)
-                whole = file.read().rpartition(b"\n")[0]
-        except FileNotFoundError:
-            return
-        self._offset += len(whole) + 1 if whole else 0
-        for line in whole.splitlines():
-            try:
-                row = json.loads(line.decode("utf-8", "replace"))
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                yield row
+    if row.decision is None:
+        display.progress(row.stage, row.done, row.total)

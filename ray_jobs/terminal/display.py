@@ -6,13 +6,14 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from ray_jobs.terminal.live import LiveView, pace
+from agentopt_local.run.rows import MetricRow, StepRow
+from agentopt_local.stage import Stage
+from ray_jobs.terminal.live import LiveView, actions_text, pace
 
 log = logging.getLogger("agentopt")
 PLAIN_S = 15.0
@@ -34,10 +35,10 @@ class Display:
             transient=True,
         )
         self.view = LiveView()
-        self._tasks: dict[str, TaskID] = {}
-        self._since: dict[str, float] = {}
-        self._shown: set[str] = set()
-        self._told = -PLAIN_S
+        self._tasks: dict[Stage, TaskID] = {}
+        self._since: dict[Stage, float] = {}
+        self._shown: set[Stage] = set()
+        self._plain_at = -PLAIN_S
 
     @contextmanager
     def live(self) -> Iterator[Display]:
@@ -58,11 +59,11 @@ class Display:
         log.info("%s", text)
         self.console.print(text)
 
-    def progress(self, stage: str, done: int, total: int) -> None:
+    def progress(self, stage: Stage, done: int, total: int) -> None:
         """``done`` of ``total`` in ``stage``; ``total`` 0: a stage without a count has begun."""
         now = time.monotonic()
         if total == 0 and stage in self._since:
-            return  # a watcher is told again and again that it goes on
+            return  # a watcher reports it again and again
         if done == 0 or stage not in self._since:
             self._since[stage] = now
         since = self._since[stage]
@@ -72,34 +73,31 @@ class Display:
             counted = f": {done}/{total}" if total else " ..."
             self.line(f"{stage}{counted}" + (f" in {now - since:.0f} s" if total and done == total else ""))
 
-    def _draw(self, stage: str, done: int, total: int) -> None:
+    def _draw(self, stage: Stage, done: int, total: int) -> None:
         if stage not in self._tasks:
-            self._tasks[stage] = self.bars.add_task(stage, total=total)
+            self._tasks[stage] = self.bars.add_task(str(stage), total=total)
         self.bars.update(self._tasks[stage], completed=done, total=total)
         if done == total:
             self.bars.remove_task(self._tasks.pop(stage))
             self.line(f"{stage}: {total} in {time.monotonic() - self._since[stage]:.0f} s")
 
-    def metrics(self, row: dict[str, Any]) -> None:
-        """A row of metrics.jsonl; elsewhere than on a terminal a line every PLAIN_S."""
+    def metrics(self, row: MetricRow) -> None:
+        """A row of metrics; without a terminal, a line every PLAIN_S."""
         self.view.metrics(row)
-        if self.console.is_terminal or "decision" in row or row["done"] == row["total"] != 0:
+        if self.console.is_terminal or row.decision is not None or row.done == row.total != 0:
             return
         now = time.monotonic()
-        if now - self._told >= PLAIN_S or row["stage"] not in self._shown:
-            self._told = now
-            self._shown.add(row["stage"])
-            counted = f" {row['done']}/{row['total']}," if row["total"] else ""
-            self.line(f"{row['stage']}:{counted} {', '.join(pace(row))}")
+        if now - self._plain_at >= PLAIN_S or row.stage not in self._shown:
+            self._plain_at = now
+            self._shown.add(row.stage)
+            counted = f" {row.done}/{row.total}," if row.total else ""
+            self.line(f"{row.stage}:{counted} {', '.join(pace(row))}")
 
-    def step(self, row: dict[str, Any]) -> None:
+    def step(self, row: StepRow) -> None:
         """A finished step; one that was shown already is passed over."""
         if not self.view.step(row):
             return
-        actions = ", ".join(f"{each['kind'].split('_')[0]} {each['name'] or ''}".strip() for each in row["actions"])
-        before, after = row["before"], row["after"]
         self.line(
-            f"step {row['step']}: {row['decision'].replace('_', ' ')}  accuracy {before['accuracy']:.2f} -> "
-            f"{after['accuracy']:.2f} on the same {before['n']} problems  [{actions or 'no action'}]  "
-            f"{row['seconds']:.0f} s"
+            f"step {row.step}: {row.decision.replace('_', ' ')}  accuracy {row.before.accuracy:.2f} -> "
+            f"{row.after.accuracy:.2f} on the same {row.before.n} problems  [{actions_text(row)}]  {row.seconds:.0f} s"
         )

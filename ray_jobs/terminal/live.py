@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.statistics import wilson
-
-Row = dict[str, Any]
 
 
 class LiveView:
-    """Is told rows of metrics.jsonl and steps.jsonl, and draws what they say together."""
+    """Takes rows of metrics and steps, and draws what they say together."""
 
     def __init__(self) -> None:
         self.max_steps: int | None = None
-        """Steps that may be made; None if that is not known."""
-        self._metric: Row = {}
-        self._told = time.monotonic()
-        self._steps: list[Row] = []
+        """The most steps there can be; None if that is not known."""
+        self._metric: MetricRow | None = None
+        self._updated = time.monotonic()
+        self._steps: list[StepRow] = []
 
-    def metrics(self, row: Row) -> None:
-        """A row of metrics.jsonl."""
-        self._told = time.monotonic()
-        if "decision" not in row:
+    def metrics(self, row: MetricRow) -> None:
+        """A row of metrics."""
+        self._updated = time.monotonic()
+        if row.decision is None:
             self._metric = row
 
-    def step(self, row: Row) -> bool:
-        """A row of steps.jsonl; False if it was told before."""
-        if self._steps and row["step"] <= self._steps[-1]["step"]:
+    def step(self, row: StepRow) -> bool:
+        """A finished step; False if it was given before."""
+        if self._steps and row.step <= self._steps[-1].step:
             return False
         self._steps.append(row)
         return True
@@ -51,7 +49,7 @@ class LiveView:
         counts = [
             f"{n} {decision.replace('_', ' ')}"
             for decision in ("accepted", "rolled_back", "skipped")
-            if (n := sum(row["decision"] == decision for row in self._steps))
+            if (n := sum(row.decision == decision for row in self._steps))
         ]
         most = f" of at most {self.max_steps}" if self.max_steps else ""
         return [
@@ -67,63 +65,65 @@ class LiveView:
         if not self._steps:
             return ""
         last = self._steps[-1]
-        side = last["after" if last["decision"] == "accepted" else "before"]
-        return f"{percent(side['accuracy'], side['n'])} on the training problems"
+        score = last.after if last.decision == "accepted" else last.before
+        return f"{percent(score.accuracy, score.n)} on the training problems"
 
     def _now(self) -> str:
         row = self._metric
-        if not row:
+        if row is None:
             return ""
-        known = row["accuracy"] is not None
-        under_way = f", {row['under_way']} under way" if row.get("under_way") else ""
-        share = f", {percent(row['accuracy'], row['done'])} so far" if known else ""
-        return f"{row['stage']}{share}{under_way}"
+        under_way = f", {row.under_way} under way" if row.under_way else ""
+        share = f", {percent(row.accuracy, row.done)} so far" if row.accuracy is not None else ""
+        return f"{row.stage}{share}{under_way}"
 
     def _tokens(self) -> str:
         row = self._metric
+        if row is None:
+            return ""
         parts = speeds(row)
-        if row.get("cached") is not None:
-            parts.append(f"{100 * row['cached']:.0f} % of the prompts from the prefix cache")
-        if row.get("tokens"):
-            parts.append(f"{row['tokens']:,} generated so far")
+        if row.cached is not None:
+            parts.append(f"{100 * row.cached:.0f} % of the prompts from the prefix cache")
+        if row.tokens:
+            parts.append(f"{row.tokens:,} generated so far")
         return ", ".join(parts)
 
     def _time(self) -> str:
-        if not self._metric:
+        if self._metric is None:
             return ""
-        spent = f"{duration(self._metric['seconds'] + time.monotonic() - self._told)} of work"
-        left = self._metric.get("seconds_left")
-        if left is None:
-            return spent
-        return f"{spent}, at most about {duration(max(0.0, left - (time.monotonic() - self._told)))} left"
+        since = time.monotonic() - self._updated
+        spent = f"{duration(self._metric.seconds + since)} of work"
+        left = self._metric.seconds_left
+        return spent if left is None else f"{spent}, at most about {duration(max(0.0, left - since))} left"
 
 
-def speeds(row: Row) -> list[str]:
-    """How fast tokens are read and generated, of what is known."""
+def speeds(row: MetricRow) -> list[str]:
+    """How fast tokens are read and generated, where that is known."""
     parts = []
-    if row.get("tokens_per_s") is not None:
-        parts.append(f"{row['tokens_per_s']:.0f} tokens/s generated")
-    if row.get("read_per_s") is not None:
-        parts.append(f"{row['read_per_s']:.0f} read")
+    if row.tokens_per_s is not None:
+        parts.append(f"{row.tokens_per_s:.0f} tokens/s generated")
+    if row.read_per_s is not None:
+        parts.append(f"{row.read_per_s:.0f} read")
     return parts
 
 
-def pace(row: Row) -> list[str]:
-    """How a stage goes on: what is under way, how fast, and until when."""
-    parts = [f"{row['under_way']} under way", *speeds(row)]
-    if row.get("seconds_left") is not None:
-        parts.append(f"at most about {duration(row['seconds_left'])} left in all")
+def pace(row: MetricRow) -> list[str]:
+    """How a stage is going: what is under way, how fast, and how long the run will take."""
+    parts = [f"{row.under_way} under way", *speeds(row)]
+    if row.seconds_left is not None:
+        parts.append(f"at most about {duration(row.seconds_left)} left in all")
     return parts
 
 
-def last_step(row: Row) -> str:
+def last_step(row: StepRow) -> str:
     """A finished step in a line."""
-    actions = ", ".join(f"{each['kind'].split('_')[0]} {each['name'] or ''}".strip() for each in row["actions"])
-    before, after = row["before"], row["after"]
-    return (
-        f"{row['decision'].replace('_', ' ')}: {actions or 'no action'}, "
-        f"{100 * before['accuracy']:.1f} % -> {100 * after['accuracy']:.1f} %"
-    )
+    decision = row.decision.replace("_", " ")
+    return f"{decision}: {actions_text(row)}, {100 * row.before.accuracy:.1f} % -> {100 * row.after.accuracy:.1f} %"
+
+
+def actions_text(row: StepRow) -> str:
+    """``add reverse_string, revise sort_words``."""
+    actions = (f"{each.kind.split('_')[0]} {each.name or ''}".strip() for each in row.actions)
+    return ", ".join(actions) or "no action"
 
 
 def percent(accuracy: float, n: int) -> str:

@@ -5,43 +5,41 @@ from __future__ import annotations
 import difflib
 import sys
 from pathlib import Path
-from typing import Any
+
+from agentopt_local.problem import Split
+from agentopt_local.run.report import Report
 
 
-def report_text(report: dict[str, Any], split: str = "test") -> str:
+def report_text(report: Report, split: Split = "test") -> str:
     """A report in a few lines."""
-    test = report[split]
-    if test["n"] == 0:
+    test = report.on(split)
+    if test is None or test.n == 0:
         return "No held-out problems were asked for (task.n_test = 0)."
-    difference = test["difference"]
-    lines = [f"Held-out problems: {test['n']} (split {split}, the same ones before and after)"]
-    for side, label in (("before", "before"), ("after", "after ")):
-        low, high = test[side]["ci95"]
-        lines.append(
-            f"  {label}  {100 * test[side]['accuracy']:5.1f} %   95 % interval {100 * low:.1f} to {100 * high:.1f}"
-        )
-    low, high = difference["ci95"]
+    lines = [f"Held-out problems: {test.n} (split {split}, the same ones before and after)"]
+    for label, side in (("before", test.before), ("after ", test.after)):
+        low, high = side.ci95
+        lines.append(f"  {label}  {100 * side.accuracy:5.1f} %   95 % interval {100 * low:.1f} to {100 * high:.1f}")
+    change = test.difference
+    low, high = change.ci95
     lines.append(
-        f"  change  {difference['points']:+5.1f} points, 95 % interval {low:+.1f} to {high:+.1f}, "
-        f"McNemar p = {difference['p_value']:.2g} ({difference['gained']} gained, {difference['lost']} lost)"
+        f"  change  {change.points:+5.1f} points, 95 % interval {low:+.1f} to {high:+.1f}, "
+        f"McNemar p = {change.p_value:.2g} ({change.gained} gained, {change.lost} lost)"
     )
-    if len(test["kinds"]) > 1:
-        lines += [f"  {kind}: {row['before']} -> {row['after']} of {row['n']}" for kind, row in test["kinds"].items()]
-    lines.append("Functions learned:" if report["functions"] else "No function was learned.")
+    if len(test.kinds) > 1:
+        lines += [f"  {kind}: {row.before} -> {row.after} of {row.n}" for kind, row in test.kinds.items()]
+    lines.append("Functions learned:" if report.functions else "No function was learned.")
     lines += [
-        f"  {each['signature']}\n    {each['description'].splitlines()[0]}\n"
-        f"    {each['calls']} calls, {each['ok']} without error; "
-        f"{each['solved']} of {each['problems']} problems that used it were solved"
-        for each in report["functions"]
+        f"  {each.signature}\n    {each.description.splitlines()[0]}\n"
+        f"    {each.calls} calls, {each.ok} without error; "
+        f"{each.solved} of {each.problems} problems that used it were solved"
+        for each in report.functions
     ]
-    counts = report["actions"]
+    counts, costs = report.actions, report.costs
     lines.append(
-        f"Actions: {counts['sampled']} sampled, {counts['legal']} legal, {counts['verified']} verified, "
-        f"{counts['applied']} applied"
+        f"Actions: {counts.sampled} sampled, {counts.legal} legal, {counts.verified} verified, {counts.applied} applied"
     )
-    if (costs := report.get("costs", {})).get("money"):
-        agent, optimizer = (costs[role]["cost"] for role in ("agent", "optimizer"))
-        lines.append(f"Cost: {costs['money']:.4f} (agent {agent:.4f}, optimizer {optimizer:.4f})")
+    if costs.money:
+        lines.append(f"Cost: {costs.money:.4f} (agent {costs.agent.cost:.4f}, optimizer {costs.optimizer.cost:.4f})")
     return "\n".join(lines)
 
 
