@@ -22,6 +22,7 @@ from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingA
 from agentopt_local.functions import FunctionSet
 from agentopt_local.rollout import MemoryStore, Rollouts
 from agentopt_local.sandbox import open_sandbox
+from agentopt_local.stage import Stage
 from agentopt_local.statistics import paired_difference, wilson
 from agentopt_local.task import load_task
 from benchmarks.hosting import Meter, hosted
@@ -62,7 +63,7 @@ async def measure(arguments: argparse.Namespace, arm: str, tasks: list[str]) -> 
                     agent = FunctionCallingAgent(meter, sandbox, agent_config)
                     rollouts = Rollouts(agent, task, sandbox, MemoryStore(), admission=Admission(64))
                     problems = task.problems("train", arguments.problems)
-                    done = await rollouts.run(FunctionSet(), problems, seed=0, stage=name)
+                    done = await rollouts.run(FunctionSet(), problems, seed=0, stage=Stage(part=name))
                 solved[name] = [each.correct for each in done]
                 if arguments.keep is not None:
                     arguments.keep.write_text(json.dumps(kept))

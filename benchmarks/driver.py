@@ -36,8 +36,9 @@ from agentopt_local.chat import ChatReply, ChatRequest, Message, ToolCall, Usage
 from agentopt_local.functions import FunctionSet
 from agentopt_local.grading import Grade, exact
 from agentopt_local.rollout import Grading, Rollouts, accuracy
-from agentopt_local.run_dir import RunDir
+from agentopt_local.run.writer import RunDir
 from agentopt_local.sandbox.base import Execution
+from agentopt_local.stage import Stage
 from agentopt_local.task import Problem
 
 SIZES = (100, 1_000, 10_000, 50_000)
@@ -143,7 +144,7 @@ async def measure(n: int, turns: int, replicas: int, workers: int, folder: Path)
             agent = await in_workers(turns, workers, run_dir, stack)
         rollouts = Rollouts(agent, task, InstantSandbox(), run_dir, admission=Admission(n))
         gated.gate.set()
-        await rollouts.run(FunctionSet(), problems[:20], seed=0, stage="warm-up")
+        await rollouts.run(FunctionSet(), problems[:20], seed=0, stage=Stage(part="warm-up"))
         gc.collect()
         memory, grown = resident_bytes(), None
         started, cpu = time.perf_counter(), time.process_time()
@@ -151,7 +152,7 @@ async def measure(n: int, turns: int, replicas: int, workers: int, folder: Path)
         for seed in range(times):
             gated.gate.clear()
             gated.waiting, gated.expected = 0, n
-            running = asyncio.create_task(rollouts.run(FUNCTIONS, problems, seed=seed, stage="driver"))
+            running = asyncio.create_task(rollouts.run(FUNCTIONS, problems, seed=seed, stage=Stage(part="driver")))
             if not replicas and not workers:
                 await gated.full.wait()
                 gated.full.clear()

@@ -26,6 +26,7 @@ from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingA
 from agentopt_local.functions import FunctionSet
 from agentopt_local.rollout import MemoryStore, Rollouts
 from agentopt_local.sandbox import open_sandbox
+from agentopt_local.stage import Stage
 from agentopt_local.task import load_task
 from benchmarks.hosting import Meter, MoreTurns, PacedModel
 from benchmarks.rollouts import TASK
@@ -55,7 +56,7 @@ async def measure(replicas: int, arguments: argparse.Namespace, folder: Path) ->
         admission = Admission(2 * replicas * arguments.max_seqs)
         rollouts = Rollouts(agent, task, sandbox, MemoryStore(), admission=admission)
         started, cpu = time.perf_counter(), time.process_time()
-        await rollouts.run(FunctionSet(), problems, seed=0, stage="benchmark")
+        await rollouts.run(FunctionSet(), problems, seed=0, stage=Stage(part="benchmark"))
         cpu = time.process_time() - cpu
     figures = meter.figures(started)
     return {"replicas": replicas, "cpu_s_per_rollout": round(cpu / len(problems), 4), **figures}

@@ -23,14 +23,17 @@ from typing import Any
 
 from agentopt_local.actions import Action, AddFunction, ReviseFunction
 from agentopt_local.chat import Message, ToolCall, Usage
-from agentopt_local.evaluate import compare, function_rows
+from agentopt_local.comparison import compare, function_results
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.grading import Grade
-from agentopt_local.optimizer import ActionCounts, Proposal
-from agentopt_local.run_dir import RunDir
+from agentopt_local.run.report import Report
+from agentopt_local.run.writer import RunDir
+from agentopt_local.stage import Stage
 from agentopt_local.task import Problem
-from agentopt_local.trainer import TrainState, score, sum_usage
+from agentopt_local.train_state import Decision, TrainState
+from agentopt_local.trainer import Tried, step_row
 from agentopt_local.trajectory import Executed, Step, Trajectory
+from agentopt_local.update import ActionCounts, Update
 
 KINDS = ("spell_backward", "polynomial_multiplication", "base_conversion", "count_primes", "caesar_cipher", "calendar")
 WORDS = (
@@ -144,15 +147,15 @@ def make_run(folder: Path, n_rollouts: int, *, seed: int = 0) -> None:
     each = max(6, n_rollouts // (N_STEPS + 5))
     train, test = made_problems(rng, "train", each), made_problems(rng, "test", 2 * each)
     run = RunDir(folder, create=True)
-    run.write_json("config.json", {"task": {"spec": f"reasoning_gym:{','.join(KINDS)}", "n_train": each}, "seed": seed})
-    run.write_json("meta.json", {"model": "made-up", "device": "cpu"})
+    run.write_config({"task": {"spec": f"reasoning_gym:{','.join(KINDS)}", "n_train": each}, "seed": seed})
+    run.write_meta({"model": "made-up", "device": "cpu"})
     run.keep_problems("train", train)
     run.keep_problems("test", test)
 
     def roll_out(functions: FunctionSet, problems: list[Problem], stage: str) -> list[Trajectory]:
         done = [made_rollout(rng, one, functions, 0.12 + 0.75 * (f"solve_{one.kind}" in functions)) for one in problems]
         for trajectory in done:
-            run.keep(trajectory, stage)
+            run.keep(trajectory, Stage.parse(stage))
         return done
 
     untested = roll_out(FunctionSet(), test, "test before")
@@ -162,7 +165,7 @@ def make_run(folder: Path, n_rollouts: int, *, seed: int = 0) -> None:
         kind = KINDS[(number - 1) % 7 % len(KINDS)]
         function = Function(source=source(kind, number))
         action: Action = (ReviseFunction if function.name in state.functions else AddFunction)(function=function)
-        proposal = Proposal(
+        proposal = Update(
             functions=action.apply(state.functions),
             actions=(action,),
             matches=(f"{rng.randrange(4)}/3",),
@@ -172,37 +175,19 @@ def make_run(folder: Path, n_rollouts: int, *, seed: int = 0) -> None:
         run.keep_proposal(number, 0, proposal)
         after = roll_out(proposal.functions, train, f"step {number} after")
         better = sum(t.correct for t in after) > sum(t.correct for t in before)
-        run.keep_step(step_row(number, proposal, before, after, "accepted" if better else "rolled_back"))
+        tried = [Tried(0, proposal, after)]
+        decision: Decision = "accepted" if better else "rolled_back"
+        run.keep_step(step_row(state, decision, tried, spent=proposal, before=before, seconds=61.5))
         if better:
             before = after
             state = state.model_copy(update={"functions": proposal.functions, "accepted": state.accepted + 1})
-            run.write_functions(number, state.functions)
+            run.keep_functions(number, state.functions)
         state = state.model_copy(update={"step": number, "usage": state.usage + proposal.usage})
-    run.write_json("state.json", state.model_copy(update={"stopped": "max_epochs"}).model_dump(mode="json"))
+    run.keep_state(state.model_copy(update={"stopped": "max_epochs"}))
     tested = roll_out(state.functions, test, "test after")
-    report = {"test": compare(test, untested, tested), "functions": function_rows(state.functions, tested)}
-    run.write_json("report.json", report)
+    report = Report(test=compare(test, untested, tested), functions=function_results(state.functions, tested))
+    run.write_report("test", report)
     run.close()
-
-
-def step_row(
-    number: int, proposal: Proposal, before: list[Trajectory], after: list[Trajectory], decision: str
-) -> dict[str, Any]:
-    """A row of steps.jsonl."""
-    return {
-        "step": number,
-        "decision": decision,
-        "actions": [
-            {"kind": one.kind, "name": getattr(one, "name", None), "matches": match}
-            for one, match in zip(proposal.actions, proposal.matches, strict=True)
-        ],
-        "before": score(before),
-        "after": score(after),
-        "candidates": [{"actions": list(proposal.summaries()), "accuracy": score(after)["accuracy"]}],
-        "counts": proposal.counts.model_dump(),
-        "tokens": {"optimizer": proposal.usage.model_dump(), "rollouts": sum_usage(after).model_dump()},
-        "seconds": 61.5,
-    }
 
 
 def measure(page_file: Path) -> dict[str, float]:

@@ -26,6 +26,7 @@ from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingA
 from agentopt_local.functions import FunctionSet
 from agentopt_local.rollout import MemoryStore, Rollouts
 from agentopt_local.sandbox import open_sandbox
+from agentopt_local.stage import Stage
 from agentopt_local.task import load_task
 from benchmarks.hosting import Barrier, Meter, MoreTurns, ceiling, hosted
 from serving.config import EngineConfig
@@ -48,7 +49,7 @@ async def measure(arguments: argparse.Namespace, config: EngineConfig, notes: Pa
         admission = Admission(arguments.concurrency)
         rollouts = Rollouts(gate.around(agent) if barrier else agent, task, sandbox, MemoryStore(), admission=admission)
         started, cpu = time.perf_counter(), time.process_time()
-        done = await rollouts.run(FunctionSet(), problems, seed=0, stage="benchmark")
+        done = await rollouts.run(FunctionSet(), problems, seed=0, stage=Stage(part="benchmark"))
         cpu = time.process_time() - cpu
     figures = meter.figures(started)
     return {

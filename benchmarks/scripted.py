@@ -23,7 +23,7 @@ from typing import Any
 
 from agentopt_local.chat import ChatReply, ChatRequest
 from agentopt_local.models.scripted import ScriptedChatModel
-from agentopt_local.run_dir import RunDir
+from agentopt_local.run.writer import RunDir
 from ray_jobs.config import RunConfig, build
 
 WORDS = ("ab", "cat", "dog", "horse", "zebra", "monkey", "giraffe")

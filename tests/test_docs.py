@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from agentopt_local.errors import ConfigError
-from agentopt_local.run_dir import RunDir
+from agentopt_local.run.writer import RunDir
 from agentopt_local.task import load_task
 from ray_jobs.cli import parser, split_settings
 from ray_jobs.config import all_keys, load_config, parse_overrides
@@ -439,7 +439,7 @@ def test_messages_are_really_told(reader: Reader) -> None:
     (broken / "helpers.py").write_text("LIMIT = 3\n")
     config = load_config(reader.folder / "tutorial.toml", ["--model.base_url", "http://127.0.0.1:9/v1"])
     busy = RunDir(reader.folder / "runs/busy", create=True)
-    busy.write_json("config.json", config.model_dump(mode="json"))
+    busy.write_config(config.model_dump(mode="json"))
     try:
         for block in blocks(ROOT / "docs/troubleshooting.md"):
             reader.follow(block)

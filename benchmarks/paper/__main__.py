@@ -14,7 +14,7 @@ from typing import Any
 from agentopt_local.chat import ChatModel
 from agentopt_local.errors import AgentOptError, ConfigError, RunDirError
 from agentopt_local.rollout import Progress
-from agentopt_local.run_dir import read_json, write_atomically
+from agentopt_local.run.files import read_json, write_atomically
 from benchmarks.paper import pictures, protocol, tables
 from benchmarks.paper.cells import MAX_VOTES, run_cell, transfer
 from benchmarks.paper.protocol import Cell, Choice, Protocol

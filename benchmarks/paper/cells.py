@@ -12,16 +12,19 @@ from agentopt_local.errors import RunDirError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.grading import parse_number
 from agentopt_local.rollout import Progress, Rollouts
-from agentopt_local.run_dir import RunDir, read_json
+from agentopt_local.run.files import functions_folder, is_run, read_json, write_json
+from agentopt_local.run.writer import RunDir
+from agentopt_local.stage import Stage
 from agentopt_local.task import Problem
-from agentopt_local.trainer import TrainState, sum_usage
+from agentopt_local.train_state import TrainState
+from agentopt_local.trainer import sum_usage
 from agentopt_local.trajectory import Trajectory
 from benchmarks.paper.protocol import Cell
 from ray_jobs.agents import AGENTS
 from ray_jobs.evaluation import tested_functions
 from ray_jobs.open_models import Models
 from ray_jobs.provenance import describe_run
-from ray_jobs.runs import new_run, read_config, read_state
+from ray_jobs.runs import new_run, read_config
 from ray_jobs.session import Session, open_session
 from ray_jobs.training import train_session
 
@@ -38,15 +41,15 @@ async def run_cell(
     """The results of a cell, from its folder if it is finished. ``model``: open models that all cells share."""
     run_dir = open_cell(cell)
     try:
-        known = run_dir.read_json("cell.json")
+        known = read_json(cell.path / "cell.json")
         if isinstance(known, dict) and (known["curve"] or not curve):
             return known
         async with open_session(cell.config, run_dir, progress, model=model) as session:
-            if run_dir.read_json("meta.json") is None:
-                run_dir.write_json("meta.json", describe_run(session))
+            if run_dir.meta() is None:
+                run_dir.write_meta(describe_run(session))
             await train_session(session, None)
             results = await measure(session, curve=curve, max_votes=max_votes)
-        run_dir.write_json("cell.json", results)
+        write_json(cell.path / "cell.json", results)
         return results
     finally:
         run_dir.close()
@@ -54,7 +57,7 @@ async def run_cell(
 
 def open_cell(cell: Cell) -> RunDir:
     """The cell's run folder, made if it is not there. Raises RunDirError if it was made with other settings."""
-    if not (cell.path / "config.json").is_file():
+    if not is_run(cell.path):
         return new_run(cell.config)
     if read_config(cell.path).model_dump(exclude={"budget"}) != cell.config.model_dump(exclude={"budget"}):
         raise RunDirError(f"{cell.path} was made with other settings; choose another --output, or delete it")
@@ -64,12 +67,12 @@ def open_cell(cell: Cell) -> RunDir:
 async def measure(session: Session, *, curve: bool, max_votes: int) -> dict[str, Any]:
     """What the table needs of a trained cell: right and wrong per problem, of the agent and of each baseline."""
     config, rollouts = session.config, session.rollouts
-    state = read_state(session.run_dir)
+    state = session.run_dir.resume()
     train_set = session.task.problems("train", config.task.n_train)
     test = session.task.problems("test", config.task.n_test)
 
     async def roll_out(functions: FunctionSet, problems: Sequence[Problem], stage: str) -> Sequence[Trajectory]:
-        return await rollouts.run(functions, problems, seed=config.seed, stage=stage)
+        return await rollouts.run(functions, problems, seed=config.seed, stage=Stage.parse(stage))
 
     functions = await tested_functions(session, state)
     untrained = await roll_out(FunctionSet(), test, "test before")
@@ -112,19 +115,17 @@ async def curve_points(session: Session, test: Sequence[Problem]) -> list[dict[s
     """After each step: the training accuracy of the set that holds then, and its right and wrong on the test."""
     seed, rollouts = session.config.seed, session.rollouts
     rows = session.run_dir.steps()
-    untrained = await rollouts.run(FunctionSet(), test, seed=seed, stage="test before")
-    first = rows[0]["before"]["accuracy"] if rows else None
+    untrained = await rollouts.run(FunctionSet(), test, seed=seed, stage=Stage(split="test", part="before"))
+    first = rows[0].before.accuracy if rows else None
     points = [{"step": 0, "train": first, "test": [each.correct for each in untrained]}]
     for row in rows:
-        if row["decision"] != "accepted":  # the set stays
-            points.append({**points[-1], "step": row["step"]})
+        if row.decision != "accepted":  # the set stays
+            points.append({**points[-1], "step": row.step})
             continue
-        folder = session.run_dir.path / "functions" / f"{row['step']:04d}"
-        functions = FunctionSet.of(*((folder / f"{name}.py").read_text(encoding="utf-8") for name in row["functions"]))
-        tested = await rollouts.run(functions, test, seed=seed, stage="test after each step")
-        points.append(
-            {"step": row["step"], "train": row["after"]["accuracy"], "test": [each.correct for each in tested]}
-        )
+        folder = functions_folder(session.run_dir.path, row.step)
+        functions = FunctionSet.of(*((folder / f"{name}.py").read_text(encoding="utf-8") for name in row.functions))
+        tested = await rollouts.run(functions, test, seed=seed, stage=Stage(split="test", part="after each step"))
+        points.append({"step": row.step, "train": row.after.accuracy, "test": [each.correct for each in tested]})
     return points
 
 
@@ -138,7 +139,7 @@ async def transfer(
     name = f"transfer.{source.name}.json"
     run_dir = open_cell(target)
     try:
-        known = run_dir.read_json(name)
+        known = read_json(target.path / name)
         if isinstance(known, dict):
             return known
         learned = FunctionSet.of(*read_json(source.path / "cell.json")["functions"])
@@ -146,10 +147,10 @@ async def transfer(
             test = session.task.problems("test", target.config.task.n_test)
             sides = {}
             for side, functions in (("untrained", FunctionSet()), ("trained", learned)):
-                stage = f"test with {source.name}" if side == "trained" else "test before"
+                stage = Stage(split="test", part=f"with {source.name}" if side == "trained" else "before")
                 done = await session.rollouts.run(functions, test, seed=target.config.seed, stage=stage)
                 sides[side] = [each.correct for each in done]
-        run_dir.write_json(name, sides)
+        write_json(target.path / name, sides)
         return sides
     finally:
         run_dir.close()
@@ -177,7 +178,7 @@ async def self_consistency(
 
     async def vote(number: int) -> Sequence[Trajectory]:
         seed = VOTE_SEED * (session.config.seed + 1) + number
-        return await rollouts.run(FunctionSet(), problems, seed=seed, stage="self-consistency")
+        return await rollouts.run(FunctionSet(), problems, seed=seed, stage=Stage(part="self-consistency"))
 
     passes = [await vote(0)]
     n = max(1, min(max_votes, round(budget / max(1, tokens(sum_usage(passes[0]))))))
@@ -203,9 +204,8 @@ def same_answer(answer: str) -> str:
 
 def training_usage(run_dir: RunDir, state: TrainState) -> Usage:
     """What the training took: its rollouts and the optimizer."""
-    stages = run_dir.rollouts_by_stage()
-    rolled_out = (sum_usage(each) for stage, each in stages.items() if stage.startswith(("step ", "train ")))
-    return sum(rolled_out, state.usage)
+    training = (row.trajectory.usage for row in run_dir.rollouts() if row.stage.of_split == "train")
+    return sum(training, state.usage)
 
 
 def tokens(usage: Usage) -> int:

@@ -19,6 +19,7 @@ import pytest
 from agentopt_local.chat import ChatRequest, Usage
 from agentopt_local.errors import ConfigError, EngineDeadError, RunDirError
 from agentopt_local.models.scripted import ScriptedChatModel
+from agentopt_local.run.rows import Score, StepRow
 from agentopt_local.trajectory import Trajectory
 from benchmarks.paper import protocol
 from benchmarks.paper.__main__ import chosen, main, run
@@ -197,13 +198,8 @@ def test_a_limit_makes_cells_smaller(tmp_path: Path) -> None:
 
 def test_a_step_that_was_rolled_back_is_a_point_of_the_curve_too(tmp_path: Path) -> None:
     def row(step: int, decision: str, after: float) -> dict[str, Any]:
-        return {
-            "step": step,
-            "decision": decision,
-            "functions": [],
-            "before": {"accuracy": 0.25},
-            "after": {"accuracy": after},
-        }
+        before, tried = (Score(accuracy=each, reward=each, n=4) for each in (0.25, after))
+        return StepRow(step=step, decision=decision, before=before, after=tried, seconds=1.0)
 
     rows = [row(1, "rolled_back", 0.0), row(2, "accepted", 0.75), row(3, "rolled_back", 0.5)]
     right = iter([False, True])  # of no functions, then of the set that was accepted

@@ -9,7 +9,7 @@ import pytest
 from agentopt_local.errors import ConfigError, FunctionError
 from agentopt_local.exporting.sources import find_functions, split_module
 from agentopt_local.functions import FunctionSet
-from agentopt_local.optimizer import OptimizerConfig
+from agentopt_local.update import OptimizerConfig
 
 ALLOWED = OptimizerConfig().allowed_packages
 DOUBLE = 'def double(x: int) -> int:\n    """Return twice x."""\n    return 2 * x\n'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -12,6 +11,7 @@ from agentopt_local.errors import BudgetError, ModelError
 from agentopt_local.models.metered import Budget, Ledger, MeteredModel, Prices
 from agentopt_local.models.pacing import Pacer
 from agentopt_local.models.scripted import ScriptedChatModel
+from agentopt_local.run.rows import CostRow
 
 ASK = ChatRequest(messages=(Message(role="user", content="hello"),))
 USAGE = Usage(requests=1, prompt_tokens=1000, cached_tokens=400, completion_tokens=200)
@@ -22,12 +22,12 @@ class Rows:
     """A CostLog in memory."""
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[CostRow] = []
 
-    def costs(self) -> list[dict[str, Any]]:
+    def costs(self) -> list[CostRow]:
         return list(self.rows)
 
-    def keep_cost(self, row: dict[str, Any]) -> None:
+    def keep_cost(self, row: CostRow) -> None:
         self.rows.append(row)
 
 

@@ -17,8 +17,7 @@ from agentopt_local.chat import ChatReply, ChatRequest, Message, Usage
 from agentopt_local.errors import ContextOverflowError, EngineDeadError
 from agentopt_local.evidence import (
     CHARS_PER_TOKEN,
-    Attempted,
-    FailedUpdate,
+    Evidence,
     failures_text,
     focus_groups,
     functions_text,
@@ -30,10 +29,12 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.grading import Grade, exact
 from agentopt_local.models.checking import fault
 from agentopt_local.models.scripted import ScriptedChatModel
-from agentopt_local.optimizer import ActionCounts, Optimizer, OptimizerConfig, Proposal
+from agentopt_local.optimizer import Optimizer
 from agentopt_local.sandbox import Sandbox, open_sandbox
 from agentopt_local.task import Problem, Split
+from agentopt_local.train_state import FailedUpdate
 from agentopt_local.trajectory import Executed, Step, Trajectory
+from agentopt_local.update import ActionCounts, OptimizerConfig, Update
 
 T = TypeVar("T")
 SHOUT = 'def shout(word: str) -> str:\n    """Return word in capitals."""\n    return word.upper()\n'
@@ -68,7 +69,7 @@ WORDS = tuple(word_problem(word) for word in ("sun", "moon", "stars"))
 
 def attempt(
     problem: Problem, *, answer: str | None = "dunno", called: str | None = None, result: str = "nope", ok: bool = True
-) -> Attempted:
+) -> Evidence:
     """An attempt at ``problem`` that ended with ``answer``, perhaps after a call of a function."""
     call = [Executed(name=called, arguments={"word": "w"}, ok=ok, result=result)] if called else []
     correct = answer == problem.answer
@@ -83,7 +84,7 @@ def attempt(
         wall_s=0.1,
         grade=Grade(reward=1.0 if correct else 0.0, reason="because"),
     )
-    return Attempted(problem=problem, trajectory=trajectory)
+    return Evidence(problem=problem, trajectory=trajectory)
 
 
 FAILED = [attempt(problem) for problem in WORDS]
@@ -173,12 +174,12 @@ class Bench:
         author: Any,
         *,
         functions: FunctionSet | None = None,
-        attempts: Sequence[Attempted] = FAILED,
+        attempts: Sequence[Evidence] = FAILED,
         failures: Sequence[FailedUpdate] = (),
         seed: int = 1,
         strict: bool = False,
         **settings: Any,
-    ) -> tuple[Proposal, list[ChatRequest]]:
+    ) -> tuple[Update, list[ChatRequest]]:
         """One proposal, and the requests that it took. One sample and one action unless said otherwise."""
         config = OptimizerConfig(**{"n_samples": 1, "max_actions": 1, **settings})
         model = ScriptedChatModel(author, strict=strict)
@@ -710,7 +711,7 @@ def test_problems_whose_code_called_a_function_count_as_its_users() -> None:
     step = solved.trajectory.steps[0]
     block = step.executed[0].model_copy(update={"arguments": {"code": "print(shout('sun'))"}})
     trajectory = solved.trajectory.model_copy(update={"steps": (step.model_copy(update={"executed": (block,)}),)})
-    by_code = Attempted(problem=solved.problem, trajectory=trajectory)
+    by_code = Evidence(problem=solved.problem, trajectory=trajectory)
     told = functions_text(FunctionSet.of(WRONG), [by_code, attempt(WORDS[1])], 1000)
     assert "called 0 times, 0 without error; 1 of 1 problems that used it were solved" in told
 
@@ -760,7 +761,7 @@ def test_failed_updates_are_shown_worst_first_and_the_latest_survive_a_small_bud
     assert failures_text(failures, 0) == failures_text([], 100) == ""
 
 
-def long_attempt(size: int, **changes: Any) -> Attempted:
+def long_attempt(size: int, **changes: Any) -> Evidence:
     problem = Problem(id="long", question="Shout: " + "q" * size, answer="ANSWER", kind="shout")
     return attempt(problem, called="shout", result="r" * size, **changes)
 
@@ -815,4 +816,4 @@ def test_usage_is_summed_over_all_requests(bench: Bench) -> None:
 def test_a_proposal_survives_json(bench: Bench) -> None:
     for author in (Author(), Author([header("remove_function", "greet")]), Author([TERMINATE])):
         proposal, _ = bench.propose(author, functions=FunctionSet.of(GREET))
-        assert Proposal.model_validate_json(proposal.model_dump_json()) == proposal
+        assert Update.model_validate_json(proposal.model_dump_json()) == proposal

@@ -23,19 +23,22 @@ from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingA
 from agentopt_local.agents.react import ReactAgent
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest, Message, ToolCall, Usage
 from agentopt_local.errors import ContextOverflowError, FunctionError
-from agentopt_local.evidence import CHARS_PER_TOKEN, Attempted, FailedUpdate
+from agentopt_local.evidence import CHARS_PER_TOKEN, Evidence
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.grading import Grade, exact
 from agentopt_local.models.openai import OpenAIChatModel
 from agentopt_local.models.scripted import ScriptedChatModel
-from agentopt_local.optimizer import Optimizer, OptimizerConfig, Proposal
+from agentopt_local.optimizer import Optimizer
 from agentopt_local.rollout import MemoryStore, Rollouts, RolloutStore, accuracy
-from agentopt_local.run_dir import RunDir
+from agentopt_local.run.rows import StepRow
+from agentopt_local.run.writer import RunDir
 from agentopt_local.sandbox import Sandbox, open_sandbox
 from agentopt_local.task import Problem, Split
 from agentopt_local.tasks.jsonl import JsonlTask
-from agentopt_local.trainer import Trainer, TrainerConfig, TrainState
+from agentopt_local.train_state import FailedUpdate, TrainerConfig, TrainState
+from agentopt_local.trainer import Trainer
 from agentopt_local.trajectory import Executed, Step, Trajectory
+from agentopt_local.update import OptimizerConfig, Update
 
 T = TypeVar("T")
 SHOUT = 'def shout(word: str) -> str:\n    """Return word in capitals."""\n    return word.upper()\n'
@@ -76,8 +79,8 @@ class Bench:
         return self.run(agent.solve(PROBLEMS[0], FunctionSet.of(*sources), seed=0)), model.requests
 
     def propose(
-        self, script: Any, functions: FunctionSet, attempts: Sequence[Attempted], **settings: Any
-    ) -> tuple[Proposal, list[ChatRequest]]:
+        self, script: Any, functions: FunctionSet, attempts: Sequence[Evidence], **settings: Any
+    ) -> tuple[Update, list[ChatRequest]]:
         """One step of the optimizer without grammars, so that the script can do what a free model can."""
         model = ScriptedChatModel(script)
         failures = settings.pop("failures", ())
@@ -103,7 +106,7 @@ def header(action: str, name: str = "") -> str:
     return json.dumps({"action": action, "name": name})
 
 
-def attempted(problem: Problem, *executed: Executed, answer: str = "dunno", said: str = "...") -> Attempted:
+def attempted(problem: Problem, *executed: Executed, answer: str = "dunno", said: str = "...") -> Evidence:
     trajectory = Trajectory(
         problem_id=problem.id,
         functions="f",
@@ -115,7 +118,7 @@ def attempted(problem: Problem, *executed: Executed, answer: str = "dunno", said
         wall_s=0.1,
         grade=Grade(reward=float(answer == problem.answer), reason="because"),
     )
-    return Attempted(problem=problem, trajectory=trajectory)
+    return Evidence(problem=problem, trajectory=trajectory)
 
 
 FAILED = [attempted(problem) for problem in PROBLEMS]
@@ -341,22 +344,22 @@ async def training(
 class Forgetful:
     """A TrainingLog that keeps nothing."""
 
-    def proposals(self) -> dict[tuple[int, int], Proposal]:
+    def proposals(self) -> dict[tuple[int, int], Update]:
         return {}
 
-    def keep_proposal(self, step: int, candidate: int, proposal: Proposal) -> None: ...
+    def keep_proposal(self, step: int, candidate: int, proposal: Update) -> None: ...
 
-    def keep_step(self, row: dict[str, Any]) -> None: ...
+    def keep_step(self, row: StepRow) -> None: ...
 
-    def write_functions(self, step: int, functions: FunctionSet) -> None: ...
+    def keep_functions(self, step: int, functions: FunctionSet) -> None: ...
 
-    def write_json(self, name: str, value: Any) -> None: ...
+    def keep_state(self, state: TrainState) -> None: ...
 
 
 def test_defect_15_a_training_is_kept_seeded_and_counted(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "run"
     run_dir = RunDir(path, create=True)
-    run_dir.write_json("config.json", {})
+    run_dir.write_config({})
     model = ScriptedChatModel(brain)
     state = bench.run(training(bench, model, run_dir))
     run_dir.close()
@@ -370,7 +373,7 @@ def test_defect_15_a_training_is_kept_seeded_and_counted(bench: Bench, tmp_path:
     assert {each["seed"] for each in baseline} == {3}
 
     reopened, silent = RunDir(path), ScriptedChatModel([])
-    assert TrainState.model_validate(reopened.read_json("state.json")) == state
+    assert reopened.resume() == state
     reopened.drop_steps_after(0)  # as if the process had ended before it wrote its state
     again = bench.run(training(bench, silent, reopened))
     reopened.close()

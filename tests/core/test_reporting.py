@@ -15,20 +15,24 @@ import pytest
 
 from agentopt_local.actions import AddFunction, ReviseFunction
 from agentopt_local.chat import Message, Usage
+from agentopt_local.comparison import compare, function_results
 from agentopt_local.errors import RunDirError
-from agentopt_local.evaluate import compare, function_rows
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.grading import Grade
-from agentopt_local.optimizer import Proposal
 from agentopt_local.reporting.data import run_page
 from agentopt_local.reporting.html import report_html
-from agentopt_local.reporting.reading import read_run
 from agentopt_local.reporting.rollout_index import CHUNK
 from agentopt_local.reporting.settings import toml_text
-from agentopt_local.run_dir import RunDir
+from agentopt_local.run.reader import read_run
+from agentopt_local.run.report import Report
+from agentopt_local.run.rows import StepRow
+from agentopt_local.run.writer import RunDir
+from agentopt_local.stage import Stage
 from agentopt_local.task import Problem
-from agentopt_local.trainer import TrainState, score
+from agentopt_local.train_state import TrainState
+from agentopt_local.trainer import score
 from agentopt_local.trajectory import Executed, Step, Trajectory
+from agentopt_local.update import Update
 
 FIRST = 'def twice(x: int) -> int:\n    """Return two times x."""\n    return x + 2\n'
 BETTER = FIRST.replace("x + 2", "2 * x")
@@ -57,7 +61,7 @@ def attempt(problem: Problem, functions: FunctionSet, right: bool, call: str | N
 def write_run(path: Path, *, upto: str = "report") -> None:
     """Three steps: added, rolled back, revised; then the evaluation. ``upto``: where the run was killed."""
     run = RunDir(path, create=True)
-    run.write_json("config.json", {"task": {"spec": "jsonl:x"}, "model": {"name": "m"}, "seed": 0})
+    run.write_config({"task": {"spec": "jsonl:x"}, "model": {"name": "m"}, "seed": 0})
     run.keep_problems("train", TRAIN)
     run.keep_problems("test", TEST)
     sets = [FunctionSet(), FunctionSet.of(FIRST), FunctionSet.of(WORSE), FunctionSet.of(BETTER)]
@@ -66,7 +70,7 @@ def write_run(path: Path, *, upto: str = "report") -> None:
         call = "twice" if number else None
         done = [attempt(each, sets[number], i < n_right, call) for i, each in enumerate(problems)]
         for trajectory in done:
-            run.keep(trajectory, stage)
+            run.keep(trajectory, Stage.parse(stage))
         return done
 
     untested = roll_out(0, TEST, 1, "test before")
@@ -77,7 +81,7 @@ def write_run(path: Path, *, upto: str = "report") -> None:
     for number, (n_right, decision) in enumerate([(2, "accepted"), (1, "rolled_back"), (4, "accepted")], 1):
         function = Function(source=sets[number].source.split("Union\n\n")[1])
         action: Any = (AddFunction if number == 1 else ReviseFunction)(function=function)
-        proposal = Proposal(functions=sets[number], actions=(action,), matches=("1/3",))
+        proposal = Update(functions=sets[number], actions=(action,), matches=("1/3",))
         run.keep_proposal(number, 0, proposal)
         after = roll_out(number, TRAIN, n_right, f"step {number} after")
         row = {
@@ -91,19 +95,19 @@ def write_run(path: Path, *, upto: str = "report") -> None:
             "tokens": {"optimizer": Usage().model_dump(), "rollouts": Usage(completion_tokens=12).model_dump()},
             "seconds": 2.0,
         }
-        run.keep_step(row)
+        run.keep_step(StepRow.model_validate(row))
         if decision == "accepted":
             before = after
             state = state.model_copy(update={"functions": sets[number]})
-            run.write_functions(number, sets[number])
+            run.keep_functions(number, sets[number])
         state = state.model_copy(update={"step": number})
-        run.write_json("state.json", state.model_dump(mode="json"))
+        run.keep_state(state)
     if upto == "training":
         return run.close()
-    run.write_json("state.json", state.model_copy(update={"stopped": "solved"}).model_dump(mode="json"))
+    run.keep_state(state.model_copy(update={"stopped": "solved"}))
     tested = roll_out(3, TEST, 5, "test after")
-    report = {"test": compare(TEST, untested, tested), "functions": function_rows(sets[3], tested)}
-    run.write_json("report.json", report)
+    report = Report(test=compare(TEST, untested, tested), functions=function_results(sets[3], tested))
+    run.write_report("test", report)
     return run.close()
 
 

@@ -16,6 +16,7 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.grading import Grade, exact
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.rollout import MemoryStore, Rollouts, accuracy
+from agentopt_local.stage import Stage
 from agentopt_local.task import Problem, Split
 from agentopt_local.trajectory import Trajectory
 
@@ -89,9 +90,9 @@ class Job:
                 NO_SANDBOX,
                 self.store,
                 admission=Admission(self.concurrency),
-                progress=lambda *told: self.told.append(told),
+                progress=lambda stage, *counts: self.told.append((str(stage), *counts)),
             )
-            return await rollouts.run(functions, problems, seed=seed, stage="stage")
+            return await rollouts.run(functions, problems, seed=seed, stage=Stage(part="stage"))
 
         return asyncio.run(job())
 
@@ -115,7 +116,8 @@ def test_the_admission_limit_holds_over_concurrent_runs() -> None:
     async def both() -> None:
         rollouts = Rollouts(agent, Numbers(), NO_SANDBOX, MemoryStore(), admission=Admission(4))
         await asyncio.gather(
-            rollouts.run(ONE, PROBLEMS, seed=0, stage="a"), rollouts.run(FunctionSet(), PROBLEMS, seed=0, stage="b")
+            rollouts.run(ONE, PROBLEMS, seed=0, stage=Stage(part="a")),
+            rollouts.run(FunctionSet(), PROBLEMS, seed=0, stage=Stage(part="b")),
         )
 
     asyncio.run(both())
@@ -133,9 +135,9 @@ def test_the_longest_start_first_and_the_order_of_results_stays() -> None:
 
     async def twice() -> tuple[Trajectory, ...]:
         rollouts = Rollouts(agent, Numbers(), NO_SANDBOX, MemoryStore(), admission=Admission(1))
-        await rollouts.run(ONE, PROBLEMS[:3], seed=0, stage="a")
+        await rollouts.run(ONE, PROBLEMS[:3], seed=0, stage=Stage(part="a"))
         agent.started.clear()
-        return await rollouts.run(ONE, PROBLEMS[:5], seed=1, stage="b")
+        return await rollouts.run(ONE, PROBLEMS[:5], seed=1, stage=Stage(part="b"))
 
     done = asyncio.run(twice())
     assert [each.problem_id for each in done] == ["p0", "p1", "p2", "p3", "p4"]
@@ -199,7 +201,7 @@ def test_the_error_of_a_grader_of_the_users_ends_the_run() -> None:
             raise KeyError("grader")
 
     async def job() -> None:
-        await Rollouts(Solver(), Strict(), NO_SANDBOX, MemoryStore()).run(ONE, PROBLEMS, seed=0, stage="s")
+        await Rollouts(Solver(), Strict(), NO_SANDBOX, MemoryStore()).run(ONE, PROBLEMS, seed=0, stage=Stage(part="s"))
 
     with pytest.raises(KeyError, match="grader"):
         asyncio.run(job())
@@ -232,9 +234,9 @@ def test_a_rollout_is_kept_graded_as_soon_as_it_ends() -> None:
                 assert [each.problem_id for each in kept] == ["p0"]
 
     class Store(MemoryStore):
-        def keep(self, trajectory: Trajectory, stage: str) -> None:
+        def keep(self, trajectory: Trajectory, stage: Stage) -> None:
             kept.append(trajectory)
-            assert stage == "stage"
+            assert str(stage) == "stage"
 
     job = Job(Slow(lambda number: 0.1 * number))
     job.store = Store()
@@ -259,7 +261,7 @@ def test_cancelling_a_run_cancels_its_rollouts() -> None:
 
     async def job() -> None:
         rollouts = Rollouts(agent, Numbers(), NO_SANDBOX, MemoryStore(), admission=Admission(3))
-        task = asyncio.create_task(rollouts.run(ONE, PROBLEMS, seed=0, stage="s"))
+        task = asyncio.create_task(rollouts.run(ONE, PROBLEMS, seed=0, stage=Stage(part="s")))
         await asyncio.sleep(0.05)
         task.cancel()
         await task

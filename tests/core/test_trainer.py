@@ -12,23 +12,18 @@ import pytest
 from agentopt_local.actions import AddFunction
 from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingAgent
 from agentopt_local.chat import ChatRequest, Message, Usage
-from agentopt_local.evidence import Attempted, FailedUpdate
+from agentopt_local.evidence import Evidence
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.grading import Grade, exact
 from agentopt_local.models.scripted import ScriptedChatModel
-from agentopt_local.optimizer import ActionCounts, Optimizer, OptimizerConfig, Proposal
+from agentopt_local.optimizer import Optimizer
 from agentopt_local.rollout import MemoryStore, Rollouts
+from agentopt_local.run.rows import StepRow
 from agentopt_local.task import Problem, Split
-from agentopt_local.trainer import (
-    PRESETS,
-    Proposer,
-    Trainer,
-    TrainerConfig,
-    TrainState,
-    batch_of,
-    used_functions,
-)
+from agentopt_local.train_state import PRESETS, FailedUpdate, TrainerConfig, TrainState
+from agentopt_local.trainer import Proposer, Trainer, batch_of, used_functions
 from agentopt_local.trajectory import Executed, Step, Trajectory
+from agentopt_local.update import ActionCounts, OptimizerConfig, Update
 
 PROBLEMS = tuple(Problem(id=f"p{i}", question=f"Question {i}", answer=f"answer {i}", kind="k") for i in range(10))
 NO_SANDBOX: Any = None
@@ -88,40 +83,40 @@ class Planned:
 
     def __init__(self, *plan: FunctionSet | None) -> None:
         self.plan = list(plan)
-        self.shown: list[tuple[FunctionSet, list[Attempted], tuple[FailedUpdate, ...], int]] = []
+        self.shown: list[tuple[FunctionSet, list[Evidence], tuple[FailedUpdate, ...], int]] = []
 
     async def propose(
-        self, functions: FunctionSet, attempts: Sequence[Attempted], failures: Sequence[FailedUpdate], *, seed: int
-    ) -> Proposal:
+        self, functions: FunctionSet, attempts: Sequence[Evidence], failures: Sequence[FailedUpdate], *, seed: int
+    ) -> Update:
         self.shown.append((functions, list(attempts), tuple(failures), seed))
         planned = self.plan[len(self.shown) - 1] if len(self.shown) <= len(self.plan) else None
         counts, usage = ActionCounts(sampled=2, legal=2, verified=1), Usage(requests=1)
-        return Proposal(functions=functions if planned is None else planned, counts=counts, usage=usage)
+        return Update(functions=functions if planned is None else planned, counts=counts, usage=usage)
 
 
 class Notes:
     """A TrainingLog in memory."""
 
     def __init__(self) -> None:
-        self.kept: dict[tuple[int, int], Proposal] = {}
+        self.kept: dict[tuple[int, int], Update] = {}
         self.rows: list[dict[str, Any]] = []
         self.written: dict[int, FunctionSet] = {}
-        self.json: dict[str, Any] = {}
+        self.state: TrainState | None = None
 
-    def proposals(self) -> dict[tuple[int, int], Proposal]:
+    def proposals(self) -> dict[tuple[int, int], Update]:
         return dict(self.kept)
 
-    def keep_proposal(self, step: int, candidate: int, proposal: Proposal) -> None:
+    def keep_proposal(self, step: int, candidate: int, proposal: Update) -> None:
         self.kept[step, candidate] = proposal
 
-    def keep_step(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
+    def keep_step(self, row: StepRow) -> None:
+        self.rows.append(row.model_dump(mode="json"))
 
-    def write_functions(self, step: int, functions: FunctionSet) -> None:
+    def keep_functions(self, step: int, functions: FunctionSet) -> None:
         self.written[step] = functions
 
-    def write_json(self, name: str, value: Any) -> None:
-        self.json[name] = value
+    def keep_state(self, state: TrainState) -> None:
+        self.state = state
 
 
 class Training:
@@ -145,10 +140,13 @@ class Training:
             rollouts = Rollouts(self.agent, Quiz(), NO_SANDBOX, MemoryStore())
             config = TrainerConfig(**settings)
             optimizer = proposer or self.optimizer
-            trainer = Trainer(optimizer, rollouts, self.notes, config, seed=seed, on_step=self.told.append)
+            trainer = Trainer(optimizer, rollouts, self.notes, config, seed=seed, on_step=self.on_step)
             return await trainer.fit(problems, state or TrainState())
 
         self.state = asyncio.run(fit())
+
+    def on_step(self, row: StepRow) -> None:
+        self.told.append(row.model_dump(mode="json"))
 
     @property
     def decisions(self) -> list[str]:
@@ -359,7 +357,7 @@ def test_every_step_is_written_down_and_told() -> None:
     assert row["tokens"]["rollouts"]["completion_tokens"] == 30
     assert training.notes.rows[1]["functions"] == list(first(2).names), "the set that stays"
     assert training.notes.written == {1: first(2)}
-    assert TrainState.model_validate(training.notes.json["state.json"]) == training.state
+    assert training.notes.state == training.state
     assert training.state.counts == ActionCounts(sampled=6, legal=6, verified=3)
     assert training.state.usage.requests == 3
 
@@ -387,7 +385,7 @@ def test_a_training_continues_from_any_state_as_if_it_had_not_stopped(after: int
 
 def test_an_update_that_was_written_down_is_not_asked_for_again() -> None:
     notes = Notes()
-    notes.keep_proposal(1, 0, Proposal(functions=first(3)))
+    notes.keep_proposal(1, 0, Update(functions=first(3)))
     training = Training(first(4), notes=notes, max_epochs=2)
     assert [row["after"]["accuracy"] for row in notes.rows] == [0.3, 0.4]
     assert len(training.optimizer.shown) == 1
@@ -511,9 +509,9 @@ class EditsFor:
     def __init__(self, *sources: str) -> None:
         self.sources = sources
 
-    async def propose(self, functions: FunctionSet, attempts: Any, failures: Any, *, seed: int) -> Proposal:
+    async def propose(self, functions: FunctionSet, attempts: Any, failures: Any, *, seed: int) -> Update:
         actions = tuple(AddFunction(function=Function(source=source)) for source in self.sources)
-        proposal = Proposal(functions=functions, actions=actions, matches=("1/1",) * len(actions))
+        proposal = Update(functions=functions, actions=actions, matches=("1/1",) * len(actions))
         edited = proposal.only(functions, range(len(actions)))
         assert edited is not None
         return edited

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agentopt_local.errors import ConfigError
-from agentopt_local.trainer import PRESETS
+from agentopt_local.train_state import PRESETS
 from ray_jobs.config import RunConfig, all_keys, load_config, parse_overrides
 
 CONFIGS = Path(__file__).resolve().parents[2] / "ray_jobs" / "configs"

@@ -20,7 +20,7 @@ import pytest
 from agentopt_local.chat import Usage
 from agentopt_local.functions import FunctionSet
 from agentopt_local.models.openai import OpenAIChatModel
-from agentopt_local.trainer import TrainState
+from agentopt_local.train_state import TrainState
 from ray_jobs.config import load_config
 from ray_jobs.open_models import Models, open_models
 

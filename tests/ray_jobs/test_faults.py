@@ -17,9 +17,10 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.grading import Grade, exact
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.rollout import Rollouts
-from agentopt_local.run_dir import RunDir
+from agentopt_local.run.writer import RunDir
 from agentopt_local.sandbox.base import Execution
 from agentopt_local.sandbox.repeating import MAX_TRIES, RepeatingSandbox
+from agentopt_local.stage import Stage
 from agentopt_local.task import Problem
 from benchmarks import faults
 from benchmarks.scripted import NotingModel, config_in
@@ -133,7 +134,7 @@ def test_odd_prompts_are_rolled_out_stored_and_read_again(tmp_path: Path) -> Non
     async def roll(run_dir: RunDir, model: ScriptedChatModel) -> tuple[Any, ...]:
         agent = FunctionCallingAgent(model, Losing(0), AgentConfig())
         rollouts = Rollouts(agent, AnyText(), Losing(0), run_dir)
-        return await rollouts.run(FunctionSet(), AnyText().problems("train", 0), seed=0, stage="odd")
+        return await rollouts.run(FunctionSet(), AnyText().problems("train", 0), seed=0, stage=Stage(part="odd"))
 
     run_dir = RunDir(tmp_path)
     first = asyncio.run(roll(run_dir, ScriptedChatModel(echo)))
@@ -172,7 +173,7 @@ def test_a_training_uses_engines_that_another_process_could_have_started(tmp_pat
         report = asyncio.run(run())
     finally:
         disconnect()
-    assert report["training"]["accepted"] == 2
+    assert report.training.accepted == 2
     meta = json.loads((tmp_path / "run" / "meta.json").read_text())
     assert (meta["device"], meta["model"]) == ("cpu", "script")
     assert len({line.split()[0] for line in (tmp_path / "requests.txt").read_text().splitlines()}) == 2

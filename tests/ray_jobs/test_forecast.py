@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from agentopt_local.chat import Usage
+from agentopt_local.run.rows import Score, StepRow
+from agentopt_local.stage import Stage
 from agentopt_local.trajectory import Trajectory
 from ray_jobs.config import RunConfig, build
 from ray_jobs.forecast import Forecast, expectations, speed_here
@@ -15,6 +17,8 @@ SPEED = Speed(
     features="AVX2", prompt=100.0, generated={1: 5.0, 32: 50.0},
 )  # fmt: skip
 ATTEMPT = Usage(requests=2, prompt_tokens=300, cached_tokens=200, completion_tokens=50)
+
+SCORE = Score(accuracy=0.0, reward=0.0, n=2)
 
 
 def config(**more: object) -> RunConfig:
@@ -36,7 +40,7 @@ def attempt(problem: str, functions: str = "none") -> Trajectory:
 
 def finish(forecast: Forecast, stage: str, problem: str, functions: str = "none") -> None:
     forecast.spent("agent", ATTEMPT)
-    forecast.rollout(stage, attempt(problem, functions))
+    forecast.rollout(Stage.parse(stage), attempt(problem, functions))
 
 
 class Clock:
@@ -70,7 +74,7 @@ def test_what_has_been_seen_replaces_the_guesses() -> None:
     assert before is not None
     for number in range(25):
         finish(forecast, "step 1 edit 1", f"p{number}", "edited")
-    forecast.step({"step": 1})
+    forecast.step(StepRow(step=1, decision="skipped", before=SCORE, after=SCORE, seconds=1.0))
     assert forecast.proposal() == 500
     after = forecast.left()
     assert after is not None

@@ -19,23 +19,28 @@ from rich.console import Console
 
 from agentopt_local.chat import ChatRequest
 from agentopt_local.models.scripted import ScriptedChatModel
-from agentopt_local.run_dir import RunDir
-from ray_jobs.commands.watch import Tail, in_use, watch
+from agentopt_local.record import Record
+from agentopt_local.run.files import in_use
+from agentopt_local.run.rows import MetricRow, StepRow
+from agentopt_local.run.tail import Tail
+from agentopt_local.run.writer import RunDir
+from agentopt_local.stage import Stage
+from ray_jobs.commands.watch import watch
 from ray_jobs.config import build
 from ray_jobs.runs import new_run, read_config
 from ray_jobs.tensorboard import open_events, scalars
 from ray_jobs.terminal.display import Display
 from ray_jobs.training import train
 
-METRIC: dict[str, Any] = {
+METRIC = MetricRow.model_validate({
     "time": 1.0, "seconds": 90.0, "step": 1, "stage": "step 2 after", "done": 6, "total": 12, "accuracy": 0.5,
     "ci95": [0.2, 0.8], "tokens": 4321, "prompt_tokens": 9000, "tokens_per_s": 48.2, "cached": 0.81,
     "under_way": 5, "read_per_s": 33.4, "seconds_left": 240,
-}  # fmt: skip
-STEP: dict[str, Any] = {
+})  # fmt: skip
+STEP = StepRow.model_validate({
     "step": 1, "decision": "accepted", "actions": [{"kind": "add_function", "name": "twice", "matches": "3/3"}],
     "before": {"accuracy": 0.25, "n": 12}, "after": {"accuracy": 0.75, "n": 12}, "seconds": 60.0,
-}  # fmt: skip
+})  # fmt: skip
 
 
 def screen(*, terminal: bool) -> tuple[Display, io.StringIO]:
@@ -55,10 +60,10 @@ def test_the_view_says_where_the_run_stands() -> None:
     display, out = screen(terminal=True)
     display.view.max_steps = 5
     with display.live():
-        display.progress("step 2 after", 0, 12)
+        display.progress(Stage.parse("step 2 after"), 0, 12)
         display.step(STEP)
         display.metrics(METRIC)
-        display.progress("step 2 after", 6, 12)
+        display.progress(Stage.parse("step 2 after"), 6, 12)
         time.sleep(0.7)  # two drawings
     seen = plain(out)
     for part in (
@@ -77,12 +82,12 @@ def test_the_view_says_where_the_run_stands() -> None:
 def test_elsewhere_than_on_a_terminal_there_are_plain_lines_alone() -> None:
     display, out = screen(terminal=False)
     with display.live():
-        display.progress("step 1 proposing", 0, 0)
-        display.progress("step 1 proposing", 0, 0)
-        display.progress("step 1 after", 0, 2)
+        display.progress(Stage.parse("step 1 proposing"), 0, 0)
+        display.progress(Stage.parse("step 1 proposing"), 0, 0)
+        display.progress(Stage.parse("step 1 after"), 0, 2)
         display.metrics(METRIC)
         display.metrics(METRIC)  # 15 seconds have not gone by
-        display.progress("step 1 after", 2, 2)
+        display.progress(Stage.parse("step 1 after"), 2, 2)
         display.step(STEP)
         display.step(STEP)
     assert "\x1b" not in out.getvalue()
@@ -125,7 +130,7 @@ def finish(run_dir: RunDir, rows: list[dict[str, Any]]) -> None:
         read_config(run_dir.path),
         run_dir,
         progress=lambda *_: None,
-        on_metrics=rows.append,
+        on_metrics=lambda row: rows.append(row.model_dump(mode="json", exclude_unset=True)),
         model=ScriptedChatModel(brain),
     )
     asyncio.run(job)
@@ -172,7 +177,7 @@ def test_tensorboard_reads_the_event_files(run: Path) -> None:
 
 
 def test_unknown_values_are_no_scalars() -> None:
-    at, values = scalars(METRIC | {"accuracy": None, "cached": None})
+    at, values = scalars(METRIC.model_copy(update={"accuracy": None, "cached": None}))
     assert at == 90
     assert values == {"throughput/tokens_per_s": 48.2, "throughput/tokens": 4321.0}
 
@@ -227,16 +232,21 @@ def test_watching_ends_with_ctrl_c_and_a_wrong_folder_is_told(tmp_path: Path) ->
     assert "is not a run folder" in done.stderr
 
 
+class Row(Record):
+    a: int = 0
+    b: int = 0
+
+
 def test_a_tail_gives_whole_lines_once_and_starts_again_with_a_new_file(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    tail = Tail(path)
+    tail = Tail(path, Row)
     assert list(tail.rows()) == []
     path.write_text('{"a": 1}\n{"a": 2')
-    assert list(tail.rows()) == [{"a": 1}]
+    assert list(tail.rows()) == [Row(a=1)]
     with path.open("a") as file:
         file.write('}\nbroken\n{"a": 3}\n')
-    assert list(tail.rows()) == [{"a": 2}, {"a": 3}]
+    assert list(tail.rows()) == [Row(a=2), Row(a=3)]
     assert list(tail.rows()) == []
     (tmp_path / "new").write_text('{"b": 1}\n')
     (tmp_path / "new").replace(path)
-    assert list(tail.rows()) == [{"b": 1}]
+    assert list(tail.rows()) == [Row(b=1)]

@@ -22,14 +22,16 @@ from agentopt_local.chat import ChatRequest
 from agentopt_local.errors import ConfigError, EngineDeadError, RunDirError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.models.scripted import ScriptedChatModel
-from agentopt_local.run_dir import RunDir
-from agentopt_local.trainer import TrainState
+from agentopt_local.run.rows import StepRow
+from agentopt_local.run.writer import RunDir
+from agentopt_local.stage import Stage
+from agentopt_local.train_state import TrainState
 from benchmarks.scripted import DOUBLE, REVERSE, SHORT_ONLY, brain, config_in, rows
 from ray_jobs.runs import new_run, read_config
 from ray_jobs.training import train
 
 
-def quiet(stage: str, done: int, total: int) -> None:
+def quiet(stage: Stage, done: int, total: int) -> None:
     """A progress display that shows nothing."""
 
 
@@ -37,7 +39,7 @@ def finish(run_dir: RunDir, model: ScriptedChatModel, **more: Any) -> dict[str, 
     """Train in this process until the report."""
     try:
         config = read_config(run_dir.path)
-        return asyncio.run(train(config, run_dir, progress=quiet, model=model, **more))
+        return asyncio.run(train(config, run_dir, progress=quiet, model=model, **more)).model_dump(mode="json")
     finally:
         run_dir.close()
 
@@ -277,9 +279,9 @@ def test_torn_last_lines_and_steps_without_their_state_are_mended(tmp_path: Path
     check_continued(run, undisturbed, done)
 
 
-def stop_after(step: int) -> Callable[[dict[str, Any]], None]:
-    def stop(row: dict[str, Any]) -> None:
-        if row["step"] == step:
+def stop_after(step: int) -> Callable[[StepRow], None]:
+    def stop(row: StepRow) -> None:
+        if row.step == step:
             raise RuntimeError("enough")
 
     return stop

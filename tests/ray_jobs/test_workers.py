@@ -14,6 +14,7 @@ import pytest
 
 from agentopt_local.errors import BudgetError, ConfigError, EngineDeadError, SandboxError
 from agentopt_local.functions import FunctionSet
+from agentopt_local.stage import Stage
 from benchmarks import faults
 from benchmarks.scripted import DOUBLE, REVERSE, NotingModel, brain, config_in
 from ray_jobs.config import RunConfig
@@ -55,7 +56,7 @@ def with_session(folder: Path, use: Callable[[Session], Awaitable[Any]], **chang
 
 async def roll(session: Session) -> tuple[Any, ...]:
     problems = session.task.problems("train", 12)
-    done = await session.rollouts.run(LEARNED, problems, seed=0, stage="training")
+    done = await session.rollouts.run(LEARNED, problems, seed=0, stage=Stage(part="training"))
     kept = [json.loads(line) for line in (session.run_dir.path / "costs.jsonl").read_text().splitlines()]
     return done, kept, session.ledger.usage["agent"]
 
@@ -148,7 +149,7 @@ def test_a_worker_that_does_not_start_is_told(error: Exception, told: str, tmp_p
     import ray
 
     from agentopt_local.models.metered import Budget, Ledger
-    from agentopt_local.run_dir import RunDir
+    from agentopt_local.run.writer import RunDir
     from ray_jobs.workers import RolloutWorkers, WorkerActor
 
     (tmp_path / "config.json").write_text("{}")

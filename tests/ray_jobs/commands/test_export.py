@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
-from agentopt_local.exporting.learned import read_learned, read_rollouts
+from agentopt_local.exporting.learned import read_learned
 from agentopt_local.functions import FunctionSet
+from agentopt_local.run.reader import read_rollouts
+from agentopt_local.run.report import Comparison
 from ray_jobs.cli import main
 
 
@@ -33,7 +35,7 @@ def test_what_was_learned_and_measured_is_read(run: Path, functions: FunctionSet
     assert learned.withheld == ()
     provenance = learned.provenance
     report = json.loads((run / "report.json").read_text())
-    assert provenance.test == report["test"]
+    assert provenance.test == Comparison.model_validate(report["test"])
     assert (provenance.run, provenance.task, provenance.model) == ("Words & numbers", "jsonl:problems.jsonl", "a-model")
     assert provenance.start == ("lucky",)
     assert str(run.parent) not in provenance.model_dump_json(), "no path of the machine is told"

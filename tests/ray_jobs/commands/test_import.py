@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agentopt_local.exporting.learned import read_start
 from agentopt_local.functions import FunctionSet
-from agentopt_local.trainer import TrainState
+from agentopt_local.run.reader import read_start
+from agentopt_local.train_state import TrainState
 from ray_jobs.cli import main
 from ray_jobs.config import build
 from ray_jobs.runs import new_run, read_state

@@ -120,7 +120,7 @@ def test_mistakes_are_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_the_settings_shown_repeat_the_run(run: Path, tmp_path: Path) -> None:
     from agentopt_local.reporting.data import run_page
-    from agentopt_local.reporting.reading import read_run
+    from agentopt_local.run.reader import read_run
     from ray_jobs.config import RunConfig, TaskConfig
 
     defaults = RunConfig(task=TaskConfig(spec="")).model_dump(mode="json")

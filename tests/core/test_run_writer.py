@@ -17,9 +17,13 @@ from agentopt_local.chat import Message, Usage
 from agentopt_local.errors import RunDirError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.grading import Grade
-from agentopt_local.optimizer import Proposal
-from agentopt_local.run_dir import RunDir, read_json, write_atomically, write_functions
+from agentopt_local.run.files import read_json, write_atomically, write_functions
+from agentopt_local.run.rows import Score, StepRow
+from agentopt_local.run.writer import RunDir
+from agentopt_local.stage import Stage
+from agentopt_local.train_state import Decision, TrainState
 from agentopt_local.trajectory import Executed, Step, Trajectory
+from agentopt_local.update import Update
 
 ONE = FunctionSet.of('def one(x: int) -> int:\n    """Return x × 1."""\n    return x\n')
 TWO = ONE.adding(FunctionSet.of('def two(x: int) -> int:\n    """Return 2 x."""\n    return 2 * x\n').functions[0])
@@ -44,7 +48,7 @@ def trajectory(number: int, *, functions: str = "f", seed: int = 0, text: str = 
 def path(tmp_path: Path) -> Path:
     """The folder of a run that was made and closed."""
     run_dir = RunDir(tmp_path / "run", create=True)
-    run_dir.write_json("config.json", {"seed": 0})
+    run_dir.write_config({"seed": 0})
     run_dir.close()
     return run_dir.path
 
@@ -64,15 +68,21 @@ def opened() -> Iterator[Callable[[Path], RunDir]]:
 
 
 Open = Callable[[Path], RunDir]
+STAGE = Stage(part="stage")
+
+
+def step(number: int, decision: Decision = "accepted") -> StepRow:
+    score = Score(accuracy=0.5, reward=0.5, n=2)
+    return StepRow(step=number, decision=decision, before=score, after=score, seconds=1.0)
 
 
 def filled(path: Path, n: int) -> None:
     """A run with ``n`` rollouts, updates and steps."""
     run_dir = RunDir(path)
     for number in range(n):
-        run_dir.keep(trajectory(number), "stage")
-        run_dir.keep_proposal(number + 1, 0, Proposal(functions=ONE))
-        run_dir.keep_step({"step": number + 1, "decision": "accepted"})
+        run_dir.keep(trajectory(number), STAGE)
+        run_dir.keep_proposal(number + 1, 0, Update(functions=ONE))
+        run_dir.keep_step(step(number + 1))
     run_dir.close()
 
 
@@ -81,7 +91,7 @@ def filled(path: Path, n: int) -> None:
 
 def test_rollouts_are_found_by_functions_problem_and_seed(path: Path, opened: Open) -> None:
     run_dir = opened(path)
-    run_dir.keep(trajectory(1), "step 1 before")
+    run_dir.keep(trajectory(1), Stage(step=1, part="before"))
     assert run_dir.find("f", "p1", 0) == trajectory(1)
     run_dir.close()
     again = opened(path)
@@ -96,47 +106,49 @@ def test_rollouts_are_found_by_functions_problem_and_seed(path: Path, opened: Op
 def test_a_rollout_is_on_disk_as_soon_as_it_is_kept(path: Path, opened: Open) -> None:
     run_dir = opened(path)
     for n in range(1, 4):
-        run_dir.keep(trajectory(n), "stage")
+        run_dir.keep(trajectory(n), STAGE)
         assert (path / "rollouts.jsonl").read_bytes().count(b"\n") == n
 
 
 @pytest.mark.parametrize("text", ["line\nbreaks\r\n\u2028\x85\x0b", "lone \ud800 surrogate", "\x00\x1b[0m", '"\\'])
 def test_any_text_survives(path: Path, opened: Open, text: str) -> None:
     run_dir = opened(path)
-    run_dir.keep(trajectory(1, text=text), "stage")
-    run_dir.write_json("state.json", {"text": text})
+    run_dir.keep(trajectory(1, text=text), STAGE)
+    run_dir.write_meta({"text": text})
     run_dir.close()
     again = opened(path)
     assert again.find("f", "p1", 0) == trajectory(1, text=text)
-    assert again.read_json("state.json") == {"text": text}
+    assert again.meta() == {"text": text}
 
 
 def test_updates_and_steps_are_read_back(path: Path, opened: Open) -> None:
     filled(path, 3)
     run_dir = opened(path)
     assert set(run_dir.proposals()) == {(1, 0), (2, 0), (3, 0)}
-    assert run_dir.proposals()[2, 0] == Proposal(functions=ONE)
-    assert [row["step"] for row in run_dir.steps()] == [1, 2, 3]
+    assert run_dir.proposals()[2, 0] == Update(functions=ONE)
+    assert [row.step for row in run_dir.steps()] == [1, 2, 3]
 
 
 def test_steps_beyond_the_state_are_forgotten_and_written_anew(path: Path, opened: Open) -> None:
     filled(path, 3)
     run_dir = opened(path)
-    run_dir.drop_steps_after(1)
-    run_dir.keep_step({"step": 2, "decision": "rolled_back"})
-    assert [(row["step"], row["decision"]) for row in run_dir.steps()] == [(1, "accepted"), (2, "rolled_back")]
-    run_dir.drop_steps_after(0)
+    run_dir.keep_state(TrainState(step=1))
+    run_dir.resume()
+    run_dir.keep_step(step(2, "rolled_back"))
+    assert [(row.step, row.decision) for row in run_dir.steps()] == [(1, "accepted"), (2, "rolled_back")]
+    run_dir.keep_state(TrainState(step=0))
+    run_dir.resume()
     assert run_dir.steps() == []
 
 
 def test_functions_are_one_file_each_and_a_second_writing_replaces_the_first(path: Path, opened: Open) -> None:
     run_dir = opened(path)
-    run_dir.write_functions(3, TWO)
+    run_dir.keep_functions(3, TWO)
     folder = path / "functions" / "0003"
     assert {each.name: each.read_text(encoding="utf-8") for each in folder.iterdir()} == {
         f"{function.name}.py": function.source for function in TWO.each()
     }
-    run_dir.write_functions(3, ONE)
+    run_dir.keep_functions(3, ONE)
     assert [each.name for each in folder.iterdir()] == ["one.py"]
     write_functions(path / "functions" / "0004", FunctionSet())
     assert list((path / "functions" / "0004").iterdir()) == []
@@ -165,22 +177,22 @@ def test_a_torn_last_line_is_dropped_wherever_it_was_cut(path: Path, opened: Ope
 def test_a_file_that_holds_only_a_torn_line_is_empty_again(path: Path, opened: Open) -> None:
     (path / "rollouts.jsonl").write_text('{"stage": "st')
     run_dir = opened(path)
-    run_dir.keep(trajectory(5), "stage")
+    run_dir.keep(trajectory(5), STAGE)
     run_dir.close()
     assert opened(path).find("f", "p5", 0) == trajectory(5)
 
 
 def test_a_json_file_is_replaced_as_a_whole(path: Path, opened: Open) -> None:
     run_dir = opened(path)
-    run_dir.write_json("state.json", {"step": 1})
+    run_dir.write_meta({"step": 1})
     with pytest.raises(TypeError):
-        run_dir.write_json("state.json", {"step": object()})
-    assert run_dir.read_json("state.json") == {"step": 1}
-    half_written = path / ".state.json.new"
+        run_dir.write_meta({"step": object()})
+    assert run_dir.meta() == {"step": 1}
+    half_written = path / ".meta.json.new"
     half_written.write_text('{"step": 2, "functio')
-    assert run_dir.read_json("state.json") == {"step": 1}, "what a kill left of the next one is not read"
-    run_dir.write_json("state.json", {"step": 2})
-    assert run_dir.read_json("state.json") == {"step": 2}
+    assert run_dir.meta() == {"step": 1}, "what a kill left of the next one is not read"
+    run_dir.write_meta({"step": 2})
+    assert run_dir.meta() == {"step": 2}
     assert not half_written.exists()
 
 
@@ -215,7 +227,7 @@ def test_after_such_an_error_the_folder_can_be_opened_again(path: Path, opened: 
     with pytest.raises(RunDirError, match="line 1"):
         opened(path)
     (path / "rollouts.jsonl").unlink()
-    opened(path).keep(trajectory(1), "stage")
+    opened(path).keep(trajectory(1), STAGE)
 
 
 def test_rollouts_of_another_version_are_told(path: Path, opened: Open) -> None:
@@ -239,7 +251,7 @@ def test_updates_of_another_version_are_told(path: Path, opened: Open, change: d
 def test_a_damaged_json_file_is_told(path: Path, opened: Open) -> None:
     (path / "state.json").write_text('{"step": ')
     with pytest.raises(RunDirError, match=r"state\.json is damaged"):
-        opened(path).read_json("state.json")
+        opened(path).resume()
     assert read_json(path / "report.json") is None
 
 
@@ -272,7 +284,7 @@ def test_a_full_disk_is_told_with_how_to_go_on(path: Path, opened: Open) -> None
     run_dir = opened(path)
     (path / "rollouts.jsonl").symlink_to("/dev/full")  # every write fails as on a full disk
     with pytest.raises(RunDirError, match=f"cannot be written: No space left.*agentopt resume {re.escape(str(path))}"):
-        run_dir.keep(trajectory(1), "stage")
+        run_dir.keep(trajectory(1), STAGE)
 
 
 # The lock
@@ -281,7 +293,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from agentopt_local.errors import RunDirError
-from agentopt_local.run_dir import RunDir
+from agentopt_local.run.writer import RunDir
 try:
     run_dir = RunDir(Path(sys.argv[1]))
 except RunDirError as error:
@@ -310,4 +322,4 @@ def test_two_processes_cannot_have_a_run_open(path: Path, opened: Open) -> None:
             opened(path)
         other.kill()
         other.wait()
-        opened(path).keep(trajectory(1), "stage")
+        opened(path).keep(trajectory(1), STAGE)
