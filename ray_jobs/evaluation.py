@@ -28,8 +28,11 @@ async def evaluate(
     progress: Progress,
     on_metrics: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a run's best accepted functions on ``n`` problems of ``split``; rollouts that exist are reused."""
-    # The optimizer has nothing to do here, so no engine is started for it.
+    """Compare a run's best accepted functions with none on ``n`` problems of ``split``; returns the report.
+
+    Rollouts that the run folder already has are reused.
+    """
+    # The optimizer is not used, so do not start an engine for it.
     config = config.model_copy(update={"optimizer_model": None})
     async with open_session(config, run_dir, progress, on_metrics=on_metrics) as session:
         problems = session.task.problems(split, n)
@@ -39,7 +42,7 @@ async def evaluate(
 async def evaluate_session(
     session: Session, state: TrainState, problems: tuple[Problem, ...], *, split: Split = "test"
 ) -> dict[str, Any]:
-    """The report of ``state`` on ``problems``, also written to report.json."""
+    """Evaluate ``state`` on ``problems`` and return the report, which is also written to the run folder."""
     config = session.config
     session.run_dir.keep_problems(split, problems)
     functions = await tested_functions(session, state)
@@ -74,7 +77,7 @@ async def evaluate_session(
 
 
 def spending(session: Session) -> dict[str, Any]:
-    """Tokens and money by stage and in all, over all processes that worked on the run."""
+    """Tokens and money by stage and by role, over all processes that have worked on the run."""
     ledger, prices = session.ledger, session.config.model.prices
     stages: dict[str, Usage] = {}
     for stage, trajectories in session.run_dir.rollouts_by_stage().items():
@@ -90,7 +93,7 @@ def spending(session: Session) -> dict[str, Any]:
 
 
 async def tested_functions(session: Session, state: TrainState) -> FunctionSet:
-    """The best accepted set, less what was never called successfully where the configuration asks for that."""
+    """The best accepted set; with ``trainer.keep_only_used``, excluding functions never called successfully."""
     config = session.config
     if not config.trainer.keep_only_used:
         return state.functions

@@ -1,10 +1,10 @@
-"""A run's metrics as TensorBoard event files, where the ``tensorboard`` package is installed.
+"""A run's metrics as TensorBoard event files, if the ``tensorboard`` package is installed.
 
     pip install 'agentopt-local[tensorboard]'
     tensorboard --logdir runs
 
-The package is looked for, and not imported where it is missing. Throughput and the accuracy of each kind of stage stand
-over the seconds of work, what a step did over its number.
+The package is optional. Throughput and the accuracy of each kind of stage are plotted over the seconds of work, the
+results of a step over its number.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 FLUSH_S = 10
-"""Seconds after which what was written is on the disk."""
+"""Seconds after which rows are flushed to disk."""
 
 
 def open_events(folder: Path, package: str = "tensorboard") -> EventFiles | None:
-    """A writer of event files in ``folder``; None without ``package``, or with one that cannot be imported."""
+    """A writer of event files in ``folder``; None if ``package`` is missing or cannot be imported."""
     if importlib.util.find_spec(package) is None:
         return None
     try:
@@ -32,7 +32,7 @@ def open_events(folder: Path, package: str = "tensorboard") -> EventFiles | None
 
 
 class EventFiles:
-    """Writes rows of metrics.jsonl as scalars. A resumed run adds a file; TensorBoard reads them as one."""
+    """Writes rows of metrics.jsonl as scalars. A resumed run adds a file; TensorBoard shows them as one run."""
 
     def __init__(self, folder: Path) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -40,7 +40,7 @@ class EventFiles:
         self._files = EventFileWriter(str(folder), flush_secs=FLUSH_S)
 
     def write(self, row: dict[str, Any]) -> None:
-        """One row."""
+        """Write one row."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -49,12 +49,12 @@ class EventFiles:
         self._files.add_event(Event(wall_time=row["time"], step=at, summary=summary))
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Flush and close the file."""
         self._files.close()
 
 
 def scalars(row: dict[str, Any]) -> tuple[int, dict[str, float]]:
-    """Where a row stands on its axis, and its named values."""
+    """The position of a row on the x axis, and its values by tag."""
     if "decision" in row:
         values = {
             "step/accuracy_before": row["accuracy_before"],

@@ -31,9 +31,9 @@ async def train(
     on_metrics: OnStep | None = None,
     model: ChatModel | Models | None = None,
 ) -> dict[str, Any]:
-    """Train until a stop, evaluate, and return the report. Continues where the folder's state is.
+    """Train until a stopping rule applies, evaluate, and return the report. A run that has a state is continued.
 
-    A kill at any moment loses at most the rollouts and samples that were in flight.
+    A kill at any moment loses only the rollouts and drafts that were in flight.
     """
     async with open_session(config, run_dir, progress, model=model, on_metrics=on_metrics) as session:
         if run_dir.read_json("meta.json") is None:
@@ -42,7 +42,7 @@ async def train(
 
 
 async def train_session(session: Session, on_step: OnStep | None) -> dict[str, Any]:
-    """The training and the evaluation of an open session."""
+    """Train and evaluate in an open session; returns the report."""
     config = session.config
     state = read_state(session.run_dir)
     problems = session.task.problems("train", config.task.n_train)
@@ -59,7 +59,7 @@ async def train_session(session: Session, on_step: OnStep | None) -> dict[str, A
     trainer = Trainer(
         session.optimizer, session.rollouts, session.run_dir, config.trainer, seed=config.seed, on_step=step_ended
     )
-    # The untrained agent's test does not depend on the training: it fills the engine's batch meanwhile.
+    # The untrained agent's test does not depend on the training, so it uses the engine's idle batch slots.
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(baseline(session, test))
@@ -72,5 +72,5 @@ async def train_session(session: Session, on_step: OnStep | None) -> dict[str, A
 
 
 async def baseline(session: Session, test: tuple[Problem, ...]) -> None:
-    """Roll the untrained agent out on the test problems; the results stay in the run folder."""
+    """Roll out the untrained agent on the test problems; the rollouts are stored in the run folder."""
     await session.rollouts.run(FunctionSet(), test, seed=session.config.seed, stage="test before")

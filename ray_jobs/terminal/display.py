@@ -1,4 +1,4 @@
-"""What a person sees while a run works: a live view with bars on a terminal, plain lines elsewhere."""
+"""What a user sees while a run works: a live view with bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ray_jobs.terminal.live import LiveView, pace
 
 log = logging.getLogger("agentopt")
 PLAIN_S = 15.0
-"""Between two lines on how a stage goes on, elsewhere than on a terminal."""
+"""Seconds between two lines about a stage's progress where there is no terminal."""
 
 
 class Display:
     """Shows stages and steps; every line also goes to the run's log."""
 
     def __init__(self, console: Console | None = None) -> None:
-        """``console``: where to write; standard error by default, so that results stay alone on standard output."""
+        """``console`` is standard error by default, which leaves standard output to results."""
         self.console = console or Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
         self.bars = Progress(
             TextColumn("{task.description}"),
@@ -37,11 +37,11 @@ class Display:
         self._tasks: dict[str, TaskID] = {}
         self._since: dict[str, float] = {}
         self._shown: set[str] = set()
-        self._told = -PLAIN_S
+        self._last_line = -PLAIN_S
 
     @contextmanager
     def live(self) -> Iterator[Display]:
-        """Draw the view and the bars while the context is open, if the console is a terminal."""
+        """While open, draw the live view and the bars if the console is a terminal."""
         if self.console.is_terminal:
             with Live(
                 get_renderable=lambda: Group(self.view.render(), self.bars.get_renderable()),
@@ -54,15 +54,15 @@ class Display:
             yield self
 
     def line(self, text: str) -> None:
-        """One line that stays."""
+        """Print a line that stays on the screen, and log it."""
         log.info("%s", text)
         self.console.print(text)
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        """``done`` of ``total`` in ``stage``; ``total`` 0: a stage without a count has begun."""
+        """``done`` of ``total`` in ``stage``; a ``total`` of 0 starts a stage that has no count."""
         now = time.monotonic()
         if total == 0 and stage in self._since:
-            return  # a watcher is told again and again that it goes on
+            return  # `watch` reports a running stage again and again
         if done == 0 or stage not in self._since:
             self._since[stage] = now
         since = self._since[stage]
@@ -81,19 +81,19 @@ class Display:
             self.line(f"{stage}: {total} in {time.monotonic() - self._since[stage]:.0f} s")
 
     def metrics(self, row: dict[str, Any]) -> None:
-        """A row of metrics.jsonl; elsewhere than on a terminal a line every PLAIN_S."""
+        """Show a row of metrics.jsonl; without a terminal, as a line every PLAIN_S seconds."""
         self.view.metrics(row)
         if self.console.is_terminal or "decision" in row or row["done"] == row["total"] != 0:
             return
         now = time.monotonic()
-        if now - self._told >= PLAIN_S or row["stage"] not in self._shown:
-            self._told = now
+        if now - self._last_line >= PLAIN_S or row["stage"] not in self._shown:
+            self._last_line = now
             self._shown.add(row["stage"])
             counted = f" {row['done']}/{row['total']}," if row["total"] else ""
             self.line(f"{row['stage']}:{counted} {', '.join(pace(row))}")
 
     def step(self, row: dict[str, Any]) -> None:
-        """A finished step; one that was shown already is passed over."""
+        """Show a finished step, unless it was shown before."""
         if not self.view.step(row):
             return
         actions = ", ".join(f"{each['kind'].split('_')[0]} {each['name'] or ''}".strip() for each in row["actions"])

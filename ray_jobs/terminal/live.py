@@ -1,4 +1,4 @@
-"""The live view of a run: where it stands, how well the agent does, how fast tokens come, what was done last."""
+"""The live view of a run: its progress, the agent's accuracy, the token rate, the last step and the time left."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ Row = dict[str, Any]
 
 
 class LiveView:
-    """Is told rows of metrics.jsonl and steps.jsonl, and draws what they say together."""
+    """Takes rows of metrics.jsonl and steps.jsonl and draws a summary of them."""
 
     def __init__(self) -> None:
         self.max_steps: int | None = None
-        """Steps that may be made; None if that is not known."""
+        """The most steps the run may make; None if unknown."""
         self._metric: Row = {}
-        self._told = time.monotonic()
+        self._updated = time.monotonic()
         self._steps: list[Row] = []
 
     def metrics(self, row: Row) -> None:
-        """A row of metrics.jsonl."""
-        self._told = time.monotonic()
+        """Take a row of metrics.jsonl."""
+        self._updated = time.monotonic()
         if "decision" not in row:
             self._metric = row
 
     def step(self, row: Row) -> bool:
-        """A row of steps.jsonl; False if it was told before."""
+        """Take a row of steps.jsonl; returns False if it is not new."""
         if self._steps and row["step"] <= self._steps[-1]["step"]:
             return False
         self._steps.append(row)
         return True
 
     def render(self) -> Table:
-        """The view, two columns of plain text."""
+        """The view as two columns of plain text."""
         grid = Table.grid(padding=(0, 2))
         for name, value in self.facts():
             grid.add_row(Text(name, style="dim"), Text(value))
         return grid
 
     def facts(self) -> list[tuple[str, str]]:
-        """Names and values, of what is known."""
+        """Pairs of name and value, leaving out what is not known yet."""
         return [(name, value) for name, value in self._facts() if value]
 
     def _facts(self) -> list[tuple[str, str]]:
@@ -91,15 +91,15 @@ class LiveView:
     def _time(self) -> str:
         if not self._metric:
             return ""
-        spent = f"{duration(self._metric['seconds'] + time.monotonic() - self._told)} of work"
+        spent = f"{duration(self._metric['seconds'] + time.monotonic() - self._updated)} of work"
         left = self._metric.get("seconds_left")
         if left is None:
             return spent
-        return f"{spent}, at most about {duration(max(0.0, left - (time.monotonic() - self._told)))} left"
+        return f"{spent}, at most about {duration(max(0.0, left - (time.monotonic() - self._updated)))} left"
 
 
 def speeds(row: Row) -> list[str]:
-    """How fast tokens are read and generated, of what is known."""
+    """How fast tokens are generated and read, as far as it is known."""
     parts = []
     if row.get("tokens_per_s") is not None:
         parts.append(f"{row['tokens_per_s']:.0f} tokens/s generated")
@@ -109,7 +109,7 @@ def speeds(row: Row) -> list[str]:
 
 
 def pace(row: Row) -> list[str]:
-    """How a stage goes on: what is under way, how fast, and until when."""
+    """A stage's progress: what is under way, how fast it goes and how long it will take."""
     parts = [f"{row['under_way']} under way", *speeds(row)]
     if row.get("seconds_left") is not None:
         parts.append(f"at most about {duration(row['seconds_left'])} left in all")
@@ -117,7 +117,7 @@ def pace(row: Row) -> list[str]:
 
 
 def last_step(row: Row) -> str:
-    """A finished step in a line."""
+    """A finished step in one line."""
     actions = ", ".join(f"{each['kind'].split('_')[0]} {each['name'] or ''}".strip() for each in row["actions"])
     before, after = row["before"], row["after"]
     return (
@@ -127,13 +127,13 @@ def last_step(row: Row) -> str:
 
 
 def percent(accuracy: float, n: int) -> str:
-    """``50.0 % (21 to 79)``: an accuracy with its 95 % interval."""
+    """An accuracy with its 95 % interval, as in ``50.0 % (21 to 79)``."""
     low, high = wilson(min(n, round(accuracy * n)), n)
     return f"{100 * accuracy:.1f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def duration(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3 h 5 min``."""
+    """A duration as ``45 s``, ``12 min`` or ``3 h 5 min``."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
