@@ -55,7 +55,7 @@ def has_gpu() -> bool:
 
 
 def expectations(config: RunConfig, speed: Speed) -> list[str]:
-    """Lines to print before a model is loaded on this processor: its arithmetic, its speed, and a hint if it is slow."""
+    """What to print before a model is loaded on this processor: arithmetic, speed, and a hint if that is slow."""
     lines = [f"{config.model.name} on this processor, {speed.arithmetic}", f"expected: {speed}"]
     if speed.arithmetic.slow:
         lines.append("this is slow; engine.dtype = 'auto' takes what the processor computes fastest")
@@ -73,7 +73,7 @@ class Forecast:
         steps: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``speed`` is the model's if it was measured; ``steps`` have been finished before; ``clock`` counts seconds."""
+        """``speed`` is the model's, if measured; ``steps`` were finished before; ``clock`` returns seconds."""
         self.config = config
         self.speed = speed.at(min(config.concurrency, config.engine.max_num_seqs)) if speed else None
         self.read_cost = self.speed / speed.prompt if speed and self.speed else READ_COST

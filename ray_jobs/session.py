@@ -128,10 +128,8 @@ async def open_session(
 
             agent = await open_workers(config, task, models.agent, ledger, stack) or agent
         admission = admission_of(config, models.agent)
-        on_progress, on_rollout = observers.on_progress, observers.on_rollout
-        rollouts = Rollouts(
-            agent, task, sandbox, run_dir, admission=admission, progress=on_progress, observe=on_rollout
-        )
+        progress, observe = observers.on_progress, observers.on_rollout
+        rollouts = Rollouts(agent, task, sandbox, run_dir, admission=admission, progress=progress, observe=observe)
         optimizer = optimizer_of(config, task, sandbox, models, ledger)
         stack.push_async_callback(end_task, asyncio.create_task(follow_engines(models, metrics, forecast)))
         yield Session(

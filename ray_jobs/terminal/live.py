@@ -99,7 +99,7 @@ class LiveView:
 
 
 def speeds(row: Row) -> list[str]:
-    """How fast tokens are generated and read, as far as it is known."""
+    """How fast tokens are generated and read; rates that are not known yet are left out."""
     parts = []
     if row.get("tokens_per_s") is not None:
         parts.append(f"{row['tokens_per_s']:.0f} tokens/s generated")
