@@ -58,9 +58,9 @@ def parser() -> argparse.ArgumentParser:
     """Build the parser of the whole command line."""
     top = argparse.ArgumentParser(prog="agentopt", description="Train LLM agents offline by learning their functions.")
     top.add_argument("--version", action="version", version=f"agentopt {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
-        command.add_commands(commands)
+        command.add_commands(subparsers)
     return top
 
 

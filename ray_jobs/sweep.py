@@ -33,15 +33,15 @@ from ray_jobs.session import task_of
 from ray_jobs.terminal.display import Display
 from ray_jobs.terminal.text import error_line
 
+DESCRIPTION = "Train a grid of settings on shared engines and print one table."
+
 
 def main(argv: Sequence[str] | None = None, *, model: ChatModel | Models | None = None) -> int:
     """Run a sweep and return its exit code: 0 done, 1 failed, 2 user error, 130 interrupted.
 
     A sweep that failed or was interrupted can be continued. ``model`` replaces the configured model.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m ray_jobs.sweep", description="Train a grid of settings on shared engines and print one table."
-    )
+    parser = argparse.ArgumentParser(prog="python -m ray_jobs.sweep", description=DESCRIPTION)
     parser.add_argument("sweep", type=Path, metavar="SWEEP.toml", help="the grid and the file it is based on")
     parser.add_argument("--dir", type=Path, help="the sweep's folder (default: runs/SWEEP)")
     arguments = parser.parse_args(argv)

@@ -1,8 +1,8 @@
 """Rollouts on other nodes: an actor there has the agent's loop, a sandbox and the task's grader.
 
-One Ray call carries a whole attempt, so the cost of its turns, including the code that they run, is paid on the worker's
+One Ray call carries a whole attempt, so the cost of its turns, including the code they run, is paid on the worker's
 node, next to the engines. The driver admits attempts and gives each to the worker with the fewest; none queue at a
-worker, so there is nothing to steal. An attempt is a pure value, like a completion: what a dying worker held is
+worker, so there is nothing to steal. An attempt is a pure value, like a completion, so what a dying worker held is
 repeated on another.
 """
 
@@ -90,7 +90,7 @@ class RolloutWorkers(ActorPool):
 
 
 def worker_nodes(count: int | None) -> list[str]:
-    """The node id of each rollout worker: ``count`` of them, or one per node if ``count`` is None and there are several.
+    """The node id of each of ``count`` rollout workers; None means one per node if there are several nodes, else none.
 
     Nodes without processors, such as the heads of large clusters, get none. Raises ConfigError if no node is left.
     """

@@ -1,4 +1,4 @@
-"""``agentopt watch``: follow a run folder from another terminal, without a lock and without a trace."""
+"""``agentopt watch``: follow a run from another terminal, without a lock and without writing anything."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from ray_jobs.terminal.display import Display
 from ray_jobs.terminal.text import report_text
 
 POLL_S = 1.0
+"""Seconds between two readings of the run's files."""
 Row = dict[str, Any]
 
 
-def add_commands(commands: Any) -> None:
-    """Add the command to the command line."""
-    watch = commands.add_parser("watch", help="follow a run from another terminal, or look at a finished one")
-    watch.add_argument("run_dir", type=Path, metavar="RUN")
+def add_commands(subparsers: Any) -> None:
+    """Add the command of this module to the command line."""
+    watch = subparsers.add_parser("watch", help="follow a run from another terminal, or view a finished one")
+    watch.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
     watch.set_defaults(run=run_watch)
 
 
@@ -29,11 +30,11 @@ def run_watch(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     try:
         return watch(arguments.run_dir)
     except KeyboardInterrupt:
-        return 0  # how one stops looking
+        return 0  # the usual way to stop watching
 
 
 def watch(run: Path, *, display: Display | None = None, poll_s: float = POLL_S) -> int:
-    """Show a run until it has ended. Raises RunDirError if ``run`` is no run folder."""
+    """Show a run until it has ended, then print its report. Raises RunDirError if ``run`` is not a run folder."""
     from ray_jobs.runs import read_config
 
     config = read_config(run)
@@ -46,11 +47,11 @@ def watch(run: Path, *, display: Display | None = None, poll_s: float = POLL_S) 
 
 
 def follow(run: Path, display: Display, poll_s: float) -> Row:
-    """Tell ``display`` what is appended to the run's files until the run has ended; its report."""
+    """Show what is appended to the run's files until the run has ended, and return its report."""
     metrics, steps = Tail(run / "metrics.jsonl"), Tail(run / "steps.jsonl")
-    begun = told = False
+    begun = idle_shown = False
     while True:
-        used = in_use(run)  # before the files are read, so that the last lines of a process are shown
+        used = in_use(run)  # checked before the files are read, so that a process's last rows are shown
         for step in steps.rows():
             display.step(step)
         for row in metrics.rows() if begun else latest(metrics.rows()):
@@ -58,26 +59,26 @@ def follow(run: Path, display: Display, poll_s: float) -> Row:
         begun = True
         if not used and (ended := read_report(run)) is not None:
             return ended
-        if used is False and not told:
-            display.line(f"no process works on this run (agentopt resume {run} continues it); Ctrl-C ends the waiting")
-        told = used is False
+        if used is False and not idle_shown:
+            display.line(f"no process works on this run (agentopt resume {run} continues it); Ctrl-C stops watching")
+        idle_shown = used is False
         time.sleep(poll_s)
 
 
 def latest(rows: Iterator[Row]) -> list[Row]:
-    """Of rows from before we looked, the last one: the run goes on from there."""
+    """The last of the rows written before we started, from which the display goes on."""
     return [row for row in rows if "decision" not in row][-1:]
 
 
 def show(display: Display, row: Row) -> None:
-    """One row of metrics.jsonl."""
+    """Show a row of metrics.jsonl."""
     display.metrics(row)
     if "decision" not in row:
         display.progress(row["stage"], row["done"], row["total"])
 
 
 def read_report(run: Path) -> Row | None:
-    """The evaluation of a run that has ended; None if there is none yet, or training has not stopped."""
+    """The report of a run that has ended; None if training has not stopped or was not evaluated yet."""
     from agentopt_local.run_dir import read_json
 
     state = read_json(run / "state.json")
@@ -88,9 +89,9 @@ def read_report(run: Path) -> Row | None:
 
 
 def in_use(run: Path) -> bool | None:
-    """Whether a process has the run's lock, from the kernel's list of locks; None if the kernel does not tell.
+    """Whether a process holds the run's lock, from the kernel's list of locks; None if the list is not available.
 
-    Trying the lock instead could get in the way of a resume.
+    Trying to take the lock instead could make a resume fail.
     """
     try:
         inode = (run / ".lock").stat().st_ino
@@ -100,7 +101,7 @@ def in_use(run: Path) -> bool | None:
 
 
 class Tail:
-    """The rows that are appended to a JSONL file, whole lines only."""
+    """Reads the rows that are appended to a JSONL file, complete lines only."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -108,7 +109,7 @@ class Tail:
         self._inode = 0
 
     def rows(self) -> Iterator[Row]:
-        """The rows since the last call. A file that was replaced or cut is read from its start."""
+        """The rows since the last call. A file that was replaced or truncated is read from its start."""
         try:
             with self.path.open("rb") as file:
                 status = os.fstat(file.fileno())
