@@ -25,8 +25,8 @@ def add_commands(subparsers: Any) -> None:
         "export",
         help="write a run's functions for use elsewhere",
         description="Write the functions of RUN as the evaluation tested them. python: an installable package with "
-        "tests. openai, openai-responses, anthropic: tool definitions for these APIs. mcp: an mcp.json entry that starts "
-        "agentopt serve-mcp. inspect: logs of the evaluation before and after training, for inspect view.",
+        "tests. openai, openai-responses, anthropic: tool definitions for these APIs. mcp: an mcp.json entry that "
+        "starts agentopt serve-mcp. inspect: logs of the evaluation before and after training, for inspect view.",
     )
     export.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
     export.add_argument("--format", choices=FORMATS, metavar="FORMAT", required=True, help=", ".join(FORMATS))
@@ -55,7 +55,7 @@ def run_export(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     learned = read_learned(run)
     form: str = arguments.format
     if not learned.functions.functions and form != "inspect":
-        raise ConfigError(f"{run} has learned no function (yet), so there is nothing to export")
+        raise ConfigError(f"{run} has learned no function (yet): there is nothing to export")
     beside = run.resolve().parent / f"{run.resolve().name}-{form}"
     if form == "python":
         output = export_python(run, learned, arguments.output or beside, arguments.name, force=arguments.force)

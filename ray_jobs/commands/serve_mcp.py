@@ -51,7 +51,7 @@ def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     if timeout_s <= 0:
         raise ConfigError(f"--timeout {timeout_s:g}: the limit must be more than 0 seconds")
     if not functions.functions:
-        raise ConfigError(f"{path} has learned no function (yet), so there is nothing to serve")
+        raise ConfigError(f"{path} has learned no function (yet): there is nothing to serve")
 
     name = path.resolve().name
 
