@@ -56,13 +56,13 @@ def run_export(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     form: str = arguments.format
     if not learned.functions.functions and form != "inspect":
         raise ConfigError(f"{run} has learned no function (yet): there is nothing to export")
-    beside = run.resolve().parent / f"{run.resolve().name}-{form}"
+    default = run.resolve().parent / f"{run.resolve().name}-{form}"
     if form == "python":
-        output = export_python(run, learned, arguments.output or beside, arguments.name, force=arguments.force)
+        output = export_python(run, learned, arguments.output or default, arguments.name, force=arguments.force)
     elif form == "inspect":
-        output = export_inspect(run, learned, arguments.output or beside, force=arguments.force)
+        output = export_inspect(run, learned, arguments.output or default, force=arguments.force)
     else:
-        output = arguments.output or beside.with_name(f"{beside.name}.json")
+        output = arguments.output or default.with_name(f"{default.name}.json")
         export_json(run, learned, output, form, arguments.name, force=arguments.force)
     print(output)
     return 0
