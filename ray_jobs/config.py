@@ -86,11 +86,17 @@ class RunConfig(Record):
     optimizer_engine: EngineConfig | None = None
     """How a separate optimizer model is hosted; None means like the agent's."""
     budget: Budget = Budget()
+    """Limits on the tokens and the money that the run may use."""
     agent: AgentConfig = AgentConfig()
+    """How a problem is attempted."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """How the actions of a step are drafted."""
     trainer: TrainerConfig = TrainerConfig()
+    """How updates are tried and accepted, and when training stops."""
     sandbox: SandboxConfig = SandboxConfig()
+    """How generated code is contained."""
     ray: RayConfig = RayConfig()
+    """Where engines and rollouts run."""
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -28,7 +28,7 @@ DRAFT = 2.0
 KNOWN = 8
 """Attempts after which their mean replaces the assumption."""
 READ_COST = 0.25
-"""The cost of a prompt token in generated tokens if no speed was measured; prompts are computed in large batches."""
+"""The cost of a prompt token in generated tokens if no speed was measured; large batches make prompts cheap."""
 SOON_S = 20.0
 """Seconds of work before the first estimate if no speed was measured."""
 BEFORE_S = 60.0
@@ -124,7 +124,7 @@ class Forecast:
         return tests * self.attempt() + training
 
     def seconds(self) -> float | None:
-        """How many seconds a run takes, before it starts; None if no speed was measured."""
+        """The expected duration of the training in seconds, before it starts; None if no speed was measured."""
         return self.remaining() / self.speed if self.speed else None
 
     def left(self) -> float | None:
