@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, help="Ray actors for the rollouts (default: one per node of several)")
     parser.add_argument("--address", help="the Ray cluster to join (default: start one)")
     arguments = parser.parse_args(argv)
-    from ray_jobs.commands.running import watched
+    from ray_jobs.commands.running import run_job
     from ray_jobs.runs import new_run
     from ray_jobs.terminal.display import Display
 
@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     made = (folder / "run" / "config.json").exists()
     run_dir = RunDir(folder / "run") if made else new_run(config_in(folder, ray={"rollout_workers": arguments.workers}))
     display = Display()
-    return watched(run_dir, display, train_once(run_dir, display, arguments))
+    return run_job(run_dir, display, train_once(run_dir, display, arguments))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``python -m ray_jobs``: the ``agentopt`` command where its script is not installed."""
+"""``python -m ray_jobs`` runs the ``agentopt`` command, even if its script is not installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configured agent and the sandbox that it uses: what a run, its workers and a chat have in common."""
+"""The configured agent and its sandbox, as used by runs, rollout workers and chats."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from agentopt_local.sandbox import ForkServerSandbox, SandboxLimits, open_sandbo
 from ray_jobs.config import SandboxConfig
 
 AGENTS: dict[str, type[FunctionCallingAgent]] = {"function_calling": FunctionCallingAgent, "react": ReactAgent}
-"""The agents by their kind in the settings."""
+"""Agent classes by their ``agent.kind``."""
 
 
 def sandbox_of(settings: SandboxConfig, preload: tuple[str, ...] = ()) -> ForkServerSandbox:
-    """The configured sandbox, for ``async with``."""
+    """The configured sandbox, to be entered with ``async with``; ``preload`` names modules to import in it."""
     return open_sandbox(
         limits=SandboxLimits(timeout_s=settings.timeout_s, memory_bytes=settings.memory_bytes),
         workers=settings.workers,

@@ -1,4 +1,4 @@
-"""The ``agentopt`` command."""
+"""The ``agentopt`` command: its parser, its exit codes and its errors; the commands are in ``ray_jobs/commands``."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ray_jobs.commands.running import FAILED, INTERRUPTED, USER_MISTAKE
 from ray_jobs.terminal.text import error_line
 
 COMMANDS = (jobs, show, report, watch, grade, ask, export, serve_mcp, doctor, model_files)
-"""The files that hold commands, in the order of ``agentopt --help``."""
+"""The modules with commands, in the order of ``agentopt --help``. Importing them loads nothing heavy."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. 0: done, 1: failed, 2: the user's mistake, 130: interrupted (a run can be resumed)."""
+    """Run one command and return its exit code: 0 done, 1 failed, 2 user error, 130 interrupted (and resumable)."""
     words, settings = split_settings(sys.argv[1:] if argv is None else argv)
     arguments, rest = parser().parse_known_args(words)
     rest += settings
@@ -35,12 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         return INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output left, as `agentopt show | head` does
+        sys.stderr.close()  # whoever read our output has stopped, as in `agentopt show | head`
         return 0
 
 
 def split_settings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """``argv`` without its ``--section.key value`` pairs, and these: their values are no arguments of a command."""
+    """Split ``argv`` into a command's own arguments and ``--section.key value`` pairs, which argparse does not know."""
     words, settings = [], []
     rest = list(argv)
     while rest:
@@ -55,12 +55,12 @@ def split_settings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the whole command line."""
     top = argparse.ArgumentParser(prog="agentopt", description="Train LLM agents offline by learning their functions.")
     top.add_argument("--version", action="version", version=f"agentopt {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
-        command.add_commands(commands)
+        command.add_commands(subparsers)
     return top
 
 

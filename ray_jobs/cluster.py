@@ -1,4 +1,4 @@
-"""Joining or starting Ray."""
+"""Connecting to Ray, or starting it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ray_jobs.config import RayConfig
 def connect(config: RayConfig) -> None:
     """Join the cluster at ``config.address``, or start one on this machine that ends with this process.
 
-    Without an address, the cluster that ``RAY_ADDRESS`` names is joined, as in a job that ``ray job submit`` started.
+    Without an address, join the cluster in ``RAY_ADDRESS``, which ``ray job submit`` sets for its jobs.
     Raises ConfigError if the cluster cannot be reached, EngineDeadError if Ray does not start on this machine.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -25,7 +25,7 @@ def connect(config: RayConfig) -> None:
     if ray.is_initialized():
         return
     address = config.address or os.environ.get("RAY_ADDRESS") or None
-    # Ray's own handler would end the process in the middle of whatever it does.
+    # Ray installs a handler that ends the process on the spot, whatever it is doing.
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
@@ -34,15 +34,15 @@ def connect(config: RayConfig) -> None:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                object_store_memory=200 << 20,  # only messages travel; the default takes a third of the memory
+                object_store_memory=200 << 20,  # only messages pass through it; the default is a third of the memory
             )
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # noqa: BLE001 - Ray raises many kinds, bare Exceptions among them
+    except Exception as error:  # noqa: BLE001 - Ray raises many types, including bare Exception
         if address is None:
             raise EngineDeadError(
                 f"Ray did not start on this machine ({error}); its logs are under /tmp/ray/session_latest/logs; "
-                "see what is short with 'agentopt doctor', or end other Ray clusters here with 'ray stop'"
+                "see what is missing with 'agentopt doctor', or end other Ray clusters here with 'ray stop'"
             ) from None
         raise ConfigError(
             f"ray.address = {address!r}: no Ray cluster answers there ({error}); start one with "
@@ -54,7 +54,7 @@ def connect(config: RayConfig) -> None:
 
 
 def disconnect() -> None:
-    """Leave Ray, and end it if this process started it."""
+    """Disconnect from Ray, and stop it if this process started it."""
     import ray
 
     if ray.is_initialized():

@@ -1,4 +1,4 @@
-"""A run's settings: a TOML file, a preset, and ``--key value`` overrides, checked before anything starts."""
+"""A run's settings: a TOML file, a preset and ``--key value`` overrides, all checked before anything starts."""
 
 from __future__ import annotations
 
@@ -22,38 +22,43 @@ from serving.config import EngineConfig
 
 
 class TaskConfig(Record):
-    """What is trained on."""
+    """The problems to train and test on."""
 
     spec: str
-    """``reasoning_gym:NAME[,NAME...]``, or ``jsonl:``, ``math:``, ``tabmwp:``, ``gaia:`` or ``gsm8k:`` and a path."""
+    """``reasoning_gym:NAME[,NAME...]``, or a path after ``jsonl:``, ``math:``, ``tabmwp:``, ``gaia:`` or ``gsm8k:``."""
     n_train: int = Field(default=24, ge=1)
+    """Number of training problems."""
     n_test: int = Field(default=60, ge=0)
-    """Held-out problems of the evaluation; 0: evaluate later, with ``agentopt evaluate``."""
+    """Number of held-out problems to evaluate on; 0 leaves the evaluation to ``agentopt evaluate``."""
     seed: int = 0
-    """Which problems are generated, or their order."""
+    """Selects the problems that are generated, or the order of those read from files."""
     settings: dict[str, Any] = Field(default={})
-    """Options of the task, or of its data sets: ``[task.settings.NAME]``."""
+    """Options of the task, or of one of its data sets (``[task.settings.NAME]``)."""
 
 
 class SandboxConfig(Record):
-    """Where generated code runs."""
+    """The sandbox that runs generated code."""
 
     workers: int | None = Field(default=None, ge=1)
-    """Worker processes; None: one per core, at most 8."""
+    """Worker processes; None means one per core, at most 8."""
     timeout_s: float = Field(default=10.0, gt=0)
+    """Default time limit of one call, in seconds; the agent's calls have ``agent.timeout_s``."""
     memory_bytes: int = Field(default=512 << 20, ge=16 << 20)
+    """Memory limit of one call, in bytes."""
     allow_weak: bool = False
-    """Go on although the kernel lacks layers of the sandbox's minimum set."""
+    """Run even if the kernel lacks protections that the sandbox normally requires."""
 
 
 class RayConfig(Record):
-    """Which cluster hosts the engines and the rollouts."""
+    """The Ray cluster that hosts the engines and runs the rollouts."""
 
     address: str | None = None
-    """``auto`` or an address joins a running cluster; None starts one for this run."""
+    """The running cluster to join, ``auto`` or an address; None starts one for this run."""
     rollout_workers: int | None = Field(default=None, ge=0)
-    """Processes, spread over the nodes, that run the agent's loop with a sandbox each; None: one per node where the
-    cluster has several, else 0. 0: rollouts run in the process of the command."""
+    """Processes on the cluster's nodes that run rollouts; 0 runs them in the command's own process.
+
+    Each has its own sandbox. None means one per node if the cluster has several nodes, and 0 otherwise.
+    """
 
 
 class RunConfig(Record):
@@ -61,36 +66,43 @@ class RunConfig(Record):
 
     task: TaskConfig
     preset: Literal["default", "paper"] = "default"
-    """A set of defaults: ``paper`` is the regime of the authors' code."""
+    """The defaults to start from; ``paper`` reproduces the regime of the authors' code."""
     seed: int = 0
-    """Of batches, samples and rollouts."""
+    """Seeds batches, samples and rollouts."""
     run_dir: str = "runs"
-    """The folder under which the run's folder is made."""
+    """The folder in which the run's own folder is created."""
     run_name: str | None = None
-    """The run folder's name; None: made from the task and the time."""
+    """The name of the run's folder; None derives one from the task and the time."""
     start_functions: str | None = None
-    """Functions to start the training from: a run, an exported package, a folder of .py files, or a .py file."""
+    """Functions to start from: a run, an exported package, a folder of .py files, or a single .py file."""
     concurrency: int = Field(default=64, ge=1)
-    """Rollouts under way at once."""
+    """How many rollouts may run at once."""
     model: ModelConfig = ModelConfig()
-    """The agent's model, and the optimizer's unless that has one of its own."""
+    """The agent's model, which the optimizer also uses unless ``optimizer_model`` is set."""
     engine: EngineConfig = EngineConfig()
+    """How the agent's model is hosted."""
     optimizer_model: ModelConfig | None = None
-    """The optimizer's model, hosted here or behind an endpoint; None: the agent's."""
+    """The optimizer's model, hosted here or behind an endpoint; None means the agent's model."""
     optimizer_engine: EngineConfig | None = None
-    """How the optimizer's model is hosted if it is another one; None: as the agent's."""
+    """How a separate optimizer model is hosted; None means like the agent's."""
     budget: Budget = Budget()
+    """Limits on the tokens and the money that the run may use."""
     agent: AgentConfig = AgentConfig()
+    """How a problem is attempted."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """How the actions of a step are drafted."""
     trainer: TrainerConfig = TrainerConfig()
+    """How updates are tried and accepted, and when training stops."""
     sandbox: SandboxConfig = SandboxConfig()
+    """How generated code is contained."""
     ray: RayConfig = RayConfig()
+    """Where engines and rollouts run."""
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The settings in ``path`` with ``--section.key value`` overrides.
+    """Load the settings in ``path`` and apply ``--section.key value`` overrides.
 
-    Raises ConfigError that names the file or flag, the key, the value and the remedy.
+    Raises a ConfigError that names the file or flag, the key, the value and how to fix it.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -111,7 +123,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def build(values: dict[str, Any], source: str, origin: dict[str, str] | None = None) -> RunConfig:
-    """A RunConfig from plain values over its preset. ``origin``: which keys came from which flag."""
+    """Build a RunConfig from plain values on top of their preset.
+
+    ``source`` names the file in errors; ``origin`` maps keys that came from the command line to their flags. Raises
+    ConfigError.
+    """
     preset = values.get("preset", "default")
     if isinstance(preset, str) and preset in PRESETS:
         values = merged(PRESETS[preset], values)
@@ -124,7 +140,7 @@ def build(values: dict[str, Any], source: str, origin: dict[str, str] | None = N
 
 
 def with_budget(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """``config`` with another budget: all that a run may change when it is resumed. Raises ConfigError."""
+    """Return ``config`` with a new budget, the only setting that may change on resume. Raises ConfigError."""
     values = config.model_dump(mode="json")
     for key, value in parse_overrides(overrides):
         if not key.startswith("budget."):
@@ -134,7 +150,7 @@ def with_budget(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
 
 
 def explain(error: ValidationError, source: str, origin: dict[str, str]) -> str:
-    """One line per wrong value: where it stands, what it is, what was expected."""
+    """Describe each wrong value on a line of its own: where it is, what it is and what was expected."""
     lines = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
@@ -152,7 +168,7 @@ def explain(error: ValidationError, source: str, origin: dict[str, str]) -> str:
 
 
 def describe(key: str) -> str:
-    """What a key means, from the doc under its field."""
+    """What a key means, from the docstring below its field."""
     record: Any = RunConfig
     text = ""
     for part in key.split("."):
@@ -165,7 +181,7 @@ def describe(key: str) -> str:
 
 
 def check_keys(values: dict[str, Any], record: Any, source: str, prefix: str = "") -> None:
-    """Raise ConfigError for a key that is no setting, naming the nearest that is."""
+    """Raise ConfigError for a key that is not a setting, suggesting the closest one."""
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in record.model_fields:
@@ -178,7 +194,7 @@ def check_keys(values: dict[str, Any], record: Any, source: str, prefix: str = "
 
 
 def table(annotation: Any) -> type[Record] | None:
-    """The record that a setting holds, if it is a table of settings (perhaps one that may be left out)."""
+    """The record class of a setting that is a table of settings, optional or not; None for a plain value."""
     for each in (annotation, *get_args(annotation)):
         if isinstance(each, type) and issubclass(each, Record):
             return each
@@ -186,13 +202,13 @@ def table(annotation: Any) -> type[Record] | None:
 
 
 def nearest(parts: Sequence[str | int]) -> str:
-    """A hint naming the real key most like this one."""
+    """A hint that names the setting closest to this key."""
     keys = all_keys()
     name = ".".join(str(part) for part in parts)
     tails = {key.rsplit(".", 1)[-1]: key for key in reversed(keys)}  # the first section with a key wins
     last = name.rsplit(".", 1)[-1]
     sections = sorted({key.split(".")[0] for key in keys})
-    if last in tails:  # the right key in the wrong section, or with no section at all
+    if last in tails:  # the right key in the wrong section or without one
         found = [tails[last]]
     elif "." not in name and (close := difflib.get_close_matches(name, sections, n=1, cutoff=0.7)):
         found = [close[0]]
@@ -203,7 +219,7 @@ def nearest(parts: Sequence[str | int]) -> str:
 
 
 def all_keys(record: Any = RunConfig, prefix: str = "") -> list[str]:
-    """Every setting's dotted name."""
+    """The dotted names of all settings."""
     keys = []
     for name, field in record.model_fields.items():
         if (inner := table(field.annotation)) is not None:
@@ -214,7 +230,10 @@ def all_keys(record: Any = RunConfig, prefix: str = "") -> list[str]:
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
-    """``--a.b value`` and ``--a.b=value`` pairs. A value is read as TOML, or else as plain text."""
+    """Parse ``--a.b value`` and ``--a.b=value`` pairs; values are TOML if they parse as TOML, else text.
+
+    Raises ConfigError.
+    """
     pairs: list[tuple[str, Any]] = []
     rest = list(arguments)
     while rest:
@@ -234,7 +253,7 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
 
 
 def takes_text(key: str) -> bool:
-    """Whether a setting is text, so that ``--run_name 2024`` is not read as a number."""
+    """Whether a setting holds text, so that ``--run_name 2024`` is not read as a number."""
     record: Any = RunConfig
     for part in key.split("."):
         if not hasattr(record, "model_fields") or part not in record.model_fields:
@@ -245,7 +264,7 @@ def takes_text(key: str) -> bool:
 
 
 def toml_value(text: str) -> Any:
-    """``3``, ``true``, ``[1, 2]`` as TOML reads them; anything else is text; ``none`` is None."""
+    """Read ``3``, ``true`` or ``[1, 2]`` as TOML does; ``none`` is None, and anything else is text."""
     if text.lower() == "none":
         return None
     try:
@@ -255,17 +274,17 @@ def toml_value(text: str) -> Any:
 
 
 def set_key(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key."""
+    """Set a dotted key in nested tables. Raises ConfigError if one of its sections is not a table."""
     *sections, last = key.split(".")
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"--{key}: {section} = {values!r} in the file is no table, so it has no {last}")
+            raise ConfigError(f"--{key}: {section} = {values!r} in the file is not a table, so it cannot hold {last}")
     values[last] = value
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """``over`` on top of ``base``, table by table."""
+    """Merge ``over`` into ``base``, table by table; neither is modified."""
     out = dict(base)
     for key, value in over.items():
         known = out.get(key)
@@ -274,7 +293,7 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def near_files(path: Path) -> str:
-    """A hint naming a file like ``path``."""
+    """A hint that names a .toml file with a similar name in the same folder."""
     folder = path.parent
     names = [each.name for each in folder.glob("*.toml")] if folder.is_dir() else []
     found = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)

@@ -1,7 +1,7 @@
-"""How long a training will take: what it has still to compute, over how fast its model computes.
+"""How long a training will take: the work left to do, divided by how fast the model computes.
 
-Before the first answers both are guesses, from the budgets in the settings and from a measured speed; then they are
-what this run has shown. Steps count as if every one were made, so a training that stops early ends early.
+At first both are guesses, from the budgets in the settings and from a measured speed; later they are what this run has
+shown. All steps are assumed to be made, so a training that stops early takes less time.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from serving.calibration import measure_in_child
 from serving.facts import Speed
 
 GENERATED = 0.25
-"""Of an attempt's budget of generated tokens: what an attempt takes, until some have ended."""
+"""The share of its token budget that an attempt is assumed to generate, until enough have ended."""
 READ = 150
-"""Prompt tokens of an attempt that the prefix cache did not hold, until some have ended."""
+"""Prompt tokens of an attempt that are assumed to miss the prefix cache, until enough have ended."""
 DRAFT = 2.0
-"""Tokens of a draft, repairs included, over the budget of one source, until a step has ended."""
+"""Tokens of a draft with its repairs, as a multiple of one source's budget, until a step has ended."""
 KNOWN = 8
-"""Attempts after which their mean counts."""
+"""Attempts after which their mean replaces the assumption."""
 READ_COST = 0.25
-"""Of a prompt token, in generated ones, where no speed was measured: products with many rows are cheap."""
+"""The cost of a prompt token in generated tokens if no speed was measured; large batches make prompts cheap."""
 SOON_S = 20.0
-"""Of work, before which no speed is told where none was measured."""
+"""Seconds of work before the first estimate if no speed was measured."""
 BEFORE_S = 60.0
-"""Of work, which the speed that was measured beforehand is worth."""
+"""The weight of a speed that was measured beforehand, in seconds of work at that speed."""
 
 
 def speed_here(config: RunConfig) -> Speed | None:
-    """The speed of the agent's model on this processor, measured in a few seconds without loading it.
+    """Measure how fast the agent's model would be on this processor. Takes a few seconds and does not load the model.
 
-    None where it will run elsewhere: on a GPU, on a cluster, or behind an endpoint. Raises ConfigError where vLLM
-    cannot run on this processor, EngineDeadError where its products cannot be tried.
+    Returns None if the model will run elsewhere: on a GPU, on a cluster or behind an endpoint. Raises ConfigError if
+    vLLM cannot run on this processor, EngineDeadError if the measurement fails.
     """
     from serving.model_store import resolve
 
@@ -50,12 +50,12 @@ def speed_here(config: RunConfig) -> Speed | None:
 
 
 def has_gpu() -> bool:
-    """Whether this machine has a GPU that Ray would see, by its driver's files."""
+    """Whether this machine has a GPU that Ray would see, judged by its driver's device files."""
     return any(path.exists() for path in (Path("/dev/nvidia0"), Path("/dev/nvidiactl"), Path("/dev/kfd")))
 
 
 def expectations(config: RunConfig, speed: Speed) -> list[str]:
-    """What is said before a model is loaded on this processor: how it computes, how fast, and if that is slow."""
+    """What to print before a model is loaded on this processor: arithmetic, speed, and a hint if that is slow."""
     lines = [f"{config.model.name} on this processor, {speed.arithmetic}", f"expected: {speed}"]
     if speed.arithmetic.slow:
         lines.append("this is slow; engine.dtype = 'auto' takes what the processor computes fastest")
@@ -63,7 +63,7 @@ def expectations(config: RunConfig, speed: Speed) -> list[str]:
 
 
 class Forecast:
-    """Counts the work of one run in generated tokens, prompt tokens at their own price."""
+    """Counts the work of a run in units of a generated token; a prompt token costs less."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Forecast:
         steps: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``speed``: the model's, if it was measured; ``steps``: finished before."""
+        """``speed`` is the model's, if measured; ``steps`` were finished before; ``clock`` returns seconds."""
         self.config = config
         self.speed = speed.at(min(config.concurrency, config.engine.max_num_seqs)) if speed else None
         self.read_cost = self.speed / speed.prompt if speed and self.speed else READ_COST
@@ -91,17 +91,17 @@ class Forecast:
         self._engines: tuple[int, int] | None = None
 
     def work(self, read: float, generated: float) -> float:
-        """In generated tokens."""
+        """The cost of prompt tokens (``read``) and generated tokens."""
         return generated + self.read_cost * read
 
     def attempt(self) -> float:
-        """The work of one attempt."""
+        """The expected work of one attempt."""
         if self._attempts >= KNOWN:
             return self._attempt_work / self._attempts
         return self.work(READ, GENERATED * self.config.agent.max_tokens)
 
     def proposal(self) -> float:
-        """The work of one step's drafts."""
+        """The expected work of one step's drafts."""
         if self._written_steps:
             return self._written / self._written_steps
         settings = self.config.optimizer
@@ -109,14 +109,14 @@ class Forecast:
         return self.work(settings.evidence_tokens, DRAFT * settings.max_source_tokens * drafts)
 
     def step_work(self) -> float:
-        """The work of one step: its drafts, and the attempts with each of its updates."""
+        """The expected work of one step: its drafts, and rollouts with each of the updates tried."""
         trainer, edits = self.config.trainer, self.config.optimizer.max_actions
         tries = (edits + 0.5 if trainer.try_edits and edits > 1 else 1.0) * trainer.n_candidates
         problems = min(trainer.batch_size or self.config.task.n_train, self.config.task.n_train)
         return self.proposal() + tries * problems * self.attempt()
 
     def remaining(self) -> float:
-        """The work that is left, if every step is made."""
+        """The work left if all steps are made."""
         tests = max(0, 2 * self.config.task.n_test - self._tests)
         left = max(0, self.config.trainer.max_epochs - self._steps)
         first = self.config.task.n_train * self.attempt() if self._steps == 0 else 0.0
@@ -124,27 +124,27 @@ class Forecast:
         return tests * self.attempt() + training
 
     def seconds(self) -> float | None:
-        """How long it will take, before it begins; None where no speed was measured."""
+        """The expected duration of the training in seconds, before it starts; None if no speed was measured."""
         return self.remaining() / self.speed if self.speed else None
 
     def left(self) -> float | None:
-        """Seconds from now on; None while that cannot be told."""
-        if self.config.trainer.count_accepted:  # as many steps as it takes
+        """Seconds left from now; None while there is no basis for an estimate."""
+        if self.config.trainer.count_accepted:  # the number of steps is not known
             return None
         elapsed = self._clock() - self._started
         done = self.work(*self._engines) if self._engines else self._replies
         if self.speed is None and (elapsed < SOON_S or done == 0):
             return None
-        # The measured speed counts as so much work seen before: the first seconds are slower than the rest.
+        # The first seconds are slower than the rest, so the measured speed counts as work already observed.
         before = BEFORE_S if self.speed else 0.0
         return self.remaining() * (elapsed + before) / (done + before * (self.speed or 0.0))
 
     def beat(self, engines: tuple[int, int]) -> None:
-        """Prompt tokens and tokens that the engines have computed for this run so far."""
+        """Record the prompt tokens and generated tokens that the engines have computed for this run so far."""
         self._engines = engines
 
     def spent(self, role: Role, usage: Usage) -> None:
-        """A reply came, or a whole attempt from another machine."""
+        """Record the tokens of a reply, or of a whole attempt by a rollout worker."""
         work = self.work(usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens)
         self._replies += work
         if role == "optimizer":

@@ -1,4 +1,4 @@
-"""The trainings of a sweep: every combination of a grid of settings, on one set of engines."""
+"""The trainings of a sweep: every combination in a grid of settings, run on one set of engines."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ from ray_jobs.runs import kept, new_run
 from ray_jobs.training import train
 
 SHARED = ("engine", "model", "ray", "run_dir", "run_name")
-"""Settings that all trainings of a sweep have in common, because they share the engines and the folder."""
+"""Sections that a grid cannot vary, because all trainings of a sweep share the engines and the folder."""
 
 
 class SweepConfig(Record):
     """A grid of trainings."""
 
     base: Path
-    """A .toml file of settings."""
+    """The .toml file with the common settings, relative to the sweep's own file."""
     parallel: int = Field(default=4, ge=1)
-    """Trainings at once; each keeps its own ``concurrency``."""
+    """How many trainings may run at once; each has its own ``concurrency``."""
     grid: dict[str, list[Any]] = Field(min_length=1)
-    """Setting -> the values to try."""
+    """Values to try, by setting."""
 
 
 class Training(Record):
-    """One cell of the grid."""
+    """The training for one cell of the grid."""
 
     name: str
-    """Of its run folder."""
+    """The name of its run folder."""
     varied: dict[str, Any]
-    """The grid's settings and their values here."""
+    """This cell's values, by setting."""
     config: RunConfig
 
 
 def load_sweep(path: Path, folder: Path | None = None) -> tuple[SweepConfig, Path, list[Training]]:
-    """The sweep in ``path``, its folder (``runs/NAME`` if none is given), and its trainings in the grid's order.
+    """Load a sweep from ``path``; returns it, its folder (by default ``runs/NAME``) and its trainings in grid order.
 
-    Raises ConfigError that names the file, the key, the value and the remedy.
+    Raises a ConfigError that names the file, the key, the value and how to fix it.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -91,7 +91,7 @@ def load_sweep(path: Path, folder: Path | None = None) -> tuple[SweepConfig, Pat
 
 
 def flag_text(value: Any) -> str:
-    """A TOML value as ``--key`` takes it."""
+    """Write a TOML value as a command-line value."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -103,10 +103,10 @@ async def run_sweep(
     *,
     model: ChatModel | Models | None = None,
 ) -> list[dict[str, Any]]:
-    """Train what is not finished, ``sweep.parallel`` at a time, on one set of engines; a row per training.
+    """Run the unfinished trainings, ``sweep.parallel`` at a time, on one set of engines; returns a row per training.
 
-    A training whose settings are wrong is a row with an error. Anything that concerns the machine (a dead engine, a
-    full disk) ends the sweep, which can be continued. ``model`` replaces the configured one, as in ``open_session``.
+    A training whose settings are wrong yields a row with an error. A failure of the machine (a dead engine, a full
+    disk) ends the sweep, which can be continued. ``model`` replaces the configured model, as in ``open_session``.
     """
     slots = asyncio.Semaphore(sweep.parallel)
     unfinished = [each for each in trainings if finished(folder / each.name) is None]
@@ -168,7 +168,7 @@ def figures(report: Report) -> dict[str, Any]:
 
 
 def over_seeds(rows: Sequence[dict[str, Any]], varied: Sequence[str]) -> list[dict[str, Any]]:
-    """Means and standard deviations over ``seed``, a row per combination of the other settings."""
+    """Means and standard deviations over seeds, with a row per combination of the other settings in ``varied``."""
     others = [key for key in varied if key != "seed"]
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -191,7 +191,7 @@ def over_seeds(rows: Sequence[dict[str, Any]], varied: Sequence[str]) -> list[di
 
 
 def table_text(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as aligned columns; a column is there if any row has it."""
+    """Format rows as aligned columns, one for each key that occurs in any row."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     cells = [keys, *([shown(row.get(key)) for key in keys] for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(keys))]
@@ -199,14 +199,17 @@ def table_text(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A cell's text."""
+    """The text of a table cell."""
     if value is None:
         return ""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def open_folder(folder: Path, trainings: Sequence[Training]) -> Any:
-    """Make or continue the sweep's folder; its lock. Raises RunDirError if it belongs to another sweep."""
+    """Create or reopen the sweep's folder and return its lock.
+
+    Raises RunDirError if the folder cannot be created or belongs to another sweep.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

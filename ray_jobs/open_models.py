@@ -1,4 +1,4 @@
-"""Opening the models of a run: engines started here, engines joined by name, or an endpoint."""
+"""Opening a run's models: engines started for it, engines joined by name, or endpoints."""
 
 from __future__ import annotations
 
@@ -15,34 +15,39 @@ from serving.config import EngineConfig
 
 @dataclass(frozen=True)
 class Models:
-    """The open models of a run; both roles may share one."""
+    """A run's open models; both roles may share one."""
 
     agent: ChatModel
     optimizer: ChatModel
     device: str
-    """Where the agent's runs: ``cpu``, ``gpu``, ``endpoint``, or ``external`` if it was handed in."""
+    """Where the agent's model runs: ``cpu``, ``gpu``, ``endpoint``, or ``external`` for a caller's model."""
 
     @staticmethod
-    def of(model: ChatModel) -> Models:
-        """One model of the caller's for both roles."""
+    def of(model: ChatModel | Models) -> Models:
+        """A caller's models as they are, or one model for both roles."""
+        if isinstance(model, Models):
+            return model
         return Models(model, model, str(getattr(model, "device", "external")))
 
 
 async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Progress) -> Models:
-    """The configured models; one is opened where both roles have the same."""
+    """Open the configured models; roles with the same settings share one.
+
+    ``stack`` closes them. Raises ConfigError, and EngineDeadError if an engine does not start.
+    """
     agent, device = await open_model(config.model, config.engine, config, stack, progress)
-    own, engine = config.optimizer_model or config.model, config.optimizer_engine or config.engine
-    same = own == config.model and (own.base_url is not None or engine == config.engine)
+    model, engine = config.optimizer_model or config.model, config.optimizer_engine or config.engine
+    same = model == config.model and (model.base_url is not None or engine == config.engine)
     if same:
         return Models(agent, agent, device)
-    optimizer, _ = await open_model(own, engine, config, stack, progress)
+    optimizer, _ = await open_model(model, engine, config, stack, progress)
     return Models(agent, optimizer, device)
 
 
 async def open_model(
     model: ModelConfig, engine: EngineConfig, config: RunConfig, stack: AsyncExitStack, progress: Progress
 ) -> tuple[ChatModel, str]:
-    """A model, and where it runs: ``cpu``, ``gpu`` or ``endpoint``."""
+    """Open a model and say where it runs: ``cpu``, ``gpu`` or ``endpoint``. ``stack`` closes it."""
     if model.base_url is not None:
         from agentopt_local.models.openai import OpenAIChatModel
 

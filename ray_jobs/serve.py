@@ -1,4 +1,4 @@
-"""The ``serve`` job: engines under a name, kept alive between the runs that use them."""
+"""The ``serve`` job: engines kept alive under a name, for runs to join."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray_jobs.config import RayConfig, RunConfig
 
 
 async def serve(config: RunConfig, progress: Progress) -> None:
-    """Start the configured engines under ``engine.pool_name`` and keep them until cancelled.
+    """Start the configured engines under ``engine.pool_name`` and keep them alive until cancelled.
 
     Raises ConfigError if the name is missing or taken, EngineDeadError if an engine does not start.
     """
@@ -35,7 +35,7 @@ async def serve(config: RunConfig, progress: Progress) -> None:
 
 
 def stop(config: RunConfig) -> int:
-    """End the engines called ``engine.pool_name``; how many there were."""
+    """Stop the engines called ``engine.pool_name`` and return how many there were."""
     from serving.pool import end_named
 
     connect(cluster_of(config))
@@ -46,12 +46,12 @@ def stop(config: RunConfig) -> int:
 
 
 def pool_name(config: RunConfig) -> str:
-    """The pool's name. Raises ConfigError if the settings have none."""
+    """The name of the engine pool. Raises ConfigError if it is not set."""
     if config.engine.pool_name is None:
         raise ConfigError("engine.pool_name is not set: give the engines a name, as --engine.pool_name shared")
     return config.engine.pool_name
 
 
 def cluster_of(config: RunConfig) -> RayConfig:
-    """Where the named engines are: without an address, on the cluster of this machine."""
+    """The cluster with the named engines; without an address, the one running on this machine."""
     return config.ray if config.ray.address is not None else RayConfig(address="auto")

@@ -1,4 +1,4 @@
-"""Everything one run needs, opened and closed together: model, sandbox, task, agent, optimizer, run folder."""
+"""Everything a run needs, opened and closed together: task, sandbox, models, agent, optimizer and metrics."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from serving.facts import EngineFacts, Pulse
 
 log = logging.getLogger(__name__)
 BEAT_S = 2.0
-"""Between two looks at the engines."""
+"""Seconds between two readings of the engines' counters."""
 HOSTED = ("cpu", "gpu")
-"""Devices of engines on the Ray cluster, beside which rollouts can run."""
+"""Devices of engines on the Ray cluster, next to which rollout workers can run."""
 
 
 @dataclass
@@ -46,22 +46,48 @@ class Session:
     task: Task
     sandbox: Sandbox
     model: ChatModel
-    """The agent's, counted by the ledger."""
+    """The agent's model, metered by the ledger."""
     rollouts: Rollouts
     optimizer: Optimizer
     ledger: Ledger
     metrics: Metrics
     forecast: Forecast
     device: str
+    """Where the agent's model runs, as in :class:`Models`."""
     engine: EngineFacts | None
-    """How the agent's engine computes, if it is hosted."""
+    """How the agent's engine computes; None behind an endpoint."""
     started: float
+    """When the session was opened, by the monotonic clock in seconds."""
     layers: dict[str, str]
-    """The sandbox's layers in force, as found when it was opened."""
+    """The sandbox's layers and whether each is on, as found when it was opened."""
+
+
+class Observers:
+    """Passes on what happens in a run to its metrics, its forecast and its display."""
+
+    def __init__(self, metrics: Metrics, forecast: Forecast, progress: Progress) -> None:
+        self.metrics = metrics
+        self.forecast = forecast
+        self.progress = progress
+
+    def on_progress(self, stage: str, done: int, total: int) -> None:
+        """``done`` of ``total`` rollouts of a stage have ended."""
+        self.metrics.progress(stage, done, total)
+        self.progress(stage, done, total)
+
+    def on_rollout(self, stage: str, trajectory: Trajectory) -> None:
+        """A rollout has ended."""
+        self.metrics.rollout(stage, trajectory)
+        self.forecast.rollout(stage, trajectory)
+
+    def on_usage(self, role: Role, usage: Usage) -> None:
+        """A completion has been paid for."""
+        self.metrics.spent(usage)
+        self.forecast.spent(role, usage)
 
 
 def task_of(config: RunConfig) -> Task:
-    """The configured task. Raises ConfigError if it is wrong or has too few problems."""
+    """Load the configured task. Raises ConfigError if that fails or it has too few problems."""
     task = load_task(config.task.spec, seed=config.task.seed, settings=config.task.settings)
     task.problems("train", config.task.n_train)
     task.problems("test", config.task.n_test)
@@ -77,20 +103,17 @@ async def open_session(
     model: ChatModel | Models | None = None,
     on_metrics: Callable[[MetricRow], None] | None = None,
 ) -> AsyncIterator[Session]:
-    """Open everything, cheapest first, so that a user's mistake shows before an engine starts.
+    """Open everything, cheapest first, so that a user's mistake surfaces before an engine starts.
 
-    ``model`` replaces the configured ones: the shipped scripted model, in tests and trials, or open models that
-    several runs share. They are not closed with the session. ``on_metrics`` is told every row of metrics.jsonl.
+    ``model`` replaces the configured models: a scripted model, or open models that several runs share. It is not
+    closed with the session. ``on_metrics`` is called with every row of metrics.jsonl.
     """
     task = task_of(config)
     started = time.monotonic()
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(sandbox_of(config.sandbox, task.preload))
         sandbox = RepeatingSandbox(opened)
-        if model is None:
-            models = await open_models(config, stack, progress)
-        else:
-            models = model if isinstance(model, Models) else Models.of(model)
+        models = await open_models(config, stack, progress) if model is None else Models.of(model)
         forecast = forecast_of(config, models.agent, steps=len(run_dir.steps()))
 
         def under_way(stage: Stage) -> int:
@@ -120,22 +143,16 @@ async def open_session(
 
             agent = await open_workers(config, task, models.agent, ledger, stack) or agent
         admission = admission_of(config, models.agent)
-        rollouts = Rollouts(agent, task, sandbox, run_dir, admission=admission, progress=told, observe=ended)
-        one_text = config.agent.kind == "react" and config.agent.one_string_argument
-        optimizer = Optimizer(
-            MeteredModel(models.optimizer, "optimizer", writer.prices, ledger),
-            task,
-            sandbox,
-            config.optimizer,
-            one_text=one_text,
-        )
-        stack.push_async_callback(end_task, asyncio.create_task(beats(models, metrics, forecast)))
+        progress, observe = observers.on_progress, observers.on_rollout
+        rollouts = Rollouts(agent, task, sandbox, run_dir, admission=admission, progress=progress, observe=observe)
+        optimizer = optimizer_of(config, task, sandbox, models, ledger)
+        stack.push_async_callback(end_task, asyncio.create_task(follow_engines(models, metrics, forecast)))
         yield Session(
             config=config,
             run_dir=run_dir,
             task=task,
             sandbox=sandbox,
-            model=talker,
+            model=agent_model,
             rollouts=rollouts,
             optimizer=optimizer,
             ledger=ledger,
@@ -148,18 +165,26 @@ async def open_session(
         )
 
 
-async def beats(models: Models, metrics: Metrics, forecast: Forecast) -> None:
-    """Tell how far the engines are, from the first second on and although no answer comes."""
+def optimizer_of(config: RunConfig, task: Task, sandbox: Sandbox, models: Models, ledger: Ledger) -> Optimizer:
+    """The configured optimizer, with its model metered by ``ledger``."""
+    prices = (config.optimizer_model or config.model).prices
+    optimizer_model = MeteredModel(models.optimizer, "optimizer", prices, ledger)
+    one_text = config.agent.kind == "react" and config.agent.one_string_argument
+    return Optimizer(optimizer_model, task, sandbox, config.optimizer, one_text=one_text)
+
+
+async def follow_engines(models: Models, metrics: Metrics, forecast: Forecast) -> None:
+    """Report the engines' progress every BEAT_S, so that it shows before the first reply arrives."""
     pools = {id(model): model for model in (models.agent, models.optimizer) if hasattr(model, "pulse")}.values()
     first: Pulse | None = None
     while True:
         await asyncio.sleep(BEAT_S)
-        told = [pulse for pool in pools if (pulse := await pool.pulse()) is not None]
-        if len(told) < len(pools) or not told:
+        pulses = [pulse for pool in pools if (pulse := await pool.pulse()) is not None]
+        if len(pulses) < len(pools) or not pulses:
             metrics.beat()
             continue
-        now = sum(told, Pulse())
-        # What joined engines did before this run, and what a restarted one has forgotten, is no work of ours.
+        now = sum(pulses, Pulse())
+        # Joined engines may have done other work before this run, and a restarted one counts from zero again.
         first = now if first is None or now.steps < first.steps else first
         engines = (now.prompt_tokens - first.prompt_tokens, now.completion_tokens - first.completion_tokens)
         forecast.beat(engines)
@@ -167,22 +192,22 @@ async def beats(models: Models, metrics: Metrics, forecast: Forecast) -> None:
 
 
 async def end_task(task: asyncio.Task[None]) -> None:
-    """Cancel ``task`` and wait for its end."""
+    """Cancel ``task`` and wait until it has ended."""
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
 def forecast_of(config: RunConfig, model: ChatModel, *, steps: int = 0) -> Forecast:
-    """A forecast with the speed that ``model`` is expected to have."""
+    """A forecast for ``model`` at its expected speed; ``steps`` have been finished before."""
     facts: EngineFacts | None = getattr(model, "facts", None)
     return Forecast(config, facts.speed if facts else None, steps=steps)
 
 
 def admission_of(config: RunConfig, model: ChatModel) -> Admission:
-    """``concurrency`` rollouts at once, as far as the engines that host ``model`` have room for them."""
+    """Admits ``concurrency`` rollouts at once, or fewer if the engines of ``model`` lack room in their KV caches."""
     return Admission(
         config.concurrency,
-        capacity=lambda: getattr(model, "kv_cache_tokens", None),  # of engines; endpoints do not tell
+        capacity=lambda: getattr(model, "kv_cache_tokens", None),  # None for an endpoint
         expected_tokens=config.agent.max_tokens,
     )
 
@@ -195,7 +220,10 @@ def open_metrics(
     under_way: Callable[[Stage], int],
     left: Callable[[], float | None],
 ) -> Metrics:
-    """Metrics that go to the run folder, to TensorBoard's files where that is installed, and to ``on_metrics``."""
+    """Metrics written to the run folder, to TensorBoard event files if it is installed, and to ``on_metrics``.
+
+    ``under_way`` counts the requests or rollouts in flight of a stage; ``left`` estimates the seconds left.
+    """
     from ray_jobs.tensorboard import open_events
 
     last = run_dir.last_metric()
@@ -217,7 +245,10 @@ def open_metrics(
 async def open_agent(
     config: RunConfig, progress: Progress, *, model: ChatModel | None = None
 ) -> AsyncIterator[FunctionCallingAgent]:
-    """The configured agent with its sandbox and model, for a person's questions. ``model`` replaces the model."""
+    """Open the configured agent with its sandbox and model, to answer a user's questions.
+
+    ``model`` replaces the configured model.
+    """
     async with AsyncExitStack() as stack:
         sandbox = RepeatingSandbox(await stack.enter_async_context(sandbox_of(config.sandbox)))
         if model is None:

@@ -1,4 +1,4 @@
-"""The functions that a training starts from: read, checked and loaded once in a sandbox."""
+"""The functions a training starts from: read from files, checked, and loaded in a sandbox."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray_jobs.config import RunConfig, SandboxConfig
 
 
 def start_set(config: RunConfig) -> FunctionSet:
-    """The checked functions that ``config.start_functions`` names; the empty set if it names none."""
+    """The checked functions at ``config.start_functions``, or the empty set. Raises ConfigError."""
     if config.start_functions is None:
         return FunctionSet()
     path = Path(config.start_functions).expanduser()
@@ -21,9 +21,9 @@ def start_set(config: RunConfig) -> FunctionSet:
 
 
 def load_functions(path: Path, allowed_packages: Sequence[str], settings: SandboxConfig) -> FunctionSet:
-    """The functions at ``path`` after every check: as Function, of imports, and a load in a sandbox of its own.
+    """Read the functions at ``path``, check sources and imports, and load them in a sandbox of their own.
 
-    Raises ConfigError that names each wrong file. Starts an event loop, so it is called before a command's own.
+    Raises a ConfigError that names each wrong file. It runs an event loop, so call it before starting another.
     """
     found = find_functions(path, allowed_packages)
 

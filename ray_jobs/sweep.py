@@ -1,17 +1,17 @@
-"""Many trainings that share the engines: ``python -m ray_jobs.sweep SWEEP.toml``, and one table at the end.
+"""Train a grid of settings on shared engines and print one table: ``python -m ray_jobs.sweep SWEEP.toml``.
 
 ::
 
-    base = "demo.toml"       # the settings that all trainings have in common; a path beside SWEEP.toml
-    parallel = 4             # trainings at once
+    base = "demo.toml"       # the settings that all trainings have in common; a path relative to SWEEP.toml
+    parallel = 4             # how many trainings run at once
 
     [grid]                   # every combination is one training
     "task.spec" = ["reasoning_gym:base_conversion", "reasoning_gym:spell_backward"]
     "seed" = [0, 1, 2]
     "trainer.try_edits" = [true, false]
 
-The sweep's folder holds a run folder per training, ``sweep.json`` and ``table.json``. The same command continues a
-sweep that was interrupted: finished trainings are not run again, the others continue where they were.
+The sweep's folder holds a run folder per training, ``sweep.json`` and ``table.json``. The same command continues an
+interrupted sweep: finished trainings are not run again, and the others continue where they stopped.
 """
 
 from __future__ import annotations
@@ -32,12 +32,17 @@ from ray_jobs.session import task_of
 from ray_jobs.terminal.display import Display
 from ray_jobs.terminal.text import error_line
 
+DESCRIPTION = "Train a grid of settings on shared engines and print one table."
+
 
 def main(argv: Sequence[str] | None = None, *, model: ChatModel | Models | None = None) -> int:
-    """Run a sweep. 0: done, 1: failed, 2: the user's mistake, 130: interrupted; the last two can be continued."""
-    parser = argparse.ArgumentParser(prog="python -m ray_jobs.sweep", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("sweep", type=Path, metavar="SWEEP.toml")
-    parser.add_argument("--dir", type=Path, help="the sweep's folder (default: runs/ and the file's name)")
+    """Run a sweep and return its exit code: 0 done, 1 failed, 2 user error, 130 interrupted.
+
+    A sweep that failed or was interrupted can be continued. ``model`` replaces the configured model.
+    """
+    parser = argparse.ArgumentParser(prog="python -m ray_jobs.sweep", description=DESCRIPTION)
+    parser.add_argument("sweep", type=Path, metavar="SWEEP.toml", help="the grid and the file it is based on")
+    parser.add_argument("--dir", type=Path, help="the sweep's folder (default: runs/SWEEP)")
     arguments = parser.parse_args(argv)
     display = Display()
     try:
@@ -68,7 +73,7 @@ def main(argv: Sequence[str] | None = None, *, model: ChatModel | Models | None 
     if table["over_seeds"]:
         print("\nOver seeds:\n" + table_text(table["over_seeds"]))
     print(folder)
-    return 1 if any("error" in row for row in rows) else 0
+    return FAILED if any("error" in row for row in rows) else 0
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""A run's metrics as TensorBoard event files, where the ``tensorboard`` package is installed.
+"""A run's metrics as TensorBoard event files, if the ``tensorboard`` package is installed.
 
     pip install 'agentopt-local[tensorboard]'
     tensorboard --logdir runs
 
-The package is looked for, and not imported where it is missing. Throughput and the accuracy of each kind of stage stand
-over the seconds of work, what a step did over its number.
+The package is optional. Throughput and the accuracy of each kind of stage are plotted over the seconds of work, the
+results of a step over its number.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from agentopt_local.run.rows import MetricRow
 
 log = logging.getLogger(__name__)
 FLUSH_S = 10
-"""Seconds after which what was written is on the disk."""
+"""Seconds after which rows are flushed to disk."""
 
 
 def open_events(folder: Path, package: str = "tensorboard") -> EventFiles | None:
-    """A writer of event files in ``folder``; None without ``package``, or with one that cannot be imported."""
+    """A writer of event files in ``folder``; None if ``package`` is missing or cannot be imported."""
     if importlib.util.find_spec(package) is None:
         return None
     try:
@@ -32,7 +32,7 @@ def open_events(folder: Path, package: str = "tensorboard") -> EventFiles | None
 
 
 class EventFiles:
-    """Writes rows of metrics.jsonl as scalars. A resumed run adds a file; TensorBoard reads them as one."""
+    """Writes rows of metrics.jsonl as scalars. A resumed run adds a file; TensorBoard shows them as one run."""
 
     def __init__(self, folder: Path) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -49,7 +49,7 @@ class EventFiles:
         self._files.add_event(Event(wall_time=row.time, step=at, summary=summary))
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Flush and close the file."""
         self._files.close()
 
 

@@ -1,4 +1,4 @@
-"""``python -m ray_jobs.train CONFIG``: ``agentopt train``, as in ``ray job submit --working-dir . -- ...``."""
+"""``python -m ray_jobs.train CONFIG`` runs ``agentopt train``, for use with ``ray job submit``."""
 
 from __future__ import annotations
 

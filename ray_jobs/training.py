@@ -34,7 +34,7 @@ async def train(
 ) -> Report:
     """Train until a stop, evaluate, and return the report. Continues where the folder's state is.
 
-    A kill at any moment loses at most the rollouts and samples that were in flight.
+    A kill at any moment loses only the rollouts and drafts that were in flight.
     """
     async with open_session(config, run_dir, progress, model=model, on_metrics=on_metrics) as session:
         if run_dir.meta() is None:

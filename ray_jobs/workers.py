@@ -1,8 +1,9 @@
 """Rollouts on other nodes: an actor there has the agent's loop, a sandbox and the task's grader.
 
-One Ray call carries a whole attempt, so what a turn costs, code that runs among it, is paid beside the engines. The
-driver admits attempts and hands each to the worker with the fewest: none queues at a worker, so there is nothing to
-steal. An attempt is a pure value like a completion: what a dying worker held is made again on another.
+One Ray call carries a whole attempt, so the cost of its turns, including the code they run, is paid on the worker's
+node, next to the engines. The driver admits attempts and gives each to the worker with the fewest; none queue at a
+worker, so there is nothing to steal. An attempt is a pure value, like a completion, so what a dying worker held is
+repeated on another.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from serving.pool import EnginePool
 
 
 class WorkerActor(PooledActor):
-    """What runs on a node."""
+    """The actor that makes rollouts on a node."""
 
     def __init__(self, opened: Callable[[], AbstractAsyncContextManager[Grading]]) -> None:
-        """``opened``: the agent with all that it needs. It is opened by the first call: here is no event loop yet."""
+        """``opened`` opens the agent with all it needs, on the first call, because there is no event loop yet."""
         super().__init__()
         self._opened = opened
         self._stack = AsyncExitStack()
@@ -43,13 +44,13 @@ class WorkerActor(PooledActor):
         self._agent: Grading | None = None
 
     async def ready(self) -> Life:
-        """Once sandbox and engines can be used. Raises ConfigError, EngineDeadError or SandboxError if they cannot."""
+        """Return once sandbox and engines can be used. Raises ConfigError, EngineDeadError or SandboxError."""
         await self._open()
         return await super().ready()
 
     async def solve(self, problem: Problem, functions: FunctionSet, seed: int) -> Trajectory:
-        """One graded attempt."""
-        agent = await self._open()  # Ray may hand an attempt to a restarted actor that nobody has asked yet
+        """Attempt ``problem`` and grade the attempt."""
+        agent = await self._open()  # Ray may send an attempt to a restarted actor before `ready` is called
         return await agent.solve(problem, functions, seed=seed)
 
     async def _open(self) -> Grading:
@@ -59,21 +60,24 @@ class WorkerActor(PooledActor):
         return self._agent
 
     async def close(self) -> None:
-        """End the sandbox; the engines stay."""
+        """Close the sandbox; the engines stay."""
         await self._stack.aclose()
 
 
 class RolloutWorkers(ActorPool):
-    """The Agent whose attempts are made, and graded, by workers."""
+    """The Agent whose attempts are made and graded by workers."""
 
     def __init__(self, actors: Sequence[Any], config: RunConfig, ledger: Ledger) -> None:
-        """``actors``: of :class:`WorkerActor`. ``ledger``: counts an attempt when it ends."""
+        """``actors`` are handles of :class:`WorkerActor`; ``ledger`` counts an attempt when it ends."""
         super().__init__(actors, noun="rollout worker", start_timeout_s=config.engine.start_timeout_s)
         self.ledger = ledger
         self.prices: Prices = config.model.prices
 
     async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Trajectory:
-        """One graded attempt. Raises what the worker raises, BudgetError, and EngineDeadError if no worker is left."""
+        """Have a worker attempt ``problem`` and grade the attempt.
+
+        Raises what the worker raises, BudgetError, and EngineDeadError if no worker is left.
+        """
         self.ledger.check()
         try:
             trajectory = await self.ask("solve", problem, functions, seed, what=f"an attempt at {problem.id}")
@@ -86,9 +90,9 @@ class RolloutWorkers(ActorPool):
 
 
 def worker_nodes(count: int | None) -> list[str]:
-    """The node id of each rollout worker: ``count`` of them, or one per node if there are several.
+    """The node id of each of ``count`` rollout workers; None means one per node if there are several nodes, else none.
 
-    Nodes without processors, as the heads of large clusters, get none.
+    Nodes without processors, such as the heads of large clusters, get none. Raises ConfigError if no node is left.
     """
     nodes = [row["NodeID"] for row in ray.nodes() if row["Alive"] and row["Resources"].get("CPU", 0) >= 1]
     if count is None:
@@ -100,7 +104,7 @@ def worker_nodes(count: int | None) -> list[str]:
 
 @asynccontextmanager
 async def grading_agent(config: RunConfig, task: Task, engines: Callable[[], EnginePool]) -> AsyncIterator[Grading]:
-    """A worker's agent with its sandbox and its own view of the engines."""
+    """Open a worker's agent, with a sandbox and its own connection to the engines."""
     async with AsyncExitStack() as stack:
         sandbox = RepeatingSandbox(await stack.enter_async_context(sandbox_of(config.sandbox, task.preload)))
         pool = engines()
@@ -112,7 +116,10 @@ async def grading_agent(config: RunConfig, task: Task, engines: Callable[[], Eng
 async def open_workers(
     config: RunConfig, task: Task, model: ChatModel, ledger: Ledger, stack: AsyncExitStack
 ) -> RolloutWorkers | None:
-    """The configured workers, ready; None where the attempts are made in this process."""
+    """Start the configured workers; None if rollouts run in this process. ``stack`` closes them.
+
+    Raises ConfigError, and EngineDeadError if a worker does not start.
+    """
     count = config.ray.rollout_workers
     if not isinstance(model, EnginePool):
         if count:
@@ -131,7 +138,7 @@ async def open_workers(
             num_cpus=0,
             max_concurrency=MAX_IN_FLIGHT,
             max_restarts=config.engine.max_restarts,
-            # of a node that is lost, the worker goes to another
+            # soft: the worker of a lost node is restarted on another
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
         ).remote(opened)
         for node in nodes

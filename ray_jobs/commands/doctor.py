@@ -1,4 +1,4 @@
-"""``agentopt doctor``: what this machine has and lacks."""
+"""``agentopt doctor``: check this machine and print what is missing."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from ray_jobs.commands.checks import Check
 
 
-def add_commands(commands: Any) -> None:
-    """Add the command to the command line."""
-    doctor = commands.add_parser("doctor", help="check this machine and say what is missing")
+def add_commands(subparsers: Any) -> None:
+    """Add the command of this module to the command line."""
+    doctor = subparsers.add_parser("doctor", help="check this machine and print what is missing")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=run_doctor)
 
@@ -25,7 +25,7 @@ def run_doctor(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def doctor(json_output: bool = False, groups: Mapping[str, Callable[[], list[Check]]] | None = None) -> int:
-    """Print what was found and what to do about what is missing. 0 if training can run here, else 1."""
+    """Run the checks and print their results with advice. Returns 0 if training can run here, otherwise 1."""
     from ray_jobs.commands.checks import GROUPS, INSTALL, Check
 
     checks: list[Check] = []
@@ -44,7 +44,7 @@ def doctor(json_output: bool = False, groups: Mapping[str, Callable[[], list[Che
 
 
 def print_table(checks: list[Check]) -> None:
-    """One row per check: name, status, what was found, and under it what to do."""
+    """Print a row per check: name, status, what was found, and the advice below it."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape

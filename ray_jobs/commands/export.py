@@ -1,4 +1,4 @@
-"""``agentopt export`` and ``import``: learned functions out of a run, and into another."""
+"""``agentopt export`` and ``agentopt import``: learned functions out of one run and into another."""
 
 from __future__ import annotations
 
@@ -19,31 +19,29 @@ if TYPE_CHECKING:
 FORMATS = ("python", "openai", "openai-responses", "anthropic", "mcp", "inspect")
 
 
-def add_commands(commands: Any) -> None:
-    """Add the commands of this file to the command line."""
-    export = commands.add_parser(
+def add_commands(subparsers: Any) -> None:
+    """Add the commands of this module to the command line."""
+    export = subparsers.add_parser(
         "export",
         help="write a run's functions for use elsewhere",
-        description="Write the functions of RUN, as the evaluation tested them. python: an installable package with "
-        "tests. openai, openai-responses, anthropic: tool definitions for those interfaces. mcp: an mcp.json entry "
-        "that starts agentopt serve-mcp. inspect: logs of the evaluation before and after, for inspect view.",
+        description="Write the functions of RUN as the evaluation tested them. python: an installable package with "
+        "tests. openai, openai-responses, anthropic: tool definitions for these APIs. mcp: an mcp.json entry that "
+        "starts agentopt serve-mcp. inspect: logs of the evaluation before and after training, for inspect view.",
     )
     export.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
     export.add_argument("--format", choices=FORMATS, metavar="FORMAT", required=True, help=", ".join(FORMATS))
-    export.add_argument("--output", type=Path, metavar="PATH", help="where to; beside the run if left out")
-    export.add_argument(
-        "--name", help="the python package's name, or the MCP server's; made from the run's if left out"
-    )
+    export.add_argument("--output", type=Path, metavar="PATH", help="what to write (default: next to the run)")
+    export.add_argument("--name", help="the name of the package or MCP server (default: from the run's name)")
     export.add_argument("--force", action="store_true", help="replace an earlier export")
     export.set_defaults(run=run_export)
 
-    load = commands.add_parser(
+    load = subparsers.add_parser(
         "import",
         help="check functions and write them as a start set",
         description="Check the functions at PATH (a run, an exported package, a folder of .py files, or a .py file), "
-        'load them in the sandbox, and write them to the folder SET, for start_functions = "SET" in a configuration.',
+        'load them in the sandbox, and write them to the folder SET, for use as start_functions = "SET".',
     )
-    load.add_argument("path", type=Path, metavar="PATH")
+    load.add_argument("path", type=Path, metavar="PATH", help="a run, a package, a folder or a file")
     load.add_argument("--output", type=Path, metavar="SET", required=True, help="the folder to write")
     load.add_argument("--force", action="store_true", help="replace a set written earlier")
     load.set_defaults(run=run_import)
@@ -58,20 +56,20 @@ def run_export(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     form: str = arguments.format
     if not learned.functions.functions and form != "inspect":
         raise ConfigError(f"{run} has learned no function (yet): there is nothing to export")
-    beside = run.resolve().parent / f"{run.resolve().name}-{form}"
+    default = run.resolve().parent / f"{run.resolve().name}-{form}"
     if form == "python":
-        output = export_python(run, learned, arguments.output or beside, arguments.name, force=arguments.force)
+        output = export_python(run, learned, arguments.output or default, arguments.name, force=arguments.force)
     elif form == "inspect":
-        output = export_inspect(run, learned, arguments.output or beside, force=arguments.force)
+        output = export_inspect(run, learned, arguments.output or default, force=arguments.force)
     else:
-        output = arguments.output or beside.with_name(f"{beside.name}.json")
+        output = arguments.output or default.with_name(f"{default.name}.json")
         export_json(run, learned, output, form, arguments.name, force=arguments.force)
     print(output)
     return 0
 
 
 def export_json(run: Path, learned: Learned, output: Path, form: str, name: str | None, *, force: bool) -> None:
-    """Write tool definitions, or the entry that starts the MCP server."""
+    """Write tool definitions, or the entry with which a client starts the MCP server."""
     from agentopt_local.exporting.output import write_file
     from agentopt_local.exporting.tool_json import anthropic_tools, openai_tools
 
@@ -114,7 +112,10 @@ def export_python(run: Path, learned: Learned, output: Path, name: str | None, *
 
 
 def export_inspect(run: Path, learned: Learned, output: Path, *, force: bool) -> Path:
-    """Write ``before.eval`` and ``after.eval``: the evaluation's rollouts on the problems that both sides have."""
+    """Write the evaluation's rollouts as ``before.eval`` and ``after.eval``; returns ``output``.
+
+    They contain the problems that have a rollout on both sides. Raises ConfigError if there are none.
+    """
     from agentopt_local.exporting import inspect_log
     from agentopt_local.exporting.output import check_output, new_folder
     from agentopt_local.functions import FunctionSet
@@ -172,13 +173,13 @@ def run_import(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def this_command() -> list[str]:
-    """How another program starts ``agentopt`` of this installation."""
+    """The command with which another program starts this installation's ``agentopt``."""
     script = Path(sys.executable).with_name("agentopt")
     return [str(script)] if script.is_file() else [sys.executable, "-m", "ray_jobs"]
 
 
 def licence_of(model: str) -> str | None:
-    """The licence of an embedded model; None for another one."""
+    """The licence of an embedded model; None for any other model."""
     from serving.model_store import list_models
 
     return next((entry.licence for entry in list_models() if entry.name == model), None)

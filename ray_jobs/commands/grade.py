@@ -1,4 +1,4 @@
-"""``agentopt grade``: the verdicts on a file of answers. Needs no model, no sandbox and no Ray."""
+"""``agentopt grade``: grade a file of answers, without a model, a sandbox or Ray."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any, BinaryIO
 from agentopt_local.errors import ConfigError
 
 
-def add_commands(commands: Any) -> None:
-    """Add the command to the command line."""
-    grade = commands.add_parser(
+def add_commands(subparsers: Any) -> None:
+    """Add the command of this module to the command line."""
+    grade = subparsers.add_parser(
         "grade",
-        help="judge a file of answers",
+        help="grade a file of answers",
         description='Grade rows {"gold": ..., "prediction": ...} and write them with "correct" and "reason", in order.',
     )
     grade.add_argument("task", metavar="TASK", help="math, math_exact, tabmwp, gaia or gsm8k")
     grade.add_argument("file", type=Path, metavar="FILE", help="one JSON object per line; - reads standard input")
-    grade.add_argument("--lenient", action="store_true", help="mend the official rule where it is known to be wrong")
-    grade.add_argument("--output", type=Path, metavar="FILE", help="write there; to standard output if left out")
+    grade.add_argument("--lenient", action="store_true", help="correct the official rule where it is known to be wrong")
+    grade.add_argument("--output", type=Path, metavar="FILE", help="the file to write (default: standard output)")
     grade.set_defaults(run=run_grade)
 
 
@@ -33,9 +33,9 @@ def run_grade(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def grade(task: str, path: Path, *, lenient: bool = False, output: Path | None = None) -> int:
-    """Grade the rows of ``path`` (``-``: standard input) to ``output`` or standard output; the summary to stderr.
+    """Grade the rows of ``path`` (``-`` is standard input), write them to ``output`` or standard output, and sum up.
 
-    Raises ConfigError for an unknown task and a file that cannot be read or written.
+    The summary goes to standard error. Raises ConfigError for an unknown task or a file that cannot be read or written.
     """
     from agentopt_local.graders.rows import as_line, grade_rows, row_grader
 
@@ -57,7 +57,7 @@ def grade(task: str, path: Path, *, lenient: bool = False, output: Path | None =
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[BinaryIO]:
-    """The bytes of a file, or of standard input."""
+    """Open a file, or standard input for ``-``. Raises ConfigError."""
     if path == Path("-"):
         yield sys.stdin.buffer
         return
@@ -71,7 +71,7 @@ def reading(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def writing(path: Path | None) -> Iterator[BinaryIO]:
-    """A new file, or standard output."""
+    """Open a new file, or standard output for None. Raises ConfigError."""
     if path is None:
         yield sys.stdout.buffer
         return

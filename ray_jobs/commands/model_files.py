@@ -1,4 +1,4 @@
-"""``agentopt models``: embedded models on this machine."""
+"""``agentopt models``: the embedded models on this machine."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from serving.model_store import Progress
 
 
-def add_commands(commands: Any) -> None:
-    """Add the command to the command line."""
-    models = commands.add_parser("models", help="list, fetch and find embedded models")
+def add_commands(subparsers: Any) -> None:
+    """Add the command of this module to the command line."""
+    models = subparsers.add_parser("models", help="list, fetch and locate embedded models")
     actions = models.add_subparsers(dest="action", required=True, metavar="ACTION")
-    actions.add_parser("list", help="embedded models and which are here")
-    for name, text in (("pull", "fetch a model into the cache"), ("path", "where a model lies")):
+    actions.add_parser("list", help="list the embedded models and where they are")
+    for name, text in (("pull", "fetch a model into the cache"), ("path", "print a model's folder")):
         actions.add_parser(name, help=text).add_argument("name", metavar="NAME")
     models.set_defaults(run=run_models)
 
@@ -29,7 +29,7 @@ def run_models(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def models_list() -> int:
-    """Print the embedded models: name, size, licence and where they are."""
+    """Print the embedded models with size, licence and folder."""
     from serving.model_store import DEFAULT_MODEL, list_models
 
     for entry in list_models():
@@ -40,7 +40,7 @@ def models_list() -> int:
 
 
 def models_pull(name: str) -> int:
-    """Fetch the model ``name`` unless it is here; its folder is printed last. Raises ConfigError."""
+    """Fetch the model ``name`` unless it is here, and print its folder last. Raises ConfigError."""
     from serving.model_store import resolve
 
     with show_progress() as progress:
@@ -50,7 +50,7 @@ def models_pull(name: str) -> int:
 
 
 def models_path(name: str) -> int:
-    """Print the folder of the model ``name`` and nothing else. Raises ConfigError if it is not here."""
+    """Print only the folder of the model ``name``. Raises ConfigError if it is not on this machine."""
     from serving.model_store import resolve
 
     print(resolve(name, allow_fetch=False))
@@ -59,7 +59,7 @@ def models_path(name: str) -> int:
 
 @contextmanager
 def show_progress() -> Iterator[Progress]:
-    """Shows bytes on stdout: a bar on a terminal, otherwise a line every tenth of each stage."""
+    """Show bytes on standard output: a bar on a terminal, otherwise a line per tenth of each stage."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bars

@@ -1,4 +1,4 @@
-"""``agentopt report``: one HTML file of one run, or of several side by side."""
+"""``agentopt report``: one HTML file about one run, or comparing several."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from agentopt_local.run.rows import ProblemRow
 
 
-def add_commands(commands: Any) -> None:
-    """Add the command to the command line."""
-    report = commands.add_parser("report", help="write a run's report, or a comparison of several, as one HTML file")
+def add_commands(subparsers: Any) -> None:
+    """Add the command of this module to the command line."""
+    report = subparsers.add_parser("report", help="write one HTML file about a run, or comparing several runs")
     report.add_argument("run_dirs", type=Path, metavar="RUN", nargs="+", help="the run's folder; several are compared")
-    report.add_argument("--output", type=Path, metavar="FILE", help="RUN/report.html if left out")
-    report.add_argument("--open", action="store_true", help="show it in a browser")
+    report.add_argument("--output", type=Path, metavar="FILE", help="the file to write (default: RUN/report.html)")
+    report.add_argument("--open", action="store_true", help="open it in a browser")
     report.set_defaults(run=run_report)
 
 
@@ -31,7 +31,10 @@ def run_report(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def report(runs: Sequence[Path], *, output: Path | None = None, open_it: bool = False) -> int:
-    """Write the report of ``runs``, say where it is, and show it in a browser if asked to."""
+    """Write a report of ``runs`` and print its path; ``open_it`` opens it in a browser.
+
+    Raises RunDirError for a folder that is not a run, ConfigError for a run given twice or a wrong ``output``.
+    """
     from agentopt_local.reporting.data import run_page
     from agentopt_local.reporting.html import report_html
     from agentopt_local.run.files import write_atomically
@@ -58,12 +61,12 @@ def report(runs: Sequence[Path], *, output: Path | None = None, open_it: bool = 
     write_atomically(target, text)
     print(target)
     if open_it and not webbrowser.open(target.resolve().as_uri()):
-        print("No browser was found here: copy the file to where there is one; it needs nothing else.")
+        print("No browser was found. The file is self-contained: copy it to a machine that has one.")
     return 0
 
 
 def with_questions(run: RunFiles) -> RunFiles:
-    """``run`` with the questions of its rollouts; made again from the task where they were not written down."""
+    """``run`` with the questions of its rollouts, regenerated from the task if the run folder lacks them."""
     if run.questions or not run.rollouts:
         return run
     questions = regenerated(run.config)

@@ -1,4 +1,4 @@
-"""What commands that run a job have in common: exit codes, signals, a display and a log."""
+"""What commands share: exit codes, and running a job with a display, a log and signal handlers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentopt_local.errors import AgentOptError, ConfigError
 from agentopt_local.problem import Split
@@ -16,14 +16,18 @@ from ray_jobs.terminal.display import Display
 from ray_jobs.terminal.run_log import log_to, stop_logging
 from ray_jobs.terminal.text import error_line, report_text
 
+if TYPE_CHECKING:
+    from agentopt_local.run_dir import RunDir
+    from ray_jobs.config import RunConfig
+
 T = TypeVar("T")
 FAILED = 1
 USER_MISTAKE = 2
 INTERRUPTED = 130
 
 
-def check_model(config: Any) -> None:
-    """Raise ConfigError before anything starts if a hosted model is not on this machine."""
+def check_model(config: RunConfig) -> None:
+    """Raise ConfigError if a model to be hosted is not on this machine, before anything is started."""
     from serving.model_store import resolve
 
     hosted = [(config.model, config.engine), (config.optimizer_model, config.optimizer_engine or config.engine)]
@@ -32,8 +36,12 @@ def check_model(config: Any) -> None:
             resolve(model.name, allow_fetch=False)
 
 
-def foretell(config: Any, display: Display, *, steps: int) -> None:
-    """Say how fast the model will be on this processor, and how long the training will take, before either begins."""
+def print_forecast(config: RunConfig, display: Display, *, steps: int) -> None:
+    """Before a training, print how fast the model is on this processor and how long the training will take.
+
+    ``steps`` have been finished before. Prints nothing if the model runs elsewhere. Raises ConfigError or
+    EngineDeadError if this processor cannot run it.
+    """
     from ray_jobs.forecast import Forecast, expectations, speed_here
     from ray_jobs.terminal.live import duration
 
@@ -55,14 +63,15 @@ def watched(
     split: Split = "test",
     config: Any = None,
 ) -> int:
-    """Run ``job`` with a live display and the run's log; print its report, and the run folder last.
+    """Run ``job`` with a live display and a log; print its report and the run folder, and return the exit code.
 
-    ``config``: of a training, whose duration is foretold.
+    ``split`` is the one that the report is about. ``config`` is given for a training, whose duration is forecast.
+    Closes ``run_dir``.
     """
     handler = log_to(run_dir.log_path)
     try:
         if config is not None:
-            foretell(config, display, steps=len(run_dir.steps()))
+            print_forecast(config, display, steps=len(run_dir.steps()))
         with display.live():
             report = asyncio.run(interruptible(job))
     except (asyncio.CancelledError, KeyboardInterrupt):
@@ -75,7 +84,7 @@ def watched(
         print(f"To continue: agentopt resume {run_dir.path}")
         return USER_MISTAKE if isinstance(error, ConfigError) else FAILED
     finally:
-        job.close()  # it has not begun where the forecast was interrupted
+        job.close()  # in case it was never started
         stop_logging(handler)
         run_dir.close()
     print(report_text(report, split))
@@ -84,9 +93,9 @@ def watched(
 
 
 async def interruptible(job: Coroutine[Any, Any, T]) -> T:
-    """``job``, cancelled by SIGTERM as Ctrl-C does, so that engines and sandboxes are ended in order.
+    """Await ``job``, cancelling it on SIGTERM or Ctrl-C so that engines and sandboxes are shut down in order.
 
-    Further signals do not cut the ending short: a terminal, a shell and a scheduler may all send one.
+    Only the first signal counts: a terminal, a shell and a scheduler may each send one.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(job)

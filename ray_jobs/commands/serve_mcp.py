@@ -1,4 +1,4 @@
-"""``agentopt serve-mcp``: learned functions for other agents."""
+"""``agentopt serve-mcp``: learned functions as a Model Context Protocol server."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from agentopt_local.errors import ConfigError
 from ray_jobs.commands.running import interruptible
 
 
-def add_commands(commands: Any) -> None:
-    """Add the command to the command line."""
-    serve = commands.add_parser(
+def add_commands(subparsers: Any) -> None:
+    """Add the command of this module to the command line."""
+    serve = subparsers.add_parser(
         "serve-mcp",
-        help="serve functions to other agents, through the sandbox",
+        help="serve functions to other agents; calls run in the sandbox",
         description="Serve the functions at PATH (a run, an exported package, a folder of .py files, or a .py file) "
-        "over the Model Context Protocol: over standard input and output, as clients start it, or over HTTP on "
+        "over the Model Context Protocol, on standard input and output for clients that start it, or over HTTP on "
         "127.0.0.1.",
     )
-    serve.add_argument("path", type=Path, metavar="PATH")
+    serve.add_argument("path", type=Path, metavar="PATH", help="a run, a package, a folder or a file")
     serve.add_argument(
-        "--http", type=int, metavar="PORT", help="serve over HTTP on this port of 127.0.0.1; 0: a free one"
+        "--http", type=int, metavar="PORT", help="serve over HTTP on this port of 127.0.0.1; 0 picks a free one"
     )
-    serve.add_argument("--timeout", type=float, metavar="SECONDS", help="limit of one call; the run's if left out")
+    serve.add_argument("--timeout", type=float, metavar="SECONDS", help="time limit of one call (default: the run's)")
     serve.set_defaults(run=run_serve)
 
 
@@ -49,14 +49,14 @@ def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         functions, timeout_s = load_functions(path, OptimizerConfig().allowed_packages, settings), settings.timeout_s
     timeout_s = timeout_s if arguments.timeout is None else arguments.timeout
     if timeout_s <= 0:
-        raise ConfigError(f"--timeout {timeout_s:g}: give seconds, more than 0")
+        raise ConfigError(f"--timeout {timeout_s:g}: the limit must be more than 0 seconds")
     if not functions.functions:
         raise ConfigError(f"{path} has learned no function (yet): there is nothing to serve")
 
     name = path.resolve().name
 
     def ready(address: str) -> None:
-        print(f"Serving {', '.join(functions.names)} at {address}; Ctrl-C ends", flush=True)
+        print(f"Serving {', '.join(functions.names)} at {address}; Ctrl-C stops", flush=True)
 
     async def serve() -> None:
         async with sandbox_of(settings) as sandbox:

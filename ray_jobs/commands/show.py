@@ -1,4 +1,4 @@
-"""``agentopt show``: the functions that a run learned."""
+"""``agentopt show``: the functions a run has learned."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from ray_jobs.terminal.text import functions_diff, report_text
 
 
-def add_commands(commands: Any) -> None:
-    """Add the command to the command line."""
-    show = commands.add_parser("show", help="the functions that a run learned, and how each step changed them")
-    show.add_argument("run_dir", type=Path, metavar="RUN")
-    show.add_argument("--diff", action="store_true", help="what each accepted step changed")
+def add_commands(subparsers: Any) -> None:
+    """Add the command of this module to the command line."""
+    show = subparsers.add_parser("show", help="print the functions a run has learned, or how each step changed them")
+    show.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
+    show.add_argument("--diff", action="store_true", help="show what each accepted step changed")
     show.set_defaults(run=run_show)
 
 

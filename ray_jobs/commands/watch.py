@@ -1,4 +1,4 @@
-"""``agentopt watch``: follow a run folder from another terminal, without a lock and without a trace."""
+"""``agentopt watch``: follow a run from another terminal, without a lock and without writing anything."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ray_jobs.terminal.text import report_text
 POLL_S = 1.0
 
 
-def add_commands(commands: Any) -> None:
-    """Add the command to the command line."""
-    watch = commands.add_parser("watch", help="follow a run from another terminal, or look at a finished one")
-    watch.add_argument("run_dir", type=Path, metavar="RUN")
+def add_commands(subparsers: Any) -> None:
+    """Add the command of this module to the command line."""
+    watch = subparsers.add_parser("watch", help="follow a run from another terminal, or view a finished one")
+    watch.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
     watch.set_defaults(run=run_watch)
 
 
@@ -30,11 +30,11 @@ def run_watch(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     try:
         return watch(arguments.run_dir)
     except KeyboardInterrupt:
-        return 0  # how one stops looking
+        return 0  # the usual way to stop watching
 
 
 def watch(run: Path, *, display: Display | None = None, poll_s: float = POLL_S) -> int:
-    """Show a run until it has ended. Raises RunDirError if ``run`` is no run folder."""
+    """Show a run until it has ended, then print its report. Raises RunDirError if ``run`` is not a run folder."""
     from ray_jobs.runs import read_config
 
     config = read_config(run)

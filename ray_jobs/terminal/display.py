@@ -1,4 +1,4 @@
-"""What a person sees while a run works: a live view with bars on a terminal, plain lines elsewhere."""
+"""What a user sees while a run works: a live view with bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ray_jobs.terminal.live import LiveView, actions_text, pace
 
 log = logging.getLogger("agentopt")
 PLAIN_S = 15.0
-"""Between two lines on how a stage goes on, elsewhere than on a terminal."""
+"""Seconds between two lines about a stage's progress where there is no terminal."""
 
 
 class Display:
     """Shows stages and steps; every line also goes to the run's log."""
 
     def __init__(self, console: Console | None = None) -> None:
-        """``console``: where to write; standard error by default, so that results stay alone on standard output."""
+        """``console`` is standard error by default, which leaves standard output to results."""
         self.console = console or Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
         self.bars = Progress(
             TextColumn("{task.description}"),
@@ -42,7 +42,7 @@ class Display:
 
     @contextmanager
     def live(self) -> Iterator[Display]:
-        """Draw the view and the bars while the context is open, if the console is a terminal."""
+        """While open, draw the live view and the bars if the console is a terminal."""
         if self.console.is_terminal:
             with Live(
                 get_renderable=lambda: Group(self.view.render(), self.bars.get_renderable()),
@@ -55,7 +55,7 @@ class Display:
             yield self
 
     def line(self, text: str) -> None:
-        """One line that stays."""
+        """Print a line that stays on the screen, and log it."""
         log.info("%s", text)
         self.console.print(text)
 

@@ -1,4 +1,4 @@
-"""The live view of a run: where it stands, how well the agent does, how fast tokens come, what was done last."""
+"""The live view of a run: its progress, the agent's accuracy, the token rate, the last step and the time left."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class LiveView:
         return True
 
     def render(self) -> Table:
-        """The view, two columns of plain text."""
+        """The view as two columns of plain text."""
         grid = Table.grid(padding=(0, 2))
         for name, value in self.facts():
             grid.add_row(Text(name, style="dim"), Text(value))
         return grid
 
     def facts(self) -> list[tuple[str, str]]:
-        """Names and values, of what is known."""
+        """Pairs of name and value, leaving out what is not known yet."""
         return [(name, value) for name, value in self._facts() if value]
 
     def _facts(self) -> list[tuple[str, str]]:
@@ -127,13 +127,13 @@ def actions_text(row: StepRow) -> str:
 
 
 def percent(accuracy: float, n: int) -> str:
-    """``50.0 % (21 to 79)``: an accuracy with its 95 % interval."""
+    """An accuracy with its 95 % interval, as in ``50.0 % (21 to 79)``."""
     low, high = wilson(min(n, round(accuracy * n)), n)
     return f"{100 * accuracy:.1f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def duration(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3 h 5 min``."""
+    """A duration as ``45 s``, ``12 min`` or ``3 h 5 min``."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""A run's log file."""
+"""The log file of a run."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from contextlib import suppress
 from pathlib import Path
 
 LOGGERS = ("agentopt", "agentopt_local", "serving", "ray_jobs")
-"""What a run's log holds."""
+"""The loggers whose messages go to a run's log."""
 
 
 def log_to(path: Path) -> logging.Handler:
-    """Send the package's log lines to ``path``; the caller removes the handler."""
+    """Write the packages' log messages to ``path`` until :func:`stop_logging` is called with the handler."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.handleError = lambda record: None  # type: ignore[method-assign]  # the run folder's own writes tell it
+    handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk is reported by the run folder's own writes
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     for name in LOGGERS:
         logger = logging.getLogger(name)

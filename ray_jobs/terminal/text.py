@@ -1,4 +1,4 @@
-"""What commands print as plain text: a report, a difference between function sets, an error."""
+"""Plain text that commands print: a report, a diff of function sets, an error."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def report_text(report: Report, split: Split = "test") -> str:
 
 
 def functions_diff(old: Path | None, new: Path) -> str:
-    """What changed from one ``functions/NNNN`` folder to the next, as a unified diff."""
+    """A unified diff between two ``functions/NNNN`` folders; everything is new if ``old`` is None."""
     before = {path.name: path.read_text(encoding="utf-8") for path in old.glob("*.py")} if old else {}
     after = {path.name: path.read_text(encoding="utf-8") for path in new.glob("*.py")}
     parts: list[str] = []
@@ -59,5 +59,5 @@ def functions_diff(old: Path | None, new: Path) -> str:
 
 
 def error_line(text: str) -> None:
-    """A user's mistake or a failure, on standard error."""
+    """Print an error on standard error."""
     print(f"agentopt: {text}", file=sys.stderr)

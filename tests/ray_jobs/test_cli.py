@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 from agentopt_local.models.scripted import ScriptedChatModel
-from ray_jobs.commands.running import watched
+from ray_jobs.commands.running import run_job
 from ray_jobs.config import load_config
 from ray_jobs.terminal.display import Display
 from ray_jobs.runs import new_run
@@ -54,7 +54,7 @@ print("started", flush=True)
 display = Display()
 model = ScriptedChatModel(brain, latency_s=float(sys.argv[2]))
 sys.exit(
-    watched(run_dir, display, train(config, run_dir, progress=display.progress, on_step=display.step, model=model))
+    run_job(run_dir, display, train(config, run_dir, progress=display.progress, on_step=display.step, model=model))
 )
 '''
 
