@@ -70,12 +70,12 @@ class Observers:
         self.forecast = forecast
         self.progress = progress
 
-    def on_progress(self, stage: str, done: int, total: int) -> None:
+    def on_progress(self, stage: Stage, done: int, total: int) -> None:
         """``done`` of ``total`` rollouts of a stage have ended."""
         self.metrics.progress(stage, done, total)
         self.progress(stage, done, total)
 
-    def on_rollout(self, stage: str, trajectory: Trajectory) -> None:
+    def on_rollout(self, stage: Stage, trajectory: Trajectory) -> None:
         """A rollout has ended."""
         self.metrics.rollout(stage, trajectory)
         self.forecast.rollout(stage, trajectory)
@@ -120,24 +120,10 @@ async def open_session(
             return ledger.under_way["optimizer"] if stage.part == "proposing" else rollouts.under_way[stage]
 
         metrics = open_metrics(run_dir, stack, on_metrics, under_way=under_way, left=forecast.left)
-
-        def spent(role: Role, usage: Usage) -> None:
-            metrics.spent(usage)
-            forecast.spent(role, usage)
-
-        def ended(stage: Stage, trajectory: Trajectory) -> None:
-            metrics.rollout(stage, trajectory)
-            forecast.rollout(stage, trajectory)
-
-        ledger = Ledger(run_dir, config.budget, observe=spent)
-
-        def told(stage: Stage, done: int, total: int) -> None:
-            metrics.progress(stage, done, total)
-            progress(stage, done, total)
-
-        writer = config.optimizer_model or config.model
-        talker = MeteredModel(models.agent, "agent", config.model.prices, ledger)
-        agent: Agent = AGENTS[config.agent.kind](talker, sandbox, config.agent)
+        observers = Observers(metrics, forecast, progress)
+        ledger = Ledger(run_dir, config.budget, observe=observers.on_usage)
+        agent_model = MeteredModel(models.agent, "agent", config.model.prices, ledger)
+        agent: Agent = AGENTS[config.agent.kind](agent_model, sandbox, config.agent)
         if config.ray.rollout_workers or models.device in HOSTED:
             from ray_jobs.workers import open_workers
 

@@ -14,7 +14,7 @@ from ray_jobs.commands.running import check_model, interruptible, run_job
 from ray_jobs.terminal.display import Display
 
 if TYPE_CHECKING:
-    from agentopt_local.run_dir import RunDir
+    from agentopt_local.run.writer import RunDir
     from ray_jobs.config import RunConfig
 
 

@@ -17,7 +17,6 @@ from ray_jobs.terminal.run_log import log_to, stop_logging
 from ray_jobs.terminal.text import error_line, report_text
 
 if TYPE_CHECKING:
-    from agentopt_local.run_dir import RunDir
     from ray_jobs.config import RunConfig
 
 T = TypeVar("T")
@@ -55,13 +54,13 @@ def print_forecast(config: RunConfig, display: Display, *, steps: int) -> None:
         display.line(f"the training will take at most about {duration(seconds)} here")
 
 
-def watched(
+def run_job(
     run_dir: RunDir,
     display: Display,
     job: Coroutine[Any, Any, Report],
     *,
     split: Split = "test",
-    config: Any = None,
+    config: RunConfig | None = None,
 ) -> int:
     """Run ``job`` with a live display and a log; print its report and the run folder, and return the exit code.
 
