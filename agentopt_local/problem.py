@@ -1,1 +1,0 @@
-from agentopt_local.task import SPLITS, Problem, Split  # noqa: F401
