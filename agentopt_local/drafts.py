@@ -34,7 +34,7 @@ from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.record import Record
 from agentopt_local.sandbox.base import Execution, Sandbox
 from agentopt_local.source import clean, with_imports
-from agentopt_local.task import Task
+from agentopt_local.tasks.base import Task
 
 if TYPE_CHECKING:
     from agentopt_local.optimizer import ActionCounts, OptimizerConfig

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentopt_local.functions import FunctionSet
+from agentopt_local.problem import Problem
 from agentopt_local.rollout import accuracy
 from agentopt_local.statistics import paired_difference, wilson
-from agentopt_local.task import Problem
 from agentopt_local.trainer import sum_usage
 from agentopt_local.trajectory import Trajectory, function_use
 

@@ -10,8 +10,8 @@ import random
 from collections.abc import Sequence
 
 from agentopt_local.functions import FunctionSet
+from agentopt_local.problem import Problem
 from agentopt_local.record import Record
-from agentopt_local.task import Problem
 from agentopt_local.trajectory import Trajectory, function_use
 
 CHARS_PER_TOKEN = 3

@@ -31,7 +31,7 @@ from agentopt_local.record import Record
 from agentopt_local.rollout import together
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.source import TYPES_ALLOWED
-from agentopt_local.task import Task
+from agentopt_local.tasks.base import Task
 
 STDLIB_ALLOWED = (
     "bisect", "calendar", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq",

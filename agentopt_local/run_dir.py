@@ -32,7 +32,7 @@ from pydantic import ValidationError
 from agentopt_local.errors import RunDirError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.optimizer import Proposal
-from agentopt_local.task import Problem, Split
+from agentopt_local.problem import Problem, Split
 from agentopt_local.trajectory import Trajectory
 
 

@@ -27,8 +27,8 @@ from agentopt_local.evaluate import compare, function_rows
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.grading import Grade
 from agentopt_local.optimizer import ActionCounts, Proposal
+from agentopt_local.problem import Problem
 from agentopt_local.run_dir import RunDir
-from agentopt_local.task import Problem
 from agentopt_local.trainer import TrainState, score, sum_usage
 from agentopt_local.trajectory import Executed, Step, Trajectory
 

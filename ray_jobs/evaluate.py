@@ -9,9 +9,9 @@ from typing import Any
 from agentopt_local.chat import Usage
 from agentopt_local.evaluate import compare, function_rows
 from agentopt_local.functions import FunctionSet
+from agentopt_local.problem import Problem, Split
 from agentopt_local.rollout import Progress
 from agentopt_local.run_dir import RunDir
-from agentopt_local.task import Problem, Split
 from agentopt_local.trainer import TrainState, sum_usage, used_functions
 from agentopt_local.trajectory import Trajectory
 from ray_jobs.config import RunConfig

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from agentopt_local.errors import ConfigError
-from agentopt_local.graders.rows import as_line, grade_rows, row_grader
+from agentopt_local.tasks.catalog import row_grader
+from agentopt_local.tasks.rows import as_line, grade_rows
 
 
 def grade(task: str, path: Path, *, lenient: bool = False, output: Path | None = None) -> int:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from agentopt_local.errors import AgentOptError, ConfigError
+from agentopt_local.problem import Split
 from agentopt_local.reporting.data import run_page
 from agentopt_local.reporting.html import report_html
 from agentopt_local.reporting.reading import Question, RunFiles, read_run
 from agentopt_local.run_dir import write_atomically
-from agentopt_local.task import Split
 from ray_jobs.config import RunConfig, TaskConfig, build
 
 

@@ -16,9 +16,9 @@ from agentopt_local.chat import ChatModel
 from agentopt_local.errors import RunDirError
 from agentopt_local.exporting.learned import START, read_start
 from agentopt_local.functions import FunctionSet
+from agentopt_local.problem import Problem
 from agentopt_local.rollout import Progress
 from agentopt_local.run_dir import RunDir, read_json
-from agentopt_local.task import Problem
 from agentopt_local.trainer import Trainer, TrainState
 from ray_jobs.config import RunConfig, build, parse_overrides, set_key
 from ray_jobs.evaluate import evaluate_session

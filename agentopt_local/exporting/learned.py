@@ -13,6 +13,7 @@ from agentopt_local.errors import RunDirError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.record import Record
 from agentopt_local.run_dir import nearby_runs, parse_trajectory, read_json
+from agentopt_local.tasks.catalog import public_spec
 from agentopt_local.trainer import TrainState
 from agentopt_local.trajectory import Trajectory
 
@@ -26,7 +27,7 @@ class Provenance(Record):
     run: str
     """The run folder's name."""
     task: str
-    """The task's spec; of ``jsonl:PATH`` only the file's name."""
+    """The task's spec; of a path in it only the last part."""
     model: str
     """Who wrote the functions and called them."""
     seed: int
@@ -128,9 +129,3 @@ def evaluated(run: Path, functions: FunctionSet) -> bool:
     return any(
         stage.startswith("test") and each.functions == functions.fingerprint for stage, each in read_rollouts(run)
     )
-
-
-def public_spec(spec: str) -> str:
-    """A task's spec without the folders of a file's path, which are nobody else's business."""
-    prefix, colon, rest = spec.partition(":")
-    return f"{prefix}:{PurePath(rest.strip()).name}" if colon and prefix == "jsonl" else spec

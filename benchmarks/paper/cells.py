@@ -10,10 +10,10 @@ from agentopt_local.agents.base import Agent
 from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.errors import RunDirError
 from agentopt_local.functions import FunctionSet
-from agentopt_local.grading import parse_number
+from agentopt_local.graders.numbers import parse_number
+from agentopt_local.problem import Problem
 from agentopt_local.rollout import Progress, Rollouts
 from agentopt_local.run_dir import RunDir, read_json
-from agentopt_local.task import Problem
 from agentopt_local.trainer import TrainState, sum_usage
 from agentopt_local.trajectory import Trajectory
 from benchmarks.paper.protocol import Cell

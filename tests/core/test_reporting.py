@@ -20,13 +20,13 @@ from agentopt_local.evaluate import compare, function_rows
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.grading import Grade
 from agentopt_local.optimizer import Proposal
+from agentopt_local.problem import Problem
 from agentopt_local.reporting.data import run_page
 from agentopt_local.reporting.html import report_html
 from agentopt_local.reporting.reading import read_run
 from agentopt_local.reporting.rollout_index import CHUNK
 from agentopt_local.reporting.settings import toml_text
 from agentopt_local.run_dir import RunDir
-from agentopt_local.task import Problem
 from agentopt_local.trainer import TrainState, score
 from agentopt_local.trajectory import Executed, Step, Trajectory
 

@@ -14,11 +14,12 @@ from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingA
 from agentopt_local.chat import ChatRequest, Message, Usage
 from agentopt_local.evidence import Attempted, FailedUpdate
 from agentopt_local.functions import Function, FunctionSet
-from agentopt_local.grading import Grade, exact
+from agentopt_local.graders.text import exact
+from agentopt_local.grading import Grade
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.optimizer import ActionCounts, Optimizer, OptimizerConfig, Proposal
+from agentopt_local.problem import Problem, Split
 from agentopt_local.rollout import MemoryStore, Rollouts
-from agentopt_local.task import Problem, Split
 from agentopt_local.trainer import (
     PRESETS,
     Proposer,

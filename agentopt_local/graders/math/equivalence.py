@@ -1,73 +1,61 @@
-"""Whether two final answers say the same.
-
-Expressions are compared by value: exactly where they are rational, and otherwise with several hundred bits, at fixed
-points for their variables. That two different expressions of a few hundred characters agree at all of them does not
-happen by chance.
-"""
+"""Whether two final answers are equivalent."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from fractions import Fraction
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from agentopt_local.graders.answer import Answer, Part
-from agentopt_local.graders.cursor import Node
-from agentopt_local.graders.equations import assigned_value, chain, same_equation
-from agentopt_local.graders.evaluate import (
-    MAX_PRECISION,
-    PRECISION,
-    Budget,
-    Evaluator,
-    UnboundedError,
-    UndefinedError,
-)
-from agentopt_local.graders.latex import UnparsableError
-from agentopt_local.graders.points import points, symbols
-from agentopt_local.graders.real_sets import Reals
+from agentopt_local.graders.math.answer_parser import Answer, Part
+from agentopt_local.graders.math.evaluation import Budget
+from agentopt_local.graders.math.expressions import Expressions
+from agentopt_local.graders.math.failures import UndefinedError, UnparsableError
+from agentopt_local.graders.math.intervals import RealSets
+from agentopt_local.graders.math.relations import assigned_value, same_equation, same_inequality, shortened
+from agentopt_local.graders.math.tree import Node, variables
 
-_SET_KINDS = frozenset({"cup", "cap", "setminus", "reals", "empty"})
+_SETS = frozenset({"cup", "cap", "setminus", "reals", "empty"})
 _INEQUALITIES = frozenset({"<", ">", "<=", ">=", "!="})
-_NUMBERS_KINDS = frozenset(
-    {"tuple", "set", "matrix", "rel", "ratio", "based", "reals", "empty", "cup", "cap", "setminus"}
-)
+_NOT_EXPRESSIONS = _SETS | {"tuple", "set", "matrix", "rel", "ratio", "based"}
 
 
-class Comparison:
+class Equivalence:
     """Compares the answers of one grading, within one budget."""
 
     def __init__(self) -> None:
         self.budget = Budget()
+        self.expressions = Expressions(self.budget)
 
     def answers(self, expected: Answer, given: Answer) -> bool:
-        """Whether two answers say the same."""
+        """Whether two answers are equivalent.
+
+        Raises UnparsableError, UndefinedError or UnboundedError if they cannot be compared.
+        """
         if len(expected.parts) == len(given.parts) == 1:
-            return self.parts(expected.parts[0], given.parts[0])
-        if self._describes_set(expected) or self._describes_set(given):
-            return self._real_sets(self._joined(expected), self._joined(given))
+            return self._parts(expected.parts[0], given.parts[0])
+        if _describes_set(expected) or _describes_set(given):
+            return self._real_sets(_joined(expected), _joined(given))
         for one, other in ((expected, given), (given, expected)):
             point = _named_point(one)
             if point is not None and len(other.parts) == 1:
-                return self.nodes(point, other.parts[0].node)
+                return self._nodes(point, other.parts[0].node)
         left, right = _items(expected), _items(given)
         as_sets = any(len(each.parts) == 1 and each.parts[0].node[0] == "set" for each in (expected, given))
         return self._matched(left, right, as_sets)
 
-    def parts(self, expected: Part, given: Part) -> bool:
-        """Whether two parts agree in value and, where both have a measure, in unit."""
+    def _parts(self, expected: Part, given: Part) -> bool:
+        """Whether two parts are equivalent and, if both have a unit, have the same one."""
         units = not expected.unit or not given.unit or expected.unit == given.unit
-        return units and self.nodes(expected.node, given.node)
+        return units and self._nodes(expected.node, given.node)
 
-    def nodes(self, a: Node, b: Node) -> bool:
-        """Whether two trees say the same."""
+    def _nodes(self, a: Node, b: Node) -> bool:
+        """Whether two trees are equivalent."""
         self.budget.charge(20)
         if a == b:
             return True
-        a, b = self._spread(a), self._spread(b)
+        a, b = _as_matrix(a), _as_matrix(b)
         kinds = {a[0], b[0]}
         if "rel" in kinds:
             return self._relations(a, b)
-        if kinds & _SET_KINDS:
+        if kinds & _SETS:
             return self._real_sets(a, b)
         if "text" in kinds:
             return _letters(a) is not None and _letters(a) == _letters(b)
@@ -81,103 +69,42 @@ class Comparison:
             return len(a[1]) == len(b[1]) and all(map(self._all, a[1], b[1]))
         if "ratio" in kinds:
             return self._ratios(a, b)
-        if kinds & _NUMBERS_KINDS:
+        if kinds & _NOT_EXPRESSIONS:
             return False
-        return self.expressions(a, b)
-
-    def expressions(self, a: Node, b: Node) -> bool:
-        """Whether two expressions have the same value, whatever their variables are."""
-        names = symbols(a) | symbols(b)
-        if not names:
-            return self._close_at({}, a, b) == "same"
-        verdicts = [self._close_at(point, a, b) for point in points(names, 7)]
-        if "different" in verdicts:
-            return False
-        # Where both are complex, only the branch of a root may differ: real points decide if there are any.
-        counted = [verdict for verdict in verdicts if verdict == "same"]
-        return len(counted) >= 3 or (bool(counted) and "branch" in verdicts and verdicts.count("undefined") == 0)
-
-    def _close_at(self, point: dict[str, Fraction], a: Node, b: Node) -> str:
-        """``same``, ``different``, ``branch`` (different where neither is real) or ``undefined``."""
-        precision = PRECISION
-        while True:
-            numbers = Evaluator(self.budget, point, precision)
-            try:
-                left, right = numbers.value(a), numbers.value(b)
-            except UndefinedError:
-                return "undefined"
-            if isinstance(left, Fraction) and isinstance(right, Fraction):
-                return "same" if left == right else "different"
-            if numbers.scale_bits <= precision // 3:
-                break
-            precision = 3 * numbers.scale_bits + PRECISION
-            if precision > MAX_PRECISION:
-                raise UnboundedError("a number in it is too large")
-        left, right = numbers.real(left), numbers.real(right)
-        mp = numbers.mp
-        if mp.isinf(left) or mp.isinf(right):
-            return "same" if left == right else "different"
-        scale = max(0, numbers.scale_bits)
-        tolerance = mp.ldexp(1, scale - precision // 2)
-        size = max(abs(left), abs(right))
-        if abs(left - right) <= min(tolerance, mp.ldexp(size, -64)) or size <= mp.ldexp(1, scale - precision + 96):
-            return "same"
-        complex_both = abs(mp.im(left)) > tolerance and abs(mp.im(right)) > tolerance
-        return "branch" if point and complex_both and abs(left + right) <= tolerance else "different"
-
-    def ratio(self, f: Node, g: Node) -> int:
-        """The sign of the constant that ``f / g`` is at all points; 0 if it is none."""
-        found: Any = None
-        for point in points(symbols(f) | symbols(g), 7):
-            numbers = Evaluator(self.budget, point)
-            try:
-                left, right = numbers.value(f), numbers.value(g)
-            except UndefinedError:
-                continue
-            if left == 0 or right == 0:
-                if left == right:
-                    continue
-                return 0
-            quotient = numbers.real(left) / numbers.real(right)
-            if found is not None and abs(found - quotient) > numbers.mp.ldexp(abs(found), -PRECISION // 2):
-                return 0
-            found = quotient if found is None else found
-        if found is None or (hasattr(found, "imag") and found.imag != 0):
-            return 0
-        return 1 if found.real > 0 else -1
+        return self.expressions.equal(a, b)
 
     def _all(self, left: Sequence[Node], right: Sequence[Node]) -> bool:
-        return len(left) == len(right) and all(map(self.nodes, left, right))
+        return len(left) == len(right) and all(map(self._nodes, left, right))
 
     def _matched(self, left: list[Part], right: list[Part], as_sets: bool) -> bool:
-        """Whether the parts are the same in some order; repeated ones count unless they are sets."""
+        """Whether the parts are the same in some order. Repeated ones count, except in sets."""
         if as_sets:
-            return all(any(self.parts(a, b) for b in right) for a in left) and all(
-                any(self.parts(a, b) for a in left) for b in right
+            return all(any(self._parts(a, b) for b in right) for a in left) and all(
+                any(self._parts(a, b) for a in left) for b in right
             )
         if len(left) != len(right):
             return False
         rest = list(right)
         for part in left:
-            index = next((i for i, other in enumerate(rest) if self.parts(part, other)), None)
+            index = next((i for i, other in enumerate(rest) if self._parts(part, other)), None)
             if index is None:
                 return False
             rest.pop(index)
         return True
 
     def _relations(self, a: Node, b: Node) -> bool:
-        a, b = chain(a), chain(b)
+        a, b = shortened(a), shortened(b)
         if a[0] == b[0] == "rel":
             operators = {*a[1], *b[1]}
             if operators == {"="}:
-                return same_equation(self, a, b)
-            if operators <= _INEQUALITIES and same_inequality(self, a, b):
+                return same_equation(a, b, self._nodes, self.expressions)
+            if operators <= _INEQUALITIES and same_inequality(a, b, self.expressions):
                 return True
-            return symbols(a) == symbols(b) and self._real_sets(a, b)
+            return variables(a) == variables(b) and self._real_sets(a, b)
         relation, other = (a, b) if a[0] == "rel" else (b, a)
         if set(relation[1]) <= {"=", "~="} and len(relation[1]) == 1:
-            value = assigned_value(self, relation, sums=relation is b)
-            return value is not None and self.nodes(value, other)
+            value = assigned_value(relation, self._nodes, sums=relation is b)
+            return value is not None and self._nodes(value, other)
         return self._real_sets(relation, other)
 
     def _ratios(self, a: Node, b: Node) -> bool:
@@ -187,69 +114,61 @@ class Comparison:
             if self._all(a[1], b[1]):
                 return True
             if any(_is_minutes(item) for each in (a, b) for item in each[1][1:]):
-                return False
+                return False  # 2:30 is a time
             return all(
-                self.expressions(("mul", a[1][0], right), ("mul", b[1][0], left))
+                self.expressions.equal(("mul", a[1][0], right), ("mul", b[1][0], left))
                 for left, right in zip(a[1][1:], b[1][1:], strict=True)
             )
         ratio, other = (a, b) if a[0] == "ratio" else (b, a)
         if len(ratio[1]) != 2 or other[0] != "div":
             return False
-        return self.expressions(("div", *ratio[1]), other)
+        return self.expressions.equal(("div", *ratio[1]), other)
 
     def _real_sets(self, a: Node, b: Node) -> bool:
-        if symbols(a) and symbols(b) and a[0] == b[0] and a[0] in ("cup", "cap"):
-            left, right = _flat(a), _flat(b)  # with endpoints that are no numbers
+        if variables(a) and variables(b) and a[0] == b[0] and a[0] in ("cup", "cap"):
+            left, right = _operands(a), _operands(b)  # the endpoints are not numbers
             return self._matched([Part(n, "") for n in left], [Part(n, "") for n in right], True)
-        reals = Reals(self.budget)
+        sets = RealSets(self.budget)
         try:
-            return reals.equal(reals.of(a), reals.of(b))
+            return sets.equal(sets.of(a), sets.of(b))
         except (UnparsableError, UndefinedError):
             return False
 
-    def _describes_set(self, answer: Answer) -> bool:
-        return any(
-            part.node[0] in ("cup", "cap", "setminus", "reals")
-            or (part.node[0] == "rel" and set(part.node[1]) & _INEQUALITIES)
-            or (part.node[0] == "tuple" and part.node[1:3] not in (("(", ")"), ("[", "]")))
-            for part in answer.parts
-        )
 
-    def _joined(self, answer: Answer) -> Node:
-        """The set that the parts describe together."""
-        node = answer.parts[0].node
-        for part in answer.parts[1:]:
-            both = answer.joined == "and" and node[0] == part.node[0] == "rel"
-            node = ("cap" if both or _excludes(part.node) else "cup", node, part.node)
-        return node
-
-    def _spread(self, node: Node) -> Node:
-        """A multiple of a matrix as one matrix, and nested lists as a matrix."""
-        if node[0] == "tuple" and node[1] == "[" and all(item[0] == "tuple" and item[1] == "[" for item in node[3]):
-            return ("matrix", tuple(item[3] for item in node[3]))
-        if node[0] == "neg" and (inner := self._spread(node[1]))[0] == "matrix":
-            return _each(inner, lambda item: ("neg", item))
-        if node[0] in ("mul", "div"):
-            left, right = self._spread(node[1]), self._spread(node[2])
-            if right[0] == "matrix" and left[0] != "matrix" and node[0] == "mul":
-                return _each(right, lambda item: ("mul", left, item))
-            if left[0] == "matrix" and right[0] != "matrix":
-                return _each(left, lambda item: (node[0], item, right))
-        return node
+def _describes_set(answer: Answer) -> bool:
+    return any(
+        part.node[0] in ("cup", "cap", "setminus", "reals")
+        or (part.node[0] == "rel" and set(part.node[1]) & _INEQUALITIES)
+        or (part.node[0] == "tuple" and part.node[1:3] not in (("(", ")"), ("[", "]")))
+        for part in answer.parts
+    )
 
 
-def same_inequality(comparison: Comparison, a: Node, b: Node) -> bool:
-    """Whether two simple inequalities differ by a constant factor, turned round if it is negative."""
-    if len(a[1]) != 1 or len(b[1]) != 1:
-        return False
-    (first,), (second,) = a[1], b[1]
-    f, g = (("add", each[2][0], ("neg", each[2][1])) for each in (a, b))
-    sign = comparison.ratio(f, g)
-    turned = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!="}
-    return sign != 0 and first == (second if sign > 0 else turned[second])
+def _joined(answer: Answer) -> Node:
+    """The set that the parts describe together."""
+    node = answer.parts[0].node
+    for part in answer.parts[1:]:
+        both = answer.joined == "and" and node[0] == part.node[0] == "rel"
+        node = ("cap" if both or _excludes(part.node) else "cup", node, part.node)
+    return node
 
 
-def _each(matrix: Node, change: Any) -> Node:
+def _as_matrix(node: Node) -> Node:
+    """A nested list, or a multiple of a matrix, as one matrix; other nodes unchanged."""
+    if node[0] == "tuple" and node[1] == "[" and all(item[0] == "tuple" and item[1] == "[" for item in node[3]):
+        return ("matrix", tuple(item[3] for item in node[3]))
+    if node[0] == "neg" and (inner := _as_matrix(node[1]))[0] == "matrix":
+        return _each_entry(inner, lambda item: ("neg", item))
+    if node[0] in ("mul", "div"):
+        left, right = _as_matrix(node[1]), _as_matrix(node[2])
+        if right[0] == "matrix" and left[0] != "matrix" and node[0] == "mul":
+            return _each_entry(right, lambda item: ("mul", left, item))
+        if left[0] == "matrix" and right[0] != "matrix":
+            return _each_entry(left, lambda item: (node[0], item, right))
+    return node
+
+
+def _each_entry(matrix: Node, change: Callable[[Node], Node]) -> Node:
     return ("matrix", tuple(tuple(change(item) for item in row) for row in matrix[1]))
 
 
@@ -260,7 +179,7 @@ def _items(answer: Answer) -> list[Part]:
 
 
 def _named_point(answer: Answer) -> Node | None:
-    """The point that ``x = 1, y = 2`` names, if the names are in order."""
+    """The point ``(1, 2)`` of ``x = 1, y = 2``; None for other answers, or names out of order."""
     names, values = [], []
     for part in answer.parts:
         if part.node[0] != "rel" or part.node[1] != ("=",) or part.node[2][0][0] != "sym":
@@ -271,7 +190,7 @@ def _named_point(answer: Answer) -> Node | None:
 
 
 def _letters(node: Node) -> str | None:
-    """The words of a node, or a variable's letter."""
+    """The words of a text, or the letter of a variable."""
     if node[0] == "text":
         return str(node[1])
     return str(node[1]).casefold() if node[0] == "sym" and len(node[1]) == 1 else None
@@ -285,5 +204,5 @@ def _excludes(node: Node) -> bool:
     return bool(node[0] == "rel" and node[1] == ("!=",))
 
 
-def _flat(node: Node) -> list[Node]:
-    return _flat(node[1]) + _flat(node[2]) if node[0] in ("cup", "cap") else [node]
+def _operands(node: Node) -> list[Node]:
+    return _operands(node[1]) + _operands(node[2]) if node[0] in ("cup", "cap") else [node]

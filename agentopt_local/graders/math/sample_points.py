@@ -1,23 +1,13 @@
-"""The variables of a tree, and the fixed points at which expressions are compared."""
+"""The fixed points at which expressions are compared."""
 
 from __future__ import annotations
 
 import random
 from fractions import Fraction
-from typing import Any
 
 
-def symbols(node: Any) -> set[str]:
-    """The names of the variables in a tree."""
-    if not isinstance(node, tuple):
-        return set()
-    if node and node[0] in ("sym", "text") and len(node) == 2:
-        return {node[1] if node[0] == "sym" else f'"{node[1]}'}
-    return set().union(*(symbols(each) for each in node)) if node else set()
-
-
-def points(names: set[str], count: int) -> list[dict[str, Fraction]]:
-    """``count`` fixed points: the same for the same names. Half of them have all variables positive."""
+def sample_points(names: set[str], count: int) -> list[dict[str, Fraction]]:
+    """``count`` values for the variables ``names``, always the same. In half of the points all are positive."""
     found = []
     for index in range(count):
         point = {}
