@@ -7,7 +7,7 @@ from collections.abc import Callable
 from agentopt_local.agents.base import Agent
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest, Message
 from agentopt_local.functions import FunctionSet
-from agentopt_local.task import Problem
+from agentopt_local.problem import Problem
 from agentopt_local.trajectory import Trajectory
 
 Show = Callable[[Message], None]

@@ -34,7 +34,7 @@ from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.sandbox.base import Execution, Sandbox
 from agentopt_local.seeds import derive
 from agentopt_local.source import clean, with_imports
-from agentopt_local.task import Task
+from agentopt_local.tasks.base import Task
 from agentopt_local.update import ActionCounts, OptimizerConfig, Verified
 
 log = logging.getLogger("agentopt.drafts")

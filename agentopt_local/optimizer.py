@@ -27,7 +27,7 @@ from agentopt_local.rollout import together
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.seeds import derive
 from agentopt_local.source import TYPES_ALLOWED
-from agentopt_local.task import Task
+from agentopt_local.tasks.base import Task
 from agentopt_local.train_state import FailedUpdate
 from agentopt_local.update import ActionCounts, OptimizerConfig, Update, Verified
 

@@ -17,9 +17,10 @@ from typing import Any, Protocol, TypeVar
 from agentopt_local.admission import Admission
 from agentopt_local.agents.base import Agent
 from agentopt_local.functions import FunctionSet
+from agentopt_local.problem import Problem
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.stage import Stage
-from agentopt_local.task import Problem, Task
+from agentopt_local.tasks.base import Task
 from agentopt_local.trajectory import Trajectory
 
 T = TypeVar("T")

@@ -24,7 +24,7 @@ from agentopt_local.rollout import MemoryStore, Rollouts
 from agentopt_local.sandbox import open_sandbox
 from agentopt_local.stage import Stage
 from agentopt_local.statistics import paired_difference, wilson
-from agentopt_local.task import load_task
+from agentopt_local.tasks.catalog import load_task
 from benchmarks.hosting import Meter, hosted
 from serving.config import EngineConfig
 from serving.cpu import KERNEL_VARIABLE

@@ -34,12 +34,13 @@ from agentopt_local.admission import Admission
 from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingAgent
 from agentopt_local.chat import ChatReply, ChatRequest, Message, ToolCall, Usage
 from agentopt_local.functions import FunctionSet
-from agentopt_local.grading import Grade, exact
+from agentopt_local.graders.text import exact
+from agentopt_local.grading import Grade
+from agentopt_local.problem import Problem
 from agentopt_local.rollout import Grading, Rollouts, accuracy
 from agentopt_local.run.writer import RunDir
 from agentopt_local.sandbox.base import Execution
 from agentopt_local.stage import Stage
-from agentopt_local.task import Problem
 
 SIZES = (100, 1_000, 10_000, 50_000)
 MIN_TURNS_PER_S = 2_000

@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from agentopt_local.graders.extract import final_answer, last_box
+from agentopt_local.boxed import last_box
+from agentopt_local.graders.final_answer import final_answer
 from agentopt_local.graders.math import math
 
 CASES = Path(__file__).resolve().parents[1] / "tests" / "core" / "math_cases.txt"
@@ -37,7 +38,7 @@ def golds(folder: Path) -> list[str]:
         for name in ("train", "test")
         for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines()
     ]
-    return [last_box(row["solution"]) or "" for row in rows]
+    return [last_box(row["solution"], "solution") or "" for row in rows]
 
 
 def rewrites(gold: str) -> Iterator[str]:

@@ -26,10 +26,10 @@ from agentopt_local.chat import Message, ToolCall, Usage
 from agentopt_local.comparison import compare, function_results
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.grading import Grade
+from agentopt_local.problem import Problem
 from agentopt_local.run.report import Report
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
-from agentopt_local.task import Problem
 from agentopt_local.train_state import Decision, TrainState
 from agentopt_local.trainer import Tried, step_row
 from agentopt_local.trajectory import Executed, Step, Trajectory

@@ -27,7 +27,7 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.rollout import MemoryStore, Rollouts
 from agentopt_local.sandbox import open_sandbox
 from agentopt_local.stage import Stage
-from agentopt_local.task import load_task
+from agentopt_local.tasks.catalog import load_task
 from benchmarks.hosting import Barrier, Meter, MoreTurns, ceiling, hosted
 from serving.config import EngineConfig
 

@@ -22,7 +22,8 @@ from agentopt_local.run.writer import RunDir
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.sandbox.repeating import RepeatingSandbox
 from agentopt_local.stage import Stage
-from agentopt_local.task import Task, load_task
+from agentopt_local.tasks.base import Task
+from agentopt_local.tasks.catalog import load_task
 from agentopt_local.trajectory import Trajectory
 from ray_jobs.agents import AGENTS, sandbox_of
 from ray_jobs.config import RunConfig

@@ -41,7 +41,7 @@ import pytest
 
 from agentopt_local.errors import ConfigError
 from agentopt_local.run.writer import RunDir
-from agentopt_local.task import load_task
+from agentopt_local.tasks.catalog import load_task
 from ray_jobs.cli import parser, split_settings
 from ray_jobs.config import all_keys, load_config, parse_overrides
 from ray_jobs.grid import load_sweep

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from agentopt_local.boxed import last_box, whole_box
 from agentopt_local.record import Record
 
 _TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
-_BOX = re.compile(r"\\boxed\s*\{")
 
 AnswerFormName = Literal["tags", "boxed"]
 
@@ -35,7 +35,7 @@ def read_answer(text: str) -> str | None:
     A tag or box that the end of the turn cut off counts; an empty one does not.
     """
     tag = _TAG.search(text)
-    answer = unboxed(tag[1]) if tag else last_box(text)
+    answer = unboxed(tag[1]) if tag else last_box(text, "turn")
     return answer.strip() or None if answer is not None else None
 
 
@@ -46,27 +46,5 @@ def without_answer(text: str) -> str:
 
 def unboxed(text: str) -> str:
     """``text`` without a box (and the dollars of mathematics) that is all of it."""
-    inner = text.strip().strip("$").strip()
-    match = _BOX.match(inner)
-    return box_content(inner, match.end()) if match and _closes_at(inner, match.end()) == len(inner) - 1 else text
-
-
-def last_box(text: str) -> str | None:
-    """The content of the last ``\\boxed{...}``, whose braces may nest; None if there is none."""
-    starts = [match.end() for match in _BOX.finditer(text)]
-    return box_content(text, starts[-1]) if starts else None
-
-
-def box_content(text: str, start: int) -> str:
-    """What stands from ``start``, just behind an opening brace, to the brace that closes it, or to the end."""
-    end = _closes_at(text, start)
-    return text[start:] if end is None else text[start:end]
-
-
-def _closes_at(text: str, start: int) -> int | None:
-    depth = 1
-    for match in re.compile(r"(?<!\\)[{}]").finditer(text, start):
-        depth += 1 if match[0] == "{" else -1
-        if depth == 0:
-            return match.start()
-    return None
+    content = whole_box(text.strip().strip("$").strip())
+    return text if content is None else content

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from agentopt_local.functions import FunctionSet
-from agentopt_local.task import Problem
+from agentopt_local.problem import Problem
 from agentopt_local.trajectory import Trajectory
 
 

@@ -14,9 +14,9 @@ from agentopt_local.agents.answers import FORMS, AnswerFormName, read_answer
 from agentopt_local.chat import ChatModel, ChatRequest, Constraint, Message, Sampling, ToolCall, Usage
 from agentopt_local.errors import ContextOverflowError
 from agentopt_local.functions import FunctionSet
+from agentopt_local.problem import Problem
 from agentopt_local.record import Record
 from agentopt_local.sandbox.base import Execution, Sandbox
-from agentopt_local.task import Problem
 from agentopt_local.tool_formats import check_arguments
 from agentopt_local.trajectory import Executed, Step, StopReason, Trajectory
 

@@ -18,7 +18,7 @@ from agentopt_local.agents.answers import read_answer, unboxed
 from agentopt_local.agents.function_calling import CODE, Attempt, FunctionCallingAgent
 from agentopt_local.chat import Constraint, Message, ToolCall
 from agentopt_local.functions import Function, FunctionSet
-from agentopt_local.task import Problem
+from agentopt_local.problem import Problem
 from agentopt_local.tool_formats import COMPACT_JSON
 from agentopt_local.trajectory import Executed
 

@@ -14,9 +14,9 @@ from agentopt_local.chat import Usage
 from agentopt_local.errors import ConfigError
 from agentopt_local.exporting.learned import Provenance
 from agentopt_local.functions import FunctionSet
+from agentopt_local.problem import Problem
 from agentopt_local.rollout import accuracy
 from agentopt_local.statistics import wilson
-from agentopt_local.task import Problem
 from agentopt_local.trainer import sum_usage
 from agentopt_local.trajectory import Step, Trajectory
 

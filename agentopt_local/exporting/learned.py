@@ -8,6 +8,7 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.record import Record
 from agentopt_local.run.reader import read_config, read_functions, read_meta, read_report, read_rollouts, read_start
 from agentopt_local.run.report import Comparison
+from agentopt_local.tasks.catalog import public_spec
 
 
 class Provenance(Record):
@@ -82,9 +83,3 @@ def evaluated(run: Path, functions: FunctionSet) -> bool:
     return any(
         row.stage.split == "test" and row.trajectory.functions == functions.fingerprint for row in read_rollouts(run)
     )
-
-
-def public_spec(spec: str) -> str:
-    """A task's spec without the folders of a file's path, which are nobody else's business."""
-    prefix, colon, rest = spec.partition(":")
-    return f"{prefix}:{PurePath(rest.strip()).name}" if colon and prefix == "jsonl" else spec

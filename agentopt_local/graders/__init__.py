@@ -1,6 +1,7 @@
-"""Graders of the benchmarks: MATH, TabMWP, GAIA and GSM8K.
+"""Graders: functions ``(answer, expected)`` that judge an answer by the expected one.
 
-All of them are pure: the verdict is a function of the two texts (and a row's unit and choices), never of the clock or
-of the machine's load. They parse; they run no text as code. Work is limited by counting it (see :mod:`.evaluate`), so a
-hostile answer costs a bounded number of operations and is then called wrong.
+All of them are pure: the verdict depends on the two texts (for TabMWP also on the row's unit and choices), never on the
+clock or the load of the machine. They parse texts and never run them as code. Work is counted and bounded (see
+:mod:`agentopt_local.graders.math.evaluation`), so a hostile answer costs a limited number of operations and is then
+called wrong.
 """

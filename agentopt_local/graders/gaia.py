@@ -1,18 +1,18 @@
 """The graders of GAIA.
 
-``gaia`` is the rule of the benchmark's leaderboard (Mialon et al., arXiv 2311.12983): if a number is expected, the
-answer is read as one, without ``$``, ``%`` and commas; if a list is expected (the expected answer holds a comma or a
-semicolon), its elements are compared in order, numbers as numbers and texts without white space and case; any other
+``gaia`` is the rule of the benchmark's leaderboard (Mialon et al., arXiv 2311.12983). If a number is expected, the
+answer is read as one, without ``$``, ``%`` and commas. If a list is expected (the expected answer contains a comma or a
+semicolon), its elements are compared in order, numbers as numbers and texts without white space and case. Any other
 text is compared without white space, case and punctuation.
 
-Where that rule is known to be wrong, ``gaia_lenient`` does what it means:
+``gaia_lenient`` repairs that rule where it is known to be wrong:
 
-* An answer that is no number counts as infinity, which is right where infinity is expected; here it is wrong.
+* An answer that is not a number counts as infinity, and is right if infinity is expected; here it is wrong.
 * ``1,234`` as an expected answer is a list of two; here it is a number.
-* ``5 km`` is no number to it; here words after a number may be there.
-* Spaces may not stand between a list's number and its sign, and articles count; here neither matters, nor do accents
-  and full stops, quotation marks and brackets around an element.
-* "Final answer:" in front of the answer counts as part of it; here it does not.
+* ``5 km`` is not a number; here words may follow a number.
+* A space between a number in a list and its sign, or an article, makes an answer wrong; here neither matters, nor do
+  accents, or full stops, quotation marks and brackets around an element.
+* "Final answer:" before the answer is part of it; here it is not.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import math
 import re
 import string
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from agentopt_local.graders.extract import final_answer
-from agentopt_local.grading import Grade, no_answer, quote
+from agentopt_local.graders.final_answer import final_answer
+from agentopt_local.grading import Grade, Grader, no_answer, quote
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _THOUSANDS = re.compile(r"[-+]?\$?\d{1,3}(,\d{3})+(\.\d+)?%?")
@@ -43,7 +43,7 @@ def gaia(answer: str, expected: str) -> Grade:
 
 
 def gaia_lenient(answer: str, expected: str) -> Grade:
-    """Reward 1 if ``answer`` is right by what the rule means; see the module's text."""
+    """Reward 1 if ``answer`` is right by the repaired rule; see the module's docstring."""
     if missing := no_answer(answer):
         return missing
     answer = final_answer(answer)
@@ -56,7 +56,7 @@ def gaia_lenient(answer: str, expected: str) -> Grade:
 
 
 def is_number(text: str) -> bool:
-    """Whether the rule expects a number: whether Python reads ``text`` as one."""
+    """Whether the rule takes ``text`` for a number: whether Python can read it as one."""
     try:
         float(text)
     except ValueError:
@@ -121,3 +121,6 @@ def _verdict(right: bool, how: str, answer: str, expected: str) -> Grade:
     if right:
         return Grade(reward=1.0, reason=f"correct: equal {how}")
     return Grade(reward=0.0, reason=f"answered {quote(answer)}; expected {quote(expected)}, compared {how}")
+
+
+GRADERS: Mapping[str, Grader] = {"gaia": gaia, "gaia_lenient": gaia_lenient}

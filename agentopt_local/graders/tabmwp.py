@@ -1,20 +1,20 @@
 """The graders of TabMWP.
 
 ``tabmwp`` follows the rule of the data set's authors (Lu et al., arXiv 2209.14610, the evaluation of PromptPG), so that
-accuracies compare with published ones. In short: an option is chosen by its letter, or else by the words that it has in
-common with the answer; a number is taken from phrases such as "the answer is"; both sides lose a leading dollar
-sign, commas and the row's unit, fractions and decimals are rounded to three places, and the texts must be equal.
+accuracies are comparable to published ones. In short: an option is chosen by its letter, or else by the words that it
+shares with the answer. A number is taken from phrases such as "the answer is". A leading dollar sign, commas and the
+row's unit are removed from both sides, fractions and decimals are rounded to three places, and the texts must be equal.
 
-Where that rule is known to be wrong, ``tabmwp_lenient`` does what it means:
+``tabmwp_lenient`` repairs that rule where it is known to be wrong:
 
-* An answer that has nothing in common with any option gets the first option, right or wrong; here it gets none.
+* An answer that shares nothing with any option counts as the first option; here it counts as none.
 * "The answer is Brenda" is taken for option B; here only a letter that stands alone names an option.
-* Options are told apart by case, so "No" is taken for the first option instead of "no"; here case does not matter.
-* ``-$3`` and ``50 %`` are no numbers to it, and ``1/0`` ends its program; here signs may stand before or after a sign
-  of currency, and percent signs are left out.
+* Options are case-sensitive, so "No" is taken for the first option instead of "no"; here case does not matter.
+* ``-$3`` and ``50 %`` are not numbers, and ``1/0`` makes the authors' program crash; here a minus sign may come before
+  or after a currency sign, and percent signs are ignored.
 * It looks for "the answer is" in any text, but not for a box; here the last box comes first.
-* Both sides are rounded to three places, so 0.3334 is 1/3; here a decimal answer may be rounded to two places or more,
-  and must be right in all the places that it shows.
+* Both sides are rounded to three places, so 0.3334 is 1/3; here a decimal answer may be rounded to two or more places
+  and must be right in every place that it shows.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from agentopt_local.graders.extract import final_answer
-from agentopt_local.grading import Grade, no_answer, parse_number, quote
+from agentopt_local.graders.final_answer import final_answer
+from agentopt_local.graders.numbers import parse_number
+from agentopt_local.grading import Grade, no_answer, quote
 
 MAX_CHARS = 20_000
-"""A longer answer is wrong: the rule's expressions are made for a line of text."""
+"""A longer answer is wrong: the rule's regular expressions are meant for a line of text."""
 
 _LETTERS = "ABCDEF"
 _NUMBER = re.compile(r"[-+]?[\d,./]+")
@@ -51,11 +52,11 @@ _NUMBER_FORMS = (
     re.compile(r"([-\d$.,/:]+)"),
 )
 _ENDS_WITH_DIGIT = (3, 4, 5, 7)
-"""Of the forms, those whose number ends with its last digit."""
+"""The forms, by index, whose number ends at its last digit."""
 
 
 def tabmwp(answer: str, expected: str, *, unit: str | None = None, choices: Sequence[str] | None = None) -> Grade:
-    """Reward 1 if ``answer`` is right by the authors' rule; ``unit`` and ``choices`` are the row's."""
+    """Reward 1 if ``answer`` is right by the authors' rule, given the row's ``unit`` and ``choices``."""
     if missing := no_answer(answer):
         return missing
     if len(answer) > MAX_CHARS:
@@ -68,7 +69,7 @@ def tabmwp(answer: str, expected: str, *, unit: str | None = None, choices: Sequ
 def tabmwp_lenient(
     answer: str, expected: str, *, unit: str | None = None, choices: Sequence[str] | None = None
 ) -> Grade:
-    """Reward 1 if ``answer`` is right by what the rule means; see the module's text."""
+    """Reward 1 if ``answer`` is right by the repaired rule; see the module's docstring."""
     if missing := no_answer(answer):
         return missing
     if len(answer) > MAX_CHARS:
@@ -97,7 +98,7 @@ def tabmwp_lenient(
 
 
 def _close(value: Fraction | None, target: Fraction, rounded: bool) -> bool:
-    """A rounded decimal is right where the exact value has no such decimal, as 1/3 has not."""
+    """Whether a rounded decimal is right: only if the exact value, such as 1/3, is not a finite decimal."""
     denominator = target.denominator
     for prime in (2, 5):
         while denominator % prime == 0:
@@ -106,7 +107,7 @@ def _close(value: Fraction | None, target: Fraction, rounded: bool) -> bool:
 
 
 def extract(answer: str, choices: Sequence[str] | None) -> str:
-    """What the authors' rule takes for the answer."""
+    """The part of ``answer`` that the authors' rule takes for the answer."""
     text = re.sub(r"\$?\\frac\{([\d.,-]+)\}\{([\d.,]+)\}\$?", r"\1/\2", answer)
     text = re.sub(r"(?<![AP]\.M)\.$", "", text)
     text = re.sub(r"(?<=\d)=(?=[-$\d])", " = ", text).replace("\u2212", "-")
@@ -115,7 +116,7 @@ def extract(answer: str, choices: Sequence[str] | None) -> str:
             if found := form.fullmatch(text):
                 index = _LETTERS.find(found[1].upper())
                 if index >= 0:
-                    # Past the last option the rule draws one at random; the last one is as good and always the same.
+                    # For a letter past the last option the rule draws one at random; the last one is repeatable.
                     return choices[min(index, len(choices) - 1)]
         return max(choices, key=lambda option: _similarity(option, text))
     for index, form in enumerate(_NUMBER_FORMS):
@@ -141,11 +142,11 @@ def normalize(text: str, unit: str | None) -> str:
         value = float(top) / float(bottom.partition("/")[0]) if slash else float(plain)
         return re.sub(r"\.0+$", "", str(round(value, 3)))
     except (ValueError, ZeroDivisionError, OverflowError):
-        return text  # the authors' program ends here
+        return text  # the authors' program crashes here
 
 
 def nearest_option(text: str, choices: Sequence[str]) -> str | None:
-    """The option that ``text`` names by its letter or its words; None if it names none or several alike."""
+    """The option that ``text`` names by its letter or its words; None if it names none, or several equally well."""
     folded = [_folded(choice) for choice in choices]
     whole = _folded(text)
     if whole in folded:
@@ -165,7 +166,7 @@ def nearest_option(text: str, choices: Sequence[str]) -> str | None:
 
 
 def _similarity(one: str, other: str) -> float:
-    """Shared words over the words of the longer text; 2 for equal texts."""
+    """Shared words divided by the words of the longer text; 2 for equal texts."""
     if one == other:
         return 2.0
     left, right = one.split(" "), other.split(" ")

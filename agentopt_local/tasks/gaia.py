@@ -1,11 +1,13 @@
-"""GAIA (Mialon et al., arXiv 2311.12983) from a copy of the user's: questions for assistants, with attached files.
+"""GAIA (Mialon et al., arXiv 2311.12983), read from your copy: questions for assistants, with attached files.
 
-``gaia:PATH`` where PATH is the data set's folder, with ``2023/validation/metadata.jsonl`` (or ``metadata.parquet``)
-and the attachments beside it; or ``gaia:hf:gaia-benchmark/GAIA`` with access to that gated data set. Its questions must
-not be published again. The answers of the official test questions are withheld, so the official validation questions
-are split by a hash of their content: 15 % for training, 10 % for validation, 75 % for the test. Settings: ``level`` (1
-to 3), ``lenient`` (mend the official rule of scoring), ``withheld`` (use the official test questions as the test; no
-answer to them is graded).
+In ``gaia:PATH``, PATH is the data set's folder, with ``2023/validation/metadata.jsonl`` (or ``metadata.parquet``) and
+the attachments next to it. ``gaia:hf:gaia-benchmark/GAIA`` downloads it, given access to that gated data set. Its
+questions must not be republished.
+
+The answers to the official test questions are withheld, so the official validation questions are split by a hash of
+their content: 15 % for training, 10 % for validation, 75 % for the test. Settings: ``level`` (1 to 3), ``lenient``
+(repair the official scoring rule), ``withheld`` (use the official test questions as the test; answers to them are not
+graded).
 """
 
 from __future__ import annotations
@@ -17,8 +19,12 @@ from typing import TYPE_CHECKING, Any
 from agentopt_local.errors import ConfigError
 from agentopt_local.graders.gaia import gaia, gaia_lenient
 from agentopt_local.grading import Grade, apply_grader
-from agentopt_local.task import Problem, Split, content_key
-from agentopt_local.tasks.benchmark import Found, Splits, flag, levels, parse_spec, rows, shown, source, text
+from agentopt_local.problem import Problem, Split, content_key
+from agentopt_local.tasks.base import TaskKind
+from agentopt_local.tasks.data_files import read_rows, shown, source, text
+from agentopt_local.tasks.options import flag, levels, parse_spec
+from agentopt_local.tasks.rows import by_texts
+from agentopt_local.tasks.splits import Found, Splits
 
 if TYPE_CHECKING:
     from agentopt_local.sandbox.base import Sandbox
@@ -28,25 +34,25 @@ FORM = (
     "for; or as few words as possible, without articles and abbreviations; or a list of these separated by commas."
 )
 HINT = (
-    "Ask for access to the gated data set gaia-benchmark/GAIA on the Hugging Face hub, then use "
-    "gaia:hf:gaia-benchmark/GAIA with HF_TOKEN set, or download it and give the folder that holds 2023/: gaia:FOLDER"
+    "Request access to the gated data set gaia-benchmark/GAIA on the Hugging Face hub, then use "
+    "gaia:hf:gaia-benchmark/GAIA with HF_TOKEN set, or download it and give the folder that contains 2023/: gaia:FOLDER"
 )
 WITHHELD = "?"
-"""What the official test file has for an answer."""
+"""The answer to every question in the official test file."""
 MAX_INLINE_CHARS = 8_000
-"""A longer attachment is shown in part."""
+"""Longer attachments are cut."""
 
 _SHARES: tuple[tuple[int, Split], ...] = ((15, "train"), (25, "validation"), (100, "test"))
 _TEXT_FILES = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".jsonld", ".py", ".md", ".xml", ".html"})
 
 
 class GaiaTask:
-    """The questions of a copy of GAIA."""
+    """The questions in a copy of GAIA."""
 
     preload: tuple[str, ...] = ()
 
     def __init__(self, spec: str, *, seed: int = 0, settings: Mapping[str, Any] | None = None) -> None:
-        """Raises ConfigError that names the file, line and key of what is wrong."""
+        """Raises ConfigError, naming the file, line and key, if something is wrong."""
         self.name = f"gaia:{spec}"
         path, options = parse_spec("gaia", spec, settings or {}, ("level", "lenient", "withheld"))
         self._levels = levels(self.name, options, 3)
@@ -61,13 +67,13 @@ class GaiaTask:
         self.description = self._splits.description
 
     def problems(self, split: Split, n: int) -> tuple[Problem, ...]:
-        """The first ``n`` questions of ``split``, in the seed's order, the levels in turn."""
+        """The first ``n`` questions of ``split``, in the seed's order, alternating between the levels."""
         return self._splits.take(split, n)
 
     async def grade(self, problem: Problem, answer: str | None, sandbox: Sandbox) -> Grade:
-        """Judge by the official rule, or by the mended one; a withheld answer gives reward 0 and says so."""
+        """Grade by the official rule or the lenient one. If the expected answer is withheld, the reward is 0."""
         if problem.answer == WITHHELD:
-            return Grade(reward=0.0, reason="not graded: the answer is withheld; the leaderboard judges it")
+            return Grade(reward=0.0, reason="not graded: the answer is withheld; submit to the leaderboard")
         rule = gaia_lenient if self._lenient else gaia
         return apply_grader("gaia", rule, problem, answer)
 
@@ -75,7 +81,7 @@ class GaiaTask:
         for official in ("validation", "test") if self._withheld else ("validation",):
             path = self._metadata(official)
             self._files.append(path)
-            for where, row in rows(path):
+            for where, row in read_rows(path):
                 if official == "test" and _welcomes(row):
                     continue
                 problem = self._problem(where, path.parent, row)
@@ -121,7 +127,7 @@ class GaiaTask:
         )
 
     def _attachment(self, where: str, folder: Path, name: str) -> tuple[str, str | None]:
-        """What the agent is shown of an attached file, and the file's path."""
+        """An attached file as the agent sees it, and the file's path."""
         if not name:
             return "", None
         path = folder / name
@@ -135,5 +141,14 @@ class GaiaTask:
 
 
 def _welcomes(row: Mapping[str, Any]) -> bool:
-    """Whether a row is the one that the test file begins with: it welcomes the reader and asks nothing."""
+    """Whether a row is the first one of the test file, which welcomes the reader and asks nothing."""
     return not str(row.get("task_id", "")).strip("0-") or str(row.get("Question", "")).lower().startswith("welcome")
+
+
+KIND = TaskKind(
+    argument="PATH",
+    open=GaiaTask,
+    reads_path=True,
+    row_graders={"gaia": by_texts(gaia)},
+    lenient_row_graders={"gaia": by_texts(gaia_lenient)},
+)

@@ -1,7 +1,8 @@
-"""GSM8K (Cobbe et al., arXiv 2110.14168) from a copy of the user's: word problems with whole-number answers.
+"""GSM8K (Cobbe et al., arXiv 2110.14168), read from your copy: word problems with whole-number answers.
 
-``gsm8k:PATH`` where PATH is a folder with ``train.jsonl`` and ``test.jsonl`` (one object a line with question and
-answer, whose last line is ``#### `` and the number), or with the hub's parquet files; or ``gsm8k:hf:openai/gsm8k``.
+In ``gsm8k:PATH``, PATH is a folder with ``train.jsonl`` and ``test.jsonl`` (one object per line with question and
+answer, the last line of which is ``#### `` and the number) or with the hub's parquet files. ``gsm8k:hf:openai/gsm8k``
+downloads it.
 """
 
 from __future__ import annotations
@@ -12,18 +13,12 @@ from typing import TYPE_CHECKING, Any
 from agentopt_local.errors import ConfigError
 from agentopt_local.graders.gsm8k import final_number, gsm8k
 from agentopt_local.grading import Grade, apply_grader
-from agentopt_local.task import Problem, Split
-from agentopt_local.tasks.benchmark import (
-    Found,
-    Splits,
-    parse_spec,
-    problem_id,
-    rows,
-    source,
-    text,
-    validation_or_train,
-)
-from agentopt_local.tasks.math import split_files
+from agentopt_local.problem import Problem, Split
+from agentopt_local.tasks.base import TaskKind
+from agentopt_local.tasks.data_files import read_rows, source, split_files, text
+from agentopt_local.tasks.options import parse_spec
+from agentopt_local.tasks.rows import by_texts
+from agentopt_local.tasks.splits import Found, Splits, problem_id, validation_or_train
 
 if TYPE_CHECKING:
     from agentopt_local.sandbox.base import Sandbox
@@ -32,17 +27,17 @@ FORM = "Give the final answer as a number alone."
 
 HINT = (
     "Download grade_school_math/data/train.jsonl and test.jsonl of openai/grade-school-math into one folder and give "
-    "it: gsm8k:FOLDER; or use gsm8k:hf:openai/gsm8k where the Hugging Face hub can be reached"
+    "it: gsm8k:FOLDER; or use gsm8k:hf:openai/gsm8k if the Hugging Face hub can be reached"
 )
 
 
 class Gsm8kTask:
-    """The problems of a copy of GSM8K."""
+    """The problems in a copy of GSM8K."""
 
     preload: tuple[str, ...] = ()
 
     def __init__(self, spec: str, *, seed: int = 0, settings: Mapping[str, Any] | None = None) -> None:
-        """Raises ConfigError that names the file, line and key of what is wrong."""
+        """Raises ConfigError, naming the file, line and key, if something is wrong."""
         self.name = f"gsm8k:{spec}"
         path, _ = parse_spec("gsm8k", spec, settings or {}, ())
         folder = source(self.name, path, HINT, ("*.jsonl", "main/*.parquet"))
@@ -60,7 +55,7 @@ class Gsm8kTask:
 
     def _read(self) -> Iterator[Found]:
         for official, path in self._files:
-            for where, row in rows(path):
+            for where, row in read_rows(path):
                 question, solution = text(where, row, "question"), text(where, row, "answer")
                 _, mark, answer = solution.rpartition("####")
                 if not mark or final_number(answer) is None:
@@ -76,3 +71,6 @@ class Gsm8kTask:
                         kind="gsm8k",
                     ),
                 )
+
+
+KIND = TaskKind(argument="PATH", open=Gsm8kTask, reads_path=True, row_graders={"gsm8k": by_texts(gsm8k)})

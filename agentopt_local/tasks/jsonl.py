@@ -1,8 +1,8 @@
-"""Problems from a file of the user's, one JSON object per line.
+"""Problems from a file of your own, one JSON object per line.
 
-A row is ``{"question": ..., "answer": ..., "id"?, "kind"?, "split"?, "grader"?, ...}``; further keys become the
-problem's metadata. An answer may be a number or a bool, which is turned into text as JSON writes it. A row without
-``split`` belongs where the hash of its question puts it: 60 % train, 20 % validation, 20 % test.
+A row is ``{"question": ..., "answer": ..., "id"?, "kind"?, "split"?, "grader"?, ...}``; other keys become the problem's
+metadata. An answer may be a number or a bool, which becomes text as JSON writes it. The split of a row without
+``split`` is decided by the hash of its question: 60 % train, 20 % validation, 20 % test.
 """
 
 from __future__ import annotations
@@ -15,30 +15,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentopt_local.errors import ConfigError
-from agentopt_local.grading import Grade, Grader, apply_grader, load_grader
+from agentopt_local.graders.catalog import load_grader
+from agentopt_local.grading import Grade, Grader, apply_grader
+from agentopt_local.problem import SPLITS, Problem, Split, check_request, content_key, round_robin, split_of
 from agentopt_local.record import Record
-from agentopt_local.task import (
-    SPLITS,
-    Problem,
-    Split,
-    check_request,
-    content_key,
-    did_you_mean,
-    round_robin,
-    split_of,
-)
+from agentopt_local.spelling import did_you_mean
+from agentopt_local.tasks.base import TaskKind
+from agentopt_local.tasks.data_files import shown
 
 if TYPE_CHECKING:
     from agentopt_local.sandbox.base import Sandbox
 
 DEFAULT_GRADER = "numeric"
-"""Compares numbers as numbers and any other expected answer as ``normalized`` does."""
+"""Compares numbers by value, and texts as ``normalized`` does if the expected answer is not a number."""
 
 _ROW_KEYS = ("question", "answer", "id", "kind", "split", "grader")
 
 
 class _Row(Record):
-    """One line of the file, checked."""
+    """One checked line of the file."""
 
     line: int
     key: str
@@ -52,9 +47,9 @@ class JsonlTask:
     preload: tuple[str, ...] = ()
 
     def __init__(self, path: str | Path, *, seed: int = 0, settings: dict[str, Any] | None = None) -> None:
-        """Read the whole file. ``settings["grader"]`` names the grader of rows that name none.
+        """Read the whole file. ``settings["grader"]`` is the grader for rows that do not name one.
 
-        Raises :class:`~agentopt_local.errors.ConfigError` that names file, line, key and value of what is wrong.
+        Raises :class:`~agentopt_local.errors.ConfigError`, naming file, line, key and value, if something is wrong.
         """
         settings = settings or {}
         for key in settings:
@@ -68,7 +63,7 @@ class JsonlTask:
         self._read(seed)
 
     def problems(self, split: Split, n: int) -> tuple[Problem, ...]:
-        """The first ``n`` problems of ``split``, shuffled by the seed; its kinds in turn as long as they last."""
+        """The first ``n`` problems of ``split``, shuffled by the seed, alternating between its kinds."""
         check_request(split, n)
         available = self._by_split[split]
         if n > len(available):
@@ -83,7 +78,7 @@ class JsonlTask:
         return tuple(islice(round_robin(iter(kinds[kind]) for kind in sorted(kinds)), n))
 
     async def grade(self, problem: Problem, answer: str | None, sandbox: Sandbox) -> Grade:
-        """Apply the problem's grader, in this process: a grader of the user's is trusted code.
+        """Apply the problem's grader in this process: graders of the user's are trusted code.
 
         Raises :class:`~agentopt_local.errors.ConfigError` if that grader fails.
         """
@@ -116,17 +111,17 @@ class JsonlTask:
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{where}: not JSON in UTF-8 ({error}). Write one JSON object per line") from error
         if not isinstance(row, dict):
-            raise ConfigError(f"{where}: found {_shown(row)}; write a JSON object with 'question' and 'answer'")
+            raise ConfigError(f"{where}: found {shown(row)}; write a JSON object with 'question' and 'answer'")
         question, answer = _text(where, row, "question"), _text(where, row, "answer")
         kind = row.get("kind", "")
         if not isinstance(kind, str):
-            raise ConfigError(f"{where}, key 'kind': {_shown(kind)} is not text. Quote it or leave the key out")
+            raise ConfigError(f"{where}, key 'kind': {shown(kind)} is not text. Quote it or leave the key out")
         key = content_key(question)
         split = row.get("split", split_of(key))
         if split not in SPLITS:
             hint = did_you_mean(str(split), SPLITS)
             raise ConfigError(
-                f"{where}, key 'split': {_shown(split)} is not known{hint}. Use one of: {', '.join(SPLITS)}; or leave "
+                f"{where}, key 'split': {shown(split)} is not known{hint}. Use one of: {', '.join(SPLITS)}; or leave "
                 f"the key out to split by content"
             )
         metadata = {name: value for name, value in row.items() if name not in _ROW_KEYS}
@@ -134,14 +129,14 @@ class JsonlTask:
             metadata["grader"] = self._load(where, row["grader"])
         given = row.get("id", "")
         if isinstance(given, bool) or not isinstance(given, (str, int)):
-            raise ConfigError(f"{where}, key 'id': {_shown(given)} is neither text nor a whole number")
+            raise ConfigError(f"{where}, key 'id': {shown(given)} is neither text nor a whole number")
         problem_id = str(given) or f"{kind or self.path.stem}-{key[:8]}"
         problem = Problem(id=problem_id, question=question, answer=answer, kind=kind, metadata=metadata)
         return _Row(line=number, key=key, split=split, problem=problem)
 
     def _load(self, where: str, name: Any) -> str:
         if not isinstance(name, str):
-            raise ConfigError(f"{where}, key 'grader': {_shown(name)} is not the name of a grader")
+            raise ConfigError(f"{where}, key 'grader': {shown(name)} is not the name of a grader")
         if name not in self._graders:
             try:
                 self._graders[name] = load_grader(name)
@@ -153,12 +148,12 @@ class JsonlTask:
         if first.split != row.split:
             raise ConfigError(
                 f"{self.path}, lines {first.line} and {row.line}: the same question is in {first.split} and in "
-                f"{row.split}: {_shown(row.problem.question)}. Remove one, or give both the same 'split'"
+                f"{row.split}: {shown(row.problem.question)}. Remove one, or give both the same 'split'"
             )
         if first.problem.answer != row.problem.answer:
             raise ConfigError(
                 f"{self.path}, lines {first.line} and {row.line}: the same question has the answers "
-                f"{_shown(first.problem.answer)} and {_shown(row.problem.answer)}. Remove the wrong one"
+                f"{shown(first.problem.answer)} and {shown(row.problem.answer)}. Remove the wrong one"
             )
 
     def _check_ids(self, rows: list[_Row]) -> None:
@@ -168,7 +163,7 @@ class JsonlTask:
                 numbers = [str(row.line) for row in rows if row.problem.id == problem_id]
                 raise ConfigError(
                     f"{self.path}, lines {' and '.join(numbers[:2])}, key 'id': {problem_id!r} is used {count} times. "
-                    f"Give each row an id of its own"
+                    f"Give each row its own id"
                 )
 
 
@@ -180,14 +175,12 @@ def _text(where: str, row: dict[str, Any], key: str) -> str:
         value = json.dumps(value)
     if not isinstance(value, str) or not value.strip():
         expected = "text" if key == "question" else "text, a number or a bool"
-        raise ConfigError(f"{where}, key {key!r}: {_shown(value)} is not accepted; write {expected}, not empty")
+        raise ConfigError(f"{where}, key {key!r}: {shown(value)} is not accepted; write {expected}, not empty")
     return value
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+KIND = TaskKind(argument="PATH", open=JsonlTask, reads_path=True)

@@ -1,9 +1,9 @@
-"""The program that generates reasoning_gym problems, in a process of its own.
+"""The program that generates reasoning_gym problems in its own process.
 
-Several generators walk over Python sets, so what they generate depends on ``PYTHONHASHSEED``. The parent starts
-this file with that variable fixed, so that a run, its resume and a later evaluation see the same problems.
+Several generators iterate over Python sets, so what they generate depends on ``PYTHONHASHSEED``. The parent starts this
+file with that variable fixed, so that a run, its resumption and a later evaluation see the same problems.
 
-Protocol: one JSON request per line of stdin, one JSON reply per line of stdout; it ends with stdin.
+Protocol: one JSON request per line on stdin, one JSON reply per line on stdout, until stdin ends.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from dataclasses import fields
 from typing import Any
 
 CHUNK = 200
-"""Entries that are generated from one dataset seed."""
+"""Entries generated from one data set seed."""
 
 _EXAMPLES = ("example_answer", "example_correct_answer", "possible_answer")
-"""Where an entry without an answer of its own keeps an example of a right one."""
+"""Where an entry without an answer has an example of a right one."""
 
 
 def main() -> None:
@@ -39,9 +39,10 @@ _options: dict[str, dict[str, Any]] = {}
 
 
 def describe(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Check the data set ``name`` and its ``options``, which later requests use.
+    """Check the data set ``name`` and its ``options``, and keep them for later requests.
 
-    The reply holds ``known`` names if the name is wrong, ``known_options`` if an option is, ``error`` if a value is.
+    The reply has ``known`` names if the name is wrong, ``unknown`` and ``known_options`` if an option is wrong, and
+    ``error`` if a value is.
     """
     import reasoning_gym
     from reasoning_gym.factory import DATASETS
@@ -53,17 +54,17 @@ def describe(name: str, options: dict[str, Any]) -> dict[str, Any]:
         return {"unknown": unknown[0], "known_options": known}
     try:
         reasoning_gym.create_dataset(name, seed=0, size=CHUNK, **options)
-    except Exception as error:  # noqa: BLE001  a bad value is an assertion, a TypeError, anything
+    except Exception as error:  # noqa: BLE001  a bad value may raise anything
         return {"error": f"{type(error).__name__}: {error}"}
     _options[name] = options
     return {}
 
 
 def generate(name: str, seed: int, start: int, stop: int) -> list[dict[str, str]]:
-    """The entries ``start`` to ``stop`` of the data set with this ``seed``, within one chunk.
+    """The entries from ``start`` to ``stop`` of the data set with this ``seed``, within one chunk.
 
-    Each is ``{"question", "answer", "entry"}``, where ``entry`` is a Python literal of what the scorer reads, or
-    ``{"skipped": reason}`` if it could not be generated or is not sound: its own answer must have reward 1.
+    Each is ``{"question", "answer", "entry"}``, where ``entry`` is a Python literal of what the scorer reads; or
+    ``{"skipped": reason}`` if it could not be generated or is unsound, that is, its own answer does not get reward 1.
     """
     import reasoning_gym
 
@@ -77,7 +78,7 @@ def generate(name: str, seed: int, start: int, stop: int) -> list[dict[str, str]
 def _one(dataset: Any, index: int) -> dict[str, str]:
     import numpy as np
 
-    # list_functions and codeio draw from the global generators, which nobody seeds.
+    # list_functions and codeio draw from the global generators, which nothing else seeds.
     random.seed(dataset.seed + index)
     np.random.seed((dataset.seed + index) % 2**32)
     try:
@@ -96,7 +97,7 @@ def _one(dataset: Any, index: int) -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """``value`` of built-in types only, tuples and sets kept: the scorers compare with them."""
+    """``value`` in built-in types only. Tuples and sets are kept: the scorers compare with them."""
     if isinstance(value, dict):
         return {_plain(key): _plain(item) for key, item in value.items()}
     for container in (list, tuple, set):

@@ -1,35 +1,26 @@
-"""TabMWP (Lu et al., arXiv 2209.14610) from a copy of the user's: word problems about a table, of grades 1 to 8.
+"""TabMWP (Lu et al., arXiv 2209.14610), read from your copy: word problems about a table, for grades 1 to 8.
 
-``tabmwp:PATH`` where PATH is a folder with the official ``problems_train.json``, ``problems_dev.json`` (or ``_dev1k``)
-and ``problems_test.json`` (or ``_test1k``), each one object from a problem's id to the problem, and ``splits.json`` if
-it is there. Without a training file, or with an empty one, the dev problems are for training. Settings: ``lenient``
-(mend the official rule of scoring), ``ques_type`` (``free_text`` or ``multi_choice``), ``grade`` (``"3-5"``).
+In ``tabmwp:PATH``, PATH is a folder with the official ``problems_train.json``, ``problems_dev.json`` (or ``_dev1k``)
+and ``problems_test.json`` (or ``_test1k``), each one object from ids to problems, and optionally ``splits.json``. If
+the training file is missing or empty, the dev problems are split into training and validation. Settings: ``lenient``
+(repair the official scoring rule), ``ques_type`` (``free_text`` or ``multi_choice``), ``grade`` (``"3-5"``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentopt_local.errors import ConfigError
 from agentopt_local.graders.tabmwp import tabmwp, tabmwp_lenient
-from agentopt_local.grading import Grade, no_answer
-from agentopt_local.task import Problem, Split
-from agentopt_local.tasks.benchmark import (
-    Found,
-    Splits,
-    flag,
-    levels,
-    parse_spec,
-    parsed,
-    problem_id,
-    read,
-    shown,
-    source,
-    text,
-    validation_or_train,
-)  # fmt: skip
+from agentopt_local.grading import Grade, no_answer, quote
+from agentopt_local.problem import Problem, Split
+from agentopt_local.tasks.base import TaskKind
+from agentopt_local.tasks.data_files import parsed, read, shown, source, text
+from agentopt_local.tasks.options import flag, levels, parse_spec
+from agentopt_local.tasks.rows import RowError, RowGrader
+from agentopt_local.tasks.splits import Found, Splits, problem_id, validation_or_train
 
 if TYPE_CHECKING:
     from agentopt_local.sandbox.base import Sandbox
@@ -44,12 +35,12 @@ _Raw = dict[str, dict[str, Any]]
 
 
 class TabmwpTask:
-    """The problems of a copy of TabMWP."""
+    """The problems in a copy of TabMWP."""
 
     preload: tuple[str, ...] = ()
 
     def __init__(self, spec: str, *, seed: int = 0, settings: Mapping[str, Any] | None = None) -> None:
-        """Raises ConfigError that names the file, problem and key of what is wrong."""
+        """Raises ConfigError, naming the file, problem and key, if something is wrong."""
         self.name = f"tabmwp:{spec}"
         path, options = parse_spec("tabmwp", spec, settings or {}, ("lenient", "ques_type", "grade"))
         self._lenient = flag(self.name, options, "lenient")
@@ -63,13 +54,14 @@ class TabmwpTask:
         self.description = self._splits.description
 
     def problems(self, split: Split, n: int) -> tuple[Problem, ...]:
-        """The first ``n`` problems of ``split``, in the seed's order, the types of answers in turn."""
+        """The first ``n`` problems of ``split``, in the seed's order, alternating between the types of answers."""
         return self._splits.take(split, n)
 
     async def grade(self, problem: Problem, answer: str | None, sandbox: Sandbox) -> Grade:
-        """Judge by the official rule, or by the mended one."""
-        if answer is None or (missing := no_answer(answer)):
-            return missing if answer is not None and missing else Grade(reward=0.0, reason="no answer was given")
+        """Grade by the official rule or the lenient one."""
+        answer = answer or ""
+        if missing := no_answer(answer):
+            return missing
         rule = tabmwp_lenient if self._lenient else tabmwp
         return rule(answer, problem.answer, unit=problem.metadata["unit"], choices=problem.metadata["choices"])
 
@@ -93,7 +85,7 @@ class TabmwpTask:
             if path.is_file():
                 value = parsed(str(path), read(path))
                 if not isinstance(value, dict) or not all(isinstance(row, dict) for row in value.values()):
-                    raise ConfigError(f"{path}: expected one JSON object from a problem's id to the problem")
+                    raise ConfigError(f"{path}: expected one JSON object from ids to problems")
                 self._files.append(path)
                 return path, value
         if split != "train":
@@ -137,3 +129,31 @@ class TabmwpTask:
             kind=answer_type,
             metadata={"unit": unit, "choices": choices, "ques_type": kind, "grade": grade},
         )
+
+
+def _row_grader(grade: Callable[..., Grade]) -> RowGrader:
+    """Rows may have the keys ``unit`` and ``choices``, as in the official files."""
+    return lambda prediction, gold, row: grade(prediction, gold, unit=_unit(row), choices=_choices(row))
+
+
+def _unit(row: dict[str, Any]) -> str | None:
+    unit = row.get("unit")
+    if unit is not None and not isinstance(unit, str):
+        raise RowError(f"key 'unit': {quote(repr(unit))} is not text")
+    return unit or None
+
+
+def _choices(row: dict[str, Any]) -> Sequence[str] | None:
+    choices = row.get("choices")
+    if choices is not None and not (isinstance(choices, list) and all(isinstance(each, str) for each in choices)):
+        raise RowError(f"key 'choices': {quote(repr(choices))} is not a list of texts")
+    return choices or None
+
+
+KIND = TaskKind(
+    argument="PATH",
+    open=TabmwpTask,
+    reads_path=True,
+    row_graders={"tabmwp": _row_grader(tabmwp)},
+    lenient_row_graders={"tabmwp": _row_grader(tabmwp_lenient)},
+)

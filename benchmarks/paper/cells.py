@@ -10,12 +10,12 @@ from agentopt_local.agents.base import Agent
 from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.errors import RunDirError
 from agentopt_local.functions import FunctionSet
-from agentopt_local.grading import parse_number
+from agentopt_local.graders.numbers import parse_number
+from agentopt_local.problem import Problem
 from agentopt_local.rollout import Progress, Rollouts
 from agentopt_local.run.files import functions_folder, is_run, read_json, write_json
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
-from agentopt_local.task import Problem
 from agentopt_local.train_state import TrainState
 from agentopt_local.trainer import sum_usage
 from agentopt_local.trajectory import Trajectory

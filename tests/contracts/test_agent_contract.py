@@ -22,8 +22,8 @@ from agentopt_local.chat import ChatReply, ChatRequest, Message, Usage
 from agentopt_local.errors import ContextOverflowError, EngineDeadError, ModelError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.models.scripted import Script, ScriptedChatModel
+from agentopt_local.problem import Problem
 from agentopt_local.sandbox import Sandbox, open_sandbox
-from agentopt_local.task import Problem
 from agentopt_local.trajectory import Trajectory
 
 T = TypeVar("T")

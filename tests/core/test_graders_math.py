@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentopt_local.graders.extract import final_answer, last_box
+from agentopt_local.boxed import last_box
+from agentopt_local.graders.catalog import load_grader
+from agentopt_local.graders.final_answer import final_answer
 from agentopt_local.graders.math import math, math_exact
-from agentopt_local.grading import load_grader
 
 CASES = Path(__file__).with_name("math_cases.txt")
 SHARED = Path(os.environ.get("AGENTOPT_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
@@ -43,7 +44,7 @@ def golds() -> list[str]:
         for name in ("train", "test")
         for line in (path / f"{name}.jsonl").read_text("utf-8").splitlines()
     ]
-    return [last_box(row["solution"]) or "" for row in rows]
+    return [last_box(row["solution"], "solution") or "" for row in rows]
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentopt_local.errors import ConfigError
-from agentopt_local.grading import BUILT_IN, Grade, apply_grader, exact, load_grader, normalized, numeric
-from agentopt_local.task import Problem
+from agentopt_local.graders.catalog import BUILT_IN, load_grader
+from agentopt_local.graders.numbers import numeric
+from agentopt_local.graders.text import exact, normalized
+from agentopt_local.grading import Grade, apply_grader
+from agentopt_local.problem import Problem
 
 PROBLEM = Problem(id="sum-1", question="1 + 1?", answer="2")
 

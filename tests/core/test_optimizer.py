@@ -26,12 +26,13 @@ from agentopt_local.evidence import (
     transcripts_text,
 )
 from agentopt_local.functions import FunctionSet
-from agentopt_local.grading import Grade, exact
+from agentopt_local.graders.text import exact
+from agentopt_local.grading import Grade
 from agentopt_local.models.checking import fault
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.optimizer import Optimizer
+from agentopt_local.problem import Problem, Split
 from agentopt_local.sandbox import Sandbox, open_sandbox
-from agentopt_local.task import Problem, Split
 from agentopt_local.train_state import FailedUpdate
 from agentopt_local.trajectory import Executed, Step, Trajectory
 from agentopt_local.update import ActionCounts, OptimizerConfig, Update

@@ -13,8 +13,8 @@ from agentopt_local.agents.react import ReactAgent, arguments_of, code_of, final
 from agentopt_local.chat import ChatRequest
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.models.scripted import ScriptedChatModel
+from agentopt_local.problem import Problem
 from agentopt_local.sandbox.base import Execution
-from agentopt_local.task import Problem
 from agentopt_local.trajectory import Trajectory
 
 DOUBLE = 'def double(x: int) -> int:\n    """Return twice x."""\n    return 2 * x\n'

@@ -25,15 +25,16 @@ from agentopt_local.chat import ChatModel, ChatReply, ChatRequest, Message, Tool
 from agentopt_local.errors import ContextOverflowError, FunctionError
 from agentopt_local.evidence import CHARS_PER_TOKEN, Evidence
 from agentopt_local.functions import Function, FunctionSet
-from agentopt_local.grading import Grade, exact
+from agentopt_local.graders.text import exact
+from agentopt_local.grading import Grade
 from agentopt_local.models.openai import OpenAIChatModel
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.optimizer import Optimizer
+from agentopt_local.problem import Problem, Split
 from agentopt_local.rollout import MemoryStore, Rollouts, RolloutStore, accuracy
 from agentopt_local.run.rows import StepRow
 from agentopt_local.run.writer import RunDir
 from agentopt_local.sandbox import Sandbox, open_sandbox
-from agentopt_local.task import Problem, Split
 from agentopt_local.tasks.jsonl import JsonlTask
 from agentopt_local.train_state import FailedUpdate, TrainerConfig, TrainState
 from agentopt_local.trainer import Trainer

@@ -19,6 +19,7 @@ from agentopt_local.comparison import compare, function_results
 from agentopt_local.errors import RunDirError
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.grading import Grade
+from agentopt_local.problem import Problem
 from agentopt_local.reporting.data import run_page
 from agentopt_local.reporting.html import report_html
 from agentopt_local.reporting.rollout_index import CHUNK
@@ -28,7 +29,6 @@ from agentopt_local.run.report import Report
 from agentopt_local.run.rows import StepRow
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
-from agentopt_local.task import Problem
 from agentopt_local.train_state import TrainState
 from agentopt_local.trainer import score
 from agentopt_local.trajectory import Executed, Step, Trajectory

@@ -13,11 +13,12 @@ from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingA
 from agentopt_local.chat import Usage
 from agentopt_local.errors import ContextOverflowError, EngineDeadError, SandboxError
 from agentopt_local.functions import FunctionSet
-from agentopt_local.grading import Grade, exact
+from agentopt_local.graders.text import exact
+from agentopt_local.grading import Grade
 from agentopt_local.models.scripted import ScriptedChatModel
+from agentopt_local.problem import Problem, Split
 from agentopt_local.rollout import MemoryStore, Rollouts, accuracy
 from agentopt_local.stage import Stage
-from agentopt_local.task import Problem, Split
 from agentopt_local.trajectory import Trajectory
 
 PROBLEMS = tuple(Problem(id=f"p{i}", question=f"Question {i}", answer=f"{i}") for i in range(12))

@@ -12,8 +12,9 @@ import pytest
 
 from agentopt_local.errors import ConfigError
 from agentopt_local.grading import Grade
-from agentopt_local.task import Problem, content_key, load_task
-from agentopt_local.tasks.benchmark import levels
+from agentopt_local.problem import Problem, content_key
+from agentopt_local.tasks.catalog import load_task
+from agentopt_local.tasks.options import levels
 
 SHARED = Path(os.environ.get("AGENTOPT_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 needs_data = pytest.mark.skipif(

@@ -10,8 +10,9 @@ import pytest
 
 from agentopt_local.errors import ConfigError
 from agentopt_local.grading import Grade
+from agentopt_local.problem import SPLITS, Problem, content_key, split_of
 from agentopt_local.sandbox.base import Execution
-from agentopt_local.task import SPLITS, Problem, content_key, load_task, split_of
+from agentopt_local.tasks.catalog import load_task
 from agentopt_local.tasks.jsonl import JsonlTask
 
 ROWS = [{"question": f"What is {i} + 1?", "answer": i + 1} for i in range(200)]

@@ -12,9 +12,10 @@ import pytest
 
 from agentopt_local.errors import ConfigError, SandboxError
 from agentopt_local.grading import Grade
+from agentopt_local.problem import SPLITS, Problem, content_key
 from agentopt_local.sandbox import open_sandbox
 from agentopt_local.sandbox.base import Execution
-from agentopt_local.task import SPLITS, Problem, content_key, load_task
+from agentopt_local.tasks.catalog import load_task
 from agentopt_local.tasks.reasoning_gym import REFUSED, ReasoningGymTask
 
 
@@ -105,7 +106,7 @@ def test_a_problem_is_json_and_survives_it(task: ReasoningGymTask) -> None:
 def test_problems_do_not_depend_on_the_hash_seed_of_the_process() -> None:
     # These generators walk over sets of strings.
     code = (
-        "from agentopt_local.task import load_task\n"
+        "from agentopt_local.tasks.catalog import load_task\n"
         "task = load_task('reasoning_gym:isomorphic_strings,ransom_note,polynomial_multiplication,list_functions')\n"
         "print([p.id for p in task.problems('train', 40)])"
     )

@@ -14,12 +14,13 @@ from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingA
 from agentopt_local.chat import ChatRequest, Message, Usage
 from agentopt_local.evidence import Evidence
 from agentopt_local.functions import Function, FunctionSet
-from agentopt_local.grading import Grade, exact
+from agentopt_local.graders.text import exact
+from agentopt_local.grading import Grade
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.optimizer import Optimizer
+from agentopt_local.problem import Problem, Split
 from agentopt_local.rollout import MemoryStore, Rollouts
 from agentopt_local.run.rows import StepRow
-from agentopt_local.task import Problem, Split
 from agentopt_local.train_state import PRESETS, FailedUpdate, TrainerConfig, TrainState
 from agentopt_local.trainer import Proposer, Trainer, batch_of, used_functions
 from agentopt_local.trajectory import Executed, Step, Trajectory

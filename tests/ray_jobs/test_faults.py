@@ -14,14 +14,15 @@ from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingA
 from agentopt_local.chat import ChatRequest
 from agentopt_local.errors import SandboxError
 from agentopt_local.functions import FunctionSet
-from agentopt_local.grading import Grade, exact
+from agentopt_local.graders.text import exact
+from agentopt_local.grading import Grade
 from agentopt_local.models.scripted import ScriptedChatModel
+from agentopt_local.problem import Problem
 from agentopt_local.rollout import Rollouts
 from agentopt_local.run.writer import RunDir
 from agentopt_local.sandbox.base import Execution
 from agentopt_local.sandbox.repeating import MAX_TRIES, RepeatingSandbox
 from agentopt_local.stage import Stage
-from agentopt_local.task import Problem
 from benchmarks import faults
 from benchmarks.scripted import NotingModel, config_in
 from serving.config import HostedModel

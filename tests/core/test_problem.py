@@ -7,16 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentopt_local.errors import ConfigError
-from agentopt_local.task import (
-    SPLITS,
-    Problem,
-    check_request,
-    content_key,
-    did_you_mean,
-    load_task,
-    round_robin,
-    split_of,
-)
+from agentopt_local.problem import SPLITS, Problem, check_request, content_key, round_robin, split_of
+from agentopt_local.spelling import did_you_mean
+from agentopt_local.tasks.catalog import load_task
 
 
 def test_a_key_is_of_the_content() -> None:

@@ -1,42 +1,40 @@
-"""Walking over tokens: the parser's small parts, and its limits."""
+"""A position in a list of tokens: what the parser is built from, and its limits."""
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import Any
 
-from agentopt_local.graders.latex import Token, UnparsableError
-
-Node = tuple[Any, ...]
+from agentopt_local.graders.math.failures import UnparsableError
+from agentopt_local.graders.math.lexer import Token
+from agentopt_local.graders.math.tree import Node
 
 MAX_DEPTH = 60
-"""Nesting beyond this is refused, long before Python's own limit."""
+"""Deeper nesting is refused, long before Python's own limit."""
 MAX_DIGITS = 2000
-MAX_HEIGHT = 120
-"""Of a tree; sums and products grow one level with each term."""
-
 
 _STARTS_FACTOR = frozenset({"(", "[", "{", "lset", "lfloor", "lceil", "langle"})
 
 
 class Cursor:
-    """A place in a list of tokens."""
+    """A position in a list of tokens."""
 
     def __init__(self, tokens: list[Token]) -> None:
         self.tokens = tokens
         self.position = 0
         self.depth = 0
         self.bars = 0
+        """Whether the cursor is between two bars of an absolute value."""
         self.n_pm = 0
+        """How many plus-minus signs came before."""
 
     def peek(self, offset: int = 0) -> Token:
-        """A token ahead; an empty one past the end."""
+        """The token ``offset`` places ahead; an empty one past the end."""
         index = self.position + offset
         return self.tokens[index] if index < len(self.tokens) else Token("end", "")
 
     def op(self, *values: str) -> str | None:
-        """The operator ahead if it is one of ``values``, taken; else None."""
+        """Consume and return the next operator if it is one of ``values``; else None."""
         token = self.peek()
         if token.kind == "op" and token.value in values:
             self.position += 1
@@ -44,7 +42,7 @@ class Cursor:
         return None
 
     def need(self, *values: str) -> str:
-        """Take an operator that must be there."""
+        """Consume the next operator. Raises UnparsableError unless it is one of ``values``."""
         found = self.op(*values)
         if found is None:
             raise UnparsableError(f"expected {values[0]!r}, found {self.peek().value!r}")
@@ -53,7 +51,7 @@ class Cursor:
     def number(self) -> Node:
         token = self.peek()
         if token.kind != "num" or len(token.value) > MAX_DIGITS:
-            raise UnparsableError(f"{token.value[:20]!r} is not read as a number")
+            raise UnparsableError(f"{token.value[:20]!r} cannot be read as a number")
         self.position += 1
         return ("num", Fraction(token.value))
 
@@ -81,7 +79,7 @@ class Cursor:
         return self.subscript()
 
     def repeating(self, digits: str, node: Node) -> Node:
-        r"""The number with ``\overline{3}`` or dots after it."""
+        r"""The number ``node``, continued by ``\overline{3}`` or dots where they follow it."""
         if "." in digits:
             block = ""
             if self.peek()[:2] == ("cmd", "overline"):
@@ -90,7 +88,7 @@ class Cursor:
             elif "." in digits and self.op("dots"):
                 match = re.search(r"(\d+?)\1{2,}$|(\d{2,}?)\2+$", digits.partition(".")[2])
                 if match is None:
-                    raise UnparsableError("it is not clear which digits repeat")
+                    raise UnparsableError("which digits repeat is unclear")
                 block = match[1] or match[2]
             if block:
                 if not block.isdigit() or len(block) > 50:
@@ -103,14 +101,14 @@ class Cursor:
         if sign == "-":
             return ("neg", node)
         if sign in ("pm", "mp"):
-            # The signs of a \pm and the \mp after it go together.
+            # A \mp always has the opposite sign of the \pm before it.
             index = self.n_pm if sign == "pm" else max(0, self.n_pm - 1)
             self.n_pm += sign == "pm" or self.n_pm == 0
             return ("pm", 1 if sign == "pm" else -1, index, node)
         return node
 
     def starts_factor(self) -> bool:
-        """Whether what is ahead can be multiplied with what stands before it."""
+        """Whether the next token can start a factor, so that a product needs no sign."""
         token = self.peek()
         if token.kind in ("num", "sym", "fn", "const"):
             return True
@@ -121,17 +119,7 @@ class Cursor:
         return token.kind == "op" and token.value in _STARTS_FACTOR
 
     def enter(self) -> None:
-        """One level deeper."""
+        """Go one level deeper. Raises UnparsableError beyond ``MAX_DEPTH``."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise UnparsableError("the answer is nested too deeply")
-
-
-def checked_height(node: Node) -> Node:
-    """``node``. Raises UnparsableError if a branch is higher than ``MAX_HEIGHT``; found without recursion."""
-    level = [node]
-    for _ in range(MAX_HEIGHT):
-        level = [inner for each in level for inner in each if isinstance(inner, tuple)]
-        if not level:
-            return node
-    raise UnparsableError("the answer is too long")

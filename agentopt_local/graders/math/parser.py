@@ -1,21 +1,14 @@
-"""Answers as trees: a recursive-descent parser of the notation that final answers are written in.
-
-A node is a tuple whose first item names it::
-
-    ("num", Fraction)  ("sym", name)  ("const", "pi" | "e" | "i" | "inf")  ("add", a, b)  ("mul", a, b)  ("div", a, b)
-    ("neg", a)  ("pow", a, b)  ("root", a, n)  ("fn", name, argument)  ("log", base, argument)  ("abs", a)  ("deg", a)
-    ("fact", a)  ("binom", n, k)  ("pm", sign, index, a): the sign + or - of the index-th plus-minus of the answer
-    ("tuple", open, close, items)  ("set", items)  ("matrix", rows)  ("ratio", items)  ("based", digits, base)
-    ("rel", operators, operands)  ("cup" | "cap" | "setminus", a, b)  ("reals",)  ("empty",)  ("text", canonical text)
-"""
+"""A recursive-descent parser of the notation of final answers; :mod:`.tree` lists the nodes."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 
-from agentopt_local.graders.cursor import Cursor, Node, checked_height
-from agentopt_local.graders.latex import Token, UnparsableError
-from agentopt_local.graders.vocabulary import canonical_text
+from agentopt_local.graders.math.cursor import Cursor
+from agentopt_local.graders.math.failures import UnparsableError
+from agentopt_local.graders.math.lexer import Token
+from agentopt_local.graders.math.tree import Node, checked_height
+from agentopt_local.graders.math.words import canonical_text
 
 RELATIONS = ("=", "<", ">", "<=", ">=", "!=", "~=", "==")
 _CLOSING = {"(": (")", "]"), "[": ("]", ")"), "lset": ("rset",), "langle": ("rangle", ">"), "{": ("}",)}
@@ -25,7 +18,7 @@ class Parser(Cursor):
     """Parses one part of an answer."""
 
     def whole(self) -> Node:
-        """The node of all tokens. Raises UnparsableError if some are left or none is there."""
+        """The tree of all tokens. Raises UnparsableError if there are none or some are left over."""
         node = self.over(self.relation())
         if self.position < len(self.tokens):
             raise UnparsableError(f"{self.tokens[self.position].value!r} is not understood")
@@ -35,7 +28,7 @@ class Parser(Cursor):
         operands = [self.ratio()]
         operators: list[str] = []
         while operator := self.op(*RELATIONS, "in"):
-            if operator == "in":  # x \in S says no more than S
+            if operator == "in":  # x \in S means S
                 if operators or operands[0][0] != "sym":
                     raise UnparsableError("'in' is only understood after a variable")
                 operands = [self.ratio()]
@@ -80,14 +73,14 @@ class Parser(Cursor):
                 if mixed is not None:
                     node = mixed
                 elif self.peek().kind == self.tokens[self.position - 1].kind == "num":
-                    raise UnparsableError("two numbers stand side by side")
+                    raise UnparsableError("two numbers follow each other")
                 else:
                     node = ("mul", node, self.power())
             else:
                 return node
 
     def mixed(self, whole: Node) -> Node | None:
-        r"""``3\frac{1}{2}`` or ``3 1/2`` after its whole number; None if what is ahead is no proper fraction."""
+        r"""``3\frac{1}{2}`` or ``3 1/2``, given the whole number; None if no proper fraction follows."""
         if whole[0] != "num" or whole[1].denominator != 1 or self.tokens[self.position - 1].kind != "num":
             return None
         start = self.position
@@ -117,14 +110,14 @@ class Parser(Cursor):
                 self.need("}")
             if found == "'":
                 if node[0] != "sym":
-                    raise UnparsableError("a prime follows no name")
+                    raise UnparsableError("a prime does not follow a name")
                 node = ("sym", node[1] + "'")
             else:
                 node = ("fact" if found == "!" else "deg", node)
         return node
 
     def script(self) -> Node:
-        """What follows ^ : a group, or a signed number or factor."""
+        """What follows ``^``: a group, or a number or factor with an optional sign."""
         self.enter()
         sign = self.op("-", "+")
         node = self.signed(sign, self.postfix(self.primary()))
@@ -134,7 +127,7 @@ class Parser(Cursor):
         return node
 
     def argument(self) -> Node:
-        r"""One argument of a macro: a group, or a single token; of digits the first one, as TeX has it."""
+        r"""One argument of a macro: a group or a single token. Of several digits only the first, as in TeX."""
         token = self.peek()
         if token.kind == "num" and len(token.value) > 1 and token.value.isdigit():
             self.tokens = list(self.tokens)
@@ -197,7 +190,7 @@ class Parser(Cursor):
         return node
 
     def over(self, node: Node) -> Node:
-        r"""``a \over b`` and ``n \choose k``, which reach to both ends of their group."""
+        r"""``a \over b`` and ``n \choose k``, which extend to both ends of their group."""
         token = self.peek()
         if token.kind != "cmd" or token.value not in ("over", "choose"):
             return node

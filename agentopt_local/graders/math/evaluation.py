@@ -1,8 +1,8 @@
-"""Numbers from trees, with bounded work.
+"""The values of trees, computed with bounded work.
 
-Rational arithmetic is exact; anything else has 640 bits and more where a sum cancels. Every operation is charged
-for the size of its operands against a budget, and sizes have limits, so ``9^{9^{9^9}}`` is refused in microseconds, on
-every machine alike.
+Rational arithmetic is exact. Everything else has 640 bits, or more where a sum cancels. Every operation is charged to a
+budget by the size of its operands, and sizes are limited, so ``9^{9^{9^9}}`` is refused in microseconds, on every
+machine alike.
 """
 
 from __future__ import annotations
@@ -12,35 +12,27 @@ import math
 from fractions import Fraction
 from typing import Any
 
-from agentopt_local.graders.cursor import Node
-from agentopt_local.graders.latex import UnparsableError
+from agentopt_local.graders.math.failures import UnboundedError, UndefinedError, UnparsableError
+from agentopt_local.graders.math.tree import Node
 
 BUDGET = 250_000
-"""Units of work for one answer; one is about a microsecond."""
+"""Units of work for one answer; a unit is about a microsecond."""
 MAX_EXACT_BITS = 40_000
 MAX_PRECISION = 8_000
 PRECISION = 640
 MAX_ARGUMENT_BITS = 30
-"""Arguments of functions and exponents of powers beyond 2**30 are refused."""
+"""Arguments of functions and exponents from 2**30 on are refused."""
 MAX_FACTORIAL = 2_000
 
 
-class UndefinedError(Exception):
-    """The expression has no value at this point, as 1/0."""
-
-
-class UnboundedError(Exception):
-    """The value is too large, or the work for it too much."""
-
-
 class Budget:
-    """Work that is left for one answer."""
+    """The work left for one answer."""
 
     def __init__(self, units: int = BUDGET) -> None:
         self.left = units
 
     def charge(self, units: float) -> None:
-        """Take ``units``. Raises UnboundedError where none are left."""
+        """Spend ``units``. Raises UnboundedError if fewer are left."""
         self.left -= int(units)
         if self.left < 0:
             raise UnboundedError("comparing it takes too much work")
@@ -57,19 +49,19 @@ class Evaluator:
     """Evaluates trees at one point."""
 
     def __init__(self, budget: Budget, point: dict[str, Fraction], precision: int = PRECISION) -> None:
-        """``point``: the values of the variables."""
+        """``point``: the values of the variables. ``precision``: in bits."""
         self.budget = budget
         self.point = point
         self.mp = _library().mp.clone()
         self.mp.prec = precision
         self.scale_bits = 0
-        """The size of the largest value met, in bits."""
+        """The size of the largest value so far, in bits."""
         self.in_trigonometry = 0
 
     def value(self, node: Node) -> Any:
         """A Fraction, or an mpf or mpc.
 
-        Raises UndefinedError, UnboundedError, or UnparsableError for what is no number.
+        Raises UndefinedError, UnboundedError, or UnparsableError if the node is not a number.
         """
         method = getattr(self, f"_{node[0]}", None)
         if method is None:
@@ -79,7 +71,7 @@ class Evaluator:
         return result
 
     def _size(self, value: Any) -> int:
-        """The cost of a value, in units of work; refuses one that is too large."""
+        """The cost of a value in units of work. Raises UnboundedError if it is too large."""
         if isinstance(value, Fraction):
             bits = value.numerator.bit_length() + value.denominator.bit_length()
             if bits > MAX_EXACT_BITS:
@@ -96,7 +88,7 @@ class Evaluator:
         return 10
 
     def real(self, value: Any) -> Any:
-        """As a number of the library."""
+        """``value`` as a number of mpmath."""
         if isinstance(value, Fraction):
             return self.mp.mpf(value.numerator) / value.denominator
         return value
@@ -139,7 +131,7 @@ class Evaluator:
         return -self.value(a)
 
     def _pm(self, sign: int, index: int, a: Node) -> Any:
-        raise UnparsableError("a plus-minus stands for two values")
+        raise UnparsableError("a plus-minus has two values")
 
     def _abs(self, a: Node) -> Any:
         return abs(self.value(a))
@@ -151,7 +143,7 @@ class Evaluator:
     def _fact(self, a: Node) -> Any:
         n = self.value(a)
         if not isinstance(n, Fraction) or n.denominator != 1 or n < 0:
-            raise UndefinedError("it is the factorial of no whole number")
+            raise UndefinedError("it is the factorial of a number that is not whole")
         if n > MAX_FACTORIAL:
             raise UnboundedError("a factorial in it is too large")
         self.budget.charge(int(n))
@@ -160,7 +152,7 @@ class Evaluator:
     def _binom(self, n: Node, k: Node) -> Any:
         top, bottom = self._pair(n, k)
         if not isinstance(top, Fraction) or top.denominator != 1 or bottom.denominator != 1:
-            raise UndefinedError("it is a binomial of no whole numbers")
+            raise UndefinedError("it is a binomial of numbers that are not whole")
         if max(abs(top), abs(bottom)) > MAX_FACTORIAL:
             raise UnboundedError("a binomial in it is too large")
         self.budget.charge(int(abs(top)))
@@ -169,7 +161,7 @@ class Evaluator:
     def _root(self, a: Node, n: Node) -> Any:
         index = self.value(n)
         if not isinstance(index, Fraction) or not index:
-            raise UndefinedError("it is a root of no whole order")
+            raise UndefinedError("it is a root whose order is not a rational number")
         return self._raise(self.value(a), 1 / index)
 
     def _pow(self, a: Node, b: Node) -> Any:
@@ -192,7 +184,7 @@ class Evaluator:
             if exponent.denominator == 1:
                 return number ** int(exponent)
             if exponent.denominator % 2 and self.mp.im(number) == 0 and number < 0:
-                # Odd roots of negative numbers are real in these problems.
+                # In these problems the odd roots of negative numbers are the real ones.
                 return (-1) ** exponent.numerator * (-number) ** self.real(exponent)
             return number ** self.real(exponent)
         self.budget.charge(40)
@@ -203,7 +195,7 @@ class Evaluator:
         return number**exponent
 
     def _exact_power(self, base: Fraction, exponent: Fraction) -> Fraction | None:
-        """The exact power, or None where it is irrational or left to the library."""
+        """The exact power, or None if it is irrational or left to mpmath."""
         if base in (0, 1):
             return base
         if exponent.denominator == 1:
@@ -263,7 +255,7 @@ class Evaluator:
             raise UnparsableError(f"{name} needs several numbers")
         values = [self.value(item) for item in argument[3]]
         if not all(isinstance(value, Fraction) for value in values):
-            raise UnparsableError(f"{name} is only understood of rational numbers")
+            raise UnparsableError(f"{name} is only defined here for rational numbers")
         if name in ("max", "min"):
             return max(values) if name == "max" else min(values)
         if any(value.denominator != 1 for value in values):
@@ -272,7 +264,7 @@ class Evaluator:
 
 
 def _integer_root(value: int, order: int) -> int | None:
-    """The whole ``order``-th root of ``value``, or None."""
+    """The ``order``-th root of ``value`` if it is whole, or None."""
     if value < 2:
         return value
     low, high = 1, 1 << (value.bit_length() // order + 1)

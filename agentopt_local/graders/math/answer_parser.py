@@ -1,4 +1,4 @@
-"""A whole final answer: its parts, how they are joined, and the unit after each."""
+"""Parsing a whole final answer: its parts, how they are joined, and the unit of each."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from agentopt_local.graders.cursor import Node
-from agentopt_local.graders.latex import Token, UnparsableError, tokenize
-from agentopt_local.graders.parse import Parser
-from agentopt_local.graders.vocabulary import CONNECTORS, PHRASES, canonical_text, number_word, unit_of
+from agentopt_local.graders.math.failures import UnparsableError
+from agentopt_local.graders.math.lexer import Token, tokenize
+from agentopt_local.graders.math.parser import Parser
+from agentopt_local.graders.math.tree import Node
+from agentopt_local.graders.math.units import unit_of
+from agentopt_local.graders.math.words import CONNECTORS, PHRASES, canonical_text
+from agentopt_local.graders.number_words import number_word
 
 MAX_PARTS = 60
 
@@ -20,24 +23,26 @@ _BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
 
 
 class Part(NamedTuple):
-    """One of an answer's parts."""
+    """One part of an answer."""
 
     node: Node
     unit: str
-    """A measure, such as ``cm^2``; empty where there is none or the noun is no measure."""
+    """A unit of measure, such as ``cm^2``; empty if there is none, or only a noun that is not a measure."""
 
 
 class Answer(NamedTuple):
-    """A final answer, understood."""
+    """A parsed final answer."""
 
     parts: tuple[Part, ...]
     joined: str
-    """``list``, ``or``, ``and`` for several parts; empty for one."""
-    pairs: tuple[tuple[int, int], ...] = ()
+    """``list``, ``or`` or ``and`` for several parts; empty for one."""
 
 
-def understand(text: str, *, thousands: bool = True, short_units: bool = False) -> Answer:
-    """The answer that ``text`` holds. Raises UnparsableError where it is none of a known form."""
+def parse_answer(text: str, *, thousands: bool = True, short_units: bool = False) -> Answer:
+    """The answer in ``text``; for the options see :func:`.lexer.tokenize`.
+
+    Raises UnparsableError if it is not in a known notation.
+    """
     based = _based(text)
     if based is not None:
         return Answer((Part(based, ""),), "")
@@ -78,7 +83,7 @@ def _based(text: str) -> Node | None:
 
 
 def _trimmed(tokens: list[Token]) -> list[Token]:
-    """Without punctuation at the end, and without braces or text parentheses around everything."""
+    """``tokens`` without punctuation at the end and without braces around everything."""
     while tokens and tokens[-1].kind == "op" and tokens[-1].value in (".", ",", ";", "newline"):
         tokens = tokens[:-1]
     while len(tokens) > 2 and tokens[0][:2] == ("op", "{") and _matching(tokens) == len(tokens) - 1:
@@ -87,7 +92,7 @@ def _trimmed(tokens: list[Token]) -> list[Token]:
 
 
 def _matching(tokens: list[Token]) -> int:
-    """The index of the bracket that closes the first token; -1 if there is none."""
+    """The index of the bracket that closes the first token; -1 if nothing closes it."""
     depth = 0
     for index, token in enumerate(tokens):
         if token.kind == "op":
@@ -98,7 +103,7 @@ def _matching(tokens: list[Token]) -> int:
 
 
 def _words(tokens: list[Token]) -> Answer | None:
-    r"""An answer in words: ``\text{Evelyn}``, ``(A)``, ``A, C``, ``no solution``, ``\text{two}``; None for others."""
+    r"""An answer in words: ``\text{Evelyn}``, ``(A)``, ``A, C``, ``no solution``, ``\text{two}``; otherwise None."""
     text = ""
     has_word = False
     for token in tokens:
@@ -115,7 +120,7 @@ def _words(tokens: list[Token]) -> Answer | None:
     text = text.strip()
     names = re.split(r"\s*(?:,\s*(?:and\b|or\b)?|;|\s+and\s+|\s+or\s+)\s*", text, flags=re.IGNORECASE)
     if text.startswith("(") and "," in text and not has_word:
-        return None  # a point with letters for coordinates
+        return None  # a point whose coordinates are letters
     parts = tuple(Part(_word(name), "") for name in names if name.strip(" ()[]."))
     if not parts:
         return None
@@ -131,7 +136,7 @@ def _word(text: str) -> Node:
 
 
 def _split(tokens: list[Token]) -> tuple[list[list[Token]], str]:
-    """The parts between commas, ``or`` and ``and`` outside of brackets, and what joins them."""
+    """The parts between commas, ``or`` and ``and`` outside brackets, and what joins them."""
     groups: list[list[Token]] = [[]]
     joined = "list"
     depth = 0
@@ -155,7 +160,7 @@ def _split(tokens: list[Token]) -> tuple[list[list[Token]], str]:
 
 
 def _part(tokens: list[Token]) -> list[Part]:
-    r"""The part, without its unit; several where ``\pm`` stands for two values."""
+    r"""The part, with its unit separated; several parts if it has a ``\pm``."""
     tokens, unit = _without_unit(_trimmed(tokens))
     if not tokens:
         raise UnparsableError("a part of the answer is empty")
@@ -164,11 +169,11 @@ def _part(tokens: list[Token]) -> list[Part]:
     based = _based(" ".join(token.value for token in tokens)) if any(t.value == "_" for t in tokens) else None
     parser = Parser(tokens)
     node = based or parser.whole()
-    return [Part(each, unit) for each in expand(node, parser.n_pm)]
+    return [Part(each, unit) for each in _expanded(node, parser.n_pm)]
 
 
 def _without_unit(tokens: list[Token]) -> tuple[list[Token], str]:
-    """A part's tokens without the unit before or after its number, and the unit."""
+    """A part's tokens without the unit before or after its number; and the unit."""
     unit = ""
     if len(tokens) > 1 and tokens[0][:2] == ("text", "dollars"):
         tokens, unit = tokens[1:], "dollar"
@@ -195,7 +200,7 @@ _NEEDS_MORE = {("op", sign) for sign in ("=", "<", ">", "<=", ">=", "+", "-", "*
 
 
 def _belongs_to_unit(tokens: list[Token], index: int) -> bool:
-    """Whether the token is text, or a power or a slash after text."""
+    """Whether the token is text, or a power or slash after text."""
     token = tokens[index]
     if token.kind == "text":
         return True
@@ -207,8 +212,8 @@ def _belongs_to_unit(tokens: list[Token], index: int) -> bool:
     )
 
 
-def expand(node: Node, n_pm: int) -> list[Node]:
-    r"""The values of an answer with ``\pm``: one for each choice of the signs."""
+def _expanded(node: Node, n_pm: int) -> list[Node]:
+    r"""The values of an answer with ``n_pm`` times ``\pm``: one for each choice of signs."""
     if n_pm == 0:
         return [node]
     if n_pm > 4:

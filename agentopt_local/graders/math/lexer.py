@@ -1,4 +1,4 @@
-"""Answers as tokens: LaTeX and plain notation made alike, spacing and style dropped, numbers and words found."""
+"""Answers as tokens, the same for LaTeX and plain notation: without spacing and style, with numbers and words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 from itertools import pairwise
 from typing import NamedTuple
 
-from agentopt_local.graders.commands import (
+from agentopt_local.graders.math.failures import UnparsableError
+from agentopt_local.graders.math.latex_macros import (
     COMMANDS,
     CONSTANTS,
     DROPPED,
@@ -20,14 +21,11 @@ from agentopt_local.graders.commands import (
     TEXT_COMMANDS,
     UNICODE,
 )
-from agentopt_local.graders.vocabulary import CONNECTORS, SHORT_UNITS, WORDS
+from agentopt_local.graders.math.units import SHORT_UNITS
+from agentopt_local.graders.math.words import CONNECTORS, SHORT_WORDS
 
 MAX_CHARS = 4000
-"""A longer answer is only compared as text."""
-
-
-class UnparsableError(Exception):
-    """The text is no answer of a known form."""
+"""Longer answers are only compared as text."""
 
 
 class Token(NamedTuple):
@@ -36,7 +34,7 @@ class Token(NamedTuple):
     kind: str
     value: str
     space: bool = False
-    """Whether white space stood before it."""
+    """Whether white space came before it."""
 
 
 _SCAN = re.compile(
@@ -50,9 +48,9 @@ _SCAN = re.compile(
 def tokenize(text: str, *, thousands: bool = True, short_units: bool = False) -> list[Token]:
     r"""The tokens of an answer.
 
-    ``thousands``: whether ``1,234`` outside of brackets is one number (``1{,}234`` and ``1,\!234`` always are).
+    ``thousands``: whether ``1,234`` outside brackets is one number (``1{,}234`` and ``1,\!234`` always are).
     ``short_units``: whether ``5 m`` without ``\text`` is a length.
-    Raises UnparsableError for text that is too long or not balanced.
+    Raises UnparsableError if the text is too long or its braces are unbalanced.
     """
     if len(text) > MAX_CHARS:
         raise UnparsableError("the answer is too long")
@@ -79,7 +77,7 @@ class _Scanner:
         self.short_units = short_units
         self.found: list[Token] = []
         self.space = False
-        # Dollar signs that come in pairs enclose formulas; a single one is money.
+        # Dollar signs in pairs enclose formulas; an odd one is money.
         self.money = len(re.findall(r"(?<!\\)\$", text)) % 2 == 1
 
     def tokens(self) -> list[Token]:
@@ -90,7 +88,7 @@ class _Scanner:
             position = match.end()
             kind, value = str(match.lastgroup), match[0]
             if kind == "space":
-                # Thin spaces matter within numbers alone.
+                # Thin spaces matter only inside numbers.
                 if value in ("\\!", "\\,") and self.found and self.found[-1].kind in ("num", "op"):
                     self.found.append(Token("thin", value))
                 self.space = True
@@ -103,7 +101,7 @@ class _Scanner:
         return self.found
 
     def add(self, kind: str, value: str) -> None:
-        """Append a token; neighbouring texts become one."""
+        """Append a token; consecutive texts are joined."""
         if kind == "text" and self.found and self.found[-1].kind == "text":
             self.found[-1] = Token("text", f"{self.found[-1].value} {value}", self.found[-1].space)
         else:
@@ -147,14 +145,14 @@ class _Scanner:
                 self.space = False
 
     def _is_exponent(self, word: str, after: str) -> bool:
-        """Whether the word is the e of ``3e5``."""
+        """Whether the word is the e in ``3e5``."""
         glued = bool(self.found) and self.found[-1].kind == "num" and not self.space
         return glued and ((word == "e" and after.isdigit()) or (word == "E" and after in tuple("+-0123456789")))
 
     def _is_text(self, word: str) -> bool:
         lower = word.lower()
         after_number = bool(self.found) and self.found[-1].kind == "num"
-        if lower in WORDS or (self.short_units and lower in SHORT_UNITS and after_number):
+        if lower in SHORT_WORDS or (self.short_units and lower in SHORT_UNITS and after_number):
             return True
         if self.found and self.found[-1].kind == "text" and self.space and len(word) > 1:
             return self.found[-1].value.strip().lower() not in CONNECTORS or len(word) > 3
@@ -165,7 +163,7 @@ class _Scanner:
         return False
 
     def _command(self, name: str, position: int) -> int:
-        """Add the token of a command; where to go on."""
+        """Add the token of a command; returns the position after it."""
         if name in TEXT_COMMANDS:
             return self._text_command(name, position)
         if name in DROPPED:
@@ -199,7 +197,7 @@ class _Scanner:
             self.add("op", value)
 
     def _circle(self) -> None:
-        """``^\\circ`` and ``^{\\circ`` become one postfix token; the closing brace is left to the parser."""
+        """Turn ``^\\circ`` and ``^{\\circ`` into one postfix token; the closing brace is left to the parser."""
         braced = bool(self.found) and self.found[-1][:2] == ("op", "{")
         if braced:
             self.found.pop()
@@ -224,7 +222,7 @@ class _Scanner:
         return position
 
     def _group(self, position: int) -> tuple[str, int]:
-        """The content of the braces at ``position``, or the one token there; and what follows it."""
+        """The content of the braces at ``position``, or the single token there; and the position after it."""
         rest = re.compile(r"\s*\*?\s*").match(self.text, position)
         start = rest.end() if rest else position
         if not self.text.startswith("{", start):
@@ -242,7 +240,7 @@ _OPEN, _CLOSE = frozenset({"(", "[", "lset", "langle"}), frozenset({")", "]", "r
 
 
 def _numbers(tokens: list[Token], thousands: bool) -> list[Token]:
-    """Digits in groups of three as one number, and thin spaces dropped."""
+    """Join digits in groups of three into one number and drop thin spaces."""
     out: list[Token] = []
     depth = index = 0
     while index < len(tokens):
@@ -262,7 +260,7 @@ def _numbers(tokens: list[Token], thousands: bool) -> list[Token]:
 
 
 def _group_of_three(tokens: list[Token], index: int, plain: bool) -> int:
-    """How many tokens from ``index`` on are a separator and three more digits; 0 if they are not."""
+    """How many tokens from ``index`` on form a separator and three digits; 0 if they do not."""
     comma = Token("op", ",")
     values = [token[:2] for token in tokens[index : index + 4]]
     separators: list[list[tuple[str, str]]] = [[("op", "{"), comma[:2], ("op", "}")]]
@@ -274,13 +272,13 @@ def _group_of_three(tokens: list[Token], index: int, plain: bool) -> int:
         if values[:n] == separator and index + n < len(tokens):
             last = tokens[index + n]
             glued = all(not token.space for token in tokens[index : index + n])
-            spaced = last.space and not last_is_thin(tokens, index + n)
+            spaced = last.space and not _after_thin_space(tokens, index + n)
             right_space = spaced if n == 0 else (glued and not spaced)
             if last.kind == "num" and re.fullmatch(r"\d{3}(\.\d+)?", last.value) and right_space:
                 return n + 1
     return 0
 
 
-def last_is_thin(tokens: list[Token], index: int) -> bool:
-    """Whether the token before ``index`` is a thin space, which explains the space."""
+def _after_thin_space(tokens: list[Token], index: int) -> bool:
+    """Whether the space before the token at ``index`` is a thin one."""
     return index > 0 and tokens[index - 1].kind == "thin"

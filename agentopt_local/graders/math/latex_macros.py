@@ -1,8 +1,11 @@
-"""What LaTeX commands and plain names mean, and which of them are only style."""
+"""What LaTeX macros, plain names and Unicode characters mean, and which macros are only style."""
 
 from __future__ import annotations
 
-from agentopt_local.graders.vocabulary import words
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
 
 UNICODE = {
     "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "π": r"\pi ",
@@ -16,12 +19,12 @@ UNICODE = {
 SUPERSCRIPTS = {char: str(digit) for digit, char in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")} | {"⁻": "-"}
 SUBSCRIPTS = {char: str(digit) for digit, char in enumerate("₀₁₂₃₄₅₆₇₈₉")}
 
-TEXT_COMMANDS = words(
+TEXT_COMMANDS = _names(
     "text textbf textit textrm textsf texttt textnormal textup emph mbox hbox fbox mathrm mathbf mathit "
     "mathsf mathtt mathcal mathbb operatorname bm boldsymbol bold"
 )
-MATH_STYLES = words("mathrm mathbf mathit mathsf mathtt mathcal mathbb operatorname bm boldsymbol bold")
-DROPPED = words(
+MATH_STYLES = _names("mathrm mathbf mathit mathsf mathtt mathcal mathbb operatorname bm boldsymbol bold")
+DROPPED = _names(
     "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle "
     "scriptstyle limits nolimits mathstrut quad qquad mathopen mathclose rm bf it large Large small "
     "normalsize boxed ensuremath vec hat bar underline widehat overrightarrow overset underset mathord "
@@ -42,7 +45,7 @@ COMMANDS = {
     "dbinom": "binom", "tbinom": "binom", "over": "over", "choose": "choose",
     "overline": "overline", "dot": "overline", "root": "root",
 }  # fmt: skip
-FUNCTIONS = words(
+FUNCTIONS = _names(
     "sin cos tan sec csc cot arcsin arccos arctan arccsc arcsec arccot sinh cosh tanh log ln lg exp gcd lcm "
     "max min floor ceil abs"
 )
