@@ -25,12 +25,10 @@ from agentopt_local.actions import (
     parse_header,
     source_type,
 )
-from agentopt_local.agents.function_calling import render_value
-from agentopt_local.agents.react import one_text_parameter
 from agentopt_local.chat import ChatModel, ChatRequest, Constraint, Message, Sampling, Usage
-from agentopt_local.errors import ContextOverflowError, FunctionError
+from agentopt_local.errors import FunctionError, PromptError
 from agentopt_local.evidence import Attempted, cut
-from agentopt_local.functions import Function, FunctionSet
+from agentopt_local.functions import Function, FunctionSet, one_text_parameter, render_value
 from agentopt_local.record import Record
 from agentopt_local.sandbox.base import Execution, Sandbox
 from agentopt_local.source import clean, with_imports
@@ -108,8 +106,8 @@ class Draft:
                 self.verified = Verified(action=action)
                 return self.verified
             await self._write(header)
-        except ContextOverflowError:
-            pass  # the conversation outgrew the context: what was verified until then stands
+        except PromptError:
+            pass  # the prompt was too long, or refused: what was verified until then stands
         return self.verified
 
     async def _header(self) -> Header | None:

@@ -15,6 +15,7 @@ from pydantic import Field
 from agentopt_local import prompts
 from agentopt_local.actions import Action, Terminate, header_constraint
 from agentopt_local.chat import ChatModel, Usage
+from agentopt_local.concurrency import together
 from agentopt_local.drafts import Draft, DraftContext, Verified
 from agentopt_local.errors import FunctionError
 from agentopt_local.evidence import (
@@ -28,7 +29,6 @@ from agentopt_local.evidence import (
 )
 from agentopt_local.functions import FunctionSet
 from agentopt_local.record import Record
-from agentopt_local.rollout import together
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.source import TYPES_ALLOWED
 from agentopt_local.task import Task

@@ -16,11 +16,12 @@ from typing import Any, Literal, Protocol
 from pydantic import Field
 
 from agentopt_local.chat import Usage
+from agentopt_local.concurrency import together
 from agentopt_local.evidence import Attempted, FailedUpdate
 from agentopt_local.functions import FunctionSet
 from agentopt_local.optimizer import ActionCounts, Proposal
 from agentopt_local.record import Record
-from agentopt_local.rollout import Rollouts, accuracy, together
+from agentopt_local.rollout import Rollouts, accuracy
 from agentopt_local.task import Problem
 from agentopt_local.trajectory import Trajectory
 

@@ -30,7 +30,7 @@ from agentopt_local.optimizer import ActionCounts, Proposal
 from agentopt_local.run_dir import RunDir
 from agentopt_local.task import Problem
 from agentopt_local.trainer import TrainState, score, sum_usage
-from agentopt_local.trajectory import Executed, Step, Trajectory
+from agentopt_local.trajectory import Step, ToolRun, Trajectory
 
 KINDS = ("spell_backward", "polynomial_multiplication", "base_conversion", "count_primes", "caesar_cipher", "calendar")
 WORDS = (
@@ -116,7 +116,7 @@ def made_rollout(rng: random.Random, problem: Problem, functions: FunctionSet, s
         result = (
             " ".join(rng.choices(WORDS, k=60)) if ok else "Error: ValueError: " + " ".join(rng.choices(WORDS, k=30))
         )
-        done = Executed(name=name, arguments=given, ok=ok, result=result)
+        done = ToolRun(name=name, arguments=given, ok=ok, result=result)
         steps.append(Step(message=message, executed=(done,), observations=(Message(role="tool", content=result),)))
     answer = problem.answer if right else str(rng.randrange(10**6))
     ended = rng.random() < 0.93 or right

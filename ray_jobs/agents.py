@@ -1,14 +1,9 @@
-"""The configured agent and the sandbox that it uses: what a run, its workers and a chat have in common."""
+"""The configured sandbox: what a run, its workers and a chat have in common."""
 
 from __future__ import annotations
 
-from agentopt_local.agents.function_calling import FunctionCallingAgent
-from agentopt_local.agents.react import ReactAgent
 from agentopt_local.sandbox import ForkServerSandbox, SandboxLimits, open_sandbox
 from ray_jobs.config import SandboxConfig
-
-AGENTS: dict[str, type[FunctionCallingAgent]] = {"function_calling": FunctionCallingAgent, "react": ReactAgent}
-"""The agents by their kind in the settings."""
 
 
 def sandbox_of(settings: SandboxConfig, preload: tuple[str, ...] = ()) -> ForkServerSandbox:

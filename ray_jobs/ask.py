@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from agentopt_local.chat import ChatModel, Message
     from agentopt_local.conversation import Conversation
     from agentopt_local.functions import FunctionSet
-    from agentopt_local.trajectory import Trajectory
+    from agentopt_local.trajectory import Attempt
     from ray_jobs.config import RunConfig
 
 UNANSWERED = {
     "max_turns": "no answer within agent.max_turns = {max_turns} turns",
     "max_tokens": "no answer within agent.max_tokens = {max_tokens} tokens",
     "context": "the question and its turns do not fit the model's context",
+    "refused": "no answer: the prompt was refused: {error}",
     "no_action": "no answer: two turns held neither a call, nor code, nor an answer",
 }
 
@@ -100,13 +101,14 @@ def prepared(arguments: argparse.Namespace, rest: Sequence[str]) -> tuple[RunCon
 @asynccontextmanager
 async def open_conversation(config: RunConfig, model: ChatModel | None) -> AsyncIterator[tuple[Conversation, Agent]]:
     """The run's agent, talking through a conversation. ``model`` replaces the configured one."""
+    from agentopt_local.agents.make import make_agent
     from agentopt_local.conversation import Conversation
     from ray_jobs.display import Display
     from ray_jobs.session import open_agent
 
     async with open_agent(config, Display().progress, model=model) as agent:
         conversation = Conversation(agent.model, show)
-        yield conversation, type(agent)(conversation, agent.sandbox, config.agent)
+        yield conversation, make_agent(conversation, agent.sandbox, config.agent)
 
 
 async def ask(config: RunConfig, functions: FunctionSet, question: str, *, model: ChatModel | None = None) -> int:
@@ -141,7 +143,7 @@ async def chat(
 
 async def answer(
     conversation: Conversation, agent: Agent, question: str, functions: FunctionSet, config: RunConfig
-) -> Trajectory:
+) -> Attempt:
     """The agent's attempt; once more without the history if with it the context is full."""
     trajectory = await conversation.ask(agent, question, functions, seed=config.seed)
     if trajectory.stop_reason == "context" and conversation.history:
@@ -151,10 +153,10 @@ async def answer(
     return trajectory
 
 
-async def stoppable(job: Any) -> Trajectory | None:
+async def stoppable(job: Any) -> Attempt | None:
     """``job``; None if Ctrl-C stopped it."""
     loop = asyncio.get_running_loop()
-    task: asyncio.Task[Trajectory] = loop.create_task(job)
+    task: asyncio.Task[Attempt] = loop.create_task(job)
     loop.add_signal_handler(signal.SIGINT, task.cancel)
     try:
         await asyncio.wait([task])
@@ -222,10 +224,10 @@ def show(message: Message) -> None:
         console.print(Text(printable(f"  {message.content}").replace("\n", "\n  "), style="green"))
 
 
-def tell(trajectory: Trajectory, config: RunConfig) -> None:
+def tell(trajectory: Attempt, config: RunConfig) -> None:
     """The answer on standard output, or on standard error why there is none; then what it cost."""
     if trajectory.answer is None:
-        reason = UNANSWERED[trajectory.stop_reason].format(**config.agent.model_dump())
+        reason = UNANSWERED[trajectory.stop_reason].format(**config.agent.model_dump(), error=trajectory.error)
         print(reason, file=sys.stderr)
     usage = trajectory.usage
     print(

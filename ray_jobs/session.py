@@ -17,19 +17,19 @@ from typing import Any
 
 from agentopt_local import __version__, prompts
 from agentopt_local.admission import Admission
-from agentopt_local.agents.base import Agent
-from agentopt_local.agents.function_calling import FunctionCallingAgent
+from agentopt_local.agents.loop import ChatAgent
+from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.metrics import Metrics
 from agentopt_local.models.metered import Ledger, MeteredModel, Role
 from agentopt_local.optimizer import Optimizer
-from agentopt_local.rollout import Progress, Rollouts
+from agentopt_local.rollout import GradedAgent, Progress, Rollouts, Solver
 from agentopt_local.run_dir import RunDir
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.sandbox.repeating import RepeatingSandbox
 from agentopt_local.task import Task, load_task
 from agentopt_local.trajectory import Trajectory
-from ray_jobs.agents import AGENTS, sandbox_of
+from ray_jobs.agents import sandbox_of
 from ray_jobs.config import RunConfig
 from ray_jobs.forecast import Forecast
 from ray_jobs.model_config import ModelConfig
@@ -139,13 +139,13 @@ async def open_session(
 
         writer = config.optimizer_model or config.model
         talker = MeteredModel(models.agent, "agent", config.model.prices, ledger)
-        agent: Agent = AGENTS[config.agent.kind](talker, sandbox, config.agent)
+        solver: Solver = GradedAgent(make_agent(talker, sandbox, config.agent), task, sandbox)
         if config.ray.rollout_workers or models.device in HOSTED:
             from ray_jobs.workers import open_workers
 
-            agent = await open_workers(config, task, models.agent, ledger, stack) or agent
+            solver = await open_workers(config, task, models.agent, ledger, stack) or solver
         admission = admission_of(config, models.agent)
-        rollouts = Rollouts(agent, task, sandbox, run_dir, admission=admission, progress=told, observe=ended)
+        rollouts = Rollouts(solver, run_dir, admission=admission, progress=told, observe=ended)
         one_text = config.agent.kind == "react" and config.agent.one_string_argument
         optimizer = Optimizer(
             MeteredModel(models.optimizer, "optimizer", writer.prices, ledger),
@@ -241,13 +241,13 @@ def open_metrics(
 @asynccontextmanager
 async def open_agent(
     config: RunConfig, progress: Progress, *, model: ChatModel | None = None
-) -> AsyncIterator[FunctionCallingAgent]:
+) -> AsyncIterator[ChatAgent]:
     """The configured agent with its sandbox and model, for a person's questions. ``model`` replaces the model."""
     async with AsyncExitStack() as stack:
         sandbox = RepeatingSandbox(await stack.enter_async_context(sandbox_of(config.sandbox)))
         if model is None:
             model, _ = await open_model(config.model, config.engine, config, stack, progress)
-        yield AGENTS[config.agent.kind](model, sandbox, config.agent)
+        yield make_agent(model, sandbox, config.agent)
 
 
 async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Progress) -> Models:

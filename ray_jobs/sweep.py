@@ -32,9 +32,10 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from agentopt_local.chat import ChatModel
+from agentopt_local.concurrency import together
 from agentopt_local.errors import AgentOptError, ConfigError, RunDirError
 from agentopt_local.record import Record, fingerprint
-from agentopt_local.rollout import Progress, together
+from agentopt_local.rollout import Progress
 from agentopt_local.run_dir import RunDir, lock, read_json, write_atomically
 from ray_jobs.config import RunConfig, load_config
 from ray_jobs.display import Display, error_line

@@ -116,7 +116,7 @@ async def train_session(session: Session, on_step: OnStep | None) -> dict[str, A
             group.create_task(baseline(session, test))
             training = group.create_task(trainer.fit(problems, state))
     except BaseExceptionGroup as errors:
-        from agentopt_local.rollout import first_error
+        from agentopt_local.concurrency import first_error
 
         raise first_error(errors) from None
     return await evaluate_session(session, training.result(), test)

@@ -16,15 +16,16 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.errors import ConfigError, EngineDeadError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.models.metered import Ledger, Prices
-from agentopt_local.rollout import Grading
+from agentopt_local.rollout import GradedAgent, Solver
 from agentopt_local.sandbox.repeating import RepeatingSandbox
 from agentopt_local.task import Problem, Task
 from agentopt_local.trajectory import Trajectory
-from ray_jobs.agents import AGENTS, sandbox_of
+from ray_jobs.agents import sandbox_of
 from ray_jobs.config import RunConfig
 from serving.actor import Life, PooledActor
 from serving.actor_pool import MAX_IN_FLIGHT, ActorPool
@@ -34,13 +35,13 @@ from serving.pool import EnginePool
 class WorkerActor(PooledActor):
     """What runs on a node."""
 
-    def __init__(self, opened: Callable[[], AbstractAsyncContextManager[Grading]]) -> None:
-        """``opened``: the agent with all that it needs. It is opened by the first call: here is no event loop yet."""
+    def __init__(self, opened: Callable[[], AbstractAsyncContextManager[Solver]]) -> None:
+        """``opened``: the solver with all that it needs. The first call opens it: there is no event loop here yet."""
         super().__init__()
         self._opened = opened
         self._stack = AsyncExitStack()
         self._opening = asyncio.Lock()
-        self._agent: Grading | None = None
+        self._solver: Solver | None = None
 
     async def ready(self) -> Life:
         """Once sandbox and engines can be used. Raises ConfigError, EngineDeadError or SandboxError if they cannot."""
@@ -49,14 +50,14 @@ class WorkerActor(PooledActor):
 
     async def solve(self, problem: Problem, functions: FunctionSet, seed: int) -> Trajectory:
         """One graded attempt."""
-        agent = await self._open()  # Ray may hand an attempt to a restarted actor that nobody has asked yet
-        return await agent.solve(problem, functions, seed=seed)
+        solver = await self._open()  # Ray may hand an attempt to a restarted actor that nobody has asked yet
+        return await solver.solve(problem, functions, seed=seed)
 
-    async def _open(self) -> Grading:
+    async def _open(self) -> Solver:
         async with self._opening:
-            if self._agent is None:
-                self._agent = await self._stack.enter_async_context(self._opened())
-        return self._agent
+            if self._solver is None:
+                self._solver = await self._stack.enter_async_context(self._opened())
+        return self._solver
 
     async def close(self) -> None:
         """End the sandbox; the engines stay."""
@@ -64,7 +65,7 @@ class WorkerActor(PooledActor):
 
 
 class RolloutWorkers(ActorPool):
-    """The Agent whose attempts are made, and graded, by workers."""
+    """The Solver whose rollouts are made by workers."""
 
     def __init__(self, actors: Sequence[Any], config: RunConfig, ledger: Ledger) -> None:
         """``actors``: of :class:`WorkerActor`. ``ledger``: counts an attempt when it ends."""
@@ -99,14 +100,14 @@ def worker_nodes(count: int | None) -> list[str]:
 
 
 @asynccontextmanager
-async def grading_agent(config: RunConfig, task: Task, engines: Callable[[], EnginePool]) -> AsyncIterator[Grading]:
+async def grading_agent(config: RunConfig, task: Task, engines: Callable[[], EnginePool]) -> AsyncIterator[Solver]:
     """A worker's agent with its sandbox and its own view of the engines."""
     async with AsyncExitStack() as stack:
         sandbox = RepeatingSandbox(await stack.enter_async_context(sandbox_of(config.sandbox, task.preload)))
         pool = engines()
         stack.push_async_callback(pool.aclose)
         await pool.start()
-        yield Grading(AGENTS[config.agent.kind](pool, sandbox, config.agent), task, sandbox)
+        yield GradedAgent(make_agent(pool, sandbox, config.agent), task, sandbox)
 
 
 async def open_workers(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from agentopt_local.reporting.reading import Rollout, RunFiles
-from agentopt_local.trajectory import Executed, Trajectory
+from agentopt_local.trajectory import ToolRun, Trajectory
 
 Row = dict[str, Any]
 ByProblem = Mapping[str, Trajectory]
@@ -119,7 +119,7 @@ def rollout_detail(rollout: Rollout) -> list[Any]:
     return [trajectory.answer, reason, trajectory.seed, trajectory.functions, turns]
 
 
-def given(executed: Executed) -> str:
+def given(executed: ToolRun) -> str:
     """What a call or a block was given. As text, since a model may write numbers that JSON does not have."""
     if executed.name == "python":
         return str(executed.arguments.get("code", ""))

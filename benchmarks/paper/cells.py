@@ -6,18 +6,17 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from agentopt_local.agents.base import Agent
+from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.errors import RunDirError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.grading import parse_number
-from agentopt_local.rollout import Progress, Rollouts
+from agentopt_local.rollout import GradedAgent, Progress, Rollouts
 from agentopt_local.run_dir import RunDir, read_json
 from agentopt_local.task import Problem
 from agentopt_local.trainer import TrainState, sum_usage
 from agentopt_local.trajectory import Trajectory
 from benchmarks.paper.protocol import Cell
-from ray_jobs.agents import AGENTS
 from ray_jobs.evaluate import tested_functions
 from ray_jobs.session import Models, Session, describe_run, open_session
 from ray_jobs.train import new_run, read_config, read_state, train_session
@@ -162,11 +161,9 @@ async def self_consistency(
     """
     config = session.config.agent
     warm = config.model_copy(update={"temperature": config.temperature or VOTE_TEMPERATURE})
-    agent: Agent = AGENTS[config.kind](session.model, session.sandbox, warm)
+    agent = make_agent(session.model, session.sandbox, warm)
     rollouts = Rollouts(
-        agent,
-        session.task,
-        session.sandbox,
+        GradedAgent(agent, session.task, session.sandbox),
         session.run_dir,
         admission=session.rollouts.admission,
         progress=session.rollouts.progress,

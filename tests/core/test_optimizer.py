@@ -33,7 +33,7 @@ from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.optimizer import ActionCounts, Optimizer, OptimizerConfig, Proposal
 from agentopt_local.sandbox import Sandbox, open_sandbox
 from agentopt_local.task import Problem, Split
-from agentopt_local.trajectory import Executed, Step, Trajectory
+from agentopt_local.trajectory import Step, ToolRun, Trajectory
 
 T = TypeVar("T")
 SHOUT = 'def shout(word: str) -> str:\n    """Return word in capitals."""\n    return word.upper()\n'
@@ -70,7 +70,7 @@ def attempt(
     problem: Problem, *, answer: str | None = "dunno", called: str | None = None, result: str = "nope", ok: bool = True
 ) -> Attempted:
     """An attempt at ``problem`` that ended with ``answer``, perhaps after a call of a function."""
-    call = [Executed(name=called, arguments={"word": "w"}, ok=ok, result=result)] if called else []
+    call = [ToolRun(name=called, arguments={"word": "w"}, ok=ok, result=result)] if called else []
     correct = answer == problem.answer
     trajectory = Trajectory(
         problem_id=problem.id,

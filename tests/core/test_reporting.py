@@ -28,7 +28,7 @@ from agentopt_local.reporting.settings import toml_text
 from agentopt_local.run_dir import RunDir
 from agentopt_local.task import Problem
 from agentopt_local.trainer import TrainState, score
-from agentopt_local.trajectory import Executed, Step, Trajectory
+from agentopt_local.trajectory import Step, ToolRun, Trajectory
 
 FIRST = 'def twice(x: int) -> int:\n    """Return two times x."""\n    return x + 2\n'
 BETTER = FIRST.replace("x + 2", "2 * x")
@@ -40,7 +40,7 @@ TEST = tuple(Problem(id=f"e{i}", kind=("double", "other")[i % 2], question=HOSTI
 
 def attempt(problem: Problem, functions: FunctionSet, right: bool, call: str | None = None) -> Trajectory:
     """One attempt, with a call of ``call`` if given."""
-    executed = (Executed(name=call, arguments={"x": float("nan")}, ok=True, result=HOSTILE),) if call else ()
+    executed = (ToolRun(name=call, arguments={"x": float("nan")}, ok=True, result=HOSTILE),) if call else ()
     return Trajectory(
         problem_id=problem.id,
         functions=functions.fingerprint,
@@ -311,9 +311,10 @@ def test_settings_are_written_as_toml() -> None:
     ],
 )
 def test_a_function_that_code_called_counts_as_used(code: str, used: bool) -> None:
-    ran = Executed(name="python", arguments={"code": code}, ok=True, result="")
+    ran = ToolRun(name="python", arguments={"code": code}, ok=True, result="")
     step = Step(message=Message(role="assistant"), executed=(ran,))
     trajectory = Trajectory(
-        problem_id="p", functions="f", seed=0, steps=(step,), answer="1", stop_reason="answer", usage=Usage(), wall_s=0
-    )
+        problem_id="p", functions="f", seed=0, steps=(step,), answer="1", stop_reason="answer", usage=Usage(), wall_s=0,
+        grade=Grade(reward=1.0, reason=""),
+    )  # fmt: skip
     assert trajectory.used("reverse_word") is used

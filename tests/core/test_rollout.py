@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 
 from agentopt_local.admission import Admission
-from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingAgent
+from agentopt_local.agents.config import AgentConfig
+from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import Usage
 from agentopt_local.errors import ContextOverflowError, EngineDeadError, SandboxError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.grading import Grade, exact
 from agentopt_local.models.scripted import ScriptedChatModel
-from agentopt_local.rollout import MemoryStore, Rollouts, accuracy
+from agentopt_local.rollout import GradedAgent, MemoryStore, Rollouts, accuracy
 from agentopt_local.task import Problem, Split
-from agentopt_local.trajectory import Trajectory
+from agentopt_local.trajectory import Attempt, Trajectory
 
 PROBLEMS = tuple(Problem(id=f"p{i}", question=f"Question {i}", answer=f"{i}") for i in range(12))
 ONE = FunctionSet.of('def one(x: int) -> int:\n    """Return x."""\n    return x\n')
@@ -47,7 +48,7 @@ class Solver:
         self.cancelled: list[str] = []
         self.active = self.most = 0
 
-    async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Trajectory:
+    async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Attempt:
         self.started.append(problem.id)
         self.active += 1
         self.most = max(self.most, self.active)
@@ -59,7 +60,7 @@ class Solver:
             raise
         finally:
             self.active -= 1
-        return Trajectory(
+        return Attempt(
             problem_id=problem.id, functions=functions.fingerprint, seed=seed, steps=(), answer=self.answer(problem),
             stop_reason="answer", usage=Usage(), wall_s=0.0,
         )  # fmt: skip
@@ -84,9 +85,7 @@ class Job:
     ) -> tuple[Trajectory, ...]:
         async def job() -> tuple[Trajectory, ...]:
             rollouts = Rollouts(
-                self.agent,
-                Numbers(),
-                NO_SANDBOX,
+                GradedAgent(self.agent, Numbers(), NO_SANDBOX),
                 self.store,
                 admission=Admission(self.concurrency),
                 progress=lambda *told: self.told.append(told),
@@ -113,7 +112,7 @@ def test_the_admission_limit_holds_over_concurrent_runs() -> None:
     agent = Solver(lambda number: 0.01)
 
     async def both() -> None:
-        rollouts = Rollouts(agent, Numbers(), NO_SANDBOX, MemoryStore(), admission=Admission(4))
+        rollouts = Rollouts(GradedAgent(agent, Numbers(), NO_SANDBOX), MemoryStore(), admission=Admission(4))
         await asyncio.gather(
             rollouts.run(ONE, PROBLEMS, seed=0, stage="a"), rollouts.run(FunctionSet(), PROBLEMS, seed=0, stage="b")
         )
@@ -125,14 +124,14 @@ def test_the_admission_limit_holds_over_concurrent_runs() -> None:
 
 def test_the_longest_start_first_and_the_order_of_results_stays() -> None:
     class Counting(Solver):
-        async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Trajectory:
+        async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Attempt:
             done = await super().solve(problem, functions, seed=seed)
             return done.model_copy(update={"usage": Usage(completion_tokens=int(problem.id[1:]) * 10)})
 
     agent = Counting()
 
     async def twice() -> tuple[Trajectory, ...]:
-        rollouts = Rollouts(agent, Numbers(), NO_SANDBOX, MemoryStore(), admission=Admission(1))
+        rollouts = Rollouts(GradedAgent(agent, Numbers(), NO_SANDBOX), MemoryStore(), admission=Admission(1))
         await rollouts.run(ONE, PROBLEMS[:3], seed=0, stage="a")
         agent.started.clear()
         return await rollouts.run(ONE, PROBLEMS[:5], seed=1, stage="b")
@@ -156,7 +155,7 @@ def test_a_slow_rollout_holds_no_other_up() -> None:
 def test_turns_of_different_rollouts_do_not_wait_for_each_other() -> None:
     model = ScriptedChatModel(lambda request: f"<answer>{request.messages[1].content.split()[1]}</answer>")
     model.latency_s = 0.02
-    job = Job(FunctionCallingAgent(model, NO_SANDBOX, AgentConfig()), concurrency=5)
+    job = Job(make_agent(model, NO_SANDBOX, AgentConfig()), concurrency=5)
     assert accuracy(job.run()) == 1.0
     assert len(model.requests) == 12
 
@@ -199,7 +198,7 @@ def test_the_error_of_a_grader_of_the_users_ends_the_run() -> None:
             raise KeyError("grader")
 
     async def job() -> None:
-        await Rollouts(Solver(), Strict(), NO_SANDBOX, MemoryStore()).run(ONE, PROBLEMS, seed=0, stage="s")
+        await Rollouts(GradedAgent(Solver(), Strict(), NO_SANDBOX), MemoryStore()).run(ONE, PROBLEMS, seed=0, stage="s")
 
     with pytest.raises(KeyError, match="grader"):
         asyncio.run(job())
@@ -219,7 +218,7 @@ def test_a_wrong_answer_and_no_answer_are_data() -> None:
 
 def test_a_full_context_is_data() -> None:
     model = ScriptedChatModel(lambda _: ContextOverflowError("too long"))
-    done = Job(FunctionCallingAgent(model, NO_SANDBOX, AgentConfig())).run(PROBLEMS[:2])
+    done = Job(make_agent(model, NO_SANDBOX, AgentConfig())).run(PROBLEMS[:2])
     assert [(each.stop_reason, each.correct) for each in done] == [("context", False)] * 2
 
 
@@ -258,7 +257,7 @@ def test_cancelling_a_run_cancels_its_rollouts() -> None:
     agent = Solver(lambda number: 30.0)
 
     async def job() -> None:
-        rollouts = Rollouts(agent, Numbers(), NO_SANDBOX, MemoryStore(), admission=Admission(3))
+        rollouts = Rollouts(GradedAgent(agent, Numbers(), NO_SANDBOX), MemoryStore(), admission=Admission(3))
         task = asyncio.create_task(rollouts.run(ONE, PROBLEMS, seed=0, stage="s"))
         await asyncio.sleep(0.05)
         task.cancel()

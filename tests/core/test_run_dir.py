@@ -19,14 +19,14 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.grading import Grade
 from agentopt_local.optimizer import Proposal
 from agentopt_local.run_dir import RunDir, read_json, write_atomically, write_functions
-from agentopt_local.trajectory import Executed, Step, Trajectory
+from agentopt_local.trajectory import Step, ToolRun, Trajectory
 
 ONE = FunctionSet.of('def one(x: int) -> int:\n    """Return x × 1."""\n    return x\n')
 TWO = ONE.adding(FunctionSet.of('def two(x: int) -> int:\n    """Return 2 x."""\n    return 2 * x\n').functions[0])
 
 
 def trajectory(number: int, *, functions: str = "f", seed: int = 0, text: str = "ä × 𝄞") -> Trajectory:
-    call = Executed(name="one", arguments={"x": [1, {"y": None}]}, ok=True, result=text)
+    call = ToolRun(name="one", arguments={"x": [1, {"y": None}]}, ok=True, result=text)
     return Trajectory(
         problem_id=f"p{number}",
         functions=functions,

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingAgent
+from agentopt_local.agents.config import AgentConfig
+from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatRequest
 from agentopt_local.errors import SandboxError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.grading import Grade, exact
 from agentopt_local.models.scripted import ScriptedChatModel
-from agentopt_local.rollout import Rollouts
+from agentopt_local.rollout import GradedAgent, Rollouts
 from agentopt_local.run_dir import RunDir
 from agentopt_local.sandbox.base import Execution
 from agentopt_local.sandbox.repeating import MAX_TRIES, RepeatingSandbox
@@ -131,8 +132,8 @@ def test_odd_prompts_are_rolled_out_stored_and_read_again(tmp_path: Path) -> Non
         return f"<answer>{request.messages[-1].content[:50]}1</answer>"
 
     async def roll(run_dir: RunDir, model: ScriptedChatModel) -> tuple[Any, ...]:
-        agent = FunctionCallingAgent(model, Losing(0), AgentConfig())
-        rollouts = Rollouts(agent, AnyText(), Losing(0), run_dir)
+        agent = make_agent(model, Losing(0), AgentConfig())
+        rollouts = Rollouts(GradedAgent(agent, AnyText(), Losing(0)), run_dir)
         return await rollouts.run(FunctionSet(), AnyText().problems("train", 0), seed=0, stage="odd")
 
     run_dir = RunDir(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agentopt_local.chat import Usage
+from agentopt_local.grading import Grade
 from agentopt_local.trajectory import Trajectory
 from ray_jobs.config import RunConfig, build
 from ray_jobs.forecast import Forecast, expectations, speed_here
@@ -30,7 +31,7 @@ def config(**more: object) -> RunConfig:
 def attempt(problem: str, functions: str = "none") -> Trajectory:
     return Trajectory(
         problem_id=problem, functions=functions, seed=0, steps=(), answer=None, stop_reason="answer", usage=ATTEMPT,
-        wall_s=1.0,
+        wall_s=1.0, grade=Grade(reward=0.0, reason=""),
     )  # fmt: skip
 
 
