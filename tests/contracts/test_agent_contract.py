@@ -19,7 +19,7 @@ from agentopt_local.agents.base import Agent
 from agentopt_local.agents.config import AgentConfig
 from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatReply, ChatRequest, Message, Usage
-from agentopt_local.errors import ContextOverflowError, EngineDeadError, ModelError
+from agentopt_local.errors import ContextOverflowError, EngineDeadError, ModelError, RefusedPromptError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.models.scripted import Script, ScriptedChatModel
 from agentopt_local.sandbox import Sandbox, open_sandbox
@@ -246,9 +246,24 @@ def test_a_full_context_ends_the_attempt_with_what_there_is(bench: Bench) -> Non
     assert trajectory.executed[0].result == "5"
 
 
+def test_a_refused_prompt_ends_the_attempt_with_its_reason(bench: Bench) -> None:
+    refused = RefusedPromptError("flagged by the filter")
+    refused.usage = Usage(requests=1, completion_tokens=7)
+    attempt, requests = bench.solve([bench.say.block("print(5)"), refused, bench.say.answer("5")])
+    assert (attempt.stop_reason, attempt.answer, attempt.error) == ("refused", None, "flagged by the filter")
+    assert (attempt.executed[0].result, len(requests)) == ("5", 2)
+    assert attempt.usage.requests == 2, "what the refused request cost counts"
+    attempt, _ = bench.solve([RefusedPromptError("at once")])
+    assert (attempt.stop_reason, attempt.steps) == ("refused", ())
+    attempt, _ = bench.solve([ContextOverflowError("too long")])
+    assert (attempt.stop_reason, attempt.error) == ("context", "")
+
+
 def test_a_dead_engine_is_no_trajectory(bench: Bench) -> None:
     with pytest.raises(EngineDeadError, match="gone"):
         bench.solve([EngineDeadError("gone")])
+    with pytest.raises(ModelError, match="the key is not accepted"):
+        bench.solve([ModelError("the key is not accepted")])
 
 
 def test_long_results_are_cut_in_the_middle(bench: Bench) -> None:

@@ -12,7 +12,7 @@ from agentopt_local.admission import Admission
 from agentopt_local.agents.config import AgentConfig
 from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import Usage
-from agentopt_local.errors import ContextOverflowError, EngineDeadError, SandboxError
+from agentopt_local.errors import ContextOverflowError, EngineDeadError, RefusedPromptError, SandboxError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.grading import Grade, exact
 from agentopt_local.models.scripted import ScriptedChatModel
@@ -220,6 +220,22 @@ def test_a_full_context_is_data() -> None:
     model = ScriptedChatModel(lambda _: ContextOverflowError("too long"))
     done = Job(make_agent(model, NO_SANDBOX, AgentConfig())).run(PROBLEMS[:2])
     assert [(each.stop_reason, each.correct) for each in done] == [("context", False)] * 2
+
+
+def test_a_refused_prompt_is_data_and_the_grade_says_why() -> None:
+    def script(request: Any) -> Any:
+        number = request.messages[1].content.split()[1]
+        return RefusedPromptError("flagged as unsafe") if number == "1" else f"<answer>{number}</answer>"
+
+    job = Job(make_agent(ScriptedChatModel(script), NO_SANDBOX, AgentConfig()))
+    done = job.run(PROBLEMS[:3])
+    assert [(each.stop_reason, each.correct) for each in done] == [
+        ("answer", True), ("refused", False), ("answer", True),
+    ]  # fmt: skip
+    assert done[1].error == "flagged as unsafe"
+    assert done[1].grade.reason == "no answer was given: flagged as unsafe"
+    job.agent = make_agent(ScriptedChatModel([]), NO_SANDBOX, AgentConfig())
+    assert job.run(PROBLEMS[:3]) == done, "a refused prompt is remembered, not asked again"
 
 
 def test_a_rollout_is_kept_graded_as_soon_as_it_ends() -> None:
