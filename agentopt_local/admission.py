@@ -1,9 +1,9 @@
-"""Which rollouts may be under way: as many as the engines' KV cache holds, and never more than the user's limit.
+"""Which rollouts may be under way: as many as fit the engines' KV cache, and never more than the user's limit.
 
-An engine that is given more conversations than its KV cache holds evicts their prefixes between turns, or breaks
-replies off and computes them again. Both cost more than waiting outside. How many it holds is first reckoned from their
-size, then found by trying: the number grows while rollouts wait and nothing is evicted, for conversations share their
-first tokens and most are not at their end; and it falls when something is, for others may use the same engines.
+An engine with more conversations than fit its KV cache evicts their prefixes between turns, or aborts replies and
+computes them again. Both cost more than waiting outside. How many fit is first estimated from their size, then found
+by trying. The number grows while rollouts wait and nothing is evicted, because conversations share their first tokens
+and most are not at their end. It falls when something is evicted, because others may use the same engines.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections import deque
 from collections.abc import Callable
 
 WEIGHT = 0.1
-"""Of the latest conversation in the expected size of the next."""
+"""Weight of the latest conversation in the expected size of the next."""
 GROWTH = 0.1
-"""By how much the limit grows while as many conversations end as it lets in."""
+"""Growth of the limit, as a share, while as many conversations end as it admits."""
 CUT = 0.8
-"""What is left of the limit after an eviction."""
+"""The share of the limit that is left after an eviction."""
 EVICTED = 0.1
-"""The share of a conversation's prompt tokens, computed again, from which on it counts as evicted."""
+"""A conversation counts as evicted if more than this share of its prompt tokens was computed again."""
 
 
 class Admission:
@@ -30,9 +30,9 @@ class Admission:
     ) -> None:
         """At most ``concurrency`` at once.
 
-        ``capacity``: tokens that the KV caches of the engines hold together at this moment, so that the limit falls
-        with an engine that dies and rises with one that comes back; None: no such limit. ``expected_tokens``: the
-        size of a conversation at its end until :meth:`learn` has seen one.
+        ``capacity``: tokens that fit the KV caches of all engines at this moment, so that the limit falls when an
+        engine dies and rises when it comes back; None: no such limit. ``expected_tokens``: the size of a conversation
+        at its end, until :meth:`learn` has seen one.
         """
         self.in_flight = 0
         self._concurrency = concurrency
@@ -40,9 +40,9 @@ class Admission:
         self._tokens = float(expected_tokens)
         self._learned = False
         self._share = 1.0
-        """Of the conversations that fit by their size: more than 1 where they share much, less where others do too."""
+        """The limit over the conversations that fit by size: above 1 if they share much, below 1 if others run too."""
         self._earlier = 0
-        """Conversations still to end that were let in before the last cut: they tell nothing new."""
+        """Unfinished conversations that were admitted before the last cut: their evictions say nothing new."""
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
@@ -53,14 +53,14 @@ class Admission:
 
     @property
     def _room(self) -> float | None:
-        """Conversations that fit the KV caches by their size at the end; None: no such limit."""
+        """Conversations whose final size fits the KV caches; None: no such limit."""
         capacity = self._capacity()
         return None if capacity is None else max(capacity, 1) / self._tokens
 
     def learn(self, tokens: int, evicted: float = 0.0) -> None:
         """A conversation has ended with ``tokens`` tokens.
 
-        ``evicted``: the share of its prompt tokens that the engine had lost between its turns and computed again.
+        ``evicted``: the share of its prompt tokens that the engine had lost between turns and computed again.
         """
         if tokens > 0:
             self._tokens += (tokens - self._tokens) * (WEIGHT if self._learned else 1.0)
@@ -83,7 +83,7 @@ class Admission:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # let in and cancelled at the same moment
+            if turn.done() and not turn.cancelled():  # admitted and cancelled at the same moment
                 await self.__aexit__()
             raise
 

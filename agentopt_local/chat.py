@@ -1,8 +1,8 @@
 """What a model is asked and what it answers: the one seam between the trainer and model hosting.
 
-A :class:`ChatModel` has one method, ``complete``. Models differ in how a tool call is written and in what
-can be constrained; both are the model's business. The trainer says *what* the reply must be
-(:class:`Constraint`) and reads calls from ``reply.message.tool_calls``.
+A :class:`ChatModel` has one working method, ``complete``. Models differ in how they write a tool call and in what can
+be constrained; both are the model's business. The caller says *what* the reply must be (:class:`Constraint`) and reads
+calls from ``reply.message.tool_calls``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Message(Record):
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
-    """Calls that an assistant turn makes. A ``tool`` turn answers the calls in their order."""
+    """Calls that an assistant turn makes. The ``tool`` turns after it answer them in order."""
 
 
 class ToolSpec(Record):
@@ -37,7 +37,7 @@ class ToolSpec(Record):
     name: str
     description: str
     parameters: dict[str, Any]
-    """JSON schema of the arguments, an object with ``required``."""
+    """JSON schema of the arguments: an object with ``required``."""
 
 
 class Constraint(Record):
@@ -51,14 +51,14 @@ class Constraint(Record):
     kind: Literal["json_schema", "regex", "grammar", "turn"]
     value: str
     json_schema: str | None = None
-    """Of ``grammar`` and ``regex``: JSON text of a schema that says nearly the same, for models that can be held to a
+    """For ``grammar`` and ``regex``: JSON text of a schema that says nearly the same, for models that can be held to a
     schema but not to a grammar. A reply that fits it is accepted from them."""
     max_thought_sentences: int = Field(default=12, ge=0)
-    """Of ``turn``: sentences that may stand before a call."""
+    """For ``turn``: sentences that may precede a call."""
 
     @staticmethod
     def of(output_type: Any) -> Constraint:
-        """The constraint that an outlines type stands for (``JsonSchema``, ``CFG``, ``Regex``, ``Literal``, ...)."""
+        """The constraint for an outlines type (``JsonSchema``, ``CFG``, ``Regex``, ``Literal``, ...)."""
         from outlines.types import CFG, JsonSchema
         from outlines.types.dsl import python_types_to_terms, to_regex
 
@@ -74,12 +74,12 @@ class Sampling(Record):
     """How tokens are drawn."""
 
     max_tokens: int = Field(default=512, ge=1)
-    """Upper limit of generated tokens."""
+    """Most tokens to generate."""
     temperature: float = Field(default=0.0, ge=0.0)
     """0 = greedy."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     seed: int | None = None
-    """Makes sampling repeatable where the backend can; backends that cannot ignore it."""
+    """Makes sampling repeatable; backends without seeds ignore it."""
 
 
 class ChatRequest(Record):
@@ -90,18 +90,18 @@ class ChatRequest(Record):
     constraint: Constraint | None = None
     sampling: Sampling = Sampling()
     session: str | None = None
-    """Requests of one conversation share a session: they stay on one replica and reuse its prefix cache."""
+    """Requests of one conversation share a session, so they stay on one replica and reuse its prefix cache."""
 
 
 class Usage(Record):
-    """Tokens and time, of one completion or summed over several."""
+    """Tokens of one completion, or the sum over several."""
 
     requests: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    """Prompt tokens that the prefix cache held already."""
+    """Prompt tokens that were in the prefix cache."""
     evicted_tokens: int = 0
-    """Prompt tokens that it had held from the conversation's earlier turns and has lost; 0 where nobody tells."""
+    """Prompt tokens of the conversation's earlier turns that the cache had lost; 0 where that is not reported."""
     completion_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
@@ -118,7 +118,7 @@ class ChatReply(Record):
     """One completion made."""
 
     message: Message
-    """The assistant's turn; calls are already parsed out of the text."""
+    """The assistant's turn, with calls already parsed out of the text."""
     finish_reason: Literal["stop", "length"] = "stop"
     """``length``: cut at ``max_tokens``, so the text may be incomplete."""
     usage: Usage = Usage(requests=1)
@@ -128,9 +128,10 @@ class ChatModel(Protocol):
     """Anything that completes chats: a hosted engine, an HTTP endpoint, a script."""
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        """Answer ``request``. Raises :class:`~agentopt_local.errors.ModelError`."""
+        """Answer ``request``. Raises :class:`~agentopt_local.errors.ModelError`, and its subclass PromptError if this
+        one prompt is at fault."""
         ...
 
     async def aclose(self) -> None:
-        """Release what the model holds. Safe to call twice."""
+        """Release the model's resources. Safe to call twice."""
         ...

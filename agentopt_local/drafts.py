@@ -25,8 +25,6 @@ from agentopt_local.actions import (
     parse_header,
     source_type,
 )
-from agentopt_local.agents.function_calling import render_value
-from agentopt_local.agents.react import one_text_parameter
 from agentopt_local.chat import ChatModel, ChatRequest, Constraint, Message, Sampling, Usage
 from agentopt_local.errors import ContextOverflowError, FunctionError
 from agentopt_local.evidence import Evidence, cut

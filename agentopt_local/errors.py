@@ -3,20 +3,26 @@
 ::
 
     AgentOptError
-    ├─ ConfigError             a setting, a file or an argument of the user's is wrong
+    ├─ ConfigError             a setting, a file or an argument from the user is wrong
     ├─ ModelError              a completion failed; ``retryable`` says whether asking again can help
     │  ├─ ModelTimeoutError · ModelOverloadedError · EngineDeadError
-    │  └─ ContextOverflowError the prompt does not fit: ends the rollout, not the run
-    ├─ BudgetError             the run's budget of tokens or money is used up; it can be resumed with a larger one
-    ├─ FunctionError           a proposed function is not acceptable; its text goes back to the optimizer
+    │  └─ PromptError          this one prompt is at fault: ends the attempt, not the run
+    │     └─ ContextOverflowError · RefusedPromptError
+    ├─ BudgetError             the run's budget of tokens or money is used up; resume it with a larger one
+    ├─ FunctionError           a proposed function is not acceptable; the text goes back to the optimizer
     ├─ SandboxError            the machine failed to run code (code that fails is ``Execution(ok=False)``)
     └─ RunDirError             a run folder cannot be read, or cannot be resumed
 
 Each takes one positional message, because keyword-only arguments of ``__init__`` do not survive the pickling
-between Ray processes; further facts are attributes set after construction.
+between Ray processes. Further facts are attributes set after construction.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agentopt_local.chat import Usage
 
 
 class AgentOptError(Exception):
@@ -41,7 +47,7 @@ class ModelTimeoutError(ModelError):
 
 
 class ModelOverloadedError(ModelError):
-    """The model's server asked to come back later."""
+    """The model's server asked the client to come back later."""
 
     retryable = True
 
@@ -50,12 +56,28 @@ class EngineDeadError(ModelError):
     """The engine process has ended; no request to it can succeed."""
 
 
-class ContextOverflowError(ModelError):
-    """The prompt is longer than the model's context. Ends the rollout with ``stop_reason="context"``."""
+class PromptError(ModelError):
+    """The prompt of this one request is at fault: it would fail again, and other prompts need not.
+
+    An agent's loop turns it into an attempt with a stop reason. Whatever is wrong for every request (a bad key, an
+    unknown model, an unsupported field) must be another ModelError, because a run cannot learn from it.
+    """
+
+    usage: Usage | None = None
+    """What the request cost although it failed; None if nothing is known of a cost."""
+
+
+class ContextOverflowError(PromptError):
+    """The prompt is longer than the model's context. Ends the attempt with ``stop_reason="context"``."""
+
+
+class RefusedPromptError(PromptError):
+    """The model or its server refuses this prompt for good: a content filter, or a chat template that cannot render
+    the conversation. Ends the attempt with ``stop_reason="refused"``."""
 
 
 class BudgetError(AgentOptError):
-    """The budget of tokens or money is used up. What was done is kept; the run can be resumed with a larger budget."""
+    """The budget of tokens or money is used up. Finished work is kept; the run can be resumed with a larger budget."""
 
 
 class FunctionError(AgentOptError):

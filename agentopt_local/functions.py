@@ -7,6 +7,7 @@ Nothing here executes the source.
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -155,3 +156,14 @@ class FunctionSet(Record):
     def tool_specs(self) -> tuple[ToolSpec, ...]:
         """The functions as a model sees them."""
         return tuple(function.tool_spec() for function in self.functions)
+
+
+def one_text_parameter(function: Function) -> str | None:
+    """The name of a function's only parameter if that is a text; None otherwise."""
+    properties = function.parameters["properties"]
+    return next(iter(properties)) if [each.get("type") for each in properties.values()] == ["string"] else None
+
+
+def render_value(value: Any) -> str:
+    """A function's value as a model reads it: text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,13 +1,15 @@
-"""Rollouts: all problems at once, as far as the engines have room, each remembered as soon as it ends.
+"""Rollouts: graded attempts at many problems at once, each remembered as soon as it ends.
 
-The one boundary between two kinds of failure: what the model or its code does wrong is a Trajectory; what the
-machine does wrong (a dead engine, a broken sandbox) stops the run with an exception. Nothing is graded 0 for
-an infrastructure fault.
+Two kinds of failure are kept apart. What the model, its code or its prompt does wrong is data: a Trajectory with a
+stop reason and a grade. What the machine does wrong (a dead engine, a wrong key, a broken sandbox) is an exception
+that ends the run, so nothing is graded 0 for an infrastructure fault. The line between them is drawn by two types:
+``Execution(ok=False)`` against SandboxError for code, and PromptError against every other ModelError for prompts.
+The agent's loop (``agents/loop.py``) is the one place that catches a PromptError; nothing is caught here.
 """
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
@@ -16,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from agentopt_local.admission import Admission
 from agentopt_local.agents.base import Agent
+from agentopt_local.concurrency import together
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
 from agentopt_local.sandbox.base import Sandbox
@@ -28,6 +31,32 @@ Progress = Callable[[Stage, int, int], None]
 """Called as ``progress(stage, done, total)``."""
 Observe = Callable[[Stage, Trajectory], None]
 """Called as ``observe(stage, trajectory)``, for remembered rollouts too."""
+
+
+class Solver(Protocol):
+    """Makes rollouts, in this process or on another machine."""
+
+    async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Trajectory:
+        """One graded attempt. Raises ModelError, SandboxError, BudgetError or ConfigError (a user's grader)."""
+        ...
+
+
+class GradedAgent:
+    """The Solver of this process: an agent whose attempts are graded as they end."""
+
+    def __init__(self, agent: Agent, task: Task, sandbox: Sandbox) -> None:
+        """``task`` grades, running what it must in ``sandbox``."""
+        self.agent = agent
+        self.task = task
+        self.sandbox = sandbox
+
+    async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Trajectory:
+        """One graded attempt. Raises ModelError, SandboxError or ConfigError (a user's grader)."""
+        attempt = await self.agent.solve(problem, functions, seed=seed)
+        grade = await self.task.grade(problem, attempt.answer, self.sandbox)
+        if attempt.error:
+            grade = grade.model_copy(update={"reason": f"{grade.reason}: {attempt.error}"})
+        return attempt.graded(grade)
 
 
 class RolloutStore(Protocol):
@@ -57,40 +86,23 @@ class MemoryStore:
         self.trajectories[trajectory.functions, trajectory.problem_id, trajectory.seed] = trajectory
 
 
-class Grading:
-    """An agent whose attempts are graded as they end."""
-
-    def __init__(self, agent: Agent, task: Task, sandbox: Sandbox) -> None:
-        self.agent = agent
-        self.task = task
-        self.sandbox = sandbox
-
-    async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Trajectory:
-        """One graded attempt. Raises ModelError, SandboxError or ConfigError (a user's grader)."""
-        trajectory = await self.agent.solve(problem, functions, seed=seed)
-        if trajectory.grade is not None:  # where it was made, on another machine
-            return trajectory
-        grade = await self.task.grade(problem, trajectory.answer, self.sandbox)
-        return trajectory.model_copy(update={"grade": grade})
-
-
 class Rollouts:
-    """Runs an agent on many problems."""
+    """Runs a solver on many problems."""
 
     def __init__(
         self,
-        agent: Agent,
-        task: Task,
-        sandbox: Sandbox,
+        solver: Solver,
         store: RolloutStore,
         *,
         admission: Admission | None = None,
         progress: Progress | None = None,
         observe: Observe | None = None,
     ) -> None:
-        """``admission``: which attempts may be under way, over all calls of :meth:`run`; None: 64 at once.
-        ``observe`` is told every rollout before ``progress`` counts it."""
-        self.agent = Grading(agent, task, sandbox)
+        """``admission``: decides which rollouts may be under way, over all calls of :meth:`run`; None: 64 at once.
+
+        ``observe`` is called with every rollout before ``progress`` counts it.
+        """
+        self.solver = solver
         self.store = store
         self.progress = progress or (lambda stage, done, total: None)
         self.observe = observe or (lambda stage, trajectory: None)
@@ -98,17 +110,17 @@ class Rollouts:
         self.under_way: Counter[Stage] = Counter()
         """Attempts that have begun and not ended, by stage."""
         self._lengths: dict[str, int] = {}
-        """Generated tokens of the latest attempt by problem id."""
+        """Generated tokens of the latest rollout by problem id."""
 
     async def run(
         self, functions: FunctionSet, problems: Sequence[Problem], *, seed: int, stage: Stage
     ) -> tuple[Trajectory, ...]:
         """One graded trajectory per problem, in order. Rollouts that the store remembers are not run again.
 
-        Where not all fit at once, those whose last attempt was longest start first: a long one that starts last
-        would end alone. Problems that were never tried start before all others, for they may be long.
+        Where not all fit at once, problems whose last rollout was longest start first: a long one that starts last
+        would end alone. Problems that were never tried start before all others, because they may be long.
 
-        Raises ModelError, SandboxError or ConfigError (a user's grader) after cancelling the other attempts.
+        Raises what the solver raises, after cancelling the other rollouts. Those that had ended are kept.
         """
         done = 0
 
@@ -119,12 +131,14 @@ class Rollouts:
                 async with self.admission:
                     self.under_way[stage] += 1
                     try:
-                        trajectory = await self.agent.solve(problem, functions, seed=seed)
+                        trajectory = await self.solver.solve(problem, functions, seed=seed)
                     finally:
                         self.under_way[stage] -= 1
                     used = trajectory.usage
                     self.admission.learn(trajectory.context_tokens, used.evicted_tokens / max(used.prompt_tokens, 1))
                 self.store.keep(trajectory, stage)
+                if trajectory.error:
+                    log.warning("%s, problem %s: the prompt was refused: %s", stage, problem.id, trajectory.error)
             self._lengths[problem.id] = trajectory.usage.completion_tokens
             done += 1
             self.observe(stage, trajectory)

@@ -1,4 +1,4 @@
-"""What a rollout leaves: every turn, every execution, the answer, its grade, and why it ended."""
+"""What an attempt leaves: every turn, every tool run, the answer and why it ended; a Trajectory adds the grade."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from agentopt_local.chat import Message, Usage
 from agentopt_local.grading import Grade
 from agentopt_local.record import Record
 
-StopReason = Literal["answer", "max_turns", "max_tokens", "context", "no_action"]
+StopReason = Literal["answer", "max_turns", "max_tokens", "context", "refused", "no_action"]
 """``answer``: the agent answered · ``max_turns``, ``max_tokens``: a budget was used up · ``context``: the
-conversation outgrew the model's context · ``no_action``: a turn held neither call, code nor answer, twice."""
+conversation outgrew the model's context · ``refused``: the model or its server refused the prompt for good ·
+``no_action``: two turns in a row held neither a call, nor code, nor an answer."""
+
+PYTHON = "python"
+"""The name of a tool run that ran code in the interpreter."""
 
 
-class Executed(Record):
-    """One function call or interpreter block that the agent made."""
+class ToolRun(Record):
+    """One function call or one interpreter block of the agent, with its result."""
 
     name: str
     """The function's name; ``python`` for a block."""
@@ -32,13 +36,14 @@ class Step(Record):
 
     message: Message
     """The assistant's turn."""
-    executed: tuple[Executed, ...] = ()
+    executed: tuple[ToolRun, ...] = ()
+    """What the turn ran, in order."""
     observations: tuple[Message, ...] = ()
-    """What the agent was told; empty after the answer."""
+    """The replies that the agent was shown; empty after the answer."""
 
 
-class Trajectory(Record):
-    """One attempt at one problem. A bad one is data, never an exception."""
+class Attempt(Record):
+    """One try at one problem, not graded yet. A bad one is data, never an exception."""
 
     problem_id: str
     functions: str
@@ -51,36 +56,53 @@ class Trajectory(Record):
     wall_s: float
     context_tokens: int = 0
     """Prompt and reply of its last request: what it held of a KV cache at its end; 0 where no tokens were counted."""
-    grade: Grade | None = None
-    """Set by the rollout, once the task has judged the answer."""
+    error: str = ""
+    """Why the prompt was refused, if ``stop_reason`` is ``refused``."""
 
     @property
-    def correct(self) -> bool:
-        """Whether the answer was graded right."""
-        return self.grade is not None and self.grade.correct
-
-    @property
-    def executed(self) -> tuple[Executed, ...]:
-        """All executions in order."""
+    def executed(self) -> tuple[ToolRun, ...]:
+        """All tool runs in order."""
         return tuple(each for step in self.steps for each in step.executed)
 
     @property
-    def calls(self) -> tuple[Executed, ...]:
-        """Executions of learned functions."""
-        return tuple(each for each in self.executed if each.name != "python")
+    def calls(self) -> tuple[ToolRun, ...]:
+        """Calls of learned functions."""
+        return tuple(each for each in self.executed if each.name != PYTHON)
 
     def used(self, name: str, *, without_error: bool = False) -> bool:
-        """Whether a learned function was called, directly or by code that ran; perhaps only where that went well."""
+        """Whether the learned function ``name`` was called, directly or from code that ran.
+
+        ``without_error``: count only calls and blocks that succeeded.
+        """
         in_code = re.compile(rf"(?<!def )\b{re.escape(name)}\s*\(")
         return any(
-            each.name == name or (each.name == "python" and in_code.search(str(each.arguments.get("code", ""))))
+            each.name == name or (each.name == PYTHON and in_code.search(str(each.arguments.get("code", ""))))
             for each in self.executed
             if each.ok or not without_error
         )
 
+    def graded(self, grade: Grade) -> Trajectory:
+        """The rollout that this attempt becomes with ``grade``."""
+        return Trajectory(**{name: getattr(self, name) for name in Attempt.model_fields}, grade=grade)
+
+
+class Trajectory(Attempt):
+    """A rollout: an attempt with its grade."""
+
+    grade: Grade
+
+    @property
+    def correct(self) -> bool:
+        """Whether the answer was graded right."""
+        return self.grade.correct
+
 
 def function_use(name: str, trajectories: Sequence[Trajectory]) -> dict[str, int]:
-    """Calls, calls without error, attempts that used the function (in code too), and of these the solved ones."""
+    """How often the function ``name`` was called and helped.
+
+    ``calls``; ``ok``: calls without error; ``problems``: rollouts that used it, from code too; ``solved``: those of
+    them that were graded right.
+    """
     calls = [call for each in trajectories for call in each.calls if call.name == name]
     users = [each for each in trajectories if each.used(name)]
     return {

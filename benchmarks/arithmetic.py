@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from agentopt_local.admission import Admission
-from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingAgent
+from agentopt_local.agents.config import AgentConfig
+from agentopt_local.agents.make import make_agent
 from agentopt_local.functions import FunctionSet
-from agentopt_local.rollout import MemoryStore, Rollouts
+from agentopt_local.rollout import GradedAgent, MemoryStore, Rollouts
 from agentopt_local.sandbox import open_sandbox
 from agentopt_local.stage import Stage
 from agentopt_local.statistics import paired_difference, wilson
@@ -60,8 +61,8 @@ async def measure(arguments: argparse.Namespace, arm: str, tasks: list[str]) -> 
                 task = load_task(specs[name], seed=1)
                 async with open_sandbox(preload=task.preload) as sandbox:
                     meter = Meter(model)
-                    agent = FunctionCallingAgent(meter, sandbox, agent_config)
-                    rollouts = Rollouts(agent, task, sandbox, MemoryStore(), admission=Admission(64))
+                    solver = GradedAgent(make_agent(meter, sandbox, agent_config), task, sandbox)
+                    rollouts = Rollouts(solver, MemoryStore(), admission=Admission(64))
                     problems = task.problems("train", arguments.problems)
                     done = await rollouts.run(FunctionSet(), problems, seed=0, stage=Stage(part=name))
                 solved[name] = [each.correct for each in done]

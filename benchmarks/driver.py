@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from agentopt_local.admission import Admission
-from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingAgent
+from agentopt_local.agents.config import AgentConfig
+from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatReply, ChatRequest, Message, ToolCall, Usage
 from agentopt_local.functions import FunctionSet
 from agentopt_local.graders.text import exact
@@ -137,13 +138,14 @@ async def measure(n: int, turns: int, replicas: int, workers: int, folder: Path)
     gated = InstantModel(turns)
     async with AsyncExitStack() as stack:
         model: Any = await hosted(turns, replicas, stack) if replicas else gated
-        agent: Any = FunctionCallingAgent(model, InstantSandbox(), agent_config(turns))
+        agent = make_agent(model, InstantSandbox(), agent_config(turns))
+        solver: Solver = GradedAgent(agent, task, InstantSandbox())
         (folder / "config.json").write_text("{}")
         run_dir = RunDir(folder)
         stack.callback(run_dir.close)
         if workers:
-            agent = await in_workers(turns, workers, run_dir, stack)
-        rollouts = Rollouts(agent, task, InstantSandbox(), run_dir, admission=Admission(n))
+            solver = await in_workers(turns, workers, run_dir, stack)
+        rollouts = Rollouts(solver, run_dir, admission=Admission(n))
         gated.gate.set()
         await rollouts.run(FunctionSet(), problems[:20], seed=0, stage=Stage(part="warm-up"))
         gc.collect()
@@ -197,10 +199,10 @@ def agent_config(turns: int) -> AgentConfig:
 
 
 @asynccontextmanager
-async def instant_worker(turns: int) -> AsyncIterator[Grading]:
+async def instant_worker(turns: int) -> AsyncIterator[Solver]:
     """What a rollout worker opens here."""
     sandbox = InstantSandbox()
-    yield Grading(FunctionCallingAgent(OpenModel(turns), sandbox, agent_config(turns)), Numbers(), sandbox)
+    yield GradedAgent(make_agent(OpenModel(turns), sandbox, agent_config(turns)), Numbers(), sandbox)
 
 
 async def in_workers(turns: int, workers: int, run_dir: RunDir, stack: AsyncExitStack) -> Any:

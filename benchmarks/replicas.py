@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from agentopt_local.admission import Admission
-from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingAgent
+from agentopt_local.agents.config import AgentConfig
+from agentopt_local.agents.make import make_agent
 from agentopt_local.functions import FunctionSet
-from agentopt_local.rollout import MemoryStore, Rollouts
+from agentopt_local.rollout import GradedAgent, MemoryStore, Rollouts
 from agentopt_local.sandbox import open_sandbox
 from agentopt_local.stage import Stage
 from agentopt_local.tasks.catalog import load_task
@@ -52,9 +53,9 @@ async def measure(replicas: int, arguments: argparse.Namespace, folder: Path) ->
         pool = await host(make, EngineConfig(), HostedModel(model="paced", device="cpu", replicas=replicas))
         stack.push_async_callback(pool.aclose)
         meter = Meter(MoreTurns(pool, arguments.turns))
-        agent = FunctionCallingAgent(meter, sandbox, agent_config)
+        solver = GradedAgent(make_agent(meter, sandbox, agent_config), task, sandbox)
         admission = Admission(2 * replicas * arguments.max_seqs)
-        rollouts = Rollouts(agent, task, sandbox, MemoryStore(), admission=admission)
+        rollouts = Rollouts(solver, MemoryStore(), admission=admission)
         started, cpu = time.perf_counter(), time.process_time()
         await rollouts.run(FunctionSet(), problems, seed=0, stage=Stage(part="benchmark"))
         cpu = time.process_time() - cpu

@@ -119,7 +119,7 @@ def made_rollout(rng: random.Random, problem: Problem, functions: FunctionSet, s
         result = (
             " ".join(rng.choices(WORDS, k=60)) if ok else "Error: ValueError: " + " ".join(rng.choices(WORDS, k=30))
         )
-        done = Executed(name=name, arguments=given, ok=ok, result=result)
+        done = ToolRun(name=name, arguments=given, ok=ok, result=result)
         steps.append(Step(message=message, executed=(done,), observations=(Message(role="tool", content=result),)))
     answer = problem.answer if right else str(rng.randrange(10**6))
     ended = rng.random() < 0.93 or right

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from agentopt_local.admission import Admission
-from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingAgent
+from agentopt_local.agents.config import AgentConfig
+from agentopt_local.agents.make import make_agent
 from agentopt_local.functions import FunctionSet
-from agentopt_local.rollout import MemoryStore, Rollouts
+from agentopt_local.rollout import GradedAgent, MemoryStore, Rollouts
 from agentopt_local.sandbox import open_sandbox
 from agentopt_local.stage import Stage
 from agentopt_local.tasks.catalog import load_task
@@ -45,9 +46,10 @@ async def measure(arguments: argparse.Namespace, config: EngineConfig, notes: Pa
     ):
         meter = Meter(MoreTurns(model, arguments.turns))
         gate = Barrier(meter)
-        agent: Any = FunctionCallingAgent(gate if barrier else meter, sandbox, agent_config)
+        agent: Any = make_agent(gate if barrier else meter, sandbox, agent_config)
+        solver = GradedAgent(gate.around(agent) if barrier else agent, task, sandbox)
         admission = Admission(arguments.concurrency)
-        rollouts = Rollouts(gate.around(agent) if barrier else agent, task, sandbox, MemoryStore(), admission=admission)
+        rollouts = Rollouts(solver, MemoryStore(), admission=admission)
         started, cpu = time.perf_counter(), time.process_time()
         done = await rollouts.run(FunctionSet(), problems, seed=0, stage=Stage(part="benchmark"))
         cpu = time.process_time() - cpu

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from agentopt_local.agents.function_calling import FunctionCallingAgent
-from agentopt_local.agents.react import ReactAgent
 from agentopt_local.sandbox import ForkServerSandbox, SandboxLimits, open_sandbox
 from ray_jobs.config import SandboxConfig
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
-from agentopt_local.agents.function_calling import AgentConfig
+from agentopt_local.agents.config import AgentConfig
 from agentopt_local.errors import ConfigError
 from agentopt_local.models.metered import Budget
 from agentopt_local.record import Record

@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from agentopt_local.admission import Admission
-from agentopt_local.agents.base import Agent
-from agentopt_local.agents.function_calling import FunctionCallingAgent
+from agentopt_local.agents.loop import ChatAgent
+from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.models.metered import Ledger, MeteredModel
 from agentopt_local.optimizer import Optimizer
@@ -25,7 +25,7 @@ from agentopt_local.stage import Stage
 from agentopt_local.tasks.base import Task
 from agentopt_local.tasks.catalog import load_task
 from agentopt_local.trajectory import Trajectory
-from ray_jobs.agents import AGENTS, sandbox_of
+from ray_jobs.agents import sandbox_of
 from ray_jobs.config import RunConfig
 from ray_jobs.forecast import Forecast
 from ray_jobs.open_models import Models, open_model, open_models
@@ -128,7 +128,7 @@ async def open_session(
         if config.ray.rollout_workers or models.device in HOSTED:
             from ray_jobs.workers import open_workers
 
-            agent = await open_workers(config, task, models.agent, ledger, stack) or agent
+            solver = await open_workers(config, task, models.agent, ledger, stack) or solver
         admission = admission_of(config, models.agent)
         progress, observe = observers.on_progress, observers.on_rollout
         rollouts = Rollouts(agent, task, sandbox, run_dir, admission=admission, progress=progress, observe=observe)

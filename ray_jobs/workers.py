@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.errors import ConfigError, EngineDeadError
 from agentopt_local.functions import FunctionSet
@@ -26,7 +27,7 @@ from agentopt_local.rollout import Grading
 from agentopt_local.sandbox.repeating import RepeatingSandbox
 from agentopt_local.tasks.base import Task
 from agentopt_local.trajectory import Trajectory
-from ray_jobs.agents import AGENTS, sandbox_of
+from ray_jobs.agents import sandbox_of
 from ray_jobs.config import RunConfig
 from serving.actor import Life, PooledActor
 from serving.actor_pool import MAX_IN_FLIGHT, ActorPool
@@ -42,7 +43,7 @@ class WorkerActor(PooledActor):
         self._opened = opened
         self._stack = AsyncExitStack()
         self._opening = asyncio.Lock()
-        self._agent: Grading | None = None
+        self._solver: Solver | None = None
 
     async def ready(self) -> Life:
         """Return once sandbox and engines can be used. Raises ConfigError, EngineDeadError or SandboxError."""
@@ -54,11 +55,11 @@ class WorkerActor(PooledActor):
         agent = await self._open()  # Ray may send an attempt to a restarted actor before `ready` is called
         return await agent.solve(problem, functions, seed=seed)
 
-    async def _open(self) -> Grading:
+    async def _open(self) -> Solver:
         async with self._opening:
-            if self._agent is None:
-                self._agent = await self._stack.enter_async_context(self._opened())
-        return self._agent
+            if self._solver is None:
+                self._solver = await self._stack.enter_async_context(self._opened())
+        return self._solver
 
     async def close(self) -> None:
         """Close the sandbox; the engines stay."""
@@ -111,7 +112,7 @@ async def grading_agent(config: RunConfig, task: Task, engines: Callable[[], Eng
         pool = engines()
         stack.push_async_callback(pool.aclose)
         await pool.start()
-        yield Grading(AGENTS[config.agent.kind](pool, sandbox, config.agent), task, sandbox)
+        yield GradedAgent(make_agent(pool, sandbox, config.agent), task, sandbox)
 
 
 async def open_workers(

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentopt_local.chat import ChatRequest, Message, ToolSpec
+from agentopt_local.errors import ModelError, RefusedPromptError
 from agentopt_local.tool_formats import ToolFormat, encodable, format_for_template
 
 Session = tuple[tuple[Message, ...], tuple[ToolSpec, ...], list[int]]
@@ -42,7 +43,13 @@ class Transcripts:
         self.native_tools = template is not None and "tools" in template
 
     def render(self, messages: Sequence[Message], tools: Sequence[ToolSpec], *, open_turn: bool) -> str:
-        """The conversation as text; ``open_turn`` ends it where the assistant's next turn begins."""
+        """The conversation as text; ``open_turn`` ends it where the assistant's next turn begins.
+
+        Raises RefusedPromptError if the chat template refuses a conversation in which the model has replied, and
+        ModelError if it refuses the opening already: then it would refuse every conversation.
+        """
+        from jinja2 import TemplateError
+
         rows = [template_message(message) for message in messages]
         if tools and not self.native_tools:
             text = self.tool_format.instructions(tools)
@@ -53,12 +60,18 @@ class Transcripts:
         if not self.native_tools:
             rows = [self._plain(row) for row in rows]
         specs = [{"type": "function", "function": tool.model_dump()} for tool in tools]
-        rendered = self.tokenizer.apply_chat_template(
-            rows,
-            tools=specs if specs and self.native_tools else None,
-            tokenize=False,
-            add_generation_prompt=open_turn,
-        )
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                rows,
+                tools=specs if specs and self.native_tools else None,
+                tokenize=False,
+                add_generation_prompt=open_turn,
+            )
+        except TemplateError as error:
+            begun = any(message.role == "assistant" for message in messages)
+            kind = RefusedPromptError if begun else ModelError
+            name = self.tokenizer.name_or_path
+            raise kind(f"the chat template of {name} refuses the conversation: {error}") from None
         return str(rendered)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What every agent offers to the trainer."""
+"""What every agent offers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from agentopt_local.trajectory import Trajectory
 class Agent(Protocol):
     """A way to solve a problem with functions."""
 
-    async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Trajectory:
-        """One attempt at ``problem``; the agent never sees its expected answer.
+    async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Attempt:
+        """One attempt at ``problem``, not graded; the agent must not look at the expected answer.
 
-        What the model does wrong is recorded in the trajectory. Raises ModelError and SandboxError only when the
-        machine, not the model, fails.
+        Whatever the model, its code or its prompt does wrong is recorded in the attempt. Raises ModelError (but no
+        PromptError) and SandboxError only when the machine fails.
         """
         ...

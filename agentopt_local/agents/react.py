@@ -1,8 +1,7 @@
-"""The paper's ReAct agent: Thought, Action, Action Input and Observation as text, with Python and learned functions.
+"""The dialect of the paper's ReAct agent: Thought, Action, Action Input and Observation as text.
 
 The conversation is a chat that only grows: the agent's turn ends with its action, the observation is the next user
-turn. So chat models are met in the form they were trained for, and an engine reuses what it has computed. Budgets,
-execution and the way results are cut are those of the function-calling agent.
+turn. So chat models see the form they were trained on, and an engine reuses what it has computed.
 
 Source: Yao et al., "ReAct: Synergizing Reasoning and Acting in Language Models", ICLR 2023, arXiv 2210.03629.
 """
@@ -20,10 +19,8 @@ from agentopt_local.chat import Constraint, Message, ToolCall
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.problem import Problem
 from agentopt_local.tool_formats import COMPACT_JSON
-from agentopt_local.trajectory import Executed
+from agentopt_local.trajectory import PYTHON
 
-PYTHON = "python"
-"""The interpreter's action; no learned function may have this name."""
 ACTION = re.compile(r"^[ \t]*Action(?: \d+)?[ \t]*:[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 INPUT = re.compile(r"^[ \t]*Action(?: \d+)? Input(?: \d+)?[ \t]*:[ \t]*", re.MULTILINE)
 FINAL = re.compile(r"^[ \t]*Final Answer[ \t]*:[ \t]*(.*)", re.MULTILINE | re.DOTALL | re.IGNORECASE)
@@ -33,7 +30,7 @@ FENCE = re.compile(r"\A```\w*[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)
 REPEATED = "You have done exactly this before. Now give the answer as 'Final Answer:'."
 NUDGE = "Give an action as 'Action:' and 'Action Input:', or the answer as 'Final Answer:'."
 
-# As in the function-calling agent: a thought is one line, a line break may follow the closing fence, no counted
+# As in the function-calling dialect: a thought is one line, a line break may follow the closing fence, no counted
 # repetitions. The name is part of the literal that opens an input, so one name may begin like another.
 GRAMMAR = """%llguidance {{}}
 start: {thought}turn
@@ -47,32 +44,28 @@ FINAL_RULE = r"""final: "Final Answer: " ANSWER
 ANSWER: /[^\n]+/"""
 
 
-class ReactAgent(FunctionCallingAgent):
-    """Solves problems in turns; each is a thought with one action, or with the final answer."""
-
-    def attempt(self, problem: Problem, functions: FunctionSet, seed: int) -> Attempt:
-        """A fresh attempt."""
-        return ReactAttempt(self, problem, functions, seed)
-
-
-class ReactAttempt(Attempt):
-    """The state of one attempt."""
+class ReactDialect:
+    """Turns of a thought with one action, or with the final answer, as labelled lines."""
 
     repeated = REPEATED
     nudge = NUDGE
 
-    def __init__(self, agent: FunctionCallingAgent, problem: Problem, functions: FunctionSet, seed: int) -> None:
-        super().__init__(agent, problem, functions, seed)
-        self.tools = ()  # functions are told in words: a chat template would offer them in another form
+    def __init__(self, config: AgentConfig) -> None:
+        self.config = config
 
-    def _system(self, prompt: str) -> str:
+    def system(self, functions: FunctionSet) -> str:
+        """The system prompt with a line per action."""
         thought = "Thought: one line on what to do next\n" if self.config.think else ""
-        return prompts.fill("react_system", thought=thought, actions=self._actions())
+        return prompts.fill("react_system", thought=thought, actions=self._actions(functions))
 
-    def _actions(self) -> str:
+    def tools(self, functions: FunctionSet) -> tuple[ToolSpec, ...]:
+        """None: the system prompt describes the functions, and a chat template would offer them in another form."""
+        return ()
+
+    def _actions(self, functions: FunctionSet) -> str:
         """A line per action: what it does and what its input looks like."""
         lines = []
-        for function in self.functions.each():
+        for function in functions.each():
             text = " ".join(function.description.split())
             if self._text_parameter(function):
                 shape = "one text in double quotes"
@@ -91,64 +84,57 @@ class ReactAttempt(Attempt):
         """The parameter of a function that is given as one text; None where arguments are given as JSON."""
         return one_text_parameter(function) if self.config.one_string_argument else None
 
-    def _constraint(self) -> Constraint | None:
+    def constraint(self, functions: FunctionSet, answering: Answering) -> Constraint:
         """A thought of one line at most, then an existing action with valid input, or the answer."""
-        if not self.config.constrain:
-            return None
-        acted, must_answer = any(step.executed for step in self.steps), self._must_answer()
+        must_answer = answering == "required"
         turns, rules = [], []
         if self.config.think:
             rules.append(THOUGHT_RULE)
         if self.config.interpreter and not must_answer:
             turns.append("python")
             rules.append(PYTHON_RULES)
-        for index, function in enumerate(() if must_answer else self.functions.each()):
+        for index, function in enumerate(() if must_answer else functions.each()):
             schema: dict[str, Any] = {"type": "string"} if self._text_parameter(function) else function.parameters
             # lenient skips the keywords that llguidance does not know; check_arguments knows them
             schema = {"x-guidance": {**COMPACT_JSON, "lenient": True}, **schema}
             turns.append(f"call_{index}")
             opening = json.dumps(f"Action: {function.name}\nAction Input: ")
             rules.append(f"call_{index}: {opening} args_{index}\nargs_{index}: %json {json.dumps(schema)}")
-        if must_answer or acted or not self.config.act_first or not self.config.interpreter:
+        if answering != "forbidden":
             turns.append("final")
             rules.append(FINAL_RULE)
         thought = "[THOUGHT] " if self.config.think else ""
         value = GRAMMAR.format(thought=thought, turns=" | ".join(turns), rules="\n".join(rules))
         return Constraint(kind="grammar", value=value)
 
-    async def _turn(self, max_tokens: int) -> Message:
-        """The next turn, without observations that the model made up."""
-        message = await super()._turn(max_tokens)
-        made_up = OBSERVATION.search(message.content)
-        return message.model_copy(update={"content": message.content[: made_up.start()]}) if made_up else message
-
-    async def _act(self, message: Message) -> tuple[tuple[Executed, ...], tuple[Message, ...]]:
-        """Do what the turn asks for: its first action, or else its answer."""
+    def read(self, message: Message, functions: FunctionSet) -> Turn:
+        """The turn's first action, or else its answer; observations that the model made up are cut off."""
+        if made_up := OBSERVATION.search(message.content):
+            message = message.model_copy(update={"content": message.content[: made_up.start()]})
         text = message.content
         action, final = ACTION.search(text), FINAL.search(text)
         if action and not (final and final.start() < action.start()):
-            executed = await self._take(action[1], input_of(text, action.end()))
-        elif self.config.interpreter and not final and (block := CODE.search(text)):
-            executed = await self._run(block[1])  # a clear act that lacks its label
-        else:
-            self.answer = final_answer(text) if final else read_answer(text)
-            if self.answer is not None:
-                return (), ()
-            return (), (Message(role="user", content=self.nudge),)
-        return (executed,), (Message(role="user", content=f"Observation: {executed.result}"),)
+            return Turn(message=message, acts=(self._act(action[1], input_of(text, action.end()), functions),))
+        if self.config.interpreter and not final and (block := CODE.search(text)):
+            return Turn(message=message, acts=(CodeBlock(code=block[1]),))  # a clear act that lacks its label
+        return Turn(message=message, answer=final_answer(text) if final else read_answer(text))
 
-    async def _take(self, name: str, given: str) -> Executed:
+    def _act(self, name: str, given: str, functions: FunctionSet) -> Act:
         name = name.strip("`'\"*[] ").removesuffix("()")
         if name.casefold() == PYTHON and self.config.interpreter:
-            return await self._run(code_of(given))
-        if name not in self.functions:
-            return await self._call(ToolCall(name=name, arguments={"input": given}))
-        function = self.functions.get(name)
+            return CodeBlock(code=code_of(given))
+        if name not in functions:
+            return ToolCall(name=name, arguments={"input": given})
+        function = functions.get(name)
         arguments = arguments_of(function, given, as_text=self._text_parameter(function) is not None)
         if arguments is None:
-            error = f"Error: the input must be a JSON object such as {example(function)}, for {function.signature}"
-            return Executed(name=name, arguments={"input": given}, ok=False, result=self._cut(error))
-        return await self._call(ToolCall(name=name, arguments=arguments))
+            error = f"the input must be a JSON object such as {example(function)}, for {function.signature}"
+            return BadInput(name=name, arguments={"input": given}, error=error)
+        return ToolCall(name=name, arguments=arguments)
+
+    def observation(self, act: Act, result: str) -> Message:
+        """The user's next message."""
+        return Message(role="user", content=f"Observation: {result}")
 
 
 def final_answer(text: str) -> str | None:
@@ -212,12 +198,6 @@ def json_prefix(text: str) -> Any:
     except (ValueError, RecursionError):
         return None
     return value
-
-
-def one_text_parameter(function: Function) -> str | None:
-    """The name of a function's one parameter if that is a text; None otherwise."""
-    properties = function.parameters["properties"]
-    return next(iter(properties)) if [each.get("type") for each in properties.values()] == ["string"] else None
 
 
 def example(function: Function) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from agentopt_local import __version__, prompts
 from agentopt_local.agents.answers import FORMS
-from agentopt_local.agents.function_calling import AgentConfig
+from agentopt_local.agents.config import AgentConfig
 from agentopt_local.chat import Usage
 from agentopt_local.errors import ConfigError
 from agentopt_local.exporting.learned import Provenance

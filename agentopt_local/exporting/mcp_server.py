@@ -14,9 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from agentopt_local import __version__
-from agentopt_local.agents.function_calling import render_value
 from agentopt_local.errors import ConfigError, SandboxError
-from agentopt_local.functions import FunctionSet
+from agentopt_local.functions import FunctionSet, render_value
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.tool_formats import check_arguments
 

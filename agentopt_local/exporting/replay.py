@@ -8,11 +8,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from agentopt_local.agents.function_calling import render_value
-from agentopt_local.functions import FunctionSet
+from agentopt_local.functions import FunctionSet, render_value
 from agentopt_local.record import Record, canonical_json
 from agentopt_local.sandbox.base import Sandbox
-from agentopt_local.trajectory import Executed, Trajectory
+from agentopt_local.trajectory import ToolRun, Trajectory
 
 MAX_TRIED = 60
 """Recorded calls of one function that are made again, at most."""
@@ -68,7 +67,7 @@ async def replay(
 async def _one(
     functions: FunctionSet,
     name: str,
-    calls: dict[str, tuple[int, Executed, int]],
+    calls: dict[str, tuple[int, ToolRun, int]],
     sandbox: Sandbox,
     timeout_s: float,
 ) -> Replayed:
@@ -78,7 +77,7 @@ async def _one(
         if len(key) <= MAX_CHARS and not CUT.search(call.result)
     ][:MAX_TRIED]
 
-    async def again(call: Executed, seed: int) -> Example | None:
+    async def again(call: ToolRun, seed: int) -> Example | None:
         first, second = await asyncio.gather(
             *(
                 sandbox.call(functions.source, name, call.arguments, timeout_s=timeout_s, seed=each)

@@ -1,1 +1,1 @@
-"""Chat models that need no engine of their own: an OpenAI-compatible endpoint and a script."""
+"""Chat models that need no engine in this process: an OpenAI-compatible endpoint and a script."""

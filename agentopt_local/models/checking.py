@@ -1,4 +1,4 @@
-"""Does a reply match what was asked? For models that cannot be held to a constraint while they sample."""
+"""Whether a reply matches its request, for models that cannot be held to a constraint while they sample."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _FENCED = re.compile(r"\s*```(?:json)?[^\S\n]*\n(.*)\n[^\S\n]*```\s*", re.DOTALL
 
 
 def tidy(constraint: Constraint | None, content: str) -> str:
-    """``content`` without the fence or the outer white space that unconstrained models put around an answer."""
+    """``content`` without the fence or white space that unconstrained models put around an answer."""
     if constraint is None or constraint.kind == "turn" or _text_fault(constraint, content) is None:
         return content
     inner = fenced.group(1) if (fenced := _FENCED.fullmatch(content)) else content
     inner = inner.strip()
-    forms = (inner, inner + "\n")  # a grammar may ask for the last line's break, which parsing has taken off
+    forms = (inner, inner + "\n")  # a grammar may demand the final line break, which parsing has removed
     return next((form for form in forms if _text_fault(constraint, form) is None), content)
 
 
 def fault(request: ChatRequest, message: Message, *, schema_suffices: bool = False) -> str | None:
     """What is wrong with ``message`` as an answer to ``request``, in words for the model; None if nothing is.
 
-    Calls must name one of the request's tools and carry valid arguments whatever the constraint; text must match
-    the constraint. A constraint that cannot be checked here (one that names tokens) counts as met.
-    ``schema_suffices``: text that fits a grammar's ``json_schema`` is enough.
+    Whatever the constraint, calls must name one of the request's tools and have valid arguments. Text must match the
+    constraint; one that cannot be checked here, because it names tokens, counts as met.
+    ``schema_suffices``: accept text that fits a grammar's ``json_schema``.
     """
     tools = {tool.name: tool for tool in request.tools}
     for call in message.tool_calls:
@@ -78,7 +78,7 @@ def _byte_tokenizer() -> Any:
 
 def _matches(kind: str, pattern: str, content: str) -> bool:
     """Whether ``content`` matches a regular expression or a grammar, in linear time and in the dialect that
-    engines sample with. Python's ``re`` differs in both."""
+    engines sample with. Python's ``re`` offers neither."""
     import llguidance
 
     tokenizer = _byte_tokenizer()

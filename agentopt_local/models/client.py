@@ -8,34 +8,24 @@ import json
 import logging
 import os
 import random
-import re
 import time
 from typing import Any
 
 import httpx
 
-from agentopt_local.errors import (
-    ConfigError,
-    ContextOverflowError,
-    ModelError,
-    ModelOverloadedError,
-    ModelTimeoutError,
-)
+from agentopt_local.errors import ConfigError, ModelError, ModelOverloadedError, ModelTimeoutError
 from agentopt_local.models.pacing import Pacer
+from agentopt_local.models.refusals import blames_template, prompt_error
 
 log = logging.getLogger(__name__)
 
-_CONTEXT = re.compile(
-    r"context_length_exceeded|maximum context length|context (length|window|size)|prompt is too long|too many tokens",
-    re.I,
-)
 _MAX_WAIT_S = 60.0
 _MAX_RETRY_AFTER_S = 900.0
-"""A server that asks for a longer wait is not waited for: the run can be resumed later."""
+"""A longer wait is not sat out: the run can be resumed later."""
 
 
 class BadRequestError(ModelError):
-    """The server refused a request as malformed or unsupported (400, 422). The caller may ask in another way."""
+    """The server refused a request as malformed or unsupported (400, 422). The caller may rephrase it."""
 
 
 class JsonClient:
@@ -59,7 +49,7 @@ class JsonClient:
         except httpx.InvalidURL as error:
             raise ConfigError(f"model.base_url: {error}; expected something like http://localhost:8000/v1") from None
         if url.scheme not in ("http", "https") or not url.host:
-            raise ConfigError(f"model.base_url: {base_url!r} is no http(s) address such as http://localhost:8000/v1")
+            raise ConfigError(f"model.base_url: {base_url!r} is not an HTTP(S) URL such as http://localhost:8000/v1")
         self.url = str(url)
         self.shown_url = str(url.copy_with(username=None, password=None, query=None))
         self.model = model
@@ -84,8 +74,9 @@ class JsonClient:
         """The parsed JSON of the answer.
 
         Retries 408, 409, 429, 5xx, time-outs, broken connections and broken JSON with exponential backoff and
-        jitter, or after the server's ``Retry-After``, which holds all other requests too. Raises ModelTimeoutError,
-        ModelOverloadedError, ContextOverflowError, BadRequestError or ModelError.
+        jitter, or after the server's ``Retry-After``, which holds back all other requests too. Raises
+        ModelTimeoutError, ModelOverloadedError, ContextOverflowError or RefusedPromptError (this prompt is at fault),
+        BadRequestError, or ModelError.
         """
         client, slots = self._open()
         async with slots:
@@ -96,7 +87,7 @@ class JsonClient:
                     return error
                 if not error.retryable or attempt == self.max_retries:
                     raise error
-                if not wait_s:  # "Retry-After: 0" names no time either
+                if not wait_s:  # none given, or "Retry-After: 0", which names no time either
                     wait_s = min(_MAX_WAIT_S, self.backoff_s * 2**attempt) * random.uniform(0.5, 1.0)
                     log.warning("%s; asking again in %.1f s", error, wait_s)
                     await asyncio.sleep(wait_s)
@@ -104,11 +95,11 @@ class JsonClient:
                     raise error
                 else:
                     log.warning("%s; it asks to wait %.1f s", error, wait_s)
-                    self.pacer.close_for(wait_s)  # for all requests: the others would only be refused as well
+                    self.pacer.close_for(wait_s)  # for all requests: the others would only be refused too
         raise AssertionError("unreachable")
 
     async def get(self, url: str) -> Any:
-        """The parsed JSON of ``url``, or None for any other answer. For asking what a server is. No retries."""
+        """The parsed JSON of ``url``, or None for any other answer. For finding out what a server is; no retries."""
         client, _ = self._open()
         try:
             response = await client.get(url, headers=self._headers(), timeout=min(10.0, self.timeout_s))
@@ -118,9 +109,9 @@ class JsonClient:
             return None
 
     async def _attempt(self, client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> tuple[Any, float | None]:
-        """(the answer's JSON or a ModelError, seconds that the server asks to wait)."""
+        """The answer's JSON or a ModelError, and the seconds that the server asks to wait."""
         try:
-            async with asyncio.timeout(self.timeout_s):  # httpx limits the wait for each piece, not for all
+            async with asyncio.timeout(self.timeout_s):  # httpx limits the wait for each piece, not the total
                 response = await client.post(url, json=body, headers=self._headers())
             self.reached = True
         except (httpx.TimeoutException, TimeoutError):
@@ -144,8 +135,12 @@ class JsonClient:
         return error
 
     def _status_error(self, response: httpx.Response) -> ModelError:
-        status, text = response.status_code, self._redact(_error_text(response))
+        status = response.status_code
+        said, category = _error_text(response)
+        text = self._redact(said)
         where = f"{self.shown_url} answered {status} for {self.model}"
+        if at_fault := prompt_error(status, f"{text} | {category}"):
+            return at_fault(f"{where}: {text}")
         if status in (401, 403):
             state = "is not accepted" if os.environ.get(self.api_key_env) else "is not set"
             return ModelError(f"{where}: the key in the environment variable {self.api_key_env} {state}")
@@ -157,12 +152,10 @@ class JsonClient:
         kind: type[ModelError] = ModelError
         if status in (408, 504):
             kind = ModelTimeoutError
+        elif status in (400, 422) or (status == 500 and blames_template(text)):  # llama.cpp answers 500 for a template
+            kind = BadRequestError
         elif (status == 429 and "insufficient_quota" not in text) or status == 409 or status >= 500:
             kind = ModelOverloadedError
-        elif status in (400, 413, 422) and _CONTEXT.search(text):
-            kind = ContextOverflowError
-        elif status in (400, 422):
-            kind = BadRequestError
         return kind(f"{where}: {text}")
 
     def _headers(self) -> dict[str, str]:
@@ -178,7 +171,7 @@ class JsonClient:
             self._slots = asyncio.Semaphore(self.max_concurrency)
             self._client = httpx.AsyncClient(
                 transport=self.transport,
-                # A slot is held while a request waits, so the pool never has to make one wait.
+                # A request holds a slot while it waits, so the pool itself never makes one wait.
                 timeout=httpx.Timeout(self.timeout_s, connect=min(30.0, self.timeout_s), pool=None),
                 limits=httpx.Limits(max_connections=self.max_concurrency + 1),
                 trust_env=httpx.URL(self.url).host not in ("localhost", "127.0.0.1", "::1"),  # no proxy to loopback
@@ -192,16 +185,18 @@ class JsonClient:
             await client.aclose()
 
 
-def _error_text(response: httpx.Response) -> str:
-    """The server's own words, with its error code and parameter, at most 500 characters."""
+def _error_text(response: httpx.Response) -> tuple[str, str]:
+    """The server's own words, with its error code and parameter, at most 500 characters; and its type of error."""
+    category = ""
     try:
         error = response.json()
         error = error.get("error", error)
+        category = str(error.get("type") or "")
         words = [str(error[key]) for key in ("message", "detail", "code", "param") if error.get(key)]
         text = " | ".join(words) or json.dumps(error)
     except (ValueError, AttributeError, TypeError, RecursionError):
         text = response.text
-    return " ".join(text.split())[:500]
+    return " ".join(text.split())[:500], category
 
 
 def _retry_after_s(response: httpx.Response) -> float | None:

@@ -10,7 +10,7 @@ from typing import Protocol
 from pydantic import Field
 
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest, Usage
-from agentopt_local.errors import BudgetError
+from agentopt_local.errors import BudgetError, PromptError
 from agentopt_local.record import Record
 from agentopt_local.run.rows import CostRow, Role
 
@@ -20,7 +20,7 @@ class Prices(Record):
 
     input: float = Field(default=0.0, ge=0)
     cached: float | None = Field(default=None, ge=0)
-    """Of prompt tokens that the server had cached; None: as ``input``."""
+    """Price of prompt tokens that the server had cached; None: the same as ``input``."""
     output: float = Field(default=0.0, ge=0)
 
     def cost(self, usage: Usage) -> float:
@@ -31,7 +31,7 @@ class Prices(Record):
 
 
 class Budget(Record):
-    """When a run must stop, whatever it has reached. It can be resumed with a larger budget."""
+    """When a run must stop, however far it has got. It can be resumed with a larger budget."""
 
     max_tokens_total: int | None = Field(default=None, ge=1)
     """Prompt and generated tokens of agent and optimizer together; None: no limit."""
@@ -40,7 +40,7 @@ class Budget(Record):
 
 
 class CostLog(Protocol):
-    """Where costs are written down; a RunDir."""
+    """Where costs are written: a RunDir."""
 
     def costs(self) -> list[CostRow]:
         """All rows so far."""
@@ -52,17 +52,17 @@ class CostLog(Protocol):
 
 
 class Ledger:
-    """What a run has spent so far, over all its processes."""
+    """What a run has spent so far, over all of its processes."""
 
     def __init__(self, log: CostLog, budget: Budget, *, observe: Callable[[Role, Usage], None] | None = None) -> None:
-        """Continues with what ``log`` holds. ``observe`` is told the role of each further request and what it used."""
+        """Starts from the rows of ``log``. ``observe`` is called with the role and usage of each further request."""
         self.log = log
         self.budget = budget
         self.observe = observe or (lambda role, usage: None)
         self.usage: dict[Role, Usage] = {"agent": Usage(), "optimizer": Usage()}
         self.cost: dict[Role, float] = {"agent": 0.0, "optimizer": 0.0}
         self.lost = 0
-        """Requests that were given up while the model answered; what they cost is not known."""
+        """Requests that were cancelled while the model answered; their cost is unknown."""
         self.under_way: Counter[Role] = Counter()
         """Requests that the models are answering."""
         for row in log.costs():
@@ -108,7 +108,7 @@ class Ledger:
 class MeteredModel:
     """A ChatModel whose requests are counted, and refused once the budget is used up.
 
-    Requests that are under way at that moment still end, so a budget may be exceeded by what was in flight.
+    Requests in flight at that moment still finish, so a budget may be exceeded by their cost.
     """
 
     def __init__(self, model: ChatModel, role: Role, prices: Prices, ledger: Ledger) -> None:
@@ -119,7 +119,7 @@ class MeteredModel:
         self.ledger = ledger
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        """Answer ``request``. Raises BudgetError, and what the model raises."""
+        """Answer ``request``. Raises BudgetError, and whatever the model raises."""
         self.ledger.check()
         self.ledger.under_way[self.role] += 1
         try:
@@ -127,10 +127,14 @@ class MeteredModel:
         except asyncio.CancelledError:
             self.ledger.add(self.role, Usage(), 0.0, lost=True)
             raise
+        except PromptError as error:
+            if error.usage is not None:
+                self.ledger.add(self.role, error.usage, self.prices.cost(error.usage))
+            raise
         finally:
             self.ledger.under_way[self.role] -= 1
         self.ledger.add(self.role, reply.usage, self.prices.cost(reply.usage))
         return reply
 
     async def aclose(self) -> None:
-        """Nothing is held here."""
+        """Do nothing: the model's owner closes it."""

@@ -1,7 +1,7 @@
 """Any server that speaks OpenAI's chat-completions interface: OpenAI, vLLM, llama.cpp, Ollama and others.
 
-Servers differ in how far a reply can be constrained. What a server cannot guarantee is checked here and asked for
-again, with a note of what was wrong.
+Servers differ in how far a reply can be constrained. What a server cannot guarantee is checked here; a reply that
+fails is asked for again with a note of what was wrong.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any, Literal
 import httpx
 
 from agentopt_local.chat import ChatReply, ChatRequest, Message, Usage
-from agentopt_local.errors import ModelError
+from agentopt_local.errors import ModelError, PromptError, RefusedPromptError
 from agentopt_local.models.checking import fault
 from agentopt_local.models.client import BadRequestError, JsonClient
-from agentopt_local.models.wire import from_response, to_messages, to_response_format, to_tools
+from agentopt_local.models.refusals import begun, blames_content, blames_template
+from agentopt_local.models.wire import from_response, to_messages, to_response_format, to_tools, usage_of, withheld
 from agentopt_local.tool_formats import COMPACT_JSON, HermesFormat, ToolFormat
 
 Structured = Literal["auto", "json_schema", "vllm", "none"]
@@ -50,9 +51,9 @@ class OpenAIChatModel:
         kinds as ``structured_outputs`` (vLLM must run with ``--structured-outputs-config '{"backend": "guidance"}'``);
         ``none``: not at all; ``auto``: vllm if the server says it is vLLM, else json_schema, else none.
         ``max_resamples``: how often a reply that breaks its constraint is asked for again; 0 = never.
-        ``send_seed``: False for servers that cannot take seeds (vLLM on a CPU dies of them).
+        ``send_seed``: False for servers that cannot handle seeds (vLLM on a CPU crashes).
         ``tool_format``: how the model writes calls under ``vllm``; Hermes by default.
-        Raises ConfigError if ``base_url`` is no address.
+        Raises ConfigError if ``base_url`` is not a URL.
         """
         self.model = model
         self.structured = structured
@@ -74,7 +75,7 @@ class OpenAIChatModel:
         self._strict = True
         self._limit_field = "max_tokens"
         self._refused: set[str] = set()
-        """Optional fields that this server does not take."""
+        """Optional fields that this server does not accept."""
         self._asking: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -83,13 +84,19 @@ class OpenAIChatModel:
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Answer ``request``. A reply that still breaks its constraint after ``max_resamples`` is returned as it is.
 
-        ``usage`` sums over all samples. Raises ModelTimeoutError, ModelOverloadedError, ContextOverflowError or
-        ModelError; see :class:`~agentopt_local.models.client.JsonClient`.
+        ``usage`` sums over all samples. Raises ContextOverflowError or RefusedPromptError if this prompt is at fault,
+        with the usage of all samples; else ModelTimeoutError, ModelOverloadedError or ModelError. See
+        :class:`~agentopt_local.models.client.JsonClient`.
         """
         await self._settle()
         usage, note = Usage(), ""
         for sample in range(self.max_resamples + 1):
-            reply = await self._sample(request, sample, note)
+            try:
+                reply = await self._sample(request, sample, note)
+            except PromptError as error:
+                spent = usage + (error.usage or Usage())
+                error.usage = spent if spent.requests else None
+                raise
             usage += reply.usage
             # A grammar that was not sent cannot be insisted on where a schema says nearly the same.
             loose = self._mode != "vllm"
@@ -106,14 +113,25 @@ class OpenAIChatModel:
             try:
                 answer = await self.client.post(f"{self.client.url}/chat/completions", body)
             except BadRequestError as error:
+                if blames_template(str(error)) and begun(request.messages):
+                    raise RefusedPromptError(str(error)) from None
                 if not self._adapt(body, str(error)):
                     raise
                 continue
-            try:
-                return from_response(request, answer)
-            except ValueError as error:
-                raise ModelError(f"{self.client.shown_url} for {self.model}: {error}") from None
+            return self._reply(request, answer)
         raise ModelError(f"{self.client.shown_url} refuses every form of a request for {self.model}")
+
+    def _reply(self, request: ChatRequest, answer: Any) -> ChatReply:
+        where = f"{self.client.shown_url} for {self.model}"
+        if withheld(answer):
+            refused = RefusedPromptError(f"{where}: a content filter withheld the reply (finish_reason content_filter)")
+            refused.usage = usage_of(answer)
+            raise refused
+        try:
+            return from_response(request, answer)
+        except ValueError as error:
+            kind = RefusedPromptError if blames_content(str(error)) else ModelError
+            raise kind(f"{where}: {error}") from None
 
     def _body(self, request: ChatRequest, sample: int, note: str) -> dict[str, Any]:
         sampling = request.sampling
@@ -129,8 +147,8 @@ class OpenAIChatModel:
             body["seed"] = sampling.seed + sample
         if request.tools:
             body["tools"] = to_tools(request.tools)
-            # vLLM hides its tools from the template only on request, and refuses "auto" without a tool parser: with
-            # "none" the calls come as text, which is parsed here for every way of writing them.
+            # vLLM refuses "auto" without a tool parser. With "none" it still shows the tools to the template, and the
+            # calls come as text, which is parsed here in whatever format they are written.
             body["tool_choice"] = "none" if self._mode == "vllm" else "auto"
         body |= self._constraint_fields(request)
         return {key: value for key, value in body.items() if key not in self._refused}
@@ -154,7 +172,7 @@ class OpenAIChatModel:
         return {"structured_outputs": {kind: value}}
 
     def _adapt(self, body: dict[str, Any], refusal: str) -> bool:
-        """Change what is sent so that the refused field is no longer in it; False if no field can be blamed."""
+        """Stop sending the field that was refused; False if no field can be blamed."""
         words = refusal.lower()
         if "max_tokens" in body and "max_completion_tokens" in words:
             self._limit_field = "max_completion_tokens"
@@ -173,7 +191,7 @@ class OpenAIChatModel:
         elif "tool_choice" in body and ("tool_choice" in words or "tool choice" in words):
             self._refused.add("tool_choice")
         else:
-            # Reasoning models take no temperature, top_p or seed.
+            # Reasoning models accept no temperature, top_p or seed.
             named = {field for field in ("temperature", "top_p", "seed") if field in body and field in words}
             self._refused |= named
             return bool(named)

@@ -1,4 +1,4 @@
-"""A model that says what a script tells it to: for tests, examples and dry runs, in place of mocks."""
+"""A model that follows a script: for tests, examples and dry runs, in place of mocks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Script = Callable[[ChatRequest], ScriptLine] | Sequence[ScriptLine]
 class ScriptedChatModel:
     """A ChatModel without a model.
 
-    A script is either a function of the request, called once per request, or a sequence of replies that are handed
-    out in the order of the requests. A reply is text, from which calls are parsed; a finished ``ChatReply``; or an
-    exception, which is raised.
+    A script is either a function of the request, called once per request, or a sequence of replies that are given in
+    the order of the requests. A reply is text, from which calls are parsed; a finished ``ChatReply``; or an exception,
+    which is raised.
     """
 
     def __init__(self, script: Script, *, latency_s: float = 0.0, strict: bool = False) -> None:
@@ -31,12 +31,12 @@ class ScriptedChatModel:
         self.requests: list[ChatRequest] = []
         """All requests so far, in the order of their arrival."""
         self.usage = Usage()
-        """Sum over all replies. A token is a word here."""
+        """Sum over all replies. Here a token is a word."""
         self.closed = False
         self._lines: Iterator[ScriptLine] | None = None if callable(script) else iter(script)
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        """The script's answer, cut at ``max_tokens`` words. Raises ModelError when the script is over."""
+        """The script's answer, cut at ``max_tokens`` words. Raises ModelError when the script has ended."""
         if self.closed:
             raise ModelError("the scripted model is closed")
         self.requests.append(request)

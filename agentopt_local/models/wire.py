@@ -1,4 +1,4 @@
-"""Chats in the JSON of the OpenAI chat-completions interface, both ways."""
+"""Chats to and from the JSON of OpenAI's chat-completions interface."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ _THINKING = re.compile(r"\A\s*(<think>)?.*?</think>\s*", re.DOTALL)
 
 
 def to_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """The messages for a request. Call ids number the calls of the whole chat, nine characters each (Mistral's
-    templates want exactly that), so equal chats give equal requests and hit the server's prefix cache."""
+    """The messages for a request.
+
+    Call ids number the calls of the whole chat, so equal chats give equal requests and hit the server's prefix cache.
+    They have nine characters, as Mistral's templates demand.
+    """
     rows: list[dict[str, Any]] = []
     n_calls = 0
     open_ids: list[str] = []
@@ -54,7 +57,7 @@ def to_response_format(schema_text: str, *, strict: bool = True) -> dict[str, An
 
 
 def can_be_strict(schema: Any) -> bool:
-    """Whether OpenAI's strict mode takes ``schema``: it wants every object closed and every property required."""
+    """Whether OpenAI's strict mode accepts ``schema``: every object must be closed and every property required."""
     if isinstance(schema, list):
         return all(can_be_strict(item) for item in schema)
     if not isinstance(schema, dict):
@@ -74,22 +77,22 @@ def from_response(request: ChatRequest, body: Any) -> ChatReply:
     """The reply in a response. Raises ValueError if the body is not a chat completion."""
     try:
         choice = body["choices"][0]
-        said = choice["message"]
-        content = said.get("content") or ""
+        reply = choice["message"]
+        content = reply.get("content") or ""
         if isinstance(content, list):
             content = "".join(part.get("text") or "" for part in content)
-        # Reasoning models on a server without a reasoning parser: what they think is not what they answer.
+        # Reasoning models on a server without a reasoning parser: their thoughts are not the answer.
         content = _THINKING.sub("", content) if "</think>" in content else content
-        message = _message(request, content, said.get("tool_calls") or [])
+        message = _message(request, content, reply.get("tool_calls") or [])
         return ChatReply(
             message=message,
             finish_reason="length" if choice.get("finish_reason") == "length" else "stop",
-            usage=_usage(body.get("usage") or {}),
+            usage=usage_of(body),
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         # Gateways report failures of the server behind them with status 200.
-        told = str(body["error"])[:300] if isinstance(body, dict) and "error" in body else repr(error)
-        raise ValueError(f"the answer is not a chat completion: {told}") from None
+        said = str(body["error"])[:300] if isinstance(body, dict) and "error" in body else repr(error)
+        raise ValueError(f"the answer is not a chat completion: {said}") from None
 
 
 def _message(request: ChatRequest, content: str, native: list[dict[str, Any]]) -> Message:
@@ -108,14 +111,24 @@ def _message(request: ChatRequest, content: str, native: list[dict[str, Any]]) -
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
-            # Arguments that are no JSON object: the turn stays as text, for the model to see what it wrote.
+            # Arguments that are not a JSON object: the turn stays text, so that the model sees what it wrote.
             raw = f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": {arguments}}}\n</tool_call>'
             return Message(role="assistant", content=f"{content}\n{raw}".strip())
         calls.append(ToolCall(name=name, arguments=value))
     return Message(role="assistant", content=content.strip(), tool_calls=tuple(calls))
 
 
-def _usage(usage: dict[str, Any]) -> Usage:
+def withheld(body: Any) -> bool:
+    """Whether a content filter has withheld the reply in a response, or the rest of it."""
+    try:
+        return bool(body["choices"][0]["finish_reason"] == "content_filter")
+    except (KeyError, IndexError, TypeError):
+        return False
+
+
+def usage_of(body: dict[str, Any]) -> Usage:
+    """The tokens of a response; 0 where the server does not count them."""
+    usage = body.get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
     return Usage(
         requests=1,

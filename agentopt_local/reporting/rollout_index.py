@@ -114,7 +114,7 @@ def rollout_detail(rollout: RolloutRow) -> list[Any]:
     return [trajectory.answer, reason, trajectory.seed, trajectory.functions, turns]
 
 
-def given(executed: Executed) -> str:
+def given(executed: ToolRun) -> str:
     """What a call or a block was given. As text, since a model may write numbers that JSON does not have."""
     if executed.name == "python":
         return str(executed.arguments.get("code", ""))

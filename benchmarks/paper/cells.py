@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from agentopt_local.agents.base import Agent
+from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.errors import RunDirError
 from agentopt_local.functions import FunctionSet
@@ -166,11 +166,9 @@ async def self_consistency(
     """
     config = session.config.agent
     warm = config.model_copy(update={"temperature": config.temperature or VOTE_TEMPERATURE})
-    agent: Agent = AGENTS[config.kind](session.model, session.sandbox, warm)
+    agent = make_agent(session.model, session.sandbox, warm)
     rollouts = Rollouts(
-        agent,
-        session.task,
-        session.sandbox,
+        GradedAgent(agent, session.task, session.sandbox),
         session.run_dir,
         admission=session.rollouts.admission,
         progress=session.rollouts.progress,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from agentopt_local.chat import ChatModel, Message
     from agentopt_local.conversation import Conversation
     from agentopt_local.functions import FunctionSet
-    from agentopt_local.trajectory import Trajectory
+    from agentopt_local.trajectory import Attempt
     from ray_jobs.config import RunConfig
 
 UNANSWERED = {
@@ -102,7 +102,7 @@ async def open_conversation(config: RunConfig, model: ChatModel | None) -> Async
 
     async with open_agent(config, Display().progress, model=model) as agent:
         conversation = Conversation(agent.model, show)
-        yield conversation, type(agent)(conversation, agent.sandbox, config.agent)
+        yield conversation, make_agent(conversation, agent.sandbox, config.agent)
 
 
 async def ask(config: RunConfig, functions: FunctionSet, question: str, *, model: ChatModel | None = None) -> int:
@@ -153,7 +153,7 @@ async def answer(
 async def stoppable(job: Any) -> Trajectory | None:
     """Await ``job``; returns None if Ctrl-C stopped it."""
     loop = asyncio.get_running_loop()
-    task: asyncio.Task[Trajectory] = loop.create_task(job)
+    task: asyncio.Task[Attempt] = loop.create_task(job)
     loop.add_signal_handler(signal.SIGINT, task.cancel)
     try:
         await asyncio.wait([task])
@@ -224,7 +224,7 @@ def show(message: Message) -> None:
 def print_answer(trajectory: Trajectory, config: RunConfig) -> None:
     """Print the answer on standard output, and on standard error its cost and, without an answer, the reason."""
     if trajectory.answer is None:
-        reason = UNANSWERED[trajectory.stop_reason].format(**config.agent.model_dump())
+        reason = UNANSWERED[trajectory.stop_reason].format(**config.agent.model_dump(), error=trajectory.error)
         print(reason, file=sys.stderr)
     usage = trajectory.usage
     print(

@@ -18,6 +18,7 @@ import pytest
 
 from agentopt_local.chat import ChatRequest, Usage
 from agentopt_local.errors import ConfigError, EngineDeadError, RunDirError
+from agentopt_local.grading import Grade
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.run.rows import Score, StepRow
 from agentopt_local.trajectory import Trajectory
@@ -380,7 +381,7 @@ def test_votes_are_counted_by_what_answers_mean() -> None:
     def attempt(answer: str | None, number: int) -> Trajectory:
         return Trajectory(
             problem_id=str(number), functions="f", seed=0, steps=(), answer=answer, stop_reason="answer",
-            usage=Usage(), wall_s=0.0,
+            usage=Usage(), wall_s=0.0, grade=Grade(reward=0.0, reason=""),
         )  # fmt: skip
 
     votes = [attempt(answer, number) for number, answer in enumerate(["3", "1/2", None, "0.5", "3.0", " 0.50"])]

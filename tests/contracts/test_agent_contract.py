@@ -16,10 +16,10 @@ from typing import Any, Protocol, TypeVar
 import pytest
 
 from agentopt_local.agents.base import Agent
-from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingAgent
-from agentopt_local.agents.react import ReactAgent
+from agentopt_local.agents.config import AgentConfig
+from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatReply, ChatRequest, Message, Usage
-from agentopt_local.errors import ContextOverflowError, EngineDeadError, ModelError
+from agentopt_local.errors import ContextOverflowError, EngineDeadError, ModelError, RefusedPromptError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.models.scripted import Script, ScriptedChatModel
 from agentopt_local.problem import Problem
@@ -78,21 +78,20 @@ class React:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of agent, its dialect and its settings."""
+    """A kind of agent: its dialect and its settings."""
 
-    agent: type[FunctionCallingAgent]
     say: Dialect
     settings: dict[str, Any]
 
     def make(self, model: ScriptedChatModel, sandbox: Sandbox, **settings: Any) -> Agent:
-        return self.agent(model, sandbox, AgentConfig(**{**self.settings, **settings}))
+        return make_agent(model, sandbox, AgentConfig(**{**self.settings, **settings}))
 
 
 DIALECTS = [
-    pytest.param(Kind(FunctionCallingAgent, FunctionCalling(), {}), id="function_calling"),
-    pytest.param(Kind(FunctionCallingAgent, Boxed(), {"answer_form": "boxed"}), id="function_calling-boxed"),
-    pytest.param(Kind(ReactAgent, React(), {"kind": "react"}), id="react"),
-    pytest.param(Kind(ReactAgent, React(), {"kind": "react", "think": False}), id="react-without-thoughts"),
+    pytest.param(Kind(FunctionCalling(), {}), id="function_calling"),
+    pytest.param(Kind(Boxed(), {"answer_form": "boxed"}), id="function_calling-boxed"),
+    pytest.param(Kind(React(), {"kind": "react"}), id="react"),
+    pytest.param(Kind(React(), {"kind": "react", "think": False}), id="react-without-thoughts"),
 ]
 
 
@@ -119,7 +118,7 @@ class Bench:
         seed: int = 0,
         strict: bool = False,
         **settings: Any,
-    ) -> tuple[Trajectory, list[ChatRequest]]:
+    ) -> tuple[Attempt, list[ChatRequest]]:
         """One attempt with functions of ``sources``, and the requests that it made."""
         model = ScriptedChatModel(script, strict=strict)
         agent = self.kind.make(model, self.sandbox, **settings)
@@ -153,7 +152,7 @@ def test_a_call_of_a_learned_function_is_run_and_its_value_shown(bench: Bench) -
     assert trajectory.calls == (call,)
     assert "42" in told(requests[1])
     assert trajectory.functions == FunctionSet.of(DOUBLE).fingerprint
-    assert trajectory.grade is None, "grading is not the agent's business"
+    assert type(trajectory) is Attempt, "grading is not the agent's business"
 
 
 def test_code_is_run_with_the_functions_and_its_output_shown(bench: Bench) -> None:
@@ -247,9 +246,24 @@ def test_a_full_context_ends_the_attempt_with_what_there_is(bench: Bench) -> Non
     assert trajectory.executed[0].result == "5"
 
 
+def test_a_refused_prompt_ends_the_attempt_with_its_reason(bench: Bench) -> None:
+    refused = RefusedPromptError("flagged by the filter")
+    refused.usage = Usage(requests=1, completion_tokens=7)
+    attempt, requests = bench.solve([bench.say.block("print(5)"), refused, bench.say.answer("5")])
+    assert (attempt.stop_reason, attempt.answer, attempt.error) == ("refused", None, "flagged by the filter")
+    assert (attempt.executed[0].result, len(requests)) == ("5", 2)
+    assert attempt.usage.requests == 2, "what the refused request cost counts"
+    attempt, _ = bench.solve([RefusedPromptError("at once")])
+    assert (attempt.stop_reason, attempt.steps) == ("refused", ())
+    attempt, _ = bench.solve([ContextOverflowError("too long")])
+    assert (attempt.stop_reason, attempt.error) == ("context", "")
+
+
 def test_a_dead_engine_is_no_trajectory(bench: Bench) -> None:
     with pytest.raises(EngineDeadError, match="gone"):
         bench.solve([EngineDeadError("gone")])
+    with pytest.raises(ModelError, match="the key is not accepted"):
+        bench.solve([ModelError("the key is not accepted")])
 
 
 def test_long_results_are_cut_in_the_middle(bench: Bench) -> None:
@@ -362,4 +376,4 @@ def test_greedy_turns_carry_no_seed_and_drawn_ones_the_rollouts(bench: Bench) ->
 def test_a_trajectory_survives_json(bench: Bench) -> None:
     script = [bench.say.call("double", x=3), bench.say.block("print('\\ud800 ä')"), bench.say.answer("6")]
     trajectory, _ = bench.solve(script, DOUBLE)
-    assert Trajectory.model_validate_json(trajectory.model_dump_json()) == trajectory
+    assert Attempt.model_validate_json(trajectory.model_dump_json()) == trajectory

@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 import pytest
 
 from agentopt_local.agents.answers import FORMS
-from agentopt_local.agents.function_calling import NUDGE, AgentConfig, FunctionCallingAgent
+from agentopt_local.agents.config import AgentConfig
+from agentopt_local.agents.function_calling import NUDGE
+from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatReply, ChatRequest, Message, Usage
 from agentopt_local.errors import ContextOverflowError, EngineDeadError
 from agentopt_local.functions import FunctionSet
@@ -49,10 +51,10 @@ class Bench:
         problem: Problem = PROBLEM,
         seed: int = 0,
         **settings: Any,
-    ) -> tuple[Trajectory, list[ChatRequest]]:
+    ) -> tuple[Attempt, list[ChatRequest]]:
         """One attempt, and the requests that it made."""
         model = ScriptedChatModel(script)
-        agent = FunctionCallingAgent(model, self.sandbox, AgentConfig(**settings))
+        agent = make_agent(model, self.sandbox, AgentConfig(**settings))
         trajectory = self.run(agent.solve(problem, functions or FunctionSet(), seed=seed))
         return trajectory, model.requests
 
@@ -87,7 +89,7 @@ def test_a_call_of_a_learned_function_is_run_and_its_value_shown(bench: Bench) -
     assert last(requests[1]) == "42"
     assert requests[1].messages[-2].tool_calls[0].name == "double"
     assert trajectory.functions == FunctionSet.of(DOUBLE).fingerprint
-    assert trajectory.grade is None, "grading is not the agent's business"
+    assert type(trajectory) is Attempt, "grading is not the agent's business"
 
 
 def test_a_call_in_a_json_fence_counts_as_a_call(bench: Bench) -> None:
@@ -276,9 +278,9 @@ def test_the_constraint_lets_turns_through_and_stops_what_the_agent_cannot_use(b
     functions = FunctionSet.of(DOUBLE)
     config = AgentConfig(act_first=False)
 
-    def strict(text: str) -> Trajectory:
+    def strict(text: str) -> Attempt:
         model = ScriptedChatModel([text, ANSWER], strict=True)
-        return bench.run(FunctionCallingAgent(model, bench.sandbox, config).solve(PROBLEM, functions, seed=0))
+        return bench.run(make_agent(model, bench.sandbox, config).solve(PROBLEM, functions, seed=0))
 
     for text in (call("double", x=1), f"Let me see.\n{block('print(1)')}", "```python\ns = '``'\n```"):
         assert strict(text).stop_reason == "answer"
@@ -289,9 +291,9 @@ def test_the_constraint_lets_turns_through_and_stops_what_the_agent_cannot_use(b
 
 
 def test_an_answer_must_wait_for_an_act(bench: Bench) -> None:
-    def strict(*texts: str) -> Trajectory:
+    def strict(*texts: str) -> Attempt:
         model = ScriptedChatModel(list(texts), strict=True)
-        agent = FunctionCallingAgent(model, bench.sandbox, AgentConfig(act_first=True))
+        agent = make_agent(model, bench.sandbox, AgentConfig(act_first=True))
         return bench.run(agent.solve(PROBLEM, FunctionSet.of(DOUBLE), seed=0))
 
     with pytest.raises(Exception, match="breaks the request's constraint"):
@@ -343,7 +345,7 @@ def test_the_same_seed_gives_code_the_same_random_numbers(bench: Bench) -> None:
 def test_a_trajectory_survives_json(bench: Bench) -> None:
     script = [call("double", x=3), block("print('\\ud800 ä')"), ANSWER]
     trajectory, _ = bench.solve(script, functions=FunctionSet.of(DOUBLE))
-    assert Trajectory.model_validate_json(trajectory.model_dump_json()) == trajectory
+    assert Attempt.model_validate_json(trajectory.model_dump_json()) == trajectory
 
 
 def test_an_attempt_that_goes_round_in_circles_must_answer(bench: Bench) -> None:

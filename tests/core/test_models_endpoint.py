@@ -7,15 +7,23 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
 from agentopt_local.actions import header_constraint, parse_header
+from agentopt_local.agents.config import AgentConfig
+from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatModel, ChatRequest, Message
 from agentopt_local.errors import ModelError, ModelOverloadedError, ModelTimeoutError
 from agentopt_local.functions import FunctionSet
+from agentopt_local.grading import Grade, exact
 from agentopt_local.models.openai import OpenAIChatModel
+from agentopt_local.rollout import GradedAgent, Rollouts
+from agentopt_local.run_dir import RunDir
+from agentopt_local.task import Problem, Split
+from agentopt_local.trajectory import Trajectory
 
 T = TypeVar("T")
 KEY = "sk-loopback-secret-4711"
@@ -28,6 +36,8 @@ class FaultyServer:
     def __init__(self, *faults: str, say: Callable[[dict[str, Any]], str] = lambda body: "hi") -> None:
         self.faults = list(faults)
         self.say = say
+        self.refuse: Callable[[dict[str, Any]], bytes | None] = lambda body: None
+        """The status and the error for a body that is refused, as ``b"400 {...}"``."""
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.times: list[float] = []
@@ -73,6 +83,8 @@ class FaultyServer:
             short = 100
         elif fault == "slow":
             await asyncio.sleep(0.05)
+        if refused := self.refuse(self.bodies[-1]):
+            status, data = f"{refused[:3].decode()} Refused", refused[4:]
         size = len(data) + short
         writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {size}\r\n{headers}Connection: close\r\n\r\n".encode())
         writer.write(data)
@@ -191,6 +203,73 @@ def test_an_action_is_held_to_its_schema_by_response_format_then_checked_and_ask
     assert "not accepted" in server.bodies[1]["messages"][-1]["content"]
     with_none = header_constraint(FunctionSet()).json_schema or ""
     assert json.loads(with_none)["properties"]["action"]["enum"] == ["add_function", "terminate"]
+
+
+class Shouting:
+    """The task: an answer is right if it is the expected one."""
+
+    name = "shouting"
+    preload: tuple[str, ...] = ()
+    words = ("sun", "bomb", "moon", "sea")
+
+    def problems(self, split: Split, n: int) -> tuple[Problem, ...]:
+        return tuple(Problem(id=word, question=f"Shout: {word}", answer=word.upper()) for word in self.words[:n])
+
+    async def grade(self, problem: Problem, answer: str | None, sandbox: Any) -> Grade:
+        return exact(answer or "", problem.answer)
+
+
+FILTERED = (
+    b'400 {"error": {"message": "The response was filtered due to the prompt triggering the content management policy",'
+    b'"param": "prompt", "code": "content_filter"}}'
+)
+
+
+def shouts(body: dict[str, Any]) -> str:
+    return f"<answer>{body['messages'][1]['content'].split()[-1].upper()}</answer>"
+
+
+def roll_out(server: FaultyServer, path: Path) -> tuple[Trajectory, ...]:
+    """The task's problems once, with the run folder ``path`` as a training would have it."""
+
+    async def work(model: ChatModel) -> tuple[Trajectory, ...]:
+        run_dir = RunDir(path)
+        no_sandbox: Any = None
+        solver = GradedAgent(make_agent(model, no_sandbox, AgentConfig(constrain=False)), Shouting(), no_sandbox)
+        try:
+            return await Rollouts(solver, run_dir).run(
+                FunctionSet(), Shouting().problems("train", 4), seed=0, stage="train"
+            )
+        finally:
+            run_dir.close()
+
+    return use(server, work)
+
+
+def test_a_refused_prompt_costs_its_rollout_alone_and_a_resume_does_not_ask_again(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    server = FaultyServer("429 0", say=shouts)
+    server.refuse = lambda body: FILTERED if "bomb" in body["messages"][1]["content"] else None
+    done = roll_out(server, tmp_path)
+    assert [(each.problem_id, each.stop_reason, each.correct) for each in done] == [
+        ("sun", "answer", True), ("bomb", "refused", False), ("moon", "answer", True), ("sea", "answer", True),
+    ]  # fmt: skip
+    assert "answered 400 for m: The response was filtered" in done[1].error
+    assert done[1].error in done[1].grade.reason
+    assert len(server.bodies) == 5, "the refused prompt is asked once; only what was told to come back is repeated"
+    silent = FaultyServer(say=shouts)
+    assert roll_out(silent, tmp_path) == done
+    assert silent.bodies == []
+
+
+def test_a_wrong_key_ends_the_run_and_a_resume_asks_again(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    server = FaultyServer(say=shouts)
+    server.refuse = lambda body: b'401 {"error": {"message": "invalid key"}}'
+    with pytest.raises(ModelError, match="answered 401 for m: the key in the environment variable OPENAI_API_KEY is"):
+        roll_out(server, tmp_path)
+    assert not (tmp_path / "rollouts.jsonl").exists() or not (tmp_path / "rollouts.jsonl").read_text()
+    assert all(each.correct for each in roll_out(FaultyServer(say=shouts), tmp_path))
 
 
 def test_the_key_is_in_no_log_whatever_goes_wrong(caplog: pytest.LogCaptureFixture) -> None:

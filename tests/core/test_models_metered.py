@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from agentopt_local.chat import ChatReply, ChatRequest, Message, Usage
-from agentopt_local.errors import BudgetError, ModelError
+from agentopt_local.errors import BudgetError, ContextOverflowError, ModelError, RefusedPromptError
 from agentopt_local.models.metered import Budget, Ledger, MeteredModel, Prices
 from agentopt_local.models.pacing import Pacer
 from agentopt_local.models.scripted import ScriptedChatModel
@@ -52,6 +52,19 @@ def test_every_request_is_counted_by_role_and_the_count_survives_the_process() -
         assert each.tokens == 3600
         assert each.cost["agent"] == pytest.approx(2 * PRICES.cost(USAGE))
         assert each.money == pytest.approx(3 * PRICES.cost(USAGE))
+
+
+def test_a_refused_reply_is_paid_for() -> None:
+    withheld = RefusedPromptError("withheld")
+    withheld.usage = USAGE
+    ledger = Ledger(Rows(), Budget())
+    model = MeteredModel(ScriptedChatModel([withheld, ContextOverflowError("too long")]), "agent", PRICES, ledger)
+    for kind in (RefusedPromptError, ContextOverflowError):
+        with pytest.raises(kind):
+            asyncio.run(model.complete(ASK))
+    assert ledger.usage["agent"] == USAGE
+    assert ledger.money == pytest.approx(PRICES.cost(USAGE))
+    assert len(ledger.log.costs()) == 1, "a request that was refused unread has no row"
 
 
 def test_an_observer_is_told_what_further_requests_used() -> None:

@@ -10,13 +10,15 @@ from typing import Any
 import httpx
 import pytest
 
-from agentopt_local.chat import ChatReply, ChatRequest, Message
+from agentopt_local.chat import ChatReply, ChatRequest, Constraint, Message
 from agentopt_local.errors import (
     ConfigError,
     ContextOverflowError,
     ModelError,
     ModelOverloadedError,
     ModelTimeoutError,
+    PromptError,
+    RefusedPromptError,
 )
 from agentopt_local.models.openai import OpenAIChatModel
 
@@ -139,6 +141,83 @@ def test_lasting_faults_say_what_to_do(
         assert "OPENAI_API_KEY" in message
     for text in (message, repr(model), caplog.text):
         assert KEY not in text
+
+
+def coded(status: int, message: str, **more: str) -> httpx.Response:
+    return httpx.Response(status, json={"error": {"message": message, **more}})
+
+
+AZURE = "The response was filtered due to the prompt triggering Azure OpenAI's content management policy."
+ALTERNATE = "Conversation roles must alternate user/assistant/user/assistant/..."
+JINJA = f"------------\nWhile executing CallExpression at line 19:\nError: Jinja Exception: {ALTERNATE}"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        coded(400, AZURE, code="content_filter", param="prompt"),
+        coded(400, "Invalid prompt: your prompt was flagged as potentially violating our usage policy.", code="400"),
+        coded(400, "try again with a different prompt", code="invalid_prompt"),
+        coded(400, "litellm.BadRequestError: litellm.ContentPolicyViolationError: " + AZURE),
+        coded(400, "The request was rejected because it was considered high risk", type="content_filter"),
+        coded(400, "Content Exists Risk", code="invalid_request_error"),
+        coded(400, "Input data may contain inappropriate content.", code="data_inspection_failed"),
+        coded(422, "This content violates our safety policies"),
+        coded(403, "Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_BIO"),
+        coded(403, "m requires moderation on p. Your input was flagged for violence."),
+        coded(413, "Request too large, please reduce your message size"),
+        httpx.Response(200, json={"error": {"message": AZURE, "code": "content_filter"}}),
+    ],
+)
+def test_a_refusal_of_this_prompt_says_so_and_is_not_repeated(fault: httpx.Response) -> None:
+    server = Server(fault)
+    with pytest.raises(RefusedPromptError, match=r"http://server\.test/v1 .*for m: ") as caught:
+        run(server.model(), ask())
+    assert not caught.value.retryable
+    assert server.requests == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        coded(401, "Your account was flagged because it violates our usage policies"),
+        coded(403, "You have no access to this model", code="insufficient_permissions"),
+        coded(404, "The model does not exist", code="model_not_found"),
+        coded(400, "Unrecognized request argument supplied: top_k", type="invalid_request_error"),
+        coded(400, "Invalid schema for response_format 'reply'", code="invalid_json_schema"),
+        coded(400, "[{'type': 'missing', 'loc': ('body', 'model'), 'msg': 'Field required'}]"),
+    ],
+)
+def test_what_is_wrong_for_every_request_is_not_the_prompts_fault(fault: httpx.Response) -> None:
+    with pytest.raises(ModelError) as caught:
+        run(Server(fault).model(), ask())
+    assert not isinstance(caught.value, PromptError)
+
+
+@pytest.mark.parametrize("fault", [coded(400, ALTERNATE), coded(500, JINJA, type="server_error")])
+def test_a_template_refuses_a_conversation_only_after_it_has_begun(fault: httpx.Response) -> None:
+    opening = (Message(role="system", content="s"), Message(role="user", content="q"))
+    later = (*opening, Message(role="assistant", content="a"), Message(role="user", content="b"))
+    server = Server(fault)
+    with pytest.raises(RefusedPromptError, match="roles must alternate"):
+        run(server.model(), ChatRequest(messages=later))
+    with pytest.raises(ModelError, match="roles must alternate") as caught:
+        run(server.model(), ChatRequest(messages=opening))
+    assert not isinstance(caught.value, PromptError), "a template that refuses the opening refuses every attempt"
+    assert server.requests == 2, "neither is worth a retry"
+
+
+def test_a_reply_that_a_filter_withholds_is_a_refused_prompt_and_paid_for() -> None:
+    usage = {"prompt_tokens": 10, "completion_tokens": 3}
+    bad, withheld = (
+        httpx.Response(200, json={"choices": [{"message": {"content": said}, "finish_reason": why}], "usage": usage})
+        for said, why in (("no", "stop"), ("ye", "content_filter"))
+    )
+    request = ask().model_copy(update={"constraint": Constraint(kind="regex", value="yes")})
+    with pytest.raises(RefusedPromptError, match="content filter withheld the reply") as caught:
+        run(Server(bad, withheld).model(), request)
+    assert caught.value.usage is not None
+    assert (caught.value.usage.requests, caught.value.usage.prompt_tokens) == (2, 20)
 
 
 def test_a_slow_server_times_out_as_a_whole() -> None:

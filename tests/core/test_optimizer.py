@@ -14,7 +14,7 @@ import pytest
 from agentopt_local import prompts
 from agentopt_local.actions import AddFunction
 from agentopt_local.chat import ChatReply, ChatRequest, Message, Usage
-from agentopt_local.errors import ContextOverflowError, EngineDeadError
+from agentopt_local.errors import ContextOverflowError, EngineDeadError, RefusedPromptError
 from agentopt_local.evidence import (
     CHARS_PER_TOKEN,
     Evidence,
@@ -72,7 +72,7 @@ def attempt(
     problem: Problem, *, answer: str | None = "dunno", called: str | None = None, result: str = "nope", ok: bool = True
 ) -> Evidence:
     """An attempt at ``problem`` that ended with ``answer``, perhaps after a call of a function."""
-    call = [Executed(name=called, arguments={"word": "w"}, ok=ok, result=result)] if called else []
+    call = [ToolRun(name=called, arguments={"word": "w"}, ok=ok, result=result)] if called else []
     correct = answer == problem.answer
     trajectory = Trajectory(
         problem_id=problem.id,
@@ -621,6 +621,12 @@ def test_a_full_context_keeps_what_was_verified(bench: Bench) -> None:
 
     proposal, _ = bench.propose(Overflows(sources=[NEARLY]), max_retries=2)
     assert proposal.functions == FunctionSet.of(NEARLY)
+
+
+def test_a_refused_prompt_ends_its_draft_and_not_the_run(bench: Bench) -> None:
+    proposal, requests = bench.propose(lambda _: RefusedPromptError("flagged as unsafe"))
+    assert (proposal.functions, proposal.actions) == (FunctionSet(), ())
+    assert requests
 
 
 def test_a_dead_engine_is_raised_as_itself_and_ends_the_other_samples(bench: Bench) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from agentopt_local.agents.function_calling import AgentConfig
-from agentopt_local.agents.react import ReactAgent, arguments_of, code_of, final_answer, input_of
+from agentopt_local.agents.config import AgentConfig
+from agentopt_local.agents.make import make_agent
+from agentopt_local.agents.react import arguments_of, code_of, final_answer, input_of
 from agentopt_local.chat import ChatRequest
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.models.scripted import ScriptedChatModel
@@ -38,10 +39,10 @@ class Recorder:
         return Execution(ok=True, stdout="done")
 
 
-def solve(turns: Sequence[str], *sources: str, **settings: Any) -> tuple[Trajectory, list[Any], list[ChatRequest]]:
+def solve(turns: Sequence[str], *sources: str, **settings: Any) -> tuple[Attempt, list[Any], list[ChatRequest]]:
     """One attempt: its trajectory, what it did, and the requests it made."""
     model, sandbox = ScriptedChatModel(turns, strict=settings.pop("strict", False)), Recorder()
-    agent = ReactAgent(model, sandbox, AgentConfig(kind="react", **settings))  # type: ignore[arg-type]
+    agent = make_agent(model, sandbox, AgentConfig(kind="react", **settings))  # type: ignore[arg-type]
     trajectory = asyncio.run(agent.solve(PROBLEM, FunctionSet.of(*sources), seed=0))
     return trajectory, sandbox.did, model.requests
 

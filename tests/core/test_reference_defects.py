@@ -19,8 +19,8 @@ import pytest
 
 from agentopt_local.actions import AddFunction, ReviseFunction
 from agentopt_local.agents.base import Agent
-from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingAgent
-from agentopt_local.agents.react import ReactAgent
+from agentopt_local.agents.config import AgentConfig
+from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest, Message, ToolCall, Usage
 from agentopt_local.errors import ContextOverflowError, FunctionError
 from agentopt_local.evidence import CHARS_PER_TOKEN, Evidence
@@ -73,10 +73,10 @@ class Bench:
 
         return self.runner.run(awaited())
 
-    def solve(self, turns: Sequence[str], *sources: str) -> tuple[Trajectory, list[ChatRequest]]:
+    def solve(self, turns: Sequence[str], *sources: str) -> tuple[Attempt, list[ChatRequest]]:
         """One attempt of the function-calling agent, and its requests."""
         model = ScriptedChatModel(turns)
-        agent = FunctionCallingAgent(model, self.sandbox, AgentConfig())
+        agent = make_agent(model, self.sandbox, AgentConfig())
         return self.run(agent.solve(PROBLEMS[0], FunctionSet.of(*sources), seed=0)), model.requests
 
     def propose(
@@ -234,7 +234,7 @@ def test_defect_10_a_step_with_nothing_recorded_changes_nothing(bench: Bench) ->
 
 
 def test_defect_11_accuracies_and_success_rates_are_shown_as_they_are(bench: Bench) -> None:
-    ok, bad = (Executed(name="shout", arguments={"word": "w"}, ok=each, result="W") for each in (True, False))
+    ok, bad = (ToolRun(name="shout", arguments={"word": "w"}, ok=each, result="W") for each in (True, False))
     attempts = [attempted(PROBLEMS[0], ok, bad), attempted(PROBLEMS[1], ok, answer="MOON"), attempted(PROBLEMS[2])]
     failed = FailedUpdate(
         step=1, actions=("add_function x",), functions=FunctionSet(), accuracy=0.25, accuracy_before=1 / 3
@@ -253,7 +253,7 @@ def test_defect_11_accuracies_and_success_rates_are_shown_as_they_are(bench: Ben
 def test_defect_12_no_transcript_can_outgrow_the_budget(bench: Bench) -> None:
     huge = "x " * 200_000
     problem = PROBLEMS[0].model_copy(update={"question": "Shout: sun " + huge, "answer": huge})
-    print_all = Executed(name="python", arguments={"code": huge}, ok=True, result=huge)
+    print_all = ToolRun(name="python", arguments={"code": huge}, ok=True, result=huge)
     attempts = [attempted(problem, print_all, answer="a" + huge, said=huge)] * 20
     budgets = {"evidence_tokens": 400, "functions_tokens": 200, "failures_tokens": 100}
     _, requests = bench.propose([header("terminate")], FunctionSet.of(SHOUT), attempts, **budgets)
@@ -332,8 +332,8 @@ async def training(
 ) -> TrainState:
     """A training with the real loop; ``store``: a RunDir, or a MemoryStore with nothing written down."""
     rollouts_store: RolloutStore = store
-    agent = agent or FunctionCallingAgent(model, bench.sandbox, AgentConfig())
-    rollouts = Rollouts(agent, Shouting(), bench.sandbox, rollouts_store)
+    agent = agent or make_agent(model, bench.sandbox, AgentConfig())
+    rollouts = Rollouts(GradedAgent(agent, Shouting(), bench.sandbox), rollouts_store)
     config = OptimizerConfig(n_samples=1, max_retries=0)
     optimizer = Optimizer(optimizer_model or model, Shouting(), bench.sandbox, config)
     log = store if isinstance(store, RunDir) else Forgetful()
@@ -406,16 +406,16 @@ class OwnAgent:
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
 
-    async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Trajectory:
+    async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Attempt:
         answer, steps = "dunno", ()
         if functions.names:
             word = problem.question.split()[-1]
             done = await self.sandbox.call(functions.source, functions.names[0], {"word": word})
             answer = str(done.value)
-            executed = Executed(name=functions.names[0], arguments={"word": word}, ok=done.ok, result=answer)
+            executed = ToolRun(name=functions.names[0], arguments={"word": word}, ok=done.ok, result=answer)
             turn = Message(role="assistant", tool_calls=(ToolCall(name=executed.name, arguments=executed.arguments),))
             steps = (Step(message=turn, executed=(executed,)),)
-        return Trajectory(
+        return Attempt(
             problem_id=problem.id,
             functions=functions.fingerprint,
             seed=seed,
@@ -460,8 +460,8 @@ def endpoint() -> OpenAIChatModel:
 def test_defect_16_any_model_and_any_agent_can_be_trained(bench: Bench, kind: str, model: Any) -> None:
     optimizer_model, agent_model = model(), model()
     agents = {
-        "function_calling": lambda: FunctionCallingAgent(agent_model, bench.sandbox, AgentConfig()),
-        "react": lambda: ReactAgent(agent_model, bench.sandbox, AgentConfig(kind="react")),
+        "function_calling": lambda: make_agent(agent_model, bench.sandbox, AgentConfig()),
+        "react": lambda: make_agent(agent_model, bench.sandbox, AgentConfig(kind="react")),
         "own": lambda: OwnAgent(bench.sandbox),
     }
     job = training(bench, agent_model, MemoryStore(), agent=agents[kind](), optimizer_model=optimizer_model)

@@ -44,7 +44,7 @@ TEST = tuple(Problem(id=f"e{i}", kind=("double", "other")[i % 2], question=HOSTI
 
 def attempt(problem: Problem, functions: FunctionSet, right: bool, call: str | None = None) -> Trajectory:
     """One attempt, with a call of ``call`` if given."""
-    executed = (Executed(name=call, arguments={"x": float("nan")}, ok=True, result=HOSTILE),) if call else ()
+    executed = (ToolRun(name=call, arguments={"x": float("nan")}, ok=True, result=HOSTILE),) if call else ()
     return Trajectory(
         problem_id=problem.id,
         functions=functions.fingerprint,
@@ -315,9 +315,10 @@ def test_settings_are_written_as_toml() -> None:
     ],
 )
 def test_a_function_that_code_called_counts_as_used(code: str, used: bool) -> None:
-    ran = Executed(name="python", arguments={"code": code}, ok=True, result="")
+    ran = ToolRun(name="python", arguments={"code": code}, ok=True, result="")
     step = Step(message=Message(role="assistant"), executed=(ran,))
     trajectory = Trajectory(
-        problem_id="p", functions="f", seed=0, steps=(step,), answer="1", stop_reason="answer", usage=Usage(), wall_s=0
-    )
+        problem_id="p", functions="f", seed=0, steps=(step,), answer="1", stop_reason="answer", usage=Usage(), wall_s=0,
+        grade=Grade(reward=1.0, reason=""),
+    )  # fmt: skip
     assert trajectory.used("reverse_word") is used

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from agentopt_local.admission import Admission
-from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingAgent
+from agentopt_local.agents.config import AgentConfig
+from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import Usage
-from agentopt_local.errors import ContextOverflowError, EngineDeadError, SandboxError
+from agentopt_local.errors import ContextOverflowError, EngineDeadError, RefusedPromptError, SandboxError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.graders.text import exact
 from agentopt_local.grading import Grade
@@ -49,7 +50,7 @@ class Solver:
         self.cancelled: list[str] = []
         self.active = self.most = 0
 
-    async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Trajectory:
+    async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Attempt:
         self.started.append(problem.id)
         self.active += 1
         self.most = max(self.most, self.active)
@@ -61,7 +62,7 @@ class Solver:
             raise
         finally:
             self.active -= 1
-        return Trajectory(
+        return Attempt(
             problem_id=problem.id, functions=functions.fingerprint, seed=seed, steps=(), answer=self.answer(problem),
             stop_reason="answer", usage=Usage(), wall_s=0.0,
         )  # fmt: skip
@@ -86,9 +87,7 @@ class Job:
     ) -> tuple[Trajectory, ...]:
         async def job() -> tuple[Trajectory, ...]:
             rollouts = Rollouts(
-                self.agent,
-                Numbers(),
-                NO_SANDBOX,
+                GradedAgent(self.agent, Numbers(), NO_SANDBOX),
                 self.store,
                 admission=Admission(self.concurrency),
                 progress=lambda stage, *counts: self.told.append((str(stage), *counts)),
@@ -115,7 +114,7 @@ def test_the_admission_limit_holds_over_concurrent_runs() -> None:
     agent = Solver(lambda number: 0.01)
 
     async def both() -> None:
-        rollouts = Rollouts(agent, Numbers(), NO_SANDBOX, MemoryStore(), admission=Admission(4))
+        rollouts = Rollouts(GradedAgent(agent, Numbers(), NO_SANDBOX), MemoryStore(), admission=Admission(4))
         await asyncio.gather(
             rollouts.run(ONE, PROBLEMS, seed=0, stage=Stage(part="a")),
             rollouts.run(FunctionSet(), PROBLEMS, seed=0, stage=Stage(part="b")),
@@ -128,7 +127,7 @@ def test_the_admission_limit_holds_over_concurrent_runs() -> None:
 
 def test_the_longest_start_first_and_the_order_of_results_stays() -> None:
     class Counting(Solver):
-        async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Trajectory:
+        async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Attempt:
             done = await super().solve(problem, functions, seed=seed)
             return done.model_copy(update={"usage": Usage(completion_tokens=int(problem.id[1:]) * 10)})
 
@@ -159,7 +158,7 @@ def test_a_slow_rollout_holds_no_other_up() -> None:
 def test_turns_of_different_rollouts_do_not_wait_for_each_other() -> None:
     model = ScriptedChatModel(lambda request: f"<answer>{request.messages[1].content.split()[1]}</answer>")
     model.latency_s = 0.02
-    job = Job(FunctionCallingAgent(model, NO_SANDBOX, AgentConfig()), concurrency=5)
+    job = Job(make_agent(model, NO_SANDBOX, AgentConfig()), concurrency=5)
     assert accuracy(job.run()) == 1.0
     assert len(model.requests) == 12
 
@@ -222,8 +221,24 @@ def test_a_wrong_answer_and_no_answer_are_data() -> None:
 
 def test_a_full_context_is_data() -> None:
     model = ScriptedChatModel(lambda _: ContextOverflowError("too long"))
-    done = Job(FunctionCallingAgent(model, NO_SANDBOX, AgentConfig())).run(PROBLEMS[:2])
+    done = Job(make_agent(model, NO_SANDBOX, AgentConfig())).run(PROBLEMS[:2])
     assert [(each.stop_reason, each.correct) for each in done] == [("context", False)] * 2
+
+
+def test_a_refused_prompt_is_data_and_the_grade_says_why() -> None:
+    def script(request: Any) -> Any:
+        number = request.messages[1].content.split()[1]
+        return RefusedPromptError("flagged as unsafe") if number == "1" else f"<answer>{number}</answer>"
+
+    job = Job(make_agent(ScriptedChatModel(script), NO_SANDBOX, AgentConfig()))
+    done = job.run(PROBLEMS[:3])
+    assert [(each.stop_reason, each.correct) for each in done] == [
+        ("answer", True), ("refused", False), ("answer", True),
+    ]  # fmt: skip
+    assert done[1].error == "flagged as unsafe"
+    assert done[1].grade.reason == "no answer was given: flagged as unsafe"
+    job.agent = make_agent(ScriptedChatModel([]), NO_SANDBOX, AgentConfig())
+    assert job.run(PROBLEMS[:3]) == done, "a refused prompt is remembered, not asked again"
 
 
 def test_a_rollout_is_kept_graded_as_soon_as_it_ends() -> None:

@@ -30,7 +30,7 @@ TWO = ONE.adding(FunctionSet.of('def two(x: int) -> int:\n    """Return 2 x."""\
 
 
 def trajectory(number: int, *, functions: str = "f", seed: int = 0, text: str = "ä × 𝄞") -> Trajectory:
-    call = Executed(name="one", arguments={"x": [1, {"y": None}]}, ok=True, result=text)
+    call = ToolRun(name="one", arguments={"x": [1, {"y": None}]}, ok=True, result=text)
     return Trajectory(
         problem_id=f"p{number}",
         functions=functions,

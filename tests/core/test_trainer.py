@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from agentopt_local.actions import AddFunction
-from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingAgent
+from agentopt_local.agents.config import AgentConfig
+from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatRequest, Message, Usage
 from agentopt_local.evidence import Evidence
 from agentopt_local.functions import Function, FunctionSet
@@ -60,14 +61,14 @@ class SkilledAgent:
     def __init__(self) -> None:
         self.attempts: list[tuple[FunctionSet, str]] = []
 
-    async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Trajectory:
+    async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Attempt:
         self.attempts.append((functions, problem.id))
         number = int(problem.id[1:])
         await asyncio.sleep(0.0005 * (10 - number))
         solved = {int(digit) for name in functions.names for digit in re.findall(r"\d+", name)}
         said = Message(role="assistant", content=f"About {problem.question}")
-        calls = tuple(Executed(name=name, arguments={}, ok=number in solved, result="x") for name in functions.names)
-        return Trajectory(
+        calls = tuple(ToolRun(name=name, arguments={}, ok=number in solved, result="x") for name in functions.names)
+        return Attempt(
             problem_id=problem.id,
             functions=functions.fingerprint,
             seed=seed,
@@ -138,7 +139,7 @@ class Training:
         self.told: list[dict[str, Any]] = []
 
         async def fit() -> TrainState:
-            rollouts = Rollouts(self.agent, Quiz(), NO_SANDBOX, MemoryStore())
+            rollouts = Rollouts(GradedAgent(self.agent, Quiz(), NO_SANDBOX), MemoryStore())
             config = TrainerConfig(**settings)
             optimizer = proposer or self.optimizer
             trainer = Trainer(optimizer, rollouts, self.notes, config, seed=seed, on_step=self.on_step)
@@ -406,8 +407,8 @@ def offered_tools(*plan: FunctionSet, **settings: Any) -> tuple[TrainState, list
     problems = [Problem(id=f"n{i}", question=f"How many tools? {i}", answer=str(i)) for i in range(4)]
 
     async def fit() -> TrainState:
-        agent = FunctionCallingAgent(model, NO_SANDBOX, AgentConfig())
-        rollouts = Rollouts(agent, Quiz(), NO_SANDBOX, MemoryStore())
+        agent = make_agent(model, NO_SANDBOX, AgentConfig())
+        rollouts = Rollouts(GradedAgent(agent, Quiz(), NO_SANDBOX), MemoryStore())
         trainer = Trainer(Planned(*plan), rollouts, Notes(), TrainerConfig(**settings))
         return await trainer.fit(problems, TrainState())
 
@@ -492,13 +493,13 @@ def test_defect_7_a_step_makes_no_more_than_max_actions() -> None:
 def test_only_functions_that_were_called_successfully_are_kept() -> None:
     functions = named("good", "failing", "unused", "in_code", "in_failing_code")
     calls = [("good", False), ("good", True), ("failing", False)]
-    executed = tuple(Executed(name=name, arguments={}, ok=ok, result="") for name, ok in calls)
+    executed = tuple(ToolRun(name=name, arguments={}, ok=ok, result="") for name, ok in calls)
     blocks = [("print(in_code())", True), ("def unused(): pass", True), ("in_failing_code()", False)]
-    executed += tuple(Executed(name="python", arguments={"code": code}, ok=ok, result="") for code, ok in blocks)
+    executed += tuple(ToolRun(name="python", arguments={"code": code}, ok=ok, result="") for code, ok in blocks)
     step = Step(message=Message(role="assistant"), executed=executed)
     trajectory = Trajectory(
         problem_id="p", functions="f", seed=0, steps=(step,), answer=None, stop_reason="max_turns", usage=Usage(),
-        wall_s=0.0,
+        wall_s=0.0, grade=Grade(reward=0.0, reason=""),
     )  # fmt: skip
     assert used_functions(functions, [trajectory]).names == ("good", "in_code")
     assert used_functions(functions, []) == FunctionSet()
@@ -524,9 +525,9 @@ def test_a_bad_edit_does_not_take_a_good_one_down_with_it() -> None:
     class Counting:
         """Solves a problem only with ``good`` and without ``bad``."""
 
-        async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Trajectory:
+        async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Attempt:
             right = "good" in functions and "bad" not in functions
-            return Trajectory(
+            return Attempt(
                 problem_id=problem.id,
                 functions=functions.fingerprint,
                 seed=seed,
@@ -539,7 +540,7 @@ def test_a_bad_edit_does_not_take_a_good_one_down_with_it() -> None:
 
     async def run(try_edits: bool) -> tuple[TrainState, list[dict[str, Any]]]:
         rows: list[dict[str, Any]] = []
-        rollouts = Rollouts(Counting(), Quiz(), NO_SANDBOX, MemoryStore())
+        rollouts = Rollouts(GradedAgent(Counting(), Quiz(), NO_SANDBOX), MemoryStore())
         trainer = Trainer(
             EditsFor(bad, good),
             rollouts,

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from agentopt_local.agents.function_calling import AgentConfig, FunctionCallingAgent
+from agentopt_local.agents.config import AgentConfig
+from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatRequest
 from agentopt_local.errors import SandboxError
 from agentopt_local.functions import FunctionSet

@@ -34,7 +34,7 @@ def config(**more: object) -> RunConfig:
 def attempt(problem: str, functions: str = "none") -> Trajectory:
     return Trajectory(
         problem_id=problem, functions=functions, seed=0, steps=(), answer=None, stop_reason="answer", usage=ATTEMPT,
-        wall_s=1.0,
+        wall_s=1.0, grade=Grade(reward=0.0, reason=""),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agentopt_local.chat import Message, ToolCall, ToolSpec
+from agentopt_local.errors import ModelError, RefusedPromptError
 from serving.transcript import Transcripts
 
 MESSAGES = r"""
@@ -36,6 +37,14 @@ PLAIN = r"""
 {{- "<|im_start|>" + message.role + "\n" + message.content + "<|im_end|>\n" }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- "<|im_start|>assistant\n" }}{%- endif %}
+"""
+STRICT = r"""
+{%- if messages[0].role == "system" and not allow_system %}{{ raise_exception("System role not supported") }}{% endif %}
+{%- for message in messages %}
+{%- if not loop.first and message.role == messages[loop.index0 - 1].role %}
+{{- raise_exception("Conversation roles must alternate user/assistant/user/assistant/...") }}
+{%- endif %}
+{%- endfor %}
 """
 ADD = ToolSpec(name="add", description="Add.", parameters={"type": "object", "properties": {"a": {"type": "integer"}}})
 SYSTEM = Message(role="system", content="You add numbers.")
@@ -222,3 +231,22 @@ def test_odd_text_is_tokenised_in_first_and_later_turns(text: str) -> None:
     transcripts.remember("s", (*messages, Message(role="assistant", content="hello")), (), ids + sampled)
     later = (*messages, Message(role="assistant", content="hello"), Message(role="user", content=text))
     assert transcripts.prompt_ids("s", later, ())[: len(ids + sampled)] == ids + sampled
+
+
+def test_a_conversation_that_the_template_refuses_is_a_refused_prompt() -> None:
+    tokenizer = make_tokenizer("{%- set allow_system = true %}" + STRICT + PLAIN)
+    tokenizer.name_or_path = "models/strict"
+    transcripts = Transcripts(tokenizer)
+    assert transcripts.prompt_ids("s", (SYSTEM, ASK, SAY, NEXT), ())
+    with pytest.raises(RefusedPromptError, match=r"models/strict refuses the conversation: .*roles must alternate"):
+        transcripts.prompt_ids("s", (SYSTEM, ASK, SAY, NEXT, NEXT), ())
+    transcripts.remember("s", (SYSTEM, ASK, SAY), (), transcripts.encode("hello"))
+    with pytest.raises(RefusedPromptError, match="roles must alternate"):
+        transcripts.prompt_ids("s", (SYSTEM, ASK, SAY, NEXT, NEXT), ())
+
+
+def test_a_template_that_refuses_the_opening_refuses_every_conversation() -> None:
+    tokenizer = make_tokenizer(STRICT + PLAIN)
+    with pytest.raises(ModelError, match="System role not supported") as raised:
+        Transcripts(tokenizer).prompt_ids("s", (SYSTEM, ASK), ())
+    assert not isinstance(raised.value, RefusedPromptError), "a run that went on would grade every problem 0"

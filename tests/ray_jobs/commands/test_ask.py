@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from agentopt_local.chat import ChatRequest
-from agentopt_local.errors import ContextOverflowError
+from agentopt_local.errors import ContextOverflowError, RefusedPromptError
 from agentopt_local.exporting.learned import read_learned
 from agentopt_local.functions import FunctionSet
 from agentopt_local.models.scripted import ScriptedChatModel
@@ -147,6 +147,15 @@ def test_a_full_context_starts_the_conversation_afresh(run: Path, capfd: pytest.
     out, err = capfd.readouterr()
     assert out == "cba\nzyx\n"
     assert "starting afresh" in err
+
+
+def test_a_refused_question_is_answered_with_the_reason(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    script = ['<tool_call>{"name": "reverse", "arguments": {"word": "ab"}}</tool_call>', RefusedPromptError("flagged")]
+    assert asked(run, "x", ScriptedChatModel(script)) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "no answer: the prompt was refused: flagged" in err
+    assert err.count("  ba\n") == 1, "the last result was shown with the request that was refused"
 
 
 # Through the command, with a server on loopback

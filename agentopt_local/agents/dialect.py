@@ -1,0 +1,77 @@
+"""What differs between kinds of agents: how a turn is asked for, constrained and read, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, Protocol
+
+from agentopt_local.chat import Constraint, Message, ToolCall, ToolSpec
+from agentopt_local.functions import FunctionSet
+from agentopt_local.record import Record
+
+Answering = Literal["forbidden", "allowed", "required"]
+"""What the state of an attempt says about answering in its next turn: ``forbidden``: it must act first;
+``required``: it may do nothing else."""
+
+CODE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+"""A block of Python in a turn; one that the end of the turn cut off counts."""
+
+
+class CodeBlock(Record):
+    """Python for the interpreter."""
+
+    code: str
+
+
+class BadInput(Record):
+    """A call whose input cannot be read; nothing runs."""
+
+    name: str
+    arguments: dict[str, Any]
+    """What was given, to be recorded."""
+    error: str
+    """What is wrong with it, in words for the model."""
+
+
+Act = ToolCall | CodeBlock | BadInput
+"""One thing that a turn does."""
+
+
+class Turn(Record):
+    """A message of the model, read."""
+
+    message: Message
+    """As the conversation keeps it."""
+    acts: tuple[Act, ...] = ()
+    """In the order in which they are done."""
+    answer: str | None = None
+    """The final answer; None in a turn that acts, because an answer before the result was seen does not count."""
+
+
+class Dialect(Protocol):
+    """One way to write turns. It holds no state of an attempt."""
+
+    repeated: str
+    """Said to the model when a turn did exactly what an earlier one had done."""
+    nudge: str
+    """Said to the model when a turn neither acts nor answers."""
+
+    def system(self, functions: FunctionSet) -> str:
+        """The system prompt of an agent with ``functions``."""
+        ...
+
+    def tools(self, functions: FunctionSet) -> tuple[ToolSpec, ...]:
+        """Functions that requests offer as tools; empty where the system prompt describes them."""
+        ...
+
+    def constraint(self, functions: FunctionSet, answering: Answering) -> Constraint:
+        """What the next turn must look like."""
+        ...
+
+    def read(self, message: Message, functions: FunctionSet) -> Turn:
+        """What ``message`` does, or answers."""
+        ...
+
+    def observation(self, act: Act, result: str) -> Message:
+        """How the model is shown the result of ``act``."""
+        ...

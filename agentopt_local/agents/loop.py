@@ -1,0 +1,187 @@
+"""The agent: one loop of turns for every dialect, with budgets, tools, and the end of an attempt.
+
+The loop is where a bad prompt becomes data: a PromptError ends the attempt with a stop reason. Every other error of
+the model or the sandbox is the machine's and passes through.
+"""
+
+from __future__ import annotations
+
+import time
+
+from agentopt_local.agents.config import AgentConfig
+from agentopt_local.agents.dialect import Act, Answering, CodeBlock, Dialect
+from agentopt_local.chat import ChatModel, ChatReply, ChatRequest, Message, Sampling, ToolCall, Usage
+from agentopt_local.errors import ContextOverflowError, PromptError
+from agentopt_local.functions import FunctionSet, render_value
+from agentopt_local.sandbox.base import Execution, Sandbox
+from agentopt_local.task import Problem
+from agentopt_local.tool_formats import check_arguments
+from agentopt_local.trajectory import PYTHON, Attempt, Step, StopReason, ToolRun
+
+MAX_IDLE_TURNS = 2
+"""Turns in a row without call, code or answer that end an attempt."""
+
+
+class ChatAgent:
+    """Solves problems in turns of a chat; each turn calls functions, runs code, or answers."""
+
+    def __init__(self, model: ChatModel, sandbox: Sandbox, config: AgentConfig, dialect: Dialect) -> None:
+        """``model`` writes the turns as ``dialect`` asks, ``sandbox`` runs their calls and code."""
+        self.model = model
+        self.sandbox = sandbox
+        self.config = config
+        self.dialect = dialect
+
+    async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Attempt:
+        """One attempt at ``problem``."""
+        started = time.monotonic()
+        episode = Episode(self, problem, functions, seed)
+        stop_reason = await episode.run()
+        return Attempt(
+            problem_id=problem.id,
+            functions=functions.fingerprint,
+            seed=seed,
+            steps=tuple(episode.steps),
+            answer=episode.answer,
+            stop_reason=stop_reason,
+            usage=episode.usage,
+            wall_s=time.monotonic() - started,
+            context_tokens=episode.context_tokens,
+            error=episode.error,
+        )
+
+
+class Episode:
+    """The state of one attempt while it lasts."""
+
+    def __init__(self, agent: ChatAgent, problem: Problem, functions: FunctionSet, seed: int) -> None:
+        self.agent = agent
+        self.config = agent.config
+        self.dialect = agent.dialect
+        self.functions = functions
+        self.seed = seed
+        self.specs = {tool.name: tool for tool in functions.tool_specs()}
+        self.tools = self.dialect.tools(functions)
+        self.session = f"{functions.fingerprint}/{problem.id}/{seed}"
+        self.messages: list[Message] = [
+            Message(role="system", content=self.dialect.system(functions)),
+            Message(role="user", content=problem.question),
+        ]
+        self.steps: list[Step] = []
+        self.answer: str | None = None
+        self.usage = Usage()
+        self.context_tokens = 0
+        self.error = ""
+        """Why the prompt was refused."""
+        self._repeated = False
+        """Whether the latest turn did exactly what an earlier one had done."""
+
+    async def run(self) -> StopReason:
+        """Turn by turn until an answer or the end of a budget."""
+        idle = 0
+        while len(self.steps) < self.config.max_turns:
+            left = self.config.max_tokens - self.usage.completion_tokens
+            if left < 1:
+                return "max_tokens"
+            try:
+                reply = await self._complete(min(left, self.config.max_turn_tokens))
+            except PromptError as error:
+                return self._stopped_by(error)
+            step = await self._take(reply.message)
+            if self.answer is not None:
+                return "answer"
+            idle = 0 if step.executed else idle + 1
+            if idle == MAX_IDLE_TURNS:
+                return "no_action"
+            self.messages += [step.message, *step.observations]
+            self._repeated = bool(step.executed) and any(step.executed == each.executed for each in self.steps[:-1])
+            if self._repeated:
+                self.messages.append(Message(role="user", content=self.dialect.repeated))
+        return "max_turns"
+
+    async def _complete(self, max_tokens: int) -> ChatReply:
+        request = ChatRequest(
+            messages=tuple(self.messages),
+            tools=self.tools,
+            constraint=self.dialect.constraint(self.functions, self._answering()) if self.config.constrain else None,
+            sampling=Sampling(
+                max_tokens=max_tokens,
+                temperature=self.config.temperature,
+                seed=self.seed if self.config.temperature > 0 else None,
+            ),
+            session=self.session,
+        )
+        reply = await self.agent.model.complete(request)
+        self.usage += reply.usage
+        self.context_tokens = reply.usage.prompt_tokens + reply.usage.completion_tokens
+        return reply
+
+    def _stopped_by(self, error: PromptError) -> StopReason:
+        if error.usage is not None:
+            self.usage += error.usage
+        if isinstance(error, ContextOverflowError):
+            return "context"
+        self.error = str(error)
+        return "refused"
+
+    def _answering(self) -> Answering:
+        """Whether the next turn may answer, or must.
+
+        An attempt that repeats itself, or has no turn left in which it could use another result, must answer.
+        """
+        last = bool(self.steps) and len(self.steps) == self.config.max_turns - 1
+        if self._repeated or last:
+            return "required"
+        acted = any(step.executed for step in self.steps)
+        free = acted or not self.config.act_first or not self.config.interpreter
+        return "allowed" if free else "forbidden"
+
+    async def _take(self, message: Message) -> Step:
+        """Do what the model's turn asks for and add the step."""
+        turn = self.dialect.read(message, self.functions)
+        runs = tuple([await self._run(act) for act in turn.acts])
+        observations = [self.dialect.observation(act, run.result) for act, run in zip(turn.acts, runs, strict=True)]
+        self.answer = turn.answer
+        if not turn.acts and turn.answer is None:
+            observations.append(Message(role="user", content=self.dialect.nudge))
+        step = Step(message=turn.message, executed=runs, observations=tuple(observations))
+        self.steps.append(step)
+        return step
+
+    async def _run(self, act: Act) -> ToolRun:
+        if isinstance(act, ToolCall):
+            return await self._call(act)
+        if isinstance(act, CodeBlock):
+            return await self._interpret(act.code)
+        return ToolRun(name=act.name, arguments=act.arguments, ok=False, result=self._cut(f"Error: {act.error}"))
+
+    async def _call(self, call: ToolCall) -> ToolRun:
+        spec = self.specs.get(call.name)
+        if spec is None:
+            names = ", ".join(self.functions.names) or "none"
+            execution = Execution(ok=False, error=f"there is no function {call.name!r}; there are: {names}")
+        elif (wrong := check_arguments(spec, call.arguments)) is not None:
+            execution = Execution(ok=False, error=wrong)
+        else:
+            execution = await self.agent.sandbox.call(
+                self.functions.source, call.name, call.arguments, timeout_s=self.config.timeout_s, seed=self.seed
+            )
+        result = render_value(execution.value) if execution.ok else f"Error: {execution.error}"
+        return ToolRun(name=call.name, arguments=call.arguments, ok=execution.ok, result=self._cut(result))
+
+    async def _interpret(self, code: str) -> ToolRun:
+        execution = await self.agent.sandbox.run(
+            code, functions=self.functions.source, timeout_s=self.config.timeout_s, seed=self.seed
+        )
+        result = execution.stdout.rstrip("\n")
+        if not execution.ok:
+            result = f"{result}\nError: {execution.error}".strip()
+        result = result or "(nothing was printed)"
+        return ToolRun(name=PYTHON, arguments={"code": code}, ok=execution.ok, result=self._cut(result))
+
+    def _cut(self, text: str) -> str:
+        limit = self.config.max_result_chars
+        if len(text) <= limit:
+            return text
+        half = limit // 2
+        return f"{text[:half]}\n[... {len(text) - 2 * half} characters cut ...]\n{text[-half:]}"

@@ -1,0 +1,17 @@
+"""The agent that a configuration describes."""
+
+from __future__ import annotations
+
+from agentopt_local.agents.config import AgentConfig
+from agentopt_local.agents.dialect import Dialect
+from agentopt_local.agents.function_calling import FunctionCallingDialect
+from agentopt_local.agents.loop import ChatAgent
+from agentopt_local.agents.react import ReactDialect
+from agentopt_local.chat import ChatModel
+from agentopt_local.sandbox.base import Sandbox
+
+
+def make_agent(model: ChatModel, sandbox: Sandbox, config: AgentConfig) -> ChatAgent:
+    """An agent of ``config.kind`` that talks to ``model`` and runs code in ``sandbox``; it closes neither."""
+    dialect: Dialect = ReactDialect(config) if config.kind == "react" else FunctionCallingDialect(config)
+    return ChatAgent(model, sandbox, config, dialect)
