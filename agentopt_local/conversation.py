@@ -8,7 +8,7 @@ from agentopt_local.agents.base import Agent
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest, Message
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
-from agentopt_local.trajectory import Trajectory
+from agentopt_local.trajectory import Attempt
 
 Show = Callable[[Message], None]
 """Called with every turn of the agent and every reply to it, in order."""

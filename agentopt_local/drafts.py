@@ -26,9 +26,9 @@ from agentopt_local.actions import (
     source_type,
 )
 from agentopt_local.chat import ChatModel, ChatRequest, Constraint, Message, Sampling, Usage
-from agentopt_local.errors import ContextOverflowError, FunctionError
+from agentopt_local.errors import FunctionError, PromptError
 from agentopt_local.evidence import Evidence, cut
-from agentopt_local.functions import Function, FunctionSet
+from agentopt_local.functions import Function, FunctionSet, one_text_parameter, render_value
 from agentopt_local.sandbox.base import Execution, Sandbox
 from agentopt_local.seeds import derive
 from agentopt_local.source import clean, with_imports
@@ -86,8 +86,8 @@ class Draft:
                 self.verified = Verified(action=action)
                 return self.verified
             await self._write(header)
-        except ContextOverflowError:
-            pass  # the conversation outgrew the context: what was verified before that still counts
+        except PromptError:
+            pass  # the conversation outgrew the context, say: what was verified before that still counts
         return self.verified
 
     async def _header(self) -> Header | None:

@@ -12,9 +12,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from agentopt_local.admission import Admission
 from agentopt_local.agents.base import Agent
@@ -26,7 +25,7 @@ from agentopt_local.stage import Stage
 from agentopt_local.tasks.base import Task
 from agentopt_local.trajectory import Trajectory
 
-T = TypeVar("T")
+log = logging.getLogger(__name__)
 Progress = Callable[[Stage, int, int], None]
 """Called as ``progress(stage, done, total)``."""
 Observe = Callable[[Stage, Trajectory], None]
@@ -153,31 +152,6 @@ class Rollouts:
         return tuple(by_index[index] for index in range(len(problems)))
 
 
-@asynccontextmanager
-async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """A TaskGroup that raises its first error alone."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            yield group
-    except BaseExceptionGroup as errors:
-        raise first_error(errors) from None
-
-
-async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results in order; the first error ends the others."""
-    async with task_group() as group:
-        tasks = [group.create_task(each) for each in work]
-    return [task.result() for task in tasks]
-
-
-def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first plain exception of a group: the others followed from its cancellation, or say the same."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
 def accuracy(trajectories: Sequence[Trajectory]) -> float:
     """The share of correct answers, 0 to 1; 0 for no trajectories."""
     return sum(each.correct for each in trajectories) / len(trajectories) if trajectories else 0.0
@@ -187,4 +161,4 @@ def mean_reward(trajectories: Sequence[Trajectory]) -> float:
     """The mean reward, 0 to 1; equal to the accuracy where grades are right or wrong; 0 for no trajectories."""
     if not trajectories:
         return 0.0
-    return sum(each.grade.reward if each.grade else 0.0 for each in trajectories) / len(trajectories)
+    return sum(each.grade.reward for each in trajectories) / len(trajectories)

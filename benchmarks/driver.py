@@ -38,7 +38,7 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.graders.text import exact
 from agentopt_local.grading import Grade
 from agentopt_local.problem import Problem
-from agentopt_local.rollout import Grading, Rollouts, accuracy
+from agentopt_local.rollout import GradedAgent, Rollouts, Solver, accuracy
 from agentopt_local.run.writer import RunDir
 from agentopt_local.sandbox.base import Execution
 from agentopt_local.stage import Stage

@@ -32,7 +32,7 @@ from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
 from agentopt_local.train_state import Decision, TrainState
 from agentopt_local.trainer import Tried, step_row
-from agentopt_local.trajectory import Executed, Step, Trajectory
+from agentopt_local.trajectory import Step, ToolRun, Trajectory
 from agentopt_local.update import ActionCounts, Update
 
 KINDS = ("spell_backward", "polynomial_multiplication", "base_conversion", "count_primes", "caesar_cipher", "calendar")

@@ -5,9 +5,6 @@ from __future__ import annotations
 from agentopt_local.sandbox import ForkServerSandbox, SandboxLimits, open_sandbox
 from ray_jobs.config import SandboxConfig
 
-AGENTS: dict[str, type[FunctionCallingAgent]] = {"function_calling": FunctionCallingAgent, "react": ReactAgent}
-"""Agent classes by their ``agent.kind``."""
-
 
 def sandbox_of(settings: SandboxConfig, preload: tuple[str, ...] = ()) -> ForkServerSandbox:
     """The configured sandbox, to be entered with ``async with``; ``preload`` names modules to import in it."""

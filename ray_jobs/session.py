@@ -15,7 +15,7 @@ from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.models.metered import Ledger, MeteredModel
 from agentopt_local.optimizer import Optimizer
-from agentopt_local.rollout import Progress, Rollouts
+from agentopt_local.rollout import GradedAgent, Progress, Rollouts, Solver
 from agentopt_local.run.metrics import Metrics
 from agentopt_local.run.rows import MetricRow, Role
 from agentopt_local.run.writer import RunDir
@@ -124,14 +124,14 @@ async def open_session(
         observers = Observers(metrics, forecast, progress)
         ledger = Ledger(run_dir, config.budget, observe=observers.on_usage)
         agent_model = MeteredModel(models.agent, "agent", config.model.prices, ledger)
-        agent: Agent = AGENTS[config.agent.kind](agent_model, sandbox, config.agent)
+        solver: Solver = GradedAgent(make_agent(agent_model, sandbox, config.agent), task, sandbox)
         if config.ray.rollout_workers or models.device in HOSTED:
             from ray_jobs.workers import open_workers
 
             solver = await open_workers(config, task, models.agent, ledger, stack) or solver
         admission = admission_of(config, models.agent)
         progress, observe = observers.on_progress, observers.on_rollout
-        rollouts = Rollouts(agent, task, sandbox, run_dir, admission=admission, progress=progress, observe=observe)
+        rollouts = Rollouts(solver, run_dir, admission=admission, progress=progress, observe=observe)
         optimizer = optimizer_of(config, task, sandbox, models, ledger)
         stack.push_async_callback(end_task, asyncio.create_task(follow_engines(models, metrics, forecast)))
         yield Session(
@@ -231,7 +231,7 @@ def open_metrics(
 @asynccontextmanager
 async def open_agent(
     config: RunConfig, progress: Progress, *, model: ChatModel | None = None
-) -> AsyncIterator[FunctionCallingAgent]:
+) -> AsyncIterator[ChatAgent]:
     """Open the configured agent with its sandbox and model, to answer a user's questions.
 
     ``model`` replaces the configured model.
@@ -240,4 +240,4 @@ async def open_agent(
         sandbox = RepeatingSandbox(await stack.enter_async_context(sandbox_of(config.sandbox)))
         if model is None:
             model, _ = await open_model(config.model, config.engine, config, stack, progress)
-        yield AGENTS[config.agent.kind](model, sandbox, config.agent)
+        yield make_agent(model, sandbox, config.agent)

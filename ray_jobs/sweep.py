@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agentopt_local.chat import ChatModel
-from agentopt_local.concurrency import together
 from agentopt_local.errors import AgentOptError, ConfigError, RunDirError
 from agentopt_local.run.files import write_json
 from ray_jobs.commands.running import FAILED, INTERRUPTED, USER_MISTAKE, check_model, interruptible

@@ -23,7 +23,7 @@ from agentopt_local.errors import ConfigError, EngineDeadError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.models.metered import Ledger, Prices
 from agentopt_local.problem import Problem
-from agentopt_local.rollout import Grading
+from agentopt_local.rollout import GradedAgent, Grading, Solver
 from agentopt_local.sandbox.repeating import RepeatingSandbox
 from agentopt_local.tasks.base import Task
 from agentopt_local.trajectory import Trajectory

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
-from agentopt_local.trajectory import Trajectory
+from agentopt_local.trajectory import Attempt
 
 
 class Agent(Protocol):

@@ -8,11 +8,6 @@ from agentopt_local.agents.config import AgentConfig
 from agentopt_local.agents.dialect import CODE, Act, Answering, CodeBlock, Turn
 from agentopt_local.chat import Constraint, Message, ToolCall, ToolSpec
 from agentopt_local.functions import FunctionSet
-from agentopt_local.problem import Problem
-from agentopt_local.record import Record
-from agentopt_local.sandbox.base import Execution, Sandbox
-from agentopt_local.tool_formats import check_arguments
-from agentopt_local.trajectory import Executed, Step, StopReason, Trajectory
 
 # A thought ends with its line: prose that runs into a backtick would have to go on as a block of code. No counted
 # repetitions here: beside the forms of a call they grow llguidance's lexer beyond its limit; tokens are the limit.

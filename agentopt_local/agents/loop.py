@@ -13,8 +13,8 @@ from agentopt_local.agents.dialect import Act, Answering, CodeBlock, Dialect
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest, Message, Sampling, ToolCall, Usage
 from agentopt_local.errors import ContextOverflowError, PromptError
 from agentopt_local.functions import FunctionSet, render_value
+from agentopt_local.problem import Problem
 from agentopt_local.sandbox.base import Execution, Sandbox
-from agentopt_local.task import Problem
 from agentopt_local.tool_formats import check_arguments
 from agentopt_local.trajectory import PYTHON, Attempt, Step, StopReason, ToolRun
 

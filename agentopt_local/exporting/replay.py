@@ -52,7 +52,7 @@ async def replay(
     A function's calls under exactly this set come first, and among them those of attempts that were graded right.
     Calls from before its last revision are tried too, and need not reproduce.
     """
-    calls: dict[str, dict[str, tuple[int, Executed, int]]] = defaultdict(dict)
+    calls: dict[str, dict[str, tuple[int, ToolRun, int]]] = defaultdict(dict)
     for trajectory in rollouts:
         rank = 2 * (trajectory.functions != functions.fingerprint) + (not trajectory.correct)
         for call in trajectory.calls:

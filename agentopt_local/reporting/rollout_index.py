@@ -8,7 +8,7 @@ from typing import Any
 
 from agentopt_local.run.reader import RunFiles
 from agentopt_local.run.rows import RolloutRow
-from agentopt_local.trajectory import Executed, Trajectory
+from agentopt_local.trajectory import ToolRun, Trajectory
 
 Row = dict[str, Any]
 ByProblem = Mapping[str, Trajectory]

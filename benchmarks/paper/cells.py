@@ -12,7 +12,7 @@ from agentopt_local.errors import RunDirError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.graders.numbers import parse_number
 from agentopt_local.problem import Problem
-from agentopt_local.rollout import Progress, Rollouts
+from agentopt_local.rollout import GradedAgent, Progress, Rollouts
 from agentopt_local.run.files import functions_folder, is_run, read_json, write_json
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
@@ -20,7 +20,6 @@ from agentopt_local.train_state import TrainState
 from agentopt_local.trainer import sum_usage
 from agentopt_local.trajectory import Trajectory
 from benchmarks.paper.protocol import Cell
-from ray_jobs.agents import AGENTS
 from ray_jobs.evaluation import tested_functions
 from ray_jobs.open_models import Models
 from ray_jobs.provenance import describe_run

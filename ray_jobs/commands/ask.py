@@ -13,7 +13,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agentopt_local.agents.make import make_agent
 from agentopt_local.errors import ConfigError
+from agentopt_local.trajectory import Trajectory
 from ray_jobs.commands.running import check_model, interruptible
 from ray_jobs.terminal.display import Display
 

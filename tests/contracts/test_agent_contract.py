@@ -24,7 +24,7 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.models.scripted import Script, ScriptedChatModel
 from agentopt_local.problem import Problem
 from agentopt_local.sandbox import Sandbox, open_sandbox
-from agentopt_local.trajectory import Trajectory
+from agentopt_local.trajectory import Attempt
 
 T = TypeVar("T")
 DOUBLE = 'def double(x: int) -> int:\n    """Return twice x."""\n    return 2 * x\n'

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from agentopt_local.run_dir import RunDir
 
 from agentopt_local.actions import header_constraint, parse_header
 from agentopt_local.agents.config import AgentConfig
@@ -18,11 +19,11 @@ from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatModel, ChatRequest, Message
 from agentopt_local.errors import ModelError, ModelOverloadedError, ModelTimeoutError
 from agentopt_local.functions import FunctionSet
-from agentopt_local.grading import Grade, exact
+from agentopt_local.graders.text import exact
+from agentopt_local.grading import Grade
 from agentopt_local.models.openai import OpenAIChatModel
+from agentopt_local.problem import Problem, Split
 from agentopt_local.rollout import GradedAgent, Rollouts
-from agentopt_local.run_dir import RunDir
-from agentopt_local.task import Problem, Split
 from agentopt_local.trajectory import Trajectory
 
 T = TypeVar("T")

@@ -34,7 +34,7 @@ from agentopt_local.optimizer import Optimizer
 from agentopt_local.problem import Problem, Split
 from agentopt_local.sandbox import Sandbox, open_sandbox
 from agentopt_local.train_state import FailedUpdate
-from agentopt_local.trajectory import Executed, Step, Trajectory
+from agentopt_local.trajectory import Step, ToolRun, Trajectory
 from agentopt_local.update import ActionCounts, OptimizerConfig, Update
 
 T = TypeVar("T")

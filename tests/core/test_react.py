@@ -16,7 +16,7 @@ from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.problem import Problem
 from agentopt_local.sandbox.base import Execution
-from agentopt_local.trajectory import Trajectory
+from agentopt_local.trajectory import Attempt
 
 DOUBLE = 'def double(x: int) -> int:\n    """Return twice x."""\n    return 2 * x\n'
 SHOUT = 'def shout(text: str) -> str:\n    """Return text in capitals."""\n    return text.upper()\n'

@@ -31,7 +31,7 @@ from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
 from agentopt_local.train_state import TrainState
 from agentopt_local.trainer import score
-from agentopt_local.trajectory import Executed, Step, Trajectory
+from agentopt_local.trajectory import Step, ToolRun, Trajectory
 from agentopt_local.update import Update
 
 FIRST = 'def twice(x: int) -> int:\n    """Return two times x."""\n    return x + 2\n'

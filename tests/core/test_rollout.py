@@ -18,9 +18,9 @@ from agentopt_local.graders.text import exact
 from agentopt_local.grading import Grade
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.problem import Problem, Split
-from agentopt_local.rollout import MemoryStore, Rollouts, accuracy
+from agentopt_local.rollout import GradedAgent, MemoryStore, Rollouts, accuracy
 from agentopt_local.stage import Stage
-from agentopt_local.trajectory import Trajectory
+from agentopt_local.trajectory import Attempt, Trajectory
 
 PROBLEMS = tuple(Problem(id=f"p{i}", question=f"Question {i}", answer=f"{i}") for i in range(12))
 ONE = FunctionSet.of('def one(x: int) -> int:\n    """Return x."""\n    return x\n')
@@ -134,7 +134,7 @@ def test_the_longest_start_first_and_the_order_of_results_stays() -> None:
     agent = Counting()
 
     async def twice() -> tuple[Trajectory, ...]:
-        rollouts = Rollouts(agent, Numbers(), NO_SANDBOX, MemoryStore(), admission=Admission(1))
+        rollouts = Rollouts(GradedAgent(agent, Numbers(), NO_SANDBOX), MemoryStore(), admission=Admission(1))
         await rollouts.run(ONE, PROBLEMS[:3], seed=0, stage=Stage(part="a"))
         agent.started.clear()
         return await rollouts.run(ONE, PROBLEMS[:5], seed=1, stage=Stage(part="b"))
@@ -276,7 +276,7 @@ def test_cancelling_a_run_cancels_its_rollouts() -> None:
     agent = Solver(lambda number: 30.0)
 
     async def job() -> None:
-        rollouts = Rollouts(agent, Numbers(), NO_SANDBOX, MemoryStore(), admission=Admission(3))
+        rollouts = Rollouts(GradedAgent(agent, Numbers(), NO_SANDBOX), MemoryStore(), admission=Admission(3))
         task = asyncio.create_task(rollouts.run(ONE, PROBLEMS, seed=0, stage=Stage(part="s")))
         await asyncio.sleep(0.05)
         task.cancel()

@@ -22,7 +22,7 @@ from agentopt_local.run.rows import Score, StepRow
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
 from agentopt_local.train_state import Decision, TrainState
-from agentopt_local.trajectory import Executed, Step, Trajectory
+from agentopt_local.trajectory import Step, ToolRun, Trajectory
 from agentopt_local.update import Update
 
 ONE = FunctionSet.of('def one(x: int) -> int:\n    """Return x × 1."""\n    return x\n')

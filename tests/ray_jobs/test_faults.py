@@ -19,7 +19,7 @@ from agentopt_local.graders.text import exact
 from agentopt_local.grading import Grade
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.problem import Problem
-from agentopt_local.rollout import Rollouts
+from agentopt_local.rollout import GradedAgent, Rollouts
 from agentopt_local.run.writer import RunDir
 from agentopt_local.sandbox.base import Execution
 from agentopt_local.sandbox.repeating import MAX_TRIES, RepeatingSandbox
@@ -134,8 +134,8 @@ def test_odd_prompts_are_rolled_out_stored_and_read_again(tmp_path: Path) -> Non
         return f"<answer>{request.messages[-1].content[:50]}1</answer>"
 
     async def roll(run_dir: RunDir, model: ScriptedChatModel) -> tuple[Any, ...]:
-        agent = FunctionCallingAgent(model, Losing(0), AgentConfig())
-        rollouts = Rollouts(agent, AnyText(), Losing(0), run_dir)
+        solver = GradedAgent(make_agent(model, Losing(0), AgentConfig()), AnyText(), Losing(0))
+        rollouts = Rollouts(solver, run_dir)
         return await rollouts.run(FunctionSet(), AnyText().problems("train", 0), seed=0, stage=Stage(part="odd"))
 
     run_dir = RunDir(tmp_path)

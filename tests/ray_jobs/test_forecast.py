@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agentopt_local.chat import Usage
+from agentopt_local.grading import Grade
 from agentopt_local.run.rows import Score, StepRow
 from agentopt_local.stage import Stage
 from agentopt_local.trajectory import Trajectory
