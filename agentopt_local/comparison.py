@@ -7,11 +7,9 @@ from collections.abc import Sequence
 
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
-from agentopt_local.rollout import accuracy, mean_reward
 from agentopt_local.run.report import Comparison, Difference, FunctionResult, KindCounts, Side
 from agentopt_local.statistics import paired_difference, wilson
-from agentopt_local.trainer import sum_usage
-from agentopt_local.trajectory import Trajectory, function_use
+from agentopt_local.trajectory import Trajectory, accuracy, function_use, mean_reward, sum_usage
 
 
 def compare(

@@ -150,15 +150,3 @@ class Rollouts:
         found = await together(one(problems[index]) for index in order)
         by_index = dict(zip(order, found, strict=True))
         return tuple(by_index[index] for index in range(len(problems)))
-
-
-def accuracy(trajectories: Sequence[Trajectory]) -> float:
-    """The share of correct answers, 0 to 1; 0 for no trajectories."""
-    return sum(each.correct for each in trajectories) / len(trajectories) if trajectories else 0.0
-
-
-def mean_reward(trajectories: Sequence[Trajectory]) -> float:
-    """The mean reward, 0 to 1; equal to the accuracy where grades are right or wrong; 0 for no trajectories."""
-    if not trajectories:
-        return 0.0
-    return sum(each.grade.reward for each in trajectories) / len(trajectories)

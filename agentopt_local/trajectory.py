@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from agentopt_local.chat import Message, Usage
+from agentopt_local.functions import FunctionSet
 from agentopt_local.grading import Grade
 from agentopt_local.record import Record
 
@@ -111,3 +112,26 @@ def function_use(name: str, trajectories: Sequence[Trajectory]) -> dict[str, int
         "problems": len(users),
         "solved": sum(each.correct for each in users),
     }
+
+
+def sum_usage(trajectories: Sequence[Trajectory]) -> Usage:
+    """Tokens of all trajectories."""
+    return sum((each.usage for each in trajectories), Usage())
+
+
+def used_functions(functions: FunctionSet, trajectories: Sequence[Trajectory]) -> FunctionSet:
+    """Only the functions that were called without error at least once in ``trajectories``, including from code."""
+    names = (name for name in functions.names if any(each.used(name, without_error=True) for each in trajectories))
+    return functions.keeping(frozenset(names))
+
+
+def accuracy(trajectories: Sequence[Trajectory]) -> float:
+    """The share of correct answers, 0 to 1; 0 for no trajectories."""
+    return sum(each.correct for each in trajectories) / len(trajectories) if trajectories else 0.0
+
+
+def mean_reward(trajectories: Sequence[Trajectory]) -> float:
+    """The mean reward, 0 to 1; equal to the accuracy where grades are right or wrong; 0 for no trajectories."""
+    if not trajectories:
+        return 0.0
+    return sum(each.grade.reward for each in trajectories) / len(trajectories)

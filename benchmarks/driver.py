@@ -38,10 +38,11 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.graders.text import exact
 from agentopt_local.grading import Grade
 from agentopt_local.problem import Problem
-from agentopt_local.rollout import GradedAgent, Rollouts, Solver, accuracy
+from agentopt_local.rollout import GradedAgent, Rollouts, Solver
 from agentopt_local.run.writer import RunDir
 from agentopt_local.sandbox.base import Execution
 from agentopt_local.stage import Stage
+from agentopt_local.trajectory import accuracy
 
 SIZES = (100, 1_000, 10_000, 50_000)
 MIN_TURNS_PER_S = 2_000

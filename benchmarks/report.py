@@ -30,8 +30,8 @@ from agentopt_local.problem import Problem
 from agentopt_local.run.report import Report
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
+from agentopt_local.steps import Tried, step_row
 from agentopt_local.train_state import Decision, TrainState
-from agentopt_local.trainer import Tried, step_row
 from agentopt_local.trajectory import Step, ToolRun, Trajectory
 from agentopt_local.update import ActionCounts, Update
 

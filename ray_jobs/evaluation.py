@@ -16,7 +16,7 @@ from agentopt_local.run.rows import MetricRow, Role
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
 from agentopt_local.train_state import TrainState
-from agentopt_local.trainer import sum_usage, used_functions
+from agentopt_local.trajectory import sum_usage, used_functions
 from ray_jobs.config import RunConfig
 from ray_jobs.session import Session, open_session
 

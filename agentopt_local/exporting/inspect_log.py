@@ -15,10 +15,8 @@ from agentopt_local.errors import ConfigError
 from agentopt_local.exporting.learned import Provenance
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
-from agentopt_local.rollout import accuracy
 from agentopt_local.statistics import wilson
-from agentopt_local.trainer import sum_usage
-from agentopt_local.trajectory import Step, Trajectory
+from agentopt_local.trajectory import Step, Trajectory, accuracy, sum_usage
 
 SCORER = "agentopt_grade"
 LIMITS: dict[str, Literal["turn", "token", "context"]] = {

@@ -17,8 +17,7 @@ from agentopt_local.run.files import functions_folder, is_run, read_json, write_
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
 from agentopt_local.train_state import TrainState
-from agentopt_local.trainer import sum_usage
-from agentopt_local.trajectory import Trajectory
+from agentopt_local.trajectory import Trajectory, sum_usage
 from benchmarks.paper.protocol import Cell
 from ray_jobs.evaluation import tested_functions
 from ray_jobs.open_models import Models

@@ -31,14 +31,14 @@ from agentopt_local.models.openai import OpenAIChatModel
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.problem import Problem, Split
-from agentopt_local.rollout import GradedAgent, MemoryStore, Rollouts, RolloutStore, accuracy
+from agentopt_local.rollout import GradedAgent, MemoryStore, Rollouts, RolloutStore
 from agentopt_local.run.rows import StepRow
 from agentopt_local.run.writer import RunDir
 from agentopt_local.sandbox import Sandbox, open_sandbox
 from agentopt_local.tasks.jsonl import JsonlTask
 from agentopt_local.train_state import FailedUpdate, TrainerConfig, TrainState
 from agentopt_local.trainer import Trainer
-from agentopt_local.trajectory import Attempt, Executed, Step, ToolRun, Trajectory
+from agentopt_local.trajectory import Attempt, Executed, Step, ToolRun, Trajectory, accuracy
 from agentopt_local.update import OptimizerConfig, Update
 
 T = TypeVar("T")

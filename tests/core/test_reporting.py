@@ -29,8 +29,8 @@ from agentopt_local.run.report import Report
 from agentopt_local.run.rows import StepRow
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
+from agentopt_local.steps import score
 from agentopt_local.train_state import TrainState
-from agentopt_local.trainer import score
 from agentopt_local.trajectory import Step, ToolRun, Trajectory
 from agentopt_local.update import Update
 

@@ -18,9 +18,9 @@ from agentopt_local.graders.text import exact
 from agentopt_local.grading import Grade
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.problem import Problem, Split
-from agentopt_local.rollout import GradedAgent, MemoryStore, Rollouts, accuracy
+from agentopt_local.rollout import GradedAgent, MemoryStore, Rollouts
 from agentopt_local.stage import Stage
-from agentopt_local.trajectory import Attempt, Trajectory
+from agentopt_local.trajectory import Attempt, Trajectory, accuracy
 
 PROBLEMS = tuple(Problem(id=f"p{i}", question=f"Question {i}", answer=f"{i}") for i in range(12))
 ONE = FunctionSet.of('def one(x: int) -> int:\n    """Return x."""\n    return x\n')

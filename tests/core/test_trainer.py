@@ -22,9 +22,10 @@ from agentopt_local.optimizer import Optimizer
 from agentopt_local.problem import Problem, Split
 from agentopt_local.rollout import GradedAgent, MemoryStore, Rollouts
 from agentopt_local.run.rows import StepRow
+from agentopt_local.steps import batch_of
 from agentopt_local.train_state import PRESETS, FailedUpdate, TrainerConfig, TrainState
-from agentopt_local.trainer import Proposer, Trainer, batch_of, used_functions
-from agentopt_local.trajectory import Attempt, Step, ToolRun, Trajectory
+from agentopt_local.trainer import Proposer, Trainer
+from agentopt_local.trajectory import Attempt, Step, ToolRun, Trajectory, used_functions
 from agentopt_local.update import ActionCounts, OptimizerConfig, Update
 
 PROBLEMS = tuple(Problem(id=f"p{i}", question=f"Question {i}", answer=f"answer {i}", kind="k") for i in range(10))

@@ -1,0 +1,122 @@
+"""What a training step is made of, as pure functions: its problems, candidates and row, and the state after it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agentopt_local.chat import Usage
+from agentopt_local.functions import FunctionSet
+from agentopt_local.problem import Problem
+from agentopt_local.run.rows import ActionRow, CandidateRow, Fingerprints, Score, StepRow, StepTokens
+from agentopt_local.seeds import derive
+from agentopt_local.train_state import Decision, FailedUpdate, TrainState
+from agentopt_local.trajectory import Trajectory, accuracy, mean_reward, sum_usage
+from agentopt_local.update import Update
+
+
+@dataclass(frozen=True)
+class Tried:
+    """An update, or a part of one, and its rollouts on the step's problems."""
+
+    candidate: int
+    """The candidate that it belongs to."""
+    update: Update
+    after: Sequence[Trajectory]
+
+
+def step_row(
+    state: TrainState,
+    decision: Decision,
+    best_first: Sequence[Tried],
+    *,
+    spent: Update,
+    before: Sequence[Trajectory],
+    seconds: float,
+) -> StepRow:
+    """The row of the step after ``state``; ``spent`` has the counts and tokens of all of its candidates."""
+    best = best_first[0]
+    return StepRow(
+        step=state.step + 1,
+        decision=decision,
+        actions=tuple(
+            ActionRow(kind=each.kind, name=getattr(each, "name", None), matches=matches)
+            for each, matches in zip(best.update.actions, best.update.matches, strict=True)
+        ),
+        before=score(before),
+        after=score(best.after),
+        candidates=tuple(
+            CandidateRow(
+                actions=each.update.summaries(),
+                accuracy=round(accuracy(each.after), 6),
+                reward=round(mean_reward(each.after), 6),
+            )
+            for each in best_first
+        ),
+        candidate=best.candidate,
+        functions=(best.update.functions if decision == "accepted" else state.functions).names,
+        fingerprint=Fingerprints(before=state.functions.fingerprint, after=best.update.functions.fingerprint),
+        counts=spent.counts,
+        tokens=StepTokens(optimizer=spent.usage, rollouts=sum((sum_usage(each.after) for each in best_first), Usage())),
+        seconds=round(seconds, 2),
+    )
+
+
+def after_step(state: TrainState, decision: Decision, update: Update, row: StepRow) -> TrainState:
+    """The state after a step that decided on ``update``."""
+    common = {
+        "step": row.step,
+        "counts": state.counts + row.counts,
+        "usage": state.usage + row.tokens.optimizer,
+    }
+    if decision == "accepted":
+        accepted = {"functions": update.functions, "accepted": state.accepted + 1, "idle": 0, "failures": ()}
+        return state.model_copy(update={**common, **accepted})
+    failures = state.failures
+    if decision == "rolled_back":
+        failed = FailedUpdate(
+            step=row.step,
+            actions=update.summaries(),
+            functions=update.functions,
+            accuracy=row.after.accuracy,
+            accuracy_before=row.before.accuracy,
+        )
+        failures = (*failures, failed)
+    return state.model_copy(update={**common, "idle": state.idle + 1, "failures": failures})
+
+
+def distinct(updates: Sequence[Update], functions: FunctionSet) -> list[int]:
+    """The candidates whose code differs from that of earlier ones and of ``functions``; the first if none does."""
+    known = {code(functions)}
+    found = []
+    for number, each in enumerate(updates):
+        if (key := code(each.functions)) not in known:
+            known.add(key)
+            found.append(number)
+    return found or [0]
+
+
+def code(functions: FunctionSet) -> frozenset[str]:
+    """What a set does, whatever its comments, docstrings, formatting and order."""
+    return frozenset(function.normalized() for function in functions.each())
+
+
+def batch_of(problems: Sequence[Problem], size: int | None, seed: int, step: int) -> tuple[Problem, ...]:
+    """The problems of one step: a pure function of the seed and the step. Each epoch's batches cover all problems."""
+    if size is None or size >= len(problems):
+        return tuple(problems)
+    per_epoch = -(-len(problems) // size)
+    epoch, index = divmod(step, per_epoch)
+    order = random.Random(derive(seed, "batch", epoch)).sample(list(problems), len(problems))
+    return tuple(order[index * size : (index + 1) * size])
+
+
+def score(trajectories: Sequence[Trajectory]) -> Score:
+    """How a set did on a step's problems."""
+    return Score(
+        accuracy=round(accuracy(trajectories), 6),
+        reward=round(mean_reward(trajectories), 6),
+        n=len(trajectories),
+        solved=tuple(each.problem_id for each in trajectories if each.correct),
+    )
