@@ -11,7 +11,7 @@ from agentopt_local import __version__
 from agentopt_local.errors import AgentOptError, ConfigError, RunDirError
 from ray_jobs.commands import ask, doctor, export, grade, jobs, model_files, report, serve_mcp, show, watch
 from ray_jobs.commands.running import FAILED, INTERRUPTED, USER_MISTAKE
-from ray_jobs.terminal.text import error_line
+from ray_jobs.terminal.printing import error_line
 
 COMMANDS = (jobs, show, report, watch, grade, ask, export, serve_mcp, doctor, model_files)
 """The modules with commands, in the order of ``agentopt --help``. Importing them loads nothing heavy."""

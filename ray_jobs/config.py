@@ -146,7 +146,7 @@ def with_budget(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
         if not key.startswith("budget."):
             raise ConfigError(f"--{key}: a run is resumed with its own settings; only its budget can be changed")
         set_key(values, key, value)
-    return build(values, "the run's config.json", {key: f"--{key}" for key, _ in parse_overrides(overrides)})
+    return build(values, "the run's settings", {key: f"--{key}" for key, _ in parse_overrides(overrides)})
 
 
 def explain(error: ValidationError, source: str, origin: dict[str, str]) -> str:

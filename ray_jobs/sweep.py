@@ -30,7 +30,7 @@ from ray_jobs.grid import load_sweep, open_folder, over_seeds, run_sweep, table_
 from ray_jobs.open_models import Models
 from ray_jobs.session import task_of
 from ray_jobs.terminal.display import Display
-from ray_jobs.terminal.text import error_line
+from ray_jobs.terminal.printing import error_line
 
 DESCRIPTION = "Train a grid of settings on shared engines and print one table."
 

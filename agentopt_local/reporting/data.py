@@ -15,7 +15,7 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Split
 from agentopt_local.reporting.history import final_functions, function_rows
 from agentopt_local.reporting.rollout_index import chunked, first_index, index, rollout_detail
-from agentopt_local.reporting.settings import toml_text
+from agentopt_local.reporting.settings_toml import toml_text
 from agentopt_local.run.reader import RunFiles
 from agentopt_local.run.report import Comparison
 from agentopt_local.run.rows import MetricRow, Score, StepRow

@@ -23,7 +23,7 @@ from ray_jobs.commands.running import interruptible
 from ray_jobs.open_models import Models, open_models
 from ray_jobs.session import task_of
 from ray_jobs.terminal.display import Display
-from ray_jobs.terminal.text import error_line
+from ray_jobs.terminal.printing import error_line
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -70,8 +70,8 @@ def run_export(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def export_json(run: Path, learned: Learned, output: Path, form: str, name: str | None, *, force: bool) -> None:
     """Write tool definitions, or the entry with which a client starts the MCP server."""
-    from agentopt_local.exporting.output import write_file
     from agentopt_local.exporting.tool_json import anthropic_tools, openai_tools
+    from agentopt_local.exporting.writing import write_file
 
     value: Any
     if form == "mcp":
@@ -87,9 +87,9 @@ def export_json(run: Path, learned: Learned, output: Path, form: str, name: str 
 
 def export_python(run: Path, learned: Learned, output: Path, name: str | None, *, force: bool) -> Path:
     """Write the package, with the recorded calls that reproduce as its tests."""
-    from agentopt_local.exporting.output import check_output, new_folder
     from agentopt_local.exporting.package import check_name, default_name, replay_text, write_package
     from agentopt_local.exporting.replay import replay
+    from agentopt_local.exporting.writing import check_output, new_folder
     from agentopt_local.run.reader import read_rollouts
     from ray_jobs.agents import sandbox_of
     from ray_jobs.runs import read_config
@@ -117,7 +117,7 @@ def export_inspect(run: Path, learned: Learned, output: Path, *, force: bool) ->
     They contain the problems that have a rollout on both sides. Raises ConfigError if there are none.
     """
     from agentopt_local.exporting import inspect_log
-    from agentopt_local.exporting.output import check_output, new_folder
+    from agentopt_local.exporting.writing import check_output, new_folder
     from agentopt_local.functions import FunctionSet
     from agentopt_local.run.reader import read_meta, read_rollouts
     from ray_jobs.runs import read_config
@@ -155,7 +155,7 @@ def export_inspect(run: Path, learned: Learned, output: Path, *, force: bool) ->
 
 def run_import(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt import PATH --output SET``."""
-    from agentopt_local.exporting.output import check_output, new_folder
+    from agentopt_local.exporting.writing import check_output, new_folder
     from agentopt_local.update import OptimizerConfig
     from ray_jobs.config import SandboxConfig
     from ray_jobs.start_functions import load_functions

@@ -13,8 +13,8 @@ from agentopt_local.problem import Split
 from agentopt_local.run.report import Report
 from agentopt_local.run.writer import RunDir
 from ray_jobs.terminal.display import Display
+from ray_jobs.terminal.printing import error_line, report_text
 from ray_jobs.terminal.run_log import log_to, stop_logging
-from ray_jobs.terminal.text import error_line, report_text
 
 if TYPE_CHECKING:
     from ray_jobs.config import RunConfig

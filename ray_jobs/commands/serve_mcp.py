@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agentopt_local.errors import ConfigError
+from agentopt_local.run.files import is_run
 from ray_jobs.commands.running import interruptible
 
 
@@ -41,7 +42,7 @@ def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
     mcp_server.check_installed()
     path: Path = arguments.path
-    if (path / "config.json").is_file():
+    if is_run(path):
         config = read_config(path)
         functions, settings, timeout_s = read_learned(path).functions, config.sandbox, config.agent.timeout_s
     else:

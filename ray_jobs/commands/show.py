@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.terminal.text import functions_diff, report_text
+from ray_jobs.terminal.printing import functions_diff, report_text
 
 
 def add_commands(subparsers: Any) -> None:

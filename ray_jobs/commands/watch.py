@@ -13,7 +13,7 @@ from agentopt_local.run.report import Report
 from agentopt_local.run.rows import MetricRow
 from agentopt_local.run.tail import RunTail
 from ray_jobs.terminal.display import Display
-from ray_jobs.terminal.text import report_text
+from ray_jobs.terminal.printing import report_text
 
 POLL_S = 1.0
 

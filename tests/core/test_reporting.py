@@ -23,7 +23,7 @@ from agentopt_local.problem import Problem
 from agentopt_local.reporting.data import run_page
 from agentopt_local.reporting.html import report_html
 from agentopt_local.reporting.rollout_index import CHUNK
-from agentopt_local.reporting.settings import toml_text
+from agentopt_local.reporting.settings_toml import toml_text
 from agentopt_local.run.reader import read_run
 from agentopt_local.run.report import Report
 from agentopt_local.run.rows import StepRow
