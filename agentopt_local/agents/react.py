@@ -160,7 +160,7 @@ def input_of(text: str, start: int) -> str:
 
 
 def code_of(given: str) -> str:
-    """The code in an interpreter's input: in a fence, as a JSON string, or as it stands."""
+    """The code in an interpreter's input: in a fence, as a JSON string, or bare."""
     if block := FENCE.match(given):
         return block[1]
     value = json_prefix(given)
