@@ -6,7 +6,6 @@ import importlib
 import pkgutil
 import re
 from typing import Any
-from urllib.parse import unquote
 
 from agentopt_local import tasks
 from agentopt_local.errors import ConfigError
@@ -73,7 +72,7 @@ def public_spec(spec: str) -> str:
 
 def _without_folders(argument: str) -> str:
     path, mark, options = argument.partition("?")
-    if re.search(r"[/\\]", unquote(options)):  # the question mark is part of the path
+    if re.search(r"[/\\]", options):  # the question mark is part of the path
         path, mark, options = argument, "", ""
     return f"{path if _HUB_DATA_SET.fullmatch(path) else _last_part(path)}{mark}{options}"
 

@@ -1,4 +1,4 @@
-"""Splits by content, and the spec of a task."""
+"""Splits by content."""
 
 import random
 
@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from agentopt_local.errors import ConfigError
 from agentopt_local.problem import SPLITS, Problem, check_request, content_key, round_robin, split_of
-from agentopt_local.spelling import did_you_mean
-from agentopt_local.tasks.catalog import load_task
 
 
 def test_a_key_is_of_the_content() -> None:
@@ -50,28 +48,8 @@ def test_round_robin_passes_over_ended_streams() -> None:
     assert [problem.id for problem in merged] == ["a0", "b0", "c0", "a1", "c1", "a2"]
 
 
-def test_the_nearest_name_is_offered() -> None:
-    assert did_you_mean("valdation", SPLITS) == " (did you mean 'validation'?)"
-    assert did_you_mean("xyz", SPLITS) == ""
-
-
 def test_a_request_is_checked() -> None:
     with pytest.raises(ConfigError, match=r"'tset' is not known \(did you mean 'test'\?\)"):
         check_request("tset", 3)
     with pytest.raises(ConfigError, match="n = -1"):
         check_request("test", -1)
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("reasoning_gim:gcd", r"did you mean 'reasoning_gym'.*reasoning_gym:NAME\[,NAME...\] or jsonl:PATH"),
-        ("json:data", "did you mean 'jsonl'"),
-        ("reasoning_gym", "Write it as"),
-        ("jsonl: ", "Write it as"),
-        ("", "Write it as"),
-    ],
-)
-def test_a_wrong_spec_says_how_to_write_it(spec: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        load_task(spec)
