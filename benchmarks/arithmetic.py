@@ -25,8 +25,8 @@ from agentopt_local.sandbox import open_sandbox
 from agentopt_local.statistics import paired_difference, wilson
 from agentopt_local.task import load_task
 from benchmarks.hosting import Meter, hosted
-from serving.config import EngineConfig
 from serving.cpu import KERNEL_VARIABLE
+from serving.engine_config import EngineConfig
 
 ARMS: dict[str, tuple[dict[str, Any], str | None]] = {
     "bfloat16": ({"dtype": "bfloat16", "quantization": "none"}, None),

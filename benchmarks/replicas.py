@@ -29,7 +29,7 @@ from agentopt_local.sandbox import open_sandbox
 from agentopt_local.task import load_task
 from benchmarks.hosting import Meter, MoreTurns, PacedModel
 from benchmarks.rollouts import TASK
-from serving.config import EngineConfig, HostedModel
+from serving.engine_config import EngineConfig, HostedModel
 
 MIN_EFFICIENCY = 0.9
 

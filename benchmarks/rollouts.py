@@ -28,7 +28,7 @@ from agentopt_local.rollout import MemoryStore, Rollouts
 from agentopt_local.sandbox import open_sandbox
 from agentopt_local.task import load_task
 from benchmarks.hosting import Barrier, Meter, MoreTurns, ceiling, hosted
-from serving.config import EngineConfig
+from serving.engine_config import EngineConfig
 
 TASK = "reasoning_gym:base_conversion,spell_backward,polynomial_multiplication"
 

@@ -18,7 +18,7 @@ from agentopt_local.optimizer import OptimizerConfig
 from agentopt_local.record import Record
 from agentopt_local.trainer import PRESETS, TrainerConfig
 from ray_jobs.model_config import ModelConfig
-from serving.config import EngineConfig
+from serving.engine_config import EngineConfig
 
 
 class TaskConfig(Record):

@@ -33,8 +33,8 @@ from ray_jobs.agents import AGENTS, sandbox_of
 from ray_jobs.config import RunConfig
 from ray_jobs.forecast import Forecast
 from ray_jobs.model_config import ModelConfig
-from serving.config import EngineConfig
-from serving.facts import EngineFacts, Pulse
+from serving.engine_config import EngineConfig
+from serving.facts import EngineCounters, EngineFacts
 
 log = logging.getLogger(__name__)
 PACKAGES = (
@@ -175,15 +175,15 @@ async def open_session(
 
 async def beats(models: Models, metrics: Metrics, forecast: Forecast) -> None:
     """Tell how far the engines are, from the first second on and although no answer comes."""
-    pools = {id(model): model for model in (models.agent, models.optimizer) if hasattr(model, "pulse")}.values()
-    first: Pulse | None = None
+    pools = {id(model): model for model in (models.agent, models.optimizer) if hasattr(model, "counters")}.values()
+    first: EngineCounters | None = None
     while True:
         await asyncio.sleep(BEAT_S)
-        told = [pulse for pool in pools if (pulse := await pool.pulse()) is not None]
+        told = [counters for pool in pools if (counters := await pool.counters()) is not None]
         if len(told) < len(pools) or not told:
             metrics.beat()
             continue
-        now = sum(told, Pulse())
+        now = sum(told, EngineCounters())
         # What joined engines did before this run, and what a restarted one has forgotten, is no work of ours.
         first = now if first is None or now.steps < first.steps else first
         engines = (now.prompt_tokens - first.prompt_tokens, now.completion_tokens - first.completion_tokens)

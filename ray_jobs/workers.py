@@ -26,7 +26,7 @@ from agentopt_local.task import Problem, Task
 from agentopt_local.trajectory import Trajectory
 from ray_jobs.agents import AGENTS, sandbox_of
 from ray_jobs.config import RunConfig
-from serving.actor import Life, PooledActor
+from serving.actor import Incarnation, PooledActor
 from serving.actor_pool import MAX_IN_FLIGHT, ActorPool
 from serving.pool import EnginePool
 
@@ -42,7 +42,7 @@ class WorkerActor(PooledActor):
         self._opening = asyncio.Lock()
         self._agent: Grading | None = None
 
-    async def ready(self) -> Life:
+    async def ready(self) -> Incarnation:
         """Once sandbox and engines can be used. Raises ConfigError, EngineDeadError or SandboxError if they cannot."""
         await self._open()
         return await super().ready()
@@ -76,7 +76,7 @@ class RolloutWorkers(ActorPool):
         """One graded attempt. Raises what the worker raises, BudgetError, and EngineDeadError if no worker is left."""
         self.ledger.check()
         try:
-            trajectory = await self.ask("solve", problem, functions, seed, what=f"an attempt at {problem.id}")
+            trajectory = await self.call("solve", problem, functions, seed, what=f"an attempt at {problem.id}")
         except asyncio.CancelledError:
             self.ledger.add("agent", Usage(), 0.0, lost=True)
             raise
@@ -124,7 +124,7 @@ async def open_workers(
     nodes = worker_nodes(count)
     if not nodes:
         return None
-    opened = partial(grading_agent, config, task, model.elsewhere())
+    opened = partial(grading_agent, config, task, model.connector())
     remote = ray.remote(WorkerActor)
     actors = [
         remote.options(

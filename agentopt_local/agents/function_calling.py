@@ -17,7 +17,7 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.record import Record
 from agentopt_local.sandbox.base import Execution, Sandbox
 from agentopt_local.task import Problem
-from agentopt_local.tool_formats import check_arguments
+from agentopt_local.tool_calls import check_arguments
 from agentopt_local.trajectory import Executed, Step, StopReason, Trajectory
 
 CODE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)

@@ -18,7 +18,7 @@ from agentopt_local.agents.function_calling import render_value
 from agentopt_local.errors import ConfigError, SandboxError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.sandbox.base import Sandbox
-from agentopt_local.tool_formats import check_arguments
+from agentopt_local.tool_calls import check_arguments
 
 log = logging.getLogger(__name__)
 HOST = "127.0.0.1"

@@ -18,7 +18,7 @@ from agentopt_local.sandbox import selftest
 from agentopt_local.sandbox.base import Execution, SandboxLimits
 from agentopt_local.sandbox.connection import Reply
 from agentopt_local.sandbox.decode import to_execution
-from agentopt_local.sandbox.workers import WorkerPool
+from agentopt_local.sandbox.worker_pool import WorkerPool
 from agentopt_local.sandbox.zygote.frames import MAX_REQUEST_BYTES
 
 _LOG = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from agentopt_local.sandbox.repeating import MAX_TRIES, RepeatingSandbox
 from agentopt_local.task import Problem
 from benchmarks import faults
 from benchmarks.scripted import NotingModel, config_in
-from serving.config import HostedModel
+from serving.engine_config import HostedModel
 
 pytestmark = [
     # Ray warns about itself

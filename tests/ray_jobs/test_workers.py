@@ -19,7 +19,7 @@ from benchmarks.scripted import DOUBLE, REVERSE, NotingModel, brain, config_in
 from ray_jobs.config import RunConfig
 from ray_jobs.session import Session, open_session
 from ray_jobs.train import new_run
-from serving.config import EngineConfig, HostedModel
+from serving.engine_config import EngineConfig, HostedModel
 
 pytestmark = [
     pytest.mark.usefixtures("cluster"),
