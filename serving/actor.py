@@ -42,7 +42,7 @@ class PooledActor:
         """End this process, so that Ray starts the next, but only if it still is ``incarnation``.
 
         Several pools (jobs, rollout workers) may see the same failure. The id keeps a late report from ending the
-        process that has already replaced the failed one.
+        process that has already replaced the failed one. Ray ends the process's children, such as an engine core, too.
         """
         if incarnation == self.incarnation:
             os._exit(1)

@@ -185,6 +185,7 @@ class Engine:
         )
 
     def _structured_outputs(self, request: ChatRequest) -> Any:
+        """The request's constraint as vLLM takes it; ``turn`` becomes a grammar in the model's own tool format."""
         from vllm.sampling_params import StructuredOutputsParams
 
         constraint = request.constraint
