@@ -1,9 +1,9 @@
 """The optimizer's four actions, and the grammars under which they are sampled.
 
-An action is sampled in two phases that share their prompt: a header (which action, on which function) and, for
-add and revise, the function's raw source. Code inside a JSON string is where small models fail, so the source is
-never JSON. Both grammars are built from the present function set with outlines types: a name that does not exist
-cannot be revised or removed, a name that exists cannot be added.
+An action is sampled in two phases of one conversation: a header (which action, on which function) and, for add and
+revise, the function's source. Small models fail at writing code inside a JSON string, so the source is raw Python. Both
+grammars are built with outlines types from the current function set: a name that does not exist cannot be revised or
+removed, and a name that exists cannot be added.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ Arguments = dict[str, Any]
 
 
 class AddFunction(Record):
-    """Put a new function at the end of the set."""
+    """Add a new function at the end of the set."""
 
     kind: Literal["add_function"] = "add_function"
     function: Function
     examples: tuple[Arguments, ...] = ()
-    """Arguments that the function is tried with before it is admitted."""
+    """Arguments of the function's trials."""
 
     @property
     def name(self) -> str:
-        """The name of the function that the action is about."""
+        """The function's name."""
         return self.function.name
 
     def apply(self, functions: FunctionSet) -> FunctionSet:
-        """The set with the function. Raises FunctionError if the name is taken."""
+        """The set with the function added. Raises FunctionError if the name is taken."""
         return functions.adding(self.function)
 
 
@@ -50,7 +50,7 @@ class ReviseFunction(Record):
 
     @property
     def name(self) -> str:
-        """The name of the function that the action is about."""
+        """The function's name."""
         return self.function.name
 
     def apply(self, functions: FunctionSet) -> FunctionSet:
@@ -59,7 +59,7 @@ class ReviseFunction(Record):
 
 
 class RemoveFunction(Record):
-    """Take a function out of the set."""
+    """Remove a function from the set."""
 
     kind: Literal["remove_function"] = "remove_function"
     name: str
@@ -84,13 +84,13 @@ ActionKind = Literal["add_function", "revise_function", "remove_function", "term
 
 
 class Header(Record):
-    """The first phase of an action: what to do, with which function."""
+    """The first phase of an action: what to do with which function."""
 
     action: ActionKind
     name: str = ""
 
     def check(self, functions: FunctionSet) -> None:
-        """Raise FunctionError if the header is not legal on ``functions`` (a grammar rules that out)."""
+        """Raise FunctionError if the header is not legal for ``functions``, which the grammar rules out."""
         if self.action == "add_function":
             if self.name in functions or not self.name.isidentifier() or self.name in RESERVED:
                 raise FunctionError(f"a new function cannot be called {self.name!r}; it is taken or reserved")
@@ -101,7 +101,7 @@ class Header(Record):
 RESERVED = (
     frozenset(keyword.kwlist) | frozenset(name for name in dir(builtins) if not name.startswith("_")) | {"python"}
 )
-"""Names that no new function may have: keywords, built-ins, and the interpreter's tool name."""
+"""Names that no new function may have: keywords, built-ins, and the name of the code interpreter's tool."""
 
 HEADER_GRAMMAR = r"""
 start: {alternatives}
@@ -131,7 +131,7 @@ PARAM: /[a-z][a-z0-9_]{{0,29}}/ & ~/({keywords})/
 
 
 def header_type(functions: FunctionSet) -> CFG:
-    """The outlines type of a header that is legal on ``functions``."""
+    """The outlines type of a header that is legal for ``functions``."""
     names = functions.names
     chosen = ["add", "revise", "remove", "terminate"] if names else ["add", "terminate"]
     return CFG(
@@ -144,14 +144,14 @@ def header_type(functions: FunctionSet) -> CFG:
 
 
 def source_type(name: str, max_lines: int = 40, *, one_text: bool = False) -> CFG:
-    """The outlines type of the source of a function called ``name``: its first line is fixed as far as it is known.
+    """The outlines type of the source of a function called ``name``. ``one_text``: its only parameter is a str.
 
-    Typed, non-variadic parameters and a docstring are in the grammar, and so is the indentation; the statements
-    are free text, checked by ``compile`` afterwards, because a grammar that knows less Python than the model bends
-    what it writes. A docstring opens in one of two ways: begun freely it tells what the code does, and an agent does
-    not recognise its problems in it. Fences are allowed, since models that may not close one do not know how to end;
-    lines of nothing but comment are not, since that is what they then fill the budget with. ``one_text``: the one
-    parameter is a str.
+    The grammar fixes the name, typed non-variadic parameters, a docstring and the indentation. Statements are free
+    text, checked by ``compile`` afterwards: a grammar that covers less Python than the model knows distorts what it
+    writes. The docstring must open in one of two ways. Otherwise it describes what the code does ("Reverse a string"),
+    and an agent does not recognize its problem ("Spell this word backward") in it. A fence is allowed because a model
+    that cannot close one does not know how to end, and it would fill the budget with comments, so lines that hold only
+    a comment are not. The closing fence may include a line break: Qwen's tokenizer has one token for both.
     """
     keywords = "|".join(sorted(keyword.kwlist))
     parameters = 'PARAM ": str"' if one_text else "[params]"
@@ -159,7 +159,7 @@ def source_type(name: str, max_lines: int = 40, *, one_text: bool = False) -> CF
 
 
 def examples_type(function: Function, n: int) -> JsonSchema:
-    """The outlines type of ``n`` sets of arguments: ``{"problem_1": {...}, ...}``, each valid for ``function``."""
+    """The outlines type of ``n`` sets of arguments for ``function``: ``{"problem_1": {...}, ...}``."""
     keys = [f"problem_{i + 1}" for i in range(n)]
     return JsonSchema(
         {
@@ -172,7 +172,11 @@ def examples_type(function: Function, n: int) -> JsonSchema:
 
 
 def header_constraint(functions: FunctionSet) -> Constraint:
-    """:func:`header_type` as a constraint for a request, with the nearest schema for models that take no grammars."""
+    """:func:`header_type` as a constraint for a request.
+
+    It also carries the closest JSON schema, for endpoints that do not accept grammars. What a schema cannot express,
+    such as which names exist, is checked by :func:`parse_header`.
+    """
     kinds = list(get_args(ActionKind)) if functions.names else ["add_function", "terminate"]
     schema = {
         "type": "object",
@@ -184,7 +188,7 @@ def header_constraint(functions: FunctionSet) -> Constraint:
 
 
 def parse_header(text: str, functions: FunctionSet) -> Header:
-    """The header in ``text``. Raises FunctionError if it is not one, or not legal on ``functions``."""
+    """The header in ``text``. Raises FunctionError if there is none, or it is not legal for ``functions``."""
     start, end = text.find("{"), text.rfind("}")
     try:
         fields = json.loads(text[start : end + 1])

@@ -1,7 +1,7 @@
-"""Functions as learnable parameters: values derived from nothing but their Python source.
+"""Functions as learnable parameters: values defined by their Python source alone.
 
-A function's name, description and JSON schema are read from its source, so they cannot disagree with it.
-Nothing here executes the source.
+A function's name, description and JSON schema are read from its source, so they cannot contradict it. Nothing here
+executes the source.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from agentopt_local.source import RUNTIME_HEADER, function_node, imports_of, sch
 
 
 class Function(Record):
-    """One function that an agent may call, given by its source.
+    """One function that an agent may call.
 
-    The source holds one top-level ``def`` (imports may stand above it) with typed, non-variadic parameters and a
-    docstring. Anything else raises FunctionError with a text that an optimizer can act on.
+    The source is one top-level ``def`` with typed, non-variadic parameters and a docstring; imports may precede it.
+    Anything else raises FunctionError with a message that an optimizer can act on.
     """
 
     source: str
@@ -64,7 +64,7 @@ class Function(Record):
 
     @property
     def imports(self) -> frozenset[str]:
-        """Top-level packages that any ``import`` statement in the source names."""
+        """Top-level packages that the source imports anywhere."""
         return imports_of(ast.parse(self.source))
 
     def tool_spec(self) -> ToolSpec:
@@ -72,7 +72,7 @@ class Function(Record):
         return ToolSpec(name=self.name, description=self.description, parameters=self.parameters)
 
     def normalized(self) -> str:
-        """The source without comments, docstring and formatting: equal code gives equal text."""
+        """The source without comments, docstrings and formatting: equal code gives equal text."""
         tree = ast.parse(self.source)
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
@@ -113,7 +113,7 @@ class FunctionSet(Record):
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that change with any source and with the order."""
+        """16 hex digits that depend on all sources and their order."""
         return fingerprint([function.source for function in self.functions])
 
     def __len__(self) -> int:
@@ -127,30 +127,30 @@ class FunctionSet(Record):
         return iter(self.functions)
 
     def get(self, name: str) -> Function:
-        """The function called ``name``. Raises FunctionError naming those that exist."""
+        """The function called ``name``. Raises FunctionError listing the names that exist."""
         for function in self.functions:
             if function.name == name:
                 return function
         raise FunctionError(f"there is no function {name!r}; there are: {', '.join(self.names) or 'none'}")
 
     def adding(self, function: Function) -> FunctionSet:
-        """With ``function`` at the end. Raises FunctionError if the name is taken."""
+        """A set with ``function`` added at the end. Raises FunctionError if the name is taken."""
         if function.name in self:
             raise FunctionError(f"a function {function.name!r} exists already; revise it or choose another name")
         return FunctionSet(functions=(*self.functions, function))
 
     def replacing(self, name: str, function: Function) -> FunctionSet:
-        """With ``function`` in the place of the one called ``name``."""
+        """A set with ``function`` in place of the one called ``name``."""
         old = self.get(name)
         return FunctionSet(functions=tuple(function if each is old else each for each in self.functions))
 
     def removing(self, name: str) -> FunctionSet:
-        """Without the function called ``name``."""
+        """A set without the function called ``name``."""
         old = self.get(name)
         return FunctionSet(functions=tuple(each for each in self.functions if each is not old))
 
     def keeping(self, names: frozenset[str]) -> FunctionSet:
-        """With only the functions whose names are in ``names``."""
+        """A set of only the functions whose names are in ``names``."""
         return FunctionSet(functions=tuple(each for each in self.functions if each.name in names))
 
     def tool_specs(self) -> tuple[ToolSpec, ...]:

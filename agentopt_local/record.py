@@ -1,4 +1,4 @@
-"""The frozen base of every value that this package passes around."""
+"""The frozen base class of all values that this package passes around."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Record(BaseModel):
-    """An immutable value: picklable, JSON-able, comparable with ``==``; unknown fields are refused."""
+    """An immutable value: picklable, serializable as JSON, comparable with ``==``. Unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 

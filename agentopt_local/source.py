@@ -1,6 +1,6 @@
-"""A function's source read as data: what it must look like, the schema it stands for, the names it leaves open.
+"""A function's source as data: its required form, the JSON schema of its arguments, the names it leaves undefined.
 
-Nothing here executes the source. Errors are FunctionErrors with a text that an optimizer can act on.
+Nothing here executes the source. Errors are FunctionErrors with a message that an optimizer can act on.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ PLAIN_TYPES = {
 }
 RUNTIME_NAMES = frozenset({"Any", "Dict", "List", "Literal", "Optional", "Union"})
 RUNTIME_HEADER = f"from typing import {', '.join(sorted(RUNTIME_NAMES))}\n\n"
-"""Stands above the sources where they run, because annotations are evaluated when a ``def`` is."""
+"""Precedes the sources when they run, because a ``def`` evaluates its annotations."""
 ABBREVIATIONS = {"np": "numpy", "pd": "pandas", "sp": "sympy"}
-"""How models shorten packages, whether they import them or not."""
+"""Short names that models use for packages, whether or not they import them."""
 TYPES_ALLOWED = "int, float, str, bool, list[...], dict[str, ...], Optional[...], Literal[...]"
 
 
 def function_node(source: str) -> ast.FunctionDef:
-    """The one top-level ``def`` of ``source``. Raises FunctionError if the source is anything else."""
+    """The one top-level ``def`` of ``source``. Raises FunctionError if there is anything else."""
     if len(source) > MAX_SOURCE_CHARS:
         raise FunctionError(f"the source has {len(source)} characters; at most {MAX_SOURCE_CHARS} are allowed")
     try:
@@ -51,7 +51,7 @@ def function_node(source: str) -> ast.FunctionDef:
     if len(definitions) != 1 or not isinstance(definitions[0], ast.FunctionDef):
         kinds = ", ".join(type(node).__name__ for node in definitions) or "nothing"
         raise FunctionError(
-            f"the source must be exactly one top-level function (imports may stand above it); it has: {kinds}. "
+            f"the source must be exactly one top-level function (imports may precede it); it has: {kinds}. "
             "Put helpers inside the function."
         )
     node = definitions[0]
@@ -65,7 +65,7 @@ def function_node(source: str) -> ast.FunctionDef:
 
 
 def schema_of(node: ast.FunctionDef) -> dict[str, Any]:
-    """JSON schema of a function's arguments. Raises FunctionError for parameters that JSON cannot carry."""
+    """JSON schema of a function's arguments. Raises FunctionError for parameters that JSON cannot express."""
     args = node.args
     if args.vararg or args.kwarg:
         star = f"*{args.vararg.arg}" if args.vararg else f"**{args.kwarg.arg if args.kwarg else ''}"
@@ -88,7 +88,7 @@ def schema_of(node: ast.FunctionDef) -> dict[str, Any]:
 
 
 def json_literal(node: ast.expr, where: str) -> Any:
-    """The value of a literal that JSON can carry; ``where`` starts the error's text."""
+    """The value of a literal that JSON can express; ``where`` begins the error message."""
     try:
         value = ast.literal_eval(node)
         json.dumps(value, allow_nan=False)
@@ -98,7 +98,7 @@ def json_literal(node: ast.expr, where: str) -> Any:
 
 
 def annotation_schema(node: ast.expr, where: str) -> dict[str, Any]:
-    """JSON schema of one annotation; ``where`` starts the error's text."""
+    """JSON schema of one annotation; ``where`` begins the error message."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         try:
             return annotation_schema(ast.parse(node.value, mode="eval").body, where)
@@ -118,7 +118,7 @@ def annotation_schema(node: ast.expr, where: str) -> dict[str, Any]:
 
 
 def subscript_schema(node: ast.Subscript, where: str) -> dict[str, Any] | None:
-    """JSON schema of ``X[...]``; None if X is not one of the known generics."""
+    """JSON schema of ``X[...]``; None if X is not a supported generic."""
     name = type_name(node.value)
     items = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
     if name in ("list", "List") and len(items) == 1:
@@ -135,9 +135,9 @@ def subscript_schema(node: ast.Subscript, where: str) -> dict[str, Any] | None:
 
 
 def unbound_names(source: str) -> tuple[str, ...]:
-    """Names that ``source`` reads but that nothing binds: no parameter, assignment, import, built-in or type."""
+    """Names that ``source`` reads but nothing defines: no parameter, assignment, import, built-in or typing name."""
     scopes = [symtable.symtable(source, "<function>", "exec")]
-    for scope in scopes:  # grows while it is read
+    for scope in scopes:  # grows while it is iterated over
         scopes += scope.get_children()
     symbols = [symbol for scope in scopes[1:] for symbol in scope.get_symbols() if symbol.is_global()]
     known = {symbol.get_name() for symbol in scopes[0].get_symbols() if symbol.is_assigned() or symbol.is_imported()}
@@ -147,13 +147,13 @@ def unbound_names(source: str) -> tuple[str, ...]:
 
 
 def with_imports(source: str, packages: Iterable[str], others: Iterable[str] = ()) -> str:
-    """``source`` with the imports that it forgot: of ``packages`` and their usual abbreviations, such as ``np``.
+    """``source`` with missing imports added: of ``packages``, also under their usual abbreviations such as ``np``.
 
-    ``others``: functions that it may call. Raises FunctionError for other names that nothing binds, so that no call
-    needs to find them.
+    ``others``: functions that it may call. Raises FunctionError for any other undefined name, before tokens are spent
+    on arguments for a function that cannot work.
     """
     allowed, known = set(packages), set(others)
-    lines, strange = [], []
+    lines, undefined = [], []
     for name in unbound_names(source):
         if name in known:
             continue
@@ -161,9 +161,9 @@ def with_imports(source: str, packages: Iterable[str], others: Iterable[str] = (
         if package in allowed:
             lines.append(f"import {package}" + ("" if package == name else f" as {name}"))
         else:
-            strange.append(name)
-    if strange:
-        raise FunctionError(f"nothing defines {', '.join(strange)}: import or define what the function uses")
+            undefined.append(name)
+    if undefined:
+        raise FunctionError(f"nothing defines {', '.join(undefined)}: import or define what the function uses")
     if not lines:
         return source
     node = function_node(source)
@@ -175,7 +175,7 @@ def with_imports(source: str, packages: Iterable[str], others: Iterable[str] = (
 
 
 def type_name(node: ast.expr) -> str:
-    """``int`` of ``int``, ``List`` of ``typing.List``; empty for anything that is not a name."""
+    """``int`` for ``int``, ``List`` for ``typing.List``; empty for anything that is not a name."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "typing":
@@ -195,7 +195,7 @@ def imports_of(tree: ast.AST) -> frozenset[str]:
 
 
 def clean(source: str) -> str:
-    """``source`` out of a Markdown fence and dedented, as models like to write it."""
+    """``source`` dedented and taken out of the Markdown fence in which models like to write it."""
     text = source.strip("\n")
     if "```" in text:
         parts = text.split("```")

@@ -1,4 +1,4 @@
-"""How sure a measured accuracy, or a change of it, can be."""
+"""Confidence in a measured accuracy and in a change of it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class PairedDifference(Record):
     p_value: float
     """Exact two-sided McNemar test of "no change"."""
     gained: int
-    """Problems that were wrong before and are right after."""
+    """Problems that were wrong before and right after."""
     lost: int
-    """Problems that were right before and are wrong after."""
+    """Problems that were right before and wrong after."""
 
 
 def wilson(k: int, n: int) -> tuple[float, float]:
@@ -36,26 +36,26 @@ def wilson(k: int, n: int) -> tuple[float, float]:
     Raises ``ValueError`` unless 0 <= k <= n.
     """
     if not 0 <= k <= n:
-        raise ValueError(f"{k} successes in {n} trials: must be 0 <= k <= n")
+        raise ValueError(f"{k} successes in {n} trials: 0 <= k <= n must hold")
     if n == 0:
         return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.975)  # scipy's would cost a live view a second of importing
+    z = NormalDist().inv_cdf(0.975)  # importing scipy for this would cost a live view a second
     p = k / n
     center = p + z * z / (2 * n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    # Rounding must not leave 0.0000000001 where the formula gives exactly 0, or 1.
+    # The formula gives exactly 0 or 1 here; rounding errors must not show.
     low = 0.0 if k == 0 else (center - half) / scale
     high = 1.0 if k == n else (center + half) / scale
     return low, high
 
 
 def paired_difference(before: Sequence[bool], after: Sequence[bool], seed: int = 0) -> PairedDifference:
-    """Compare two sequences of right and wrong answers to the same problems, in the same order.
+    """Compare which problems were answered correctly before and after; both sequences are in the same order.
 
-    The interval is the percentile interval of 10,000 resamples of problems. The p-value is McNemar's exact test
-    (McNemar, Psychometrika 12 (1947), 153-157): of the problems that changed, half would be gained by chance.
-    With no problems the difference is 0, the interval -100 to 100 and the p-value 1.
+    The interval is the percentile interval of 10,000 resamples of problems. The p-value is that of McNemar's exact test
+    (McNemar, Psychometrika 12 (1947), 153-157): by chance, half of the problems that changed would be gained. Without
+    problems the difference is 0, the interval -100 to 100 and the p-value 1.
 
     Raises ``ValueError`` if the sequences differ in length.
     """

@@ -27,8 +27,8 @@ from agentopt_local.stage import Stage
 from agentopt_local.statistics import paired_difference, wilson
 from agentopt_local.tasks.catalog import load_task
 from benchmarks.hosting import Meter, hosted
-from serving.config import EngineConfig
 from serving.cpu import KERNEL_VARIABLE
+from serving.engine_config import EngineConfig
 
 ARMS: dict[str, tuple[dict[str, Any], str | None]] = {
     "bfloat16": ({"dtype": "bfloat16", "quantization": "none"}, None),

@@ -24,7 +24,7 @@ from agentopt_local.actions import header_constraint, source_type
 from agentopt_local.chat import ChatModel, ChatRequest, Constraint, Message, Sampling, ToolSpec
 from agentopt_local.functions import FunctionSet
 from benchmarks.hosting import hosted
-from serving.config import EngineConfig
+from serving.engine_config import EngineConfig
 
 FUNCTIONS = FunctionSet.of(
     'def gcd(a: int, b: int) -> int:\n    """Return the greatest common divisor."""\n    return a\n',

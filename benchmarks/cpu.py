@@ -25,8 +25,8 @@ from typing import Any
 
 from serving import cpu
 from serving.calibration import is_quantized, product_of, seconds, weights
-from serving.config import EngineConfig
-from serving.engine import engine_environment, prepare
+from serving.engine_config import EngineConfig
+from serving.vllm_options import engine_environment, prepare
 
 ARMS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},

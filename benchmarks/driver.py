@@ -183,7 +183,7 @@ async def hosted(turns: int, replicas: int, stack: AsyncExitStack) -> Any:
 
     from ray_jobs.cluster import connect, disconnect
     from ray_jobs.config import RayConfig
-    from serving.config import EngineConfig, HostedModel
+    from serving.engine_config import EngineConfig, HostedModel
     from serving.pool import host
 
     connect(RayConfig())

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest, Constraint, Message, Usage
-from serving.config import EngineConfig, HostedModel
 from serving.cpu import cores
-from serving.engine import Engine, engine_environment, prepare
+from serving.engine import Engine
+from serving.engine_config import EngineConfig, HostedModel
+from serving.vllm_options import engine_environment, prepare
 
 CODE_ONLY = r"```python\n([^`]|`[^`]|``[^`])*\n```\n?"
 

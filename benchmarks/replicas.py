@@ -31,7 +31,7 @@ from agentopt_local.stage import Stage
 from agentopt_local.tasks.catalog import load_task
 from benchmarks.hosting import Meter, MoreTurns, PacedModel
 from benchmarks.rollouts import TASK
-from serving.config import EngineConfig, HostedModel
+from serving.engine_config import EngineConfig, HostedModel
 
 MIN_EFFICIENCY = 0.9
 

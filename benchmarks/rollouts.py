@@ -30,7 +30,7 @@ from agentopt_local.sandbox import open_sandbox
 from agentopt_local.stage import Stage
 from agentopt_local.tasks.catalog import load_task
 from benchmarks.hosting import Barrier, Meter, MoreTurns, ceiling, hosted
-from serving.config import EngineConfig
+from serving.engine_config import EngineConfig
 
 TASK = "reasoning_gym:base_conversion,spell_backward,polynomial_multiplication"
 

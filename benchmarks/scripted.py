@@ -138,7 +138,7 @@ async def train_once(run_dir: RunDir, display: Any, arguments: argparse.Namespac
         if arguments.replicas:
             from ray_jobs.cluster import connect, disconnect
             from ray_jobs.config import RayConfig
-            from serving.config import HostedModel
+            from serving.engine_config import HostedModel
             from serving.pool import host
 
             connect(RayConfig(address=arguments.address))

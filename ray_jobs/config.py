@@ -18,7 +18,7 @@ from agentopt_local.record import Record
 from agentopt_local.train_state import PRESETS, TrainerConfig, check_training
 from agentopt_local.update import OptimizerConfig
 from ray_jobs.model_config import ModelConfig
-from serving.config import EngineConfig
+from serving.engine_config import EngineConfig
 
 
 class TaskConfig(Record):

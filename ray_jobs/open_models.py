@@ -10,7 +10,7 @@ from agentopt_local.rollout import Progress
 from agentopt_local.stage import Stage
 from ray_jobs.config import RunConfig
 from ray_jobs.model_config import ModelConfig
-from serving.config import EngineConfig
+from serving.engine_config import EngineConfig
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from ray_jobs.agents import sandbox_of
 from ray_jobs.config import RunConfig
 from ray_jobs.forecast import Forecast
 from ray_jobs.open_models import Models, open_model, open_models
-from serving.facts import EngineFacts, Pulse
+from serving.facts import EngineCounters, EngineFacts
 
 log = logging.getLogger(__name__)
 BEAT_S = 2.0
@@ -162,15 +162,15 @@ def optimizer_of(config: RunConfig, task: Task, sandbox: Sandbox, models: Models
 
 async def follow_engines(models: Models, metrics: Metrics, forecast: Forecast) -> None:
     """Report the engines' progress every BEAT_S, so that it shows before the first reply arrives."""
-    pools = {id(model): model for model in (models.agent, models.optimizer) if hasattr(model, "pulse")}.values()
-    first: Pulse | None = None
+    pools = {id(model): model for model in (models.agent, models.optimizer) if hasattr(model, "counters")}.values()
+    first: EngineCounters | None = None
     while True:
         await asyncio.sleep(BEAT_S)
-        pulses = [pulse for pool in pools if (pulse := await pool.pulse()) is not None]
-        if len(pulses) < len(pools) or not pulses:
+        readings = [reading for pool in pools if (reading := await pool.counters()) is not None]
+        if len(readings) < len(pools) or not readings:
             metrics.beat()
             continue
-        now = sum(pulses, Pulse())
+        now = sum(readings, EngineCounters())
         # Joined engines may have done other work before this run, and a restarted one counts from zero again.
         first = now if first is None or now.steps < first.steps else first
         engines = (now.prompt_tokens - first.prompt_tokens, now.completion_tokens - first.completion_tokens)

@@ -29,7 +29,7 @@ from agentopt_local.tasks.base import Task
 from agentopt_local.trajectory import Trajectory
 from ray_jobs.agents import sandbox_of
 from ray_jobs.config import RunConfig
-from serving.actor import Life, PooledActor
+from serving.actor import Incarnation, PooledActor
 from serving.actor_pool import MAX_IN_FLIGHT, ActorPool
 from serving.pool import EnginePool
 
@@ -45,7 +45,7 @@ class WorkerActor(PooledActor):
         self._opening = asyncio.Lock()
         self._solver: Solver | None = None
 
-    async def ready(self) -> Life:
+    async def ready(self) -> Incarnation:
         """Return once sandbox and engines can be used. Raises ConfigError, EngineDeadError or SandboxError."""
         await self._open()
         return await super().ready()
@@ -82,7 +82,7 @@ class RolloutWorkers(ActorPool):
         """
         self.ledger.check()
         try:
-            trajectory = await self.ask("solve", problem, functions, seed, what=f"an attempt at {problem.id}")
+            trajectory = await self.call("solve", problem, functions, seed, what=f"an attempt at {problem.id}")
         except asyncio.CancelledError:
             self.ledger.add("agent", Usage(), 0.0, lost=True)
             raise
@@ -133,7 +133,7 @@ async def open_workers(
     nodes = worker_nodes(count)
     if not nodes:
         return None
-    opened = partial(grading_agent, config, task, model.elsewhere())
+    opened = partial(grading_agent, config, task, model.connector())
     remote = ray.remote(WorkerActor)
     actors = [
         remote.options(

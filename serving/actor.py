@@ -1,4 +1,7 @@
-"""A model in a Ray actor. All methods are ``async``: the model batches whatever is in flight."""
+"""Ray actors for :class:`~serving.actor_pool.ActorPool`: a base class, and the actor that hosts a model.
+
+All methods are ``async``: the model batches whatever is in flight.
+"""
 
 from __future__ import annotations
 
@@ -8,44 +11,48 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest
-from serving.config import HostedModel
-from serving.facts import EngineFacts, Pulse
+from serving.engine_config import HostedModel
+from serving.facts import EngineCounters, EngineFacts
 
 
-class Life(NamedTuple):
-    """One process of an actor, from its start to its end."""
+class Incarnation(NamedTuple):
+    """One process of an actor: Ray starts a new one each time it restarts the actor."""
 
     id: str
-    """The process id and what tells this life of the actor from the next."""
+    """Unique to this process."""
     facts: EngineFacts | None = None
-    """Of the engine in it; None where there is none."""
+    """Of the engine in it; None if there is no engine."""
 
 
 class PooledActor:
-    """What an :class:`~serving.actor_pool.ActorPool` needs of its actors. Ray restarts one by ``__init__``."""
+    """What an :class:`~serving.actor_pool.ActorPool` needs from its actors. To restart one, Ray calls ``__init__``."""
 
     def __init__(self) -> None:
-        self.life = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.incarnation = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
-    async def ready(self) -> Life:
-        """Answers once the actor can be used."""
-        return Life(self.life)
+    async def ready(self) -> Incarnation:
+        """Return once the actor can be used."""
+        return Incarnation(self.incarnation)
 
-    async def beat(self) -> int | None:
-        """A number that changes while the actor's work goes on; None: it does not tell."""
+    async def heartbeat(self) -> int | None:
+        """A number that changes as long as the actor makes progress; None if it does not report progress."""
         return None
 
-    async def end(self, life: str) -> None:
-        """End this process if it is that life, for Ray to start the next: who asks late ends nothing."""
-        if life == self.life:
+    async def exit(self, incarnation: str) -> None:
+        """End this process, so that Ray starts the next, but only if it still is ``incarnation``.
+
+        Several pools (jobs, rollout workers) may see the same failure. The id keeps a late report from ending the
+        process that has already replaced the failed one. Ray ends the process's children, such as an engine core, too.
+        """
+        if incarnation == self.incarnation:
             os._exit(1)
 
     async def close(self) -> None:
-        """Release what is held before the actor is killed."""
+        """Release what the actor holds before it is killed."""
 
 
 class ModelActor(PooledActor):
-    """What runs inside the actor process: a vLLM engine, or any other ChatModel."""
+    """Hosts a vLLM engine, or any other ChatModel, in the actor's process."""
 
     def __init__(self, make: Callable[[], ChatModel], hosted: HostedModel) -> None:
         """Make the model; the actor is ready when this returns."""
@@ -53,21 +60,21 @@ class ModelActor(PooledActor):
         self.model = make()
         self.hosted = hosted
 
-    async def ready(self) -> Life:
-        """Once the model is loaded."""
-        return Life(self.life, getattr(self.model, "facts", None))
+    async def ready(self) -> Incarnation:
+        """Return once the model is loaded."""
+        return Incarnation(self.incarnation, getattr(self.model, "facts", None))
 
-    async def pulse(self) -> Pulse | None:
-        """What the engine has done so far; None for other models."""
-        return getattr(self.model, "pulse", None)
+    async def counters(self) -> EngineCounters | None:
+        """What the engine has done so far; None for models that do not count."""
+        return getattr(self.model, "counters", None)
 
-    async def beat(self) -> int | None:
-        """The engine's steps; None where they are not counted."""
-        pulse = await self.pulse()
-        return None if pulse is None else pulse.steps
+    async def heartbeat(self) -> int | None:
+        """The engine's steps; None if they are not counted."""
+        counters = await self.counters()
+        return None if counters is None else counters.steps
 
-    async def about(self) -> HostedModel:
-        """What the pool of this actor hosts, for those who join it by name."""
+    async def describe(self) -> HostedModel:
+        """What this actor's pool hosts, for those who join it by name."""
         return self.hosted
 
     async def complete(self, request: ChatRequest) -> ChatReply:
@@ -75,5 +82,5 @@ class ModelActor(PooledActor):
         return await self.model.complete(request)
 
     async def close(self) -> None:
-        """End the model before the actor is killed."""
+        """Close the model before the actor is killed."""
         await self.model.aclose()

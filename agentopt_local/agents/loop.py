@@ -15,7 +15,7 @@ from agentopt_local.errors import ContextOverflowError, PromptError
 from agentopt_local.functions import FunctionSet, render_value
 from agentopt_local.problem import Problem
 from agentopt_local.sandbox.base import Execution, Sandbox
-from agentopt_local.tool_formats import check_arguments
+from agentopt_local.tool_calls import check_arguments
 from agentopt_local.trajectory import PYTHON, Attempt, Step, StopReason, ToolRun
 
 MAX_IDLE_TURNS = 2

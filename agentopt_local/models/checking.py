@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from agentopt_local.chat import ChatRequest, Constraint, Message
-from agentopt_local.tool_formats import check_arguments
+from agentopt_local.tool_calls import check_arguments
 
 _FENCED = re.compile(r"\s*```(?:json)?[^\S\n]*\n(.*)\n[^\S\n]*```\s*", re.DOTALL)
 

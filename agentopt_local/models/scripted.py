@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from agentopt_local.chat import ChatReply, ChatRequest, Usage
 from agentopt_local.errors import ModelError
 from agentopt_local.models.checking import fault
-from agentopt_local.tool_formats import parse_reply
+from agentopt_local.tool_calls import parse_reply
 
 ScriptLine = str | ChatReply | Exception
 Script = Callable[[ChatRequest], ScriptLine] | Sequence[ScriptLine]

@@ -9,7 +9,7 @@ from typing import Any
 
 from agentopt_local.chat import ChatReply, ChatRequest, Message, ToolCall, ToolSpec, Usage
 from agentopt_local.models.checking import tidy
-from agentopt_local.tool_formats import encodable, parse_reply
+from agentopt_local.tool_calls import encodable, parse_reply
 
 _THINKING = re.compile(r"\A\s*(<think>)?.*?</think>\s*", re.DOTALL)
 

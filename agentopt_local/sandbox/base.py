@@ -1,4 +1,4 @@
-"""What a sandbox promises: the Protocol, its limits and its result."""
+"""The sandbox's interface: the Protocol, its limits and its results."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ class SandboxLimits(Record):
     """What one execution may use."""
 
     timeout_s: float = Field(default=5.0, gt=0)
-    """Wall-clock seconds; the CPU limit is one second more."""
+    """Wall-clock seconds; the CPU limit is one second longer."""
     memory_bytes: int = Field(default=512 << 20, ge=16 << 20)
-    """Address space beyond what the idle child already has."""
+    """Address space beyond what the idle child already uses."""
     output_bytes: int = Field(default=64 << 10, ge=256)
-    """Kept bytes of stdout and of stderr, each."""
+    """Bytes kept of stdout and of stderr, each."""
     result_bytes: int = Field(default=1 << 20, ge=256)
     """Largest JSON result."""
     file_bytes: int = Field(default=16 << 20, ge=0)
-    """Largest file that may be written in the scratch folder; 0: no files."""
+    """Largest file that may be written to the scratch folder; 0: no files."""
 
 
 class Execution(Record):
-    """What became of one execution of untrusted code."""
+    """The outcome of one execution of untrusted code."""
 
     ok: bool
     value: Any = None
     """The returned value as JSON; None after a block of statements."""
     status: ExecutionStatus = "ok"
     error: str | None = None
-    """What went wrong, in words a model can act on; None if ``ok``."""
+    """What went wrong, phrased for a model to act on; None if ``ok``."""
     stdout: str = ""
-    """Captured output; marked where it was cut."""
+    """Captured output; a cut is marked."""
     stderr: str = ""
     wall_s: float = 0.0
     cpu_s: float = 0.0
 
 
 class Sandbox(Protocol):
-    """Runs untrusted Python. Code that fails, hangs, dies or lies is ``Execution(ok=False)``.
+    """Runs untrusted Python. Code that fails, hangs, dies or forges an answer gives ``Execution(ok=False)``.
 
     Only a broken machine raises :class:`~agentopt_local.errors.SandboxError`. Cancelling an await kills the call.
     """
@@ -92,7 +92,7 @@ class Sandbox(Protocol):
         timeout_s: float | None = None,
         seed: int = 0,
     ) -> Execution:
-        """Execute a block of statements with the functions of ``functions`` in scope.
+        """Execute a block of statements with the functions defined by ``functions`` in scope.
 
         A bare expression on the last line is printed unless it is None, as in an interactive interpreter.
         """

@@ -12,7 +12,7 @@ from agentopt_local.sandbox.zygote.frames import FrameError, FrameReader
 
 @dataclass
 class Reply:
-    """One result frame: the supervisor's facts and the child's answer, which is not to be trusted."""
+    """One result frame: the supervisor's facts, and the child's answer, which must not be trusted."""
 
     facts: dict[str, Any]
     answer: bytes
@@ -20,13 +20,13 @@ class Reply:
 
 @dataclass
 class PendingCall:
-    """A call that the worker is busy with."""
+    """The call that a worker is running."""
 
     id: int
     replies: list[Reply] = field(default_factory=list)
     finished: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a reply arrives and when the call or the connection ends."""
+    """Set when a reply arrives, and when the call or the connection ends."""
 
 
 class WorkerConnection(asyncio.Protocol):
@@ -40,16 +40,16 @@ class WorkerConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's has another class
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is of another class
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by asyncio when either side has closed."""
+        """Called by asyncio when either end has closed."""
         self.lost.set()
         if self._pending:
             self._pending.changed.set()
 
     def data_received(self, data: bytes) -> None:
-        """Called by asyncio. A frame that is none closes the connection: the supervisor is not itself any more."""
+        """Called by asyncio. An invalid frame closes the connection: the supervisor must be damaged."""
         try:
             for kind, body in self._reader.feed(data):
                 self._take(kind, body)
@@ -59,7 +59,7 @@ class WorkerConnection(asyncio.Protocol):
     def _take(self, kind: int, body: bytes) -> None:
         pending = self._pending
         if kind != frames.RESULT or pending is None:
-            raise FrameError("a frame that nobody asked for")
+            raise FrameError("an unexpected frame")
         facts, answer = frames.split_facts(body)
         if facts.get("id") != pending.id or facts.get("index") != len(pending.replies):
             raise FrameError("a result of another call")
@@ -80,13 +80,13 @@ class WorkerConnection(asyncio.Protocol):
     async def finish(self, pending: PendingCall, patience_s: float) -> None:
         """Wait until the call has ended or the connection is lost.
 
-        A worker that is silent for ``patience_s`` seconds is taken for lost, and the connection is closed.
+        A worker that is silent for ``patience_s`` seconds counts as lost, and the connection is closed.
         """
         while not pending.finished and not self.lost.is_set():
             pending.changed.clear()
             waiter = asyncio.ensure_future(pending.changed.wait())
             try:
-                # asyncio.wait does not throw away a reply that arrives together with the end of the wait.
+                # asyncio.wait does not discard a reply that arrives just as the wait ends.
                 done, _ = await asyncio.wait({waiter}, timeout=patience_s)
             finally:
                 waiter.cancel()
@@ -105,7 +105,7 @@ class WorkerConnection(asyncio.Protocol):
             self._transport.write(frames.pack_facts(frames.CANCEL, {"id": self._pending.id}, b""))
 
     def abort(self) -> None:
-        """Close at once; the supervisor kills its child and leaves."""
+        """Close immediately; the supervisor then kills its child and exits."""
         self.lost.set()
         if self._pending:
             self._pending.changed.set()

@@ -1,4 +1,4 @@
-"""From a worker's reply to an :class:`Execution`. The child's answer is parsed here and nowhere else, with limits."""
+"""Turns a worker's reply into an :class:`Execution`. Only here is the child's answer parsed, within limits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from agentopt_local.sandbox.base import Execution, ExecutionStatus, SandboxLimits
 from agentopt_local.sandbox.connection import Reply
-from agentopt_local.sandbox.zygote.settings import EXIT_FAILED
+from agentopt_local.sandbox.zygote.launch_settings import EXIT_FAILED
 
 MAX_DEPTH = 64
 _CHILD_STATUSES: dict[str, ExecutionStatus] = {
@@ -29,7 +29,7 @@ class AnswerError(ValueError):
 
 
 def _refuse_constant(text: str) -> NoReturn:
-    raise AnswerError(f"{text} is no JSON")
+    raise AnswerError(f"{text} is not JSON")
 
 
 def parse_answer(answer: bytes) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def parse_answer(answer: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise AnswerError(f"the answer is not JSON: {error}"[:300]) from None
     if not isinstance(value, dict):
-        raise AnswerError("the answer is no object")
+        raise AnswerError("the answer is not an object")
     if text.count("[") + text.count("{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         raise AnswerError(f"the answer is nested deeper than {MAX_DEPTH} levels")
     return value
@@ -65,7 +65,7 @@ def _is_deeper(value: Any, depth: int) -> bool:
 
 
 def to_execution(reply: Reply, limits: SandboxLimits, timeout_s: float, *, batch: bool) -> Execution:
-    """What became of a call. Times and the supervisor's status are facts; value and error are the code's own words."""
+    """The outcome of a call. Times and the supervisor's status are facts; value and error are the code's own claims."""
     facts = reply.facts
     common: dict[str, Any] = {
         "stdout": facts.get("stdout", ""),
@@ -96,7 +96,7 @@ def to_execution(reply: Reply, limits: SandboxLimits, timeout_s: float, *, batch
 def _text(answer: dict[str, Any], key: str) -> str:
     value = answer.get(key, "")
     if not isinstance(value, str):
-        raise AnswerError(f"the answer's {key} is no text")
+        raise AnswerError(f"the answer's {key} is not text")
     return value
 
 

@@ -1,4 +1,4 @@
-"""The sandbox of this package: a fork server, one fresh locked-down process per call."""
+"""This package's sandbox: a fork server with a new locked-down process per call."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import logging
 import math
 import os
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,7 +19,7 @@ from agentopt_local.sandbox import selftest
 from agentopt_local.sandbox.base import Execution, SandboxLimits
 from agentopt_local.sandbox.connection import Reply
 from agentopt_local.sandbox.decode import to_execution
-from agentopt_local.sandbox.workers import WorkerPool
+from agentopt_local.sandbox.worker_pool import WorkerPool
 from agentopt_local.sandbox.zygote.frames import MAX_REQUEST_BYTES
 
 _LOG = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ _MAX_SECONDS = 1e6
 class ForkServerSandbox:
     """A :class:`~agentopt_local.sandbox.base.Sandbox`; make it with :func:`open_sandbox`.
 
-    Starts with ``async with``, with :meth:`start`, or with the first call. Belongs to one event loop of one process.
+    It starts with ``async with``, :meth:`start` or the first call, and belongs to one event loop of one process.
     """
 
     def __init__(
@@ -62,33 +63,31 @@ class ForkServerSandbox:
         await self.aclose()
 
     async def start(self) -> None:
-        """Start the processes and try the walls. Safe to call twice.
+        """Start the processes and test the layers of protection. Safe to call twice.
 
-        Raises :class:`SandboxError` where the machine cannot run code safely and ``allow_weak`` is not set.
+        Raises :class:`SandboxError` if the machine cannot run code safely and ``allow_weak`` is not set.
         """
-        async with self._starting:
+        async with self._starting, AsyncExitStack() as on_error:
             if self._layers:
                 return
-            try:
-                await self._pool.start()
-                self._layers = await self._check_walls()
-            except BaseException:
-                await self._pool.aclose()
-                raise
+            on_error.push_async_callback(self._pool.aclose)
+            await self._pool.start()
+            self._layers = await self._check_layers()
+            on_error.pop_all()
 
     async def aclose(self) -> None:
         """End all processes and remove their folders. Safe to call twice."""
         await self._pool.aclose()
 
     def describe_layers(self) -> dict[str, str]:
-        """Layer name -> "on", or why it is not in force; "minimum" tells all without which code is not run.
+        """Layer name -> "on", or why it is not in force; "minimum" covers those that are required.
 
         Empty before the start.
         """
         return dict(self._layers)
 
     def describe_processes(self) -> dict[str, Any]:
-        """For benchmarks and tests: the launcher's process id, folder and greeting, and the number of workers."""
+        """For benchmarks and tests: the number of workers, and the launcher's process id, folder and greeting."""
         launcher = self._pool.launcher
         if launcher is None:
             return {"workers": self._pool.count}
@@ -138,9 +137,9 @@ class ForkServerSandbox:
     ) -> list[Execution]:
         """See :class:`~agentopt_local.sandbox.base.Sandbox`.
 
-        Calls share processes, up to 256 in one, so a call may see what an earlier one changed in the modules
-        they share; each has its own copy of the source's globals. From the first call that neither returns nor
-        raises, the rest of its process's share runs with a process per call.
+        Up to 256 calls share a process. Each has its own copy of the source's globals but may see what earlier calls
+        changed in imported modules. After the first call that neither returns nor raises, the remaining calls of its
+        process get a process each.
         """
         limit = self._timeout(timeout_s)
         refusal = _refuse_call(source, name, arguments)
@@ -148,12 +147,14 @@ class ForkServerSandbox:
             return [refusal] * len(arguments)
         size = min(max(math.ceil(len(arguments) / self._pool.count), _MIN_BATCH), _MAX_BATCH)
         shares = [arguments[start : start + size] for start in range(0, len(arguments), size)]
+        tasks = [asyncio.create_task(self._call_share(source, name, share, limit, seed)) for share in shares]
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._call_share(source, name, share, limit, seed)) for share in shares]
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-        return [execution for task in tasks for execution in task.result()]
+            results = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return [execution for executions in results for execution in executions]
 
     async def _call_share(
         self, source: str, name: str, arguments: list[dict[str, Any]], timeout_s: float, seed: int
@@ -170,7 +171,7 @@ class ForkServerSandbox:
         return results
 
     async def _execute(self, request: dict[str, Any], timeout_s: float, count: int) -> list[Execution]:
-        """Send a request; one execution per reply, and one that says so where the worker was lost."""
+        """Send a request. Returns one execution per reply, and a last one that says so if the worker was lost."""
         request["cpu_s"] = min(math.ceil(timeout_s) * count + 1, 10**9)
         try:
             body = json.dumps(request, allow_nan=False).encode()
@@ -195,8 +196,8 @@ class ForkServerSandbox:
             raise ValueError(f"timeout_s must be above 0 and at most {_MAX_SECONDS:g} seconds, not {limit}")
         return float(limit)
 
-    async def _check_walls(self) -> dict[str, str]:
-        """The layers in force after an attack from inside. Raises :class:`SandboxError` below the minimum."""
+    async def _check_layers(self) -> dict[str, str]:
+        """The layers in force, tested by attacks from inside. Raises :class:`SandboxError` below the minimum."""
         launcher = self._pool.launcher
         assert launcher is not None
         layers: dict[str, str] = dict(launcher.hello["layers"])
@@ -210,15 +211,16 @@ class ForkServerSandbox:
         layers["minimum"] = "; ".join(weak) or "on"
         if weak and not self._allow_weak:
             raise SandboxError(
-                "this machine cannot wall in generated code: "
+                "this machine cannot confine generated code: "
                 + "; ".join(weak)
-                + ". Use Linux 5.13 or newer with seccomp, or set sandbox.allow_weak = true to run it regardless"
+                + ". Use Linux 5.13 or newer with seccomp, or set sandbox.allow_weak = true to run it anyway"
             )
         if weak:
             _LOG.warning("generated code runs with weak walls: %s", "; ".join(weak))
         return layers
 
     async def _attack(self, root: Path) -> list[str]:
+        """The attacks of :mod:`~agentopt_local.sandbox.selftest` that succeed."""
         canary = root / "canary"
         canary.write_text("not to be read by the code", "utf-8")
         canary.chmod(0o644)
@@ -254,7 +256,7 @@ def _refuse_text(*texts: Any) -> Execution | None:
 
 
 def _refuse_call(source: Any, name: Any, arguments: list[Any]) -> Execution | None:
-    """Why a call is not even tried."""
+    """Why a call is refused without trying it, if it is."""
     if refusal := _refuse_text(source):
         return refusal
     if not isinstance(name, str) or not name.isidentifier():
@@ -273,24 +275,23 @@ def open_sandbox(
 ) -> ForkServerSandbox:
     """A sandbox for ``async with``.
 
-    ``workers`` calls run at once (default: one per processor, at most 8). ``preload`` names modules to import
-    once, besides much of the standard library, sympy, numpy and pandas; their folders become readable for the code.
-    ``allow_weak``: run even where the kernel lacks the layers that make generated code safe to run; a warning is
-    logged.
+    ``workers`` calls run at once (default: one per processor, at most 8). ``preload``: modules to import once, besides
+    much of the standard library, sympy, numpy and pandas; the code may read their folders. ``allow_weak``: run, with a
+    warning in the log, even if the kernel lacks the layers that make generated code safe to run.
     """
     return ForkServerSandbox(limits, workers, preload, allow_weak=allow_weak)
 
 
 def describe_layers() -> dict[str, str]:
-    """Layer name -> "on", or why it is not in force on this machine; "minimum" tells those that are needed.
+    """Layer name -> "on", or why it is not in force on this machine; "minimum" covers those that are required.
 
-    Opens a small sandbox for a moment (about a second). Raises :class:`SandboxError` if not even a weak one starts.
+    Opens a small sandbox for about a second. Raises :class:`SandboxError` if not even a weak one starts.
     """
 
-    async def look() -> dict[str, str]:
+    async def layers() -> dict[str, str]:
         async with open_sandbox(workers=1, allow_weak=True) as sandbox:
             return sandbox.describe_layers()
 
-    # A thread of its own, so that it works inside a running event loop too.
+    # in a thread, so that it works inside a running event loop too
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        return executor.submit(asyncio.run, look()).result()
+        return executor.submit(asyncio.run, layers()).result()

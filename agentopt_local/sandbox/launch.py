@@ -1,4 +1,4 @@
-"""Starting and ending the launcher process, and asking it for workers."""
+"""Starts and ends the launcher process, and asks it for workers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from zygote.launcher impor
 _PREFIX = "agentopt-sandbox-"
 _LOCK_SUFFIX = ".lock"
 _START_S = 600.0
-"""Imports take seconds, or minutes beside other work; a launcher that died is noticed at once by its closed socket."""
+"""Imports take seconds, or minutes on a busy machine. A launcher that died is noticed at once by its closed socket."""
 _SPAWN_S = 20.0
 
 _ENVIRONMENT = {
@@ -43,12 +43,12 @@ _ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
     "NUMEXPR_NUM_THREADS": "1",
     "MPLBACKEND": "Agg",
-    # Large pages for the preloaded heap make a fork cheaper: fewer page tables to copy, fewer faults after.
+    # Large pages for the preloaded heap make forks cheaper: fewer page tables to copy, fewer faults afterwards.
     "PYTHONMALLOC": "malloc",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 _PASSED_ON = ("LD_LIBRARY_PATH",)
-"""Variables that the dynamic loader may need to start the interpreter; the launcher forgets them then."""
+"""Variables that the dynamic loader may need to start the interpreter; the launcher then removes them."""
 
 
 class Launcher:
@@ -63,7 +63,7 @@ class Launcher:
         self._lock = lock
 
     async def _reply(self, timeout_s: float) -> tuple[int, bytes]:
-        """The next frame. Raises :class:`SandboxError` if the launcher died or is silent."""
+        """The next frame. Raises :class:`SandboxError` if the launcher died or does not answer."""
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_s
         while True:
@@ -103,9 +103,10 @@ class Launcher:
         self.hello = json.loads(body)
 
     async def spawn(self, index: int) -> socket.socket:
-        """A new worker's socket; a former worker of this index is ended. Raises :class:`SandboxError`."""
+        """The socket of a new worker, which replaces any with the same index. Raises :class:`SandboxError`."""
         ours, theirs = socket.socketpair()
-        try:
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(ours.close)
             message = frames.pack_json(frames.SPAWN, {"index": index})
             try:
                 socket.send_fds(self._control, [message], [theirs.fileno()])
@@ -116,18 +117,16 @@ class Launcher:
             kind, body = await self._reply(_SPAWN_S)
             if kind != frames.SPAWNED or json.loads(body)["index"] != index:
                 raise SandboxError("the sandbox's launcher gave a wrong answer")
-        except BaseException:
-            ours.close()
-            raise
-        ours.setblocking(False)
+            ours.setblocking(False)
+            on_error.pop_all()
         return ours
 
     async def close(self) -> None:
-        """End the launcher, and with it every process below it; remove the scratch folders. At once if cancelled."""
+        """End the launcher and all processes below it, and remove the scratch folders. Immediate if cancelled."""
         self._control.close()
         end = time.monotonic() + 5.0
         try:
-            while self.process.poll() is None and time.monotonic() < end:  # noqa: ASYNC110 - no event tells its end
+            while self.process.poll() is None and time.monotonic() < end:  # noqa: ASYNC110 - no event reports its end
                 await asyncio.sleep(0.002)
         finally:
             self._release()
@@ -144,7 +143,7 @@ class Launcher:
             self._lock = -1
 
     def kill(self) -> None:
-        """End everything at once, without waiting for a clean end. Safe to call twice."""
+        """End everything immediately, without waiting for a clean exit. Safe to call twice."""
         self._control.close()
         self._release()
 
@@ -160,7 +159,7 @@ def _remove(root: Path) -> None:
 
 
 def _make_root() -> tuple[Path, int]:
-    """A new scratch root and a lock that says it is in use (also by the launcher, which inherits it)."""
+    """A new scratch root, and a lock that marks it as in use, also by the launcher, which inherits it."""
     root = Path(tempfile.mkdtemp(prefix=_PREFIX))
     root.chmod(0o711)
     lock = os.open(root.with_name(root.name + _LOCK_SUFFIX), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -169,7 +168,7 @@ def _make_root() -> tuple[Path, int]:
 
 
 def sweep() -> None:
-    """Remove scratch roots whose processes are all gone, as after a power cut or a SIGKILL of everything."""
+    """Remove scratch roots whose processes are all gone, as after a power failure or a SIGKILL of all of them."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*{_LOCK_SUFFIX}"):
         try:
             lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -186,16 +185,16 @@ def sweep() -> None:
 
 
 def _site_folders() -> list[str]:
-    """Package folders of this interpreter that the launcher's might lack, such as the user's own."""
+    """Package folders of this interpreter that the launcher's might lack, such as the user's."""
     return [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
 
 
 async def start_launcher(limits: SandboxLimits, preload: Sequence[str], layers_off: Sequence[str]) -> Launcher:
-    """Execute a launcher and wait until it can fork workers. Raises :class:`SandboxError`."""
+    """Start a launcher and wait until it can fork workers. Raises :class:`SandboxError`."""
     if sys.platform != "linux":
         raise SandboxError(f"the sandbox needs Linux; this is {sys.platform}. Run in a container or a virtual machine")
     if not sys.executable or shutil.which(sys.executable) is None:
-        raise SandboxError("the sandbox needs the path of a Python interpreter, and sys.executable names none")
+        raise SandboxError("the sandbox needs a Python interpreter, and sys.executable does not name one")
     sweep()
     root, lock = _make_root()
     ours, theirs = socket.socketpair()
@@ -211,7 +210,7 @@ async def start_launcher(limits: SandboxLimits, preload: Sequence[str], layers_o
             env=environment,
             cwd="/",
             pass_fds=(theirs.fileno(), lock),
-            start_new_session=True,  # Ctrl-C is the trainer's business
+            start_new_session=True,  # only the trainer handles Ctrl-C
         )
     except OSError as error:
         ours.close()
@@ -227,9 +226,8 @@ async def start_launcher(limits: SandboxLimits, preload: Sequence[str], layers_o
         "site_folders": _site_folders(),
         "off": list(layers_off),
     }
-    try:
+    with contextlib.ExitStack() as on_error:
+        on_error.callback(launcher.kill)
         await launcher.greet(config)
-    except BaseException:
-        launcher.kill()
-        raise
+        on_error.pop_all()
     return launcher

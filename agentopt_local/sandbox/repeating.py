@@ -1,4 +1,4 @@
-"""A sandbox that repeats what the machine, not the code, broke off."""
+"""A sandbox that repeats calls that a fault of the machine interrupted."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MAX_TRIES = 3
 class RepeatingSandbox:
     """A :class:`~agentopt_local.sandbox.base.Sandbox` around another one.
 
-    A call whose worker or launcher was lost says nothing about the code: shown to an agent it would turn a fault of
-    the machine into a wrong answer. So it is repeated, and SandboxError is raised after ``MAX_TRIES`` losses.
+    The loss of a worker or launcher says nothing about the code: shown to an agent, it would turn a fault of the
+    machine into a wrong answer. So the call is repeated, and SandboxError is raised after ``MAX_TRIES`` losses.
     """
 
     def __init__(self, inner: Sandbox) -> None:
-        """``inner`` runs the code; who opened it closes it."""
+        """``inner`` runs the code."""
         self.inner = inner
 
     async def call(
@@ -56,7 +56,7 @@ class RepeatingSandbox:
 
 
 async def repeated(what: str, once: Callable[[], Awaitable[list[Execution]]]) -> list[Execution]:
-    """The executions of the first try of ``once`` that lost none. Raises SandboxError after the last."""
+    """The executions of the first try of ``once`` that lost no worker. Raises SandboxError after the last try."""
     why = ""
     for _ in range(MAX_TRIES):
         try:
@@ -67,8 +67,8 @@ async def repeated(what: str, once: Callable[[], Awaitable[list[Execution]]]) ->
             if all(each.status != "worker_lost" for each in executions):
                 return executions
             why = "the worker that ran it was lost"
-        log.warning("%s did not run to its end in the sandbox (%s); running it again", what, why)
+        log.warning("%s did not finish in the sandbox (%s); running it again", what, why)
     raise SandboxError(
-        f"{what} did not run to its end in the sandbox in {MAX_TRIES} tries ({why}): something ends its processes, as "
-        "a machine short of memory does; make room, then resume the run"
+        f"{what} did not finish in the sandbox in {MAX_TRIES} tries ({why}): something kills its processes, as happens "
+        "when memory runs short; free some, then resume the run"
     )

@@ -1,4 +1,4 @@
-"""Attacks that a sandbox makes on itself when it starts, so that a layer that silently does nothing is noticed."""
+"""Attacks that a sandbox runs against itself when it starts, to detect layers that silently do nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os, socket
 
 
 def probe(canary, folder):
-    """Name of an attack -> whether it got through."""
+    """Name of an attack -> whether it succeeded."""
     got = {}
 
     def attack(name, action):
@@ -45,7 +45,7 @@ def probe(canary, folder):
 
 
 def breaches(value: Any) -> list[str]:
-    """The attacks that got through, from the probe's result; a result of another form is one too."""
+    """The attacks that succeeded, from the probe's result; a malformed result counts as one."""
     if not isinstance(value, Mapping) or len(value) != 6:
         return ["the self-test gave no result"]
     return [str(name) for name, through in value.items() if through is not False]

@@ -18,7 +18,7 @@ from typing import Literal
 
 from agentopt_local.errors import AgentOptError, ConfigError, EngineDeadError
 from agentopt_local.record import Record
-from serving.config import EngineConfig
+from serving.engine_config import EngineConfig
 from serving.model_store import cache_dir, list_models
 
 Status = Literal["ok", "warning", "missing"]

@@ -23,7 +23,7 @@ from agentopt_local.chat import ChatModel, ChatRequest, Constraint, Message, Sam
 from agentopt_local.errors import ModelError
 from agentopt_local.models.openai import OpenAIChatModel
 from agentopt_local.models.scripted import ScriptedChatModel
-from agentopt_local.tool_formats import check_arguments
+from agentopt_local.tool_calls import check_arguments
 
 T = TypeVar("T")
 Brain = Callable[[str], str]

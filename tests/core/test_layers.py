@@ -15,7 +15,7 @@ FORBIDDEN = {
     "agentopt_local": {"serving", "ray_jobs", "ray", "vllm", "torch"},
     "serving": {"ray_jobs"},
 }
-SEAM = {"agentopt_local.chat", "agentopt_local.errors", "agentopt_local.record", "agentopt_local.tool_formats"}
+SEAM = {f"agentopt_local.{name}" for name in ("chat", "errors", "record", "tool_calls", "tool_formats")}
 """All that ``serving`` may know of the core."""
 RUNS_ELSEWHERE = "zygote"
 """Programs of the sandbox's own processes: importing them here would start them."""

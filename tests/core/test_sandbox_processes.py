@@ -354,7 +354,7 @@ def test_timeouts_are_kept_and_the_next_call_is_right() -> None:
 
 
 def test_a_worker_that_says_nothing_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentopt_local.sandbox.workers._PATIENCE_S", 0.5)
+    monkeypatch.setattr("agentopt_local.sandbox.worker_pool._PATIENCE_S", 0.5)
 
     async def work() -> None:
         async with open_sandbox(workers=1) as sandbox:

@@ -13,8 +13,8 @@ from agentopt_local.sandbox import SandboxLimits
 from agentopt_local.sandbox.connection import Reply, WorkerConnection
 from agentopt_local.sandbox.decode import AnswerError, parse_answer, to_execution
 from agentopt_local.sandbox.zygote import frames
+from agentopt_local.sandbox.zygote.capture import CappedOutput
 from agentopt_local.sandbox.zygote.frames import FrameError, FrameReader
-from agentopt_local.sandbox.zygote.output import CappedOutput
 
 LIMITS = SandboxLimits()
 FACTS = {

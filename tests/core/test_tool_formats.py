@@ -16,13 +16,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from agentopt_local.chat import ToolSpec
-from agentopt_local.tool_formats import (
-    HermesFormat,
-    LlamaJsonFormat,
-    ToolFormat,
-    check_arguments,
-    format_for_template,
-)
+from agentopt_local.tool_calls import check_arguments
+from agentopt_local.tool_formats import HermesFormat, LlamaJsonFormat, ToolFormat, format_for_template
 
 PARAMETERS: dict[str, Any] = {
     "type": "object",

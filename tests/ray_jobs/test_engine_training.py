@@ -214,8 +214,8 @@ def server(model_path: Path, tmp_path: Path) -> Iterator[str]:
     """vLLM's own OpenAI-compatible server on loopback."""
     port = free_port()
     from serving import cpu
-    from serving.config import EngineConfig
-    from serving.engine import engine_environment
+    from serving.engine_config import EngineConfig
+    from serving.vllm_options import engine_environment
 
     config = EngineConfig(kv_cache_gib=1)
     chosen = cpu.choose(config, cpu.features())

@@ -26,7 +26,7 @@ from agentopt_local.sandbox.repeating import MAX_TRIES, RepeatingSandbox
 from agentopt_local.stage import Stage
 from benchmarks import faults
 from benchmarks.scripted import NotingModel, config_in
-from serving.config import HostedModel
+from serving.engine_config import HostedModel
 
 pytestmark = [
     # Ray warns about itself

@@ -20,7 +20,7 @@ from benchmarks.scripted import DOUBLE, REVERSE, NotingModel, brain, config_in
 from ray_jobs.config import RunConfig
 from ray_jobs.runs import new_run
 from ray_jobs.session import Session, open_session
-from serving.config import EngineConfig, HostedModel
+from serving.engine_config import EngineConfig, HostedModel
 
 pytestmark = [
     pytest.mark.usefixtures("cluster"),

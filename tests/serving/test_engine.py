@@ -15,7 +15,7 @@ from agentopt_local.chat import ChatRequest, Constraint, Message, Sampling, Tool
 from agentopt_local.errors import ConfigError, ContextOverflowError, EngineDeadError
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.source import clean
-from agentopt_local.tool_formats import check_arguments
+from agentopt_local.tool_calls import check_arguments
 from serving import cpu
 
 pytestmark = [
@@ -63,7 +63,7 @@ def pool(loop: asyncio.AbstractEventLoop, request: pytest.FixtureRequest) -> Ite
     path = model_path()
     from ray_jobs.cluster import connect, disconnect
     from ray_jobs.config import RayConfig
-    from serving.config import EngineConfig
+    from serving.engine_config import EngineConfig
     from serving.pool import start_pool
 
     connect(RayConfig())
@@ -184,9 +184,9 @@ def test_an_engine_tells_how_it_computes_and_what_it_has_done(loop: asyncio.Abst
         assert facts.speed.arithmetic == expected
         assert (facts.quantization == cpu.INT8_METHOD) == (expected.quantization == "int8")
         assert facts.speed.at(32) > facts.speed.at(1) > 0
-        before = loop.run_until_complete(pool.pulse())
+        before = loop.run_until_complete(pool.counters())
         (reply,) = ask(loop, pool, ChatRequest(messages=user("Count to nine. " * 30), sampling=Sampling(max_tokens=9)))
-        after = loop.run_until_complete(pool.pulse())
+        after = loop.run_until_complete(pool.counters())
         computed = reply.usage.prompt_tokens - reply.usage.cached_tokens
         assert after.prompt_tokens - before.prompt_tokens >= computed - 32
         assert after.completion_tokens - before.completion_tokens >= reply.usage.completion_tokens - 1
@@ -249,9 +249,9 @@ def test_what_the_cache_has_lost_is_told(loop: asyncio.AbstractEventLoop, pool: 
 
     import ray
 
-    from serving.config import EngineConfig, HostedModel
-    from serving.engine import engine_environment
+    from serving.engine_config import EngineConfig, HostedModel
     from serving.pool import host
+    from serving.vllm_options import engine_environment
 
     if pool.config.cpu_isa != "auto":
         pytest.skip("of any processor")

@@ -17,8 +17,8 @@ import pytest
 
 from agentopt_local.chat import ChatReply, ChatRequest, Message
 from agentopt_local.errors import ConfigError, ContextOverflowError, EngineDeadError, ModelError, ModelOverloadedError
-from serving.config import EngineConfig, HostedModel
-from serving.facts import Pulse
+from serving.engine_config import EngineConfig, HostedModel
+from serving.facts import EngineCounters
 
 pytestmark = [
     pytest.mark.usefixtures("cluster"),
@@ -36,7 +36,7 @@ class Obedient:
 
     def __init__(self) -> None:
         self.core = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-        self.pulse = Pulse()
+        self.counters = EngineCounters()
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         word, _, path = request.messages[-1].content.partition(" ")
@@ -53,7 +53,7 @@ class Obedient:
         if word == "slow":
             for _ in range(16):
                 await asyncio.sleep(0.25)
-                self.pulse = self.pulse.after(32, 1)
+                self.counters = self.counters.after(32, 1)
         if word == "cut":
             raise ModelOverloadedError("vLLM broke a request off (abort)")
         if word == "long":
@@ -166,9 +166,9 @@ def test_with_two_replicas_the_other_goes_on_at_once(tmp_path: Path) -> None:
 def test_who_reports_a_loss_late_does_not_end_the_next_life() -> None:
     async def use(pool: Any) -> None:
         before = await say(pool, "answer")
-        await pool.replicas[0].put_down("an earlier life")
+        await pool.replicas[0].kill("an earlier incarnation")
         assert await say(pool, "answer") == before
-        await pool.replicas[0].put_down(pool.replicas[0].life)
+        await pool.replicas[0].kill(pool.replicas[0].incarnation)
         assert await gone(before.split()[0])
         assert await say(pool, "answer") != before
 
@@ -180,7 +180,7 @@ def test_a_pool_that_asks_nothing_notices_a_loss(restarts: int, caplog: pytest.L
     """As the driver's does while rollout workers use the engines: its limit of rollouts depends on it."""
 
     async def use(pool: Any) -> None:
-        other = pool.elsewhere()()
+        other = pool.connector()()
         await other.start()
         before = (await say(other, "answer")).split()[0]
         os.kill(int(before), signal.SIGKILL)
@@ -222,8 +222,8 @@ def test_a_slow_engine_is_not_taken_for_a_hung_one() -> None:
     async def use(pool: Any) -> None:
         before = await say(pool, "answer")
         assert await say(pool, "slow") == before, "four seconds without an answer, but with steps"
-        pulse = await pool.pulse()
-        assert (pulse.steps, pulse.prompt_tokens, pulse.completion_tokens) == (16, 512, 16)
+        counters = await pool.counters()
+        assert (counters.steps, counters.prompt_tokens, counters.completion_tokens) == (16, 512, 16)
 
     with_pool(use, config=QUICK.model_copy(update={"stall_timeout_s": 1.0}))
 

@@ -179,12 +179,12 @@ def test_other_tools_or_another_session_are_rendered_anew(native: Any) -> None:
 
 
 def test_sessions_are_forgotten_oldest_first(native: Any) -> None:
-    transcripts = Transcripts(native, max_sessions=2)
+    transcripts = Transcripts(native, max_conversations=2)
     for name in ("a", "b", "a", "c"):
         transcripts.remember(name, (ASK, SAY), (), [1])
-    assert set(transcripts.sessions) == {"a", "c"}
+    assert set(transcripts.conversations) == {"a", "c"}
     transcripts.remember(None, (ASK, SAY), (), [1])
-    assert set(transcripts.sessions) == {"a", "c"}
+    assert set(transcripts.conversations) == {"a", "c"}
 
 
 def test_a_template_with_tools_gets_them(native: Any) -> None:

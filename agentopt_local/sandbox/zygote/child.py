@@ -1,8 +1,8 @@
 """The last step: a locked-down process reads one request, executes it, answers, and is killed.
 
-Nothing here defends against the code it executes: the walls are the kernel's, and the supervisor believes
-only frames and its own clock. What this module does is make answers and errors readable. The functions of
-``os`` that it needs after the code has run are its own names, because code may replace those of the modules.
+Nothing here defends against the code it executes: the kernel confines that, and the supervisor trusts only well-formed
+frames and its own clock. This module makes answers and errors readable. It imports the functions of ``os`` that it
+needs after the code has run under their own names, because the code may replace the module's attributes.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ import os
 import random
 import resource
 import sys
+from functools import partial
 from os import _exit, close, read, write
 from types import ModuleType
 from typing import Any, NoReturn
 
 from . import execute, frames
+from .launch_settings import Settings
 from .lockdown import set_limit
-from .settings import Settings
 from .values import ValueTooLarge, to_json_text
 
 
 def child_main(request_pipe: int, answers: int, settings: Settings, scratch: str | None) -> NoReturn:
-    """Serve one request and end. Runs after the lock-down."""
+    """Serve one request and exit. Called after the lock-down."""
     os.environ["HOME"] = os.environ["TMPDIR"] = scratch or "/nonexistent"
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = sys.__stdout__ = _open_output(1)  # type: ignore[misc]
@@ -40,7 +41,8 @@ def child_main(request_pipe: int, answers: int, settings: Settings, scratch: str
         _serve_batch(request, token, answers, settings)
     else:
         answer = _answer(request, request["arguments"], settings)
-        _flush(sys.__stdout__, sys.__stderr__, sys.stdout, sys.stderr)
+        for stream in (sys.__stdout__, sys.__stderr__, sys.stdout, sys.stderr):
+            execute.guarded(partial(_flush, stream), None)
         _write(answers, frames.pack(frames.ANSWER, token + answer))
     _exit(0)
 
@@ -51,7 +53,7 @@ def _open_output(descriptor: int) -> io.TextIOWrapper:
 
 
 def _warm_up(settings: Settings) -> None:
-    """Use what every call uses, so that copying those pages is done before the request arrives."""
+    """Use what every call uses, so that those pages are copied before the request arrives."""
     request = json.loads('{"functions": "def warm(a):\\n    return [a]\\n", "name": "warm", "seed": 0, "a": 1.5}')
     frames.FrameReader(1000).feed(frames.pack(frames.ANSWER, _answer(request, {"a": request["a"]}, settings)))
     execute.forget()
@@ -64,7 +66,7 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def _read_request(descriptor: int) -> tuple[bytes, dict[str, Any]]:
-    """The token that this call's answers start with, and the request."""
+    """The token that starts this call's answers, and the request."""
     reader = frames.FrameReader(frames.MAX_REQUEST_BYTES + 4096)
     while True:
         data = read(descriptor, 1 << 18)
@@ -75,7 +77,7 @@ def _read_request(descriptor: int) -> tuple[bytes, dict[str, Any]]:
 
 
 def _seed(seed: int) -> None:
-    """Seed the generators of ``random``, numpy and sympy that are loaded."""
+    """Seed the global generators of ``random`` and, if loaded, of numpy and sympy."""
     random.seed(seed)
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
@@ -85,14 +87,12 @@ def _seed(seed: int) -> None:
         sympy_random.rng.seed(seed)
 
 
-def _flush(*streams: Any) -> None:
-    for stream in streams:
-        with contextlib.suppress(BaseException):
-            stream.flush()
+def _flush(stream: Any) -> None:
+    stream.flush()
 
 
 def _serve_batch(request: dict[str, Any], token: bytes, answers: int, settings: Settings) -> None:
-    """Answer one set of arguments after the other; output is captured here and travels with each answer."""
+    """Answer one set of arguments after another; output is captured here and sent with each answer."""
     for arguments in request["arguments"]:
         captured = [io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True) for _ in "ab"]
         sys.stdout, sys.stderr = captured
@@ -105,7 +105,7 @@ def _serve_batch(request: dict[str, Any], token: bytes, answers: int, settings: 
 
 
 def _captured_text(stream: io.TextIOWrapper, limit: int) -> str:
-    from .output import CappedOutput
+    from .capture import CappedOutput
 
     output = CappedOutput(limit)
     with contextlib.suppress(ValueError):
@@ -114,8 +114,8 @@ def _captured_text(stream: io.TextIOWrapper, limit: int) -> str:
 
 
 def _answer(request: dict[str, Any], arguments: dict[str, Any], settings: Settings) -> bytes:
-    """Execute once; the answer as a JSON object that is not empty."""
-    # Given back when memory runs out, so that the report fits. Never touched, so it costs addresses and no pages.
+    """Execute once. Returns the answer, a JSON object that is not empty."""
+    # Released when memory runs out, so that the report fits. Never touched, so it takes addresses but no pages.
     reserve = mmap.mmap(-1, 2 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     module = execute.new_module()
     try:
@@ -130,7 +130,7 @@ def _answer(request: dict[str, Any], arguments: dict[str, Any], settings: Settin
     except MemoryError as error:
         reserve.close()
         status, text = "memory", _describe_memory(error, module)
-    except BaseException as error:  # noqa: BLE001 - whatever untrusted code raises is its answer
+    except BaseException as error:  # noqa: BLE001 - the answer is whatever untrusted code raises
         status, text = "exception", execute.describe(error)
     fields = {"status": status, "error": text}
     return json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace")

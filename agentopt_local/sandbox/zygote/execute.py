@@ -1,4 +1,4 @@
-"""Executing source text, and describing its errors in a form that a small language model can act on."""
+"""Executes source text, and describes its errors so that a small language model can act on them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import ast
 import inspect
 import linecache
 import sys
+from collections.abc import Callable
 from types import CoroutineType, ModuleType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 FUNCTIONS = "<functions>"
 CODE = "<code>"
 _MAX_FRAMES = 6
@@ -27,26 +29,26 @@ _HINTS = (
 
 
 def new_module() -> ModuleType:
-    """An empty ``__main__`` for one execution, known to ``sys.modules`` as code expects."""
+    """An empty ``__main__`` for one execution, registered in ``sys.modules`` as code expects."""
     module = ModuleType("__main__")
     sys.modules["__main__"] = sys.modules["functions"] = module
     return module
 
 
 def forget() -> None:
-    """Undo the traces of a trial execution."""
+    """Remove the traces of a warm-up execution."""
     linecache.cache.clear()
 
 
 def _remember(source: str, filename: str) -> None:
-    """Let tracebacks and ``inspect.getsource`` find the lines."""
+    """Make the lines available to tracebacks and ``inspect.getsource``."""
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
 
 
 def define(source: str, module: ModuleType, filename: str) -> None:
     """Execute definitions in ``module``. Raises what the source raises."""
     _remember(source, filename)
-    module.__name__ = "functions"  # so that a block under ``if __name__ == "__main__"`` stays quiet
+    module.__name__ = "functions"  # so that a block under ``if __name__ == "__main__"`` does not run
     exec(compile(source, filename, "exec", dont_inherit=True), module.__dict__)
 
 
@@ -74,7 +76,7 @@ def call_function(source: str, name: str, arguments: dict[str, Any], module: Mod
     try:
         value = function(**arguments)
     except TypeError as error:
-        # Without a frame of the function's own, it was never entered: the arguments do not fit.
+        # If the traceback has no frame of the function, it was never entered: the arguments may not fit.
         if error.__traceback__ is None or error.__traceback__.tb_next is not None or _accepts(function, arguments):
             raise
         raise TypeError(f"{error}; the parameters of {name} are {_parameters(function)}") from None
@@ -91,7 +93,7 @@ def _accepts(function: Any, arguments: dict[str, Any]) -> bool:
     except TypeError:
         return False
     except ValueError:
-        pass  # a callable without a signature
+        pass  # the callable has no signature
     return True
 
 
@@ -103,7 +105,7 @@ def _parameters(function: Any) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Where the error left the caller's code, then its type and message.
+    """Where in the caller's code the error was raised, then its type and message.
 
     One line per frame of that code (``line 3, in f: return a / b``), then ``ZeroDivisionError: division by zero``.
     """
@@ -126,14 +128,22 @@ def describe(error: BaseException) -> str:
     return "\n".join(lines)
 
 
-def _message(error: BaseException) -> str:
+def guarded(action: Callable[[], T], otherwise: T) -> T:
+    """What ``action`` returns, or ``otherwise`` if it raises: for methods of untrusted objects."""
     try:
-        text = str(error)
-        notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
-        text = "\n".join([text, *notes])
-    except BaseException:  # noqa: BLE001 - ``__str__`` of an untrusted exception
-        return "(its message could not be read)"
+        return action()
+    except BaseException:  # noqa: BLE001 - untrusted code may raise anything
+        return otherwise
+
+
+def _message(error: BaseException) -> str:
+    text = guarded(lambda: _text_and_notes(error), "(its message could not be read)")
     return text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]} [...]"
+
+
+def _text_and_notes(error: BaseException) -> str:
+    notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
+    return "\n".join([str(error), *notes])
 
 
 def _frames(trace: TracebackType | None) -> list[str]:

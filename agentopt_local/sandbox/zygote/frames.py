@@ -1,7 +1,7 @@
-"""Frames of the sandbox's sockets and pipes.
+"""The frames sent over the sandbox's sockets and pipes.
 
-A frame is 4 bytes of big-endian body length, 1 byte of kind, then the body. Bodies that carry facts besides
-their payload start with 4 bytes of length and that much JSON. Nothing here is ever unpickled.
+A frame is the length of its body (4 bytes, big-endian), its kind (1 byte) and the body. A body that carries facts as
+well as a payload starts with the length of the facts (4 bytes) and the facts as JSON. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ _META = struct.Struct(">I")
 
 CONFIG = 1  # trainer -> launcher: JSON settings
 HELLO = 2  # launcher -> trainer: JSON layers and versions
-FAILED = 3  # launcher -> trainer: text of a failed start
+FAILED = 3  # launcher -> trainer: why it could not start
 SPAWN = 4  # trainer -> launcher: JSON index, with the supervisor's socket attached
 SPAWNED = 5  # launcher -> trainer: JSON process id
 CALL = 6  # trainer -> supervisor: facts {id, timeout_s, count} and the child's request
-CANCEL = 7  # trainer -> supervisor: JSON id
+CANCEL = 7  # trainer -> supervisor: facts {id}
 RESULT = 8  # supervisor -> trainer: facts {id, index, last, status, ...} and the child's answer
 READY = 9  # child -> supervisor: locked down
-ANSWER = 10  # child -> supervisor: the call's token, then JSON that is passed on unread
+ANSWER = 10  # child -> supervisor: the call's token, then JSON that is forwarded unread
 
 TOKEN_BYTES = 16
-"""A random text that comes with a request and starts each of its answers, so that what code writes to descriptors
-at random is no answer. Code that goes and looks for it in its process finds it: an answer is its own choice anyway."""
+"""Length of the random token that comes with a request and starts each of its answers. It keeps whatever code writes to
+random descriptors from counting as an answer. Code that searches its process can find it, but a function can choose
+its own result anyway."""
 
 MAX_REQUEST_BYTES = 8 << 20
 
 
 class FrameError(ValueError):
-    """Bytes that are no frame, or a frame over its limit."""
+    """Malformed bytes, or a frame over its limit."""
 
 
 def pack(kind: int, body: bytes = b"") -> bytes:
@@ -68,14 +69,14 @@ def split_facts(body: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 class FrameReader:
-    """Cuts a stream of bytes into frames; never holds more than one frame of ``max_bytes`` and one read."""
+    """Splits a stream of bytes into frames; never holds more than one frame of ``max_bytes`` and one read."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
-        """Add ``data`` and take the frames it completes, as (kind, body). Raises :class:`FrameError`."""
+        """Add ``data`` and return the frames that it completes, as (kind, body). Raises :class:`FrameError`."""
         self._buffer += data
         frames = []
         start = 0

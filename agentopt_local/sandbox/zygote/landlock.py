@@ -1,6 +1,6 @@
-"""Landlock: which files a process may touch, enforced by the kernel (5.13 and later) without privileges.
+"""Landlock: which files a process may access, enforced by the kernel (5.13 and later) without privileges.
 
-Every right that the kernel knows is handled, so what is not granted below is denied. Landlock does not mediate
+All rights that the kernel supports are handled, so whatever is not granted below is denied. Landlock does not cover
 chmod, chown, utime, setxattr or stat; the system call filter denies the first four.
 """
 
@@ -20,7 +20,7 @@ REFER = 1 << 13
 TRUNCATE = 1 << 14
 
 _FILESYSTEM_BITS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-"""Number of file rights by version of the interface: REFER came with 2, TRUNCATE with 3, IOCTL_DEV with 5."""
+"""Number of file rights by version of the interface: REFER was added in 2, TRUNCATE in 3, IOCTL_DEV in 5."""
 _NETWORK_RIGHTS = 0b11  # TCP bind and connect, since 4
 _SCOPES = 0b11  # abstract Unix sockets and signals, since 6
 _RULE_PATH_BENEATH = 1
@@ -40,13 +40,13 @@ def _numbers() -> dict[str, int]:
 
 
 def abi_version() -> int:
-    """The kernel's version of the interface. Raises :class:`OSError` where there is none."""
+    """The kernel's version of the interface. Raises :class:`OSError` if it has none."""
     number = _numbers()["landlock_create_ruleset"]
     return syscall("landlock_create_ruleset", number, None, ctypes.c_size_t(0), ctypes.c_uint32(_QUERY_VERSION))
 
 
 def create_ruleset(rules: list[tuple[str, int]]) -> int:
-    """A descriptor of a rule set that grants ``rules`` (path, rights) and nothing else; absent paths are skipped.
+    """A descriptor of a rule set that grants only ``rules`` (path, rights); missing paths are skipped.
 
     Raises :class:`OSError`.
     """
@@ -90,6 +90,6 @@ def create_ruleset(rules: list[tuple[str, int]]) -> int:
 
 
 def restrict_self(ruleset: int) -> None:
-    """Bind this process to ``ruleset`` for good; needs no_new_privs. Raises :class:`OSError`."""
+    """Restrict this process to ``ruleset`` permanently; needs no_new_privs. Raises :class:`OSError`."""
     number = _numbers()["landlock_restrict_self"]
     syscall("landlock_restrict_self", number, ctypes.c_int(ruleset), ctypes.c_uint32(0))

@@ -1,7 +1,7 @@
-"""The process between the trainer and its workers: imports once, then forks a supervisor on request.
+"""The process between the trainer and its workers: it imports once, then forks supervisors on request.
 
-It is executed with an empty environment and one descriptor, so nothing of the trainer's memory is in it.
-It ends when the trainer closes the connection or dies, and takes every process below it along.
+It is started with a minimal environment and few descriptors, so it holds nothing of the trainer's memory. It ends when
+the trainer closes the connection or dies, and ends all processes below it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 
 from . import frames, native, scratch
 from .frames import FrameReader
+from .launch_settings import Settings
 from .layers import enter_namespaces, find_layers, interpreter_paths
 from .preload import package_folders, preload, settle
-from .settings import Settings
 from .supervisor import supervisor_main
 
 _CHECK_S = 1.0
-"""Seconds between two looks at whether the trainer is still the parent."""
+"""Seconds between checks that the trainer is still the parent."""
 
 
 class Launcher:
@@ -42,7 +42,7 @@ class Launcher:
         self._settings: Settings | None = None
 
     def run(self) -> None:
-        """Start, serve until the trainer is gone, clean up."""
+        """Serve until the trainer is gone, then clean up."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             while self._receive():
@@ -71,14 +71,14 @@ class Launcher:
     def _start(self, config: dict[str, Any]) -> None:
         try:
             hello = self._prepare(Settings.from_json(config))
-        except Exception:  # noqa: BLE001 - told to the trainer, which raises it
+        except Exception:  # noqa: BLE001 - preloaded modules may raise anything; the trainer reports it
             self._control.sendall(frames.pack(frames.FAILED, traceback.format_exc(limit=-3).encode()[-8000:]))
             raise ConnectionError("the start failed") from None
         self._control.sendall(frames.pack_json(frames.HELLO, hello))
 
     def _prepare(self, settings: Settings) -> dict[str, Any]:
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
-            file.write("1000")  # short of memory, the kernel shall end this family first
+            file.write("1000")  # when memory runs out, the kernel should kill this family first
         for folder in settings.site_folders:
             if folder not in sys.path:
                 sys.path.append(folder)
@@ -103,7 +103,7 @@ class Launcher:
         }
 
     def _spawn(self, index: int) -> None:
-        """Fork the supervisor of worker ``index``; a former one is ended first."""
+        """Fork the supervisor of worker ``index``, after ending any earlier one."""
         assert self._settings is not None
         connection = self._descriptors.pop(0)
         self._kill(index)
@@ -136,7 +136,7 @@ class Launcher:
                 del self._workers[index]
 
     def _end(self) -> None:
-        """Let the supervisors leave by themselves, then force them; remove the folders."""
+        """Let the supervisors exit by themselves, kill those that do not, and remove the folders."""
         self._control.close()
         end = time.monotonic() + 2.0
         while self._workers and time.monotonic() < end:
@@ -152,7 +152,7 @@ class Launcher:
 
 
 def _is_inside(path: str) -> bool:
-    """Whether an entry of ``sys.path`` is the standard library's: a folder below the interpreter's, or its archive."""
+    """Whether an entry of ``sys.path`` is part of the standard library: inside the interpreter's folders."""
     return path.startswith((f"{sys.base_prefix}/lib", f"{sys.prefix}/lib")) and bool(path)
 
 
@@ -167,11 +167,11 @@ def main(arguments: list[str]) -> None:
     """Run the launcher. Arguments: the folder of this program, the control socket, the lock of the scratch root."""
     sys.path.remove(arguments[0])
     os.environ.pop("LD_LIBRARY_PATH", None)
-    # To the lowest free numbers: children close a range of descriptors.
+    # Move both to the lowest free numbers, because children close a range of descriptors.
     control, lock = int(arguments[1]), int(arguments[2])
     moved = os.dup(control)
     os.dup(lock)
     os.close(control)
     os.close(lock)
-    os.set_blocking(2, False)  # nobody reads it while all is well
+    os.set_blocking(2, False)  # nobody reads it unless something fails
     Launcher(socket.socket(fileno=moved)).run()

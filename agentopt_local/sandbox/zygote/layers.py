@@ -1,4 +1,4 @@
-"""Which layers of protection this machine has, found out by trying each in a process of its own."""
+"""Finds out which layers of protection this machine has by trying each in a separate process."""
 
 from __future__ import annotations
 
@@ -8,32 +8,38 @@ import signal
 import sys
 import sysconfig
 from collections.abc import Callable
+from functools import partial
 
 from . import landlock, lockdown, native, scratch, seccomp
-from .settings import FIRST_UID, Settings
+from .launch_settings import FIRST_UID, Settings
+from .process import run_and_exit
 
 NO_LANDLOCK = "landlock_in_kernel"
-"""In ``Settings.off``: behave as on a kernel without Landlock."""
+"""In ``Settings.off``: behave as if the kernel had no Landlock."""
 
 
 def attempt(action: Callable[[], None]) -> str:
-    """Run ``action`` in a forked process: "on" if it returned, else why not."""
+    """Run ``action`` in a forked process: "on" if it returned, otherwise why not."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        try:
-            action()
-            text = "on"
-        except BaseException as error:  # noqa: BLE001 - the process ends here, and its parent must hear why
-            text = f"{error}" or type(error).__name__
-        with contextlib.suppress(OSError):
-            os.write(writer, text.encode("utf-8", "replace")[:1000])
-        os._exit(0)
+        run_and_exit(partial(_confirm, writer, action), partial(_report, writer))
     os.close(writer)
     with open(reader, "rb") as file:  # noqa: PTH123
-        text = file.read().decode()
+        text = file.read().decode("utf-8", "replace")
     status = os.waitpid(pid, 0)[1]
     return text or f"ended with status {status}"
+
+
+def _confirm(writer: int, action: Callable[[], None]) -> None:
+    """Tell the parent that ``action`` has returned."""
+    action()
+    os.write(writer, b"on")
+
+
+def _report(writer: int, error: BaseException) -> None:
+    """Send the parent the reason for a failure."""
+    os.write(writer, (str(error) or type(error).__name__).encode("utf-8", "replace")[:1000])
 
 
 def _try_seccomp() -> None:
@@ -58,7 +64,7 @@ def _try_landlock() -> None:
 
 
 def _try_user(read_paths: list[str], folder: str) -> None:
-    """As the other user: everything that must be readable is, and the scratch folder can be reached."""
+    """As the other user: check that everything required is readable and that the scratch folder is writable."""
     lockdown.change_user(FIRST_UID)
     for path in (os.__file__, *read_paths):
         if not os.access(path, os.R_OK):
@@ -71,7 +77,7 @@ def _try_user(read_paths: list[str], folder: str) -> None:
 
 
 def _try_user_and_kill(settings: Settings) -> str:
-    """Whether calls can have a user of their own whom their supervisor still commands."""
+    """Whether calls can run as another user and still be controlled by their supervisor."""
     if os.geteuid() != 0:
         return "not root: calls keep the user"
     folder = f"{settings.root}/probe"
@@ -83,10 +89,7 @@ def _try_user_and_kill(settings: Settings) -> str:
         if pid == 0:
             signal.alarm(10)
             signal.signal(signal.SIGALRM, lambda *_: os._exit(1))
-            text = attempt_here(lambda: _try_user(settings.read_paths, folder))
-            with contextlib.suppress(OSError):
-                os.write(writer, text.encode()[:1000])
-            os._exit(0)
+            run_and_exit(partial(_try_user, settings.read_paths, folder), partial(_report, writer))
         os.close(writer)
         writer = -1
         return _kill_probe(pid, folder, reader)
@@ -101,17 +104,8 @@ def _try_user_and_kill(settings: Settings) -> str:
             os.rmdir(folder)  # noqa: PTH106
 
 
-def attempt_here(action: Callable[[], None]) -> str:
-    """Why ``action`` failed, as text."""
-    try:
-        action()
-    except Exception as error:  # noqa: BLE001 - told to the parent process
-        return f"{error}" or type(error).__name__
-    return "on"
-
-
 def _kill_probe(pid: int, folder: str, reader: int) -> str:
-    """Wait until the probe has made its file or given up, then check that it can be killed and wiped."""
+    """Wait until the probe has made its file or failed, then check that it can be killed and its files wiped."""
     import select
 
     for _ in range(500):
@@ -133,7 +127,7 @@ def _namespace_flags() -> int:
 
 
 def enter_namespaces() -> None:
-    """Leave the host's network and System V objects behind. Raises :class:`OSError`."""
+    """Leave the host's network and its System V objects. Raises :class:`OSError`."""
     uid, gid = os.getuid(), os.getgid()
     flags = _namespace_flags()
     native.unshare(flags)
@@ -146,7 +140,7 @@ def enter_namespaces() -> None:
 
 
 def interpreter_paths(extra: list[str]) -> list[str]:
-    """Folders that imports and shared libraries need."""
+    """Folders that imports and shared libraries need to read."""
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     paths = [sysconfig.get_path(name) for name in names]
     paths += [f"{sys.base_prefix}/lib", f"{sys.base_prefix}/lib64", *extra]
@@ -178,4 +172,4 @@ def find_layers(settings: Settings) -> dict[str, str]:
 
 
 def _ignore(_: int) -> None:
-    """Turn a C function's result into nothing."""
+    """Discard the result of a C function."""

@@ -1,4 +1,4 @@
-"""What a child does to itself before it executes untrusted code. Every step can only take rights away."""
+"""What a child does to itself before it executes untrusted code. Each step can only remove rights."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import signal
 from dataclasses import dataclass
 
 from . import landlock, native, seccomp
-from .settings import Settings
+from .launch_settings import Settings
 
 RESERVE_BYTES = 4 << 20
-"""Address space beyond the limit, kept so that running out of memory can still be reported."""
+"""Address space beyond the limit, so that running out of memory can still be reported."""
 
 _READ_PATHS = (
     "/usr/lib",
@@ -29,7 +29,7 @@ _DEVICES = ("/dev/null", "/dev/zero")
 
 
 def landlock_rules(read_paths: list[str], scratch: str | None) -> list[tuple[str, int]]:
-    """The rule set's paths and rights."""
+    """The paths and rights of the Landlock rule set."""
     rules = [(path, landlock.READ) for path in (*_READ_PATHS, *read_paths)]
     rules += [(path, landlock.DEVICE) for path in _DEVICES]
     if scratch:
@@ -38,20 +38,20 @@ def landlock_rules(read_paths: list[str], scratch: str | None) -> list[tuple[str
 
 
 def change_user(uid: int) -> None:
-    """Become user and group ``uid`` for good, without other groups. Raises :class:`OSError`."""
+    """Become user and group ``uid`` permanently, without other groups. Raises :class:`OSError`."""
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
 
 
 def address_space() -> int:
-    """Bytes of address space that this process has now."""
+    """Bytes of address space that this process uses now."""
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
 def set_limit(kind: int, value: int) -> None:
-    """Lower one resource limit, hard and soft; a lower existing limit stays. Raises :class:`OSError`."""
+    """Lower one resource limit, hard and soft; an existing lower limit stays. Raises :class:`OSError`."""
     hard = resource.getrlimit(kind)[1]
     if hard != resource.RLIM_INFINITY:
         value = min(value, hard)
@@ -59,9 +59,9 @@ def set_limit(kind: int, value: int) -> None:
 
 
 def set_limits(settings: Settings, base_bytes: int) -> None:
-    """Apply the resource limits; ``base_bytes`` of address space are the process's own.
+    """Apply the resource limits, allowing for the ``base_bytes`` of address space that the process already uses.
 
-    Raises :class:`OSError` if one that matters cannot be set.
+    Raises :class:`OSError` if an essential one cannot be set.
     """
     set_limit(resource.RLIMIT_AS, base_bytes + settings.memory_bytes + RESERVE_BYTES)
     set_limit(resource.RLIMIT_FSIZE, settings.file_bytes)
@@ -74,7 +74,7 @@ def set_limits(settings: Settings, base_bytes: int) -> None:
         (resource.RLIMIT_RTPRIO, 0),
         (resource.RLIMIT_STACK, 8 << 20),
     ):
-        with contextlib.suppress(OSError, ValueError):  # gVisor does not know some of them
+        with contextlib.suppress(OSError, ValueError):  # gVisor does not support some of them
             set_limit(kind, value)
 
 
@@ -85,26 +85,26 @@ def close_descriptors(keep: set[int]) -> None:
         if low < descriptor:  # an empty range from 0 would close everything
             os.closerange(low, descriptor)
         low = descriptor + 1
-    os.closerange(low, 4096)  # the launcher was executed with three descriptors, so numbers stay small
+    os.closerange(low, 4096)  # the launcher was started with few descriptors, so numbers stay small
 
 
 @dataclass
 class Walls:
-    """What a supervisor prepares once for all its children, because every page that a child writes costs time."""
+    """What a supervisor prepares once for all its children, because each page that a child writes costs time."""
 
     supervisor: int
     """Process id."""
     uid: int
     base_bytes: int
-    """Address space of a child before it runs anything."""
+    """Address space of a child before it runs any code."""
     ruleset: int | None = None
-    """Landlock's descriptor."""
+    """The descriptor of the Landlock rule set."""
     system_calls: bytes | None = None
-    """The filter's program."""
+    """The program of the system call filter."""
 
 
 def lock_down(settings: Settings, walls: Walls) -> None:
-    """Apply every layer that is on, in the order that they allow. Raises :class:`OSError` if one fails."""
+    """Apply all layers that are on, in the order that works. Raises :class:`OSError` if one fails."""
     if settings.on("uid"):
         change_user(walls.uid)
     if settings.on("capabilities"):
@@ -114,7 +114,7 @@ def lock_down(settings: Settings, walls: Walls) -> None:
     if settings.on("dumpable"):
         native.prctl(native.PR_SET_DUMPABLE, 0)
     if settings.on("parent_death_signal"):
-        # After the change of user, which clears it.
+        # after the change of user, which clears it
         native.prctl(native.PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != walls.supervisor:
             raise OSError("the supervisor has ended")

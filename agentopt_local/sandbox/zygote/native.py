@@ -1,4 +1,4 @@
-"""The few C functions that the lock-down needs, by ctypes."""
+"""The few C functions that the lock-down needs, called through ctypes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check(result: int, what: str) -> int:
 
 
 def prctl(option: int, *arguments: int) -> int:
-    """``prctl(2)`` with its unused arguments zero. Raises :class:`OSError`."""
+    """``prctl(2)`` with zero for its unused arguments. Raises :class:`OSError`."""
     values = [ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4]]
     return check(libc.prctl(ctypes.c_int(option), *values), f"prctl({option})")
 

@@ -1,4 +1,4 @@
-"""Importing and warming the modules that calls find ready."""
+"""Imports and warms up the modules that calls find already loaded."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SCIENTIFIC = ("sympy", "numpy", "numpy.random", "numpy.linalg", "numpy.fft", "pa
 
 
 def preload(extra: list[str]) -> list[str]:
-    """Import the usual modules and ``extra``, and use sympy once; the names of those imported.
+    """Import the usual modules and ``extra``, and use sympy and numpy once. Returns the names of those imported.
 
-    Raises :class:`ImportError` if one of ``extra`` cannot be imported; a usual one may be missing.
+    Raises :class:`ImportError` if one of ``extra`` cannot be imported; the usual ones may be missing.
     """
     if not any(name.partition(".")[0] == "pyarrow" for name in extra):
-        # pandas would take it up wherever it happens to be installed: other values there, and a heap dearer to fork.
+        # pandas uses pyarrow wherever it happens to be installed, which changes values and makes forks slower.
         sys.modules["pyarrow"] = None  # type: ignore[assignment]
     done = []
     with warnings.catch_warnings():
@@ -41,7 +41,7 @@ def preload(extra: list[str]) -> list[str]:
             try:
                 importlib.import_module(name)
                 done.append(name)
-            except Exception:  # noqa: BLE001 - an absent or broken package is not needed here
+            except Exception:  # noqa: BLE001 - a broken package may raise anything, and none of these is required
                 continue
         for name in extra:
             importlib.import_module(name)
@@ -52,7 +52,7 @@ def preload(extra: list[str]) -> list[str]:
 
 
 def _warm_sympy() -> None:
-    """Fill sympy's caches and import its parts that load late: a first ``solve`` costs ten later ones."""
+    """Fill sympy's caches and import what it loads lazily: a first ``solve`` takes as long as ten later ones."""
     sympy = sys.modules.get("sympy")
     if sympy is None:
         return
@@ -82,9 +82,9 @@ def _warm_numpy() -> None:
 
 
 def settle() -> None:
-    """Make forks cheap: what is alive leaves the garbage collector's sight, and what follows is allocated together.
+    """Make forks cheap: exempt live objects from garbage collection, and let new objects be allocated together.
 
-    A process that is forked copies each page that it writes, so new objects in holes all over the heap are dear.
+    A forked process copies each page that it writes, so new objects in holes all over the heap are expensive.
     """
     gc.collect()
     gc.freeze()
@@ -99,7 +99,7 @@ class _MallocState(ctypes.Structure):
 
 
 def _fill_holes() -> None:
-    """Allocate every free block below the top of the heap, for good."""
+    """Allocate every free block below the top of the heap, permanently."""
     libc = native.libc
     libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
     libc.mallinfo2.restype = _MallocState

@@ -1,4 +1,4 @@
-"""A child process, and the call that it serves, as their supervisor holds them."""
+"""A supervisor's view of a child process and the call that it serves, and how forked processes end."""
 
 from __future__ import annotations
 
@@ -7,19 +7,37 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from os import _exit
+from typing import NoReturn
 
 from . import frames
+from .capture import CappedOutput
 from .frames import FrameReader
-from .output import CappedOutput
 
 _READY_S = 20.0
 _CHUNK = 1 << 18
 
 
+def run_and_exit(action: Callable[[], object], report: Callable[[BaseException], object], failed: int = 1) -> NoReturn:
+    """Run ``action`` in a forked process and end the process: it must never return into its parent's code.
+
+    The exit status is 0, or ``failed`` after ``report`` has been called with whatever ``action`` raised.
+    """
+    status = failed
+    try:
+        action()
+        status = 0
+    except BaseException as error:  # noqa: BLE001 - the process ends here; its parent learns why from the report
+        report(error)
+    finally:
+        _exit(status)
+
+
 @dataclass
 class Child:
-    """A forked process that waits for its one request."""
+    """A forked process that serves one request."""
 
     pid: int
     request: int
@@ -29,23 +47,23 @@ class Child:
     reader: FrameReader
     arrived: list[tuple[int, bytes]] = field(default_factory=list)
     status: int | None = None
-    """What ``waitpid`` said; None while it lives."""
+    """As returned by ``waitpid``; None while it runs."""
 
     def cpu_s(self) -> float:
-        """Processor seconds used so far (0.0 where the kernel does not tell)."""
+        """Processor seconds used so far (0.0 if the kernel does not report it)."""
         try:
             return time.clock_gettime((~self.pid << 3) | 2)
         except OSError:
             return 0.0
 
     def kill(self) -> None:
-        """End it at once. Safe while it is not reaped."""
+        """Kill it. Safe as long as it has not been reaped."""
         if self.status is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
     def has_ended(self) -> bool:
-        """Whether it has died by itself."""
+        """Whether it has ended by itself."""
         if self.status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -53,7 +71,7 @@ class Child:
         return self.status is not None
 
     def reap(self, wait_s: float) -> None:
-        """Wait for the end by itself for ``wait_s`` seconds, then force it."""
+        """Wait ``wait_s`` seconds for it to end by itself, then kill it."""
         end = time.monotonic() + wait_s
         while self.status is None and time.monotonic() < end:
             if not self.has_ended():
@@ -63,7 +81,7 @@ class Child:
             self.status = os.waitpid(self.pid, 0)[1]
 
     def close(self) -> None:
-        """Close this side of its pipes."""
+        """Close this end of its pipes."""
         for descriptor in (self.request, self.answers, self.stdout, self.stderr):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
@@ -75,7 +93,7 @@ class Child:
         return bool(data)
 
     def wait_ready(self) -> bool:
-        """Whether the child has locked itself down and waits for a request."""
+        """Wait until the child has locked itself down and expects a request; False if it does not."""
         end = time.monotonic() + _READY_S
         while not self.arrived:
             left = end - time.monotonic()
@@ -95,7 +113,7 @@ class Call:
     stdout: CappedOutput
     stderr: CappedOutput
     token: bytes
-    """What its answers start with."""
+    """Starts each of its answers."""
     started: float = 0.0
     cpu_started: float = 0.0
     index: int = 0

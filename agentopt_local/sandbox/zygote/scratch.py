@@ -1,6 +1,6 @@
-"""The scratch folder of a worker: measuring it while a call runs, emptying it afterwards.
+"""The scratch folder of a worker: measured while a call runs, emptied afterwards.
 
-The code that ran there chose names, depths and modes, so nothing here recurses or follows a link.
+Untrusted code has chosen the names, depths and modes in it, so nothing here recurses or follows links.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def is_over(folder: str, max_bytes: int) -> bool:
                         total += entry.stat(follow_symlinks=False).st_size
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
-                return True  # folders in folders, thousands deep
+                return True  # folders nested thousands deep
             continue  # removed meanwhile
         if total > max_bytes:
             return True
@@ -38,9 +38,9 @@ def is_over(folder: str, max_bytes: int) -> bool:
 
 
 def wipe(folder: str) -> None:
-    """Remove everything inside ``folder``, however deep. Raises :class:`OSError` if something stays.
+    """Remove everything inside ``folder``, however deep. Raises :class:`OSError` if something remains.
 
-    Folders inside are emptied by moving what they hold up to the top, so no path is ever longer than two levels.
+    Nested folders are moved up to the top, so no path is ever longer than two levels.
     """
     moved = 0
     while True:
@@ -57,9 +57,9 @@ def wipe(folder: str) -> None:
 
 
 def _flatten(path: str, top: str, moved: int) -> int:
-    """Remove the folder ``path`` after moving its own folders to ``top``; the next free number for a name."""
+    """Remove the folder ``path`` after moving its folders to ``top``. Returns the next free number for a name."""
     with contextlib.suppress(OSError):
-        os.chmod(path, 0o700)  # noqa: PTH101 - it may have been made unreadable
+        os.chmod(path, 0o700)  # noqa: PTH101 - the code may have made it unreadable
     with os.scandir(path) as entries:
         inner = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
     for inner_path, is_folder in inner:

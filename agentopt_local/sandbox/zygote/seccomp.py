@@ -1,8 +1,8 @@
-"""The system call filter: an allow-list, built as classic BPF.
+"""The system call filter: an allow-list as a classic BPF program.
 
-A call that is not listed fails with EPERM, which Python raises as PermissionError. A call of a foreign
-architecture kills the process. Layout of the data the filter reads: number, architecture, instruction
-pointer, six 64-bit arguments (``struct seccomp_data``); both known architectures are little-endian.
+A call that is not listed fails with EPERM, which Python raises as PermissionError. A call of another architecture
+kills the process. The filter reads ``struct seccomp_data``: number, architecture, instruction pointer, six 64-bit
+arguments. Both supported architectures are little-endian.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsus
 futex set_robust_list set_tid_address rseq getrandom arch_prctl restart_syscall
 """
 
-# Landlock must stand behind these.
+# Safe only with Landlock.
 _WRITING_CALLS = """
 ftruncate mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 fsync fdatasync copy_file_range
 """
@@ -53,7 +53,7 @@ _PR_SET_NAME, _PR_GET_NAME = 15, 16
 _SOCK_STREAM, _SOCK_TYPE_FLAGS = 1, 0o2004000
 
 ANY_PID = 0x5EEDF00D
-"""Stands in a program for the id of the process that installs it; no other operand has this value."""
+"""Placeholder for the id of the process that installs a program; no other operand has this value."""
 
 Instruction = tuple[int, int, int, int]
 
@@ -84,7 +84,7 @@ def _without_bits(index: int, bits: int, otherwise: int) -> list[Instruction]:
 
 
 def _rules(files: str) -> dict[str, list[Instruction]]:
-    """Calls that are allowed for some arguments only. ``files``: "none", "read" or "write"."""
+    """Calls that are allowed only with some arguments. ``files``: "none", "read" or "write"."""
     own = _argument_in(0, (ANY_PID,))
     streams = tuple(_SOCK_STREAM | flags for flags in (0, 0o4000, 0o2000000, _SOCK_TYPE_FLAGS))
     socketpair = [_argument(0), (_EQUAL, 1, 0, 1), _refuse(errno.EPERM), *_argument_in(1, streams)]
@@ -97,15 +97,15 @@ def _rules(files: str) -> dict[str, list[Instruction]]:
         "getpgid": _argument_in(0, (0, ANY_PID)),
         "getsid": _argument_in(0, (0, ANY_PID)),
         "sched_getaffinity": _argument_in(0, (0, ANY_PID)),
-        # Its own limits only: without privileges they can be lowered and never raised.
+        # only its own limits: without privileges they can be lowered but never raised
         "prlimit64": _argument_in(0, (0,)),
         "prctl": _argument_in(0, (_PR_SET_NAME, _PR_GET_NAME)),
         "fcntl": _argument_in(1, _FCNTL_COMMANDS),
         "ioctl": _argument_in(1, _IOCTL_REQUESTS),
-        # asyncio wakes itself through a pair of stream sockets; no socket here has an address.
+        # asyncio wakes itself through a pair of stream sockets; no socket may have an address
         "socketpair": socketpair,
         "sendto": address,
-        # glibc falls back from these two when they do not exist.
+        # glibc falls back to older calls if these two do not exist
         "clone3": [_refuse(errno.ENOSYS)],
         "openat2": [_refuse(errno.ENOSYS)],
     }
@@ -144,7 +144,7 @@ class _Program(ctypes.Structure):
 
 
 def install(program: bytes) -> None:
-    """Put a filter on this process for good, with its process id filled in; needs no_new_privs.
+    """Install a filter on this process permanently, with its process id filled in; needs no_new_privs.
 
     Raises :class:`OSError`.
     """
@@ -156,9 +156,9 @@ def install(program: bytes) -> None:
 
 
 def build_here(files: str) -> bytes:
-    """The filter for children on this machine. Raises :class:`OSError` on an unknown processor.
+    """The filter for children on this machine. Raises :class:`OSError` if the processor is not supported.
 
-    Built once, because building it touches more memory pages than all the rest of a child's start.
+    Built only once, because building it touches more memory pages than the rest of a child's start.
     """
     machine = this_machine()
     if machine is None:

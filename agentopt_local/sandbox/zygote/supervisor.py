@@ -1,6 +1,6 @@
-"""One worker: takes requests from the trainer and runs each in a fresh child that is already locked down.
+"""One worker: takes requests from the trainer and runs each in a new child that is already locked down.
 
-Statuses and times in a result come from here, never from the child; the child's answer is passed on unread.
+Statuses and times in a result come from here, never from the child; the child's answer is forwarded unread.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ import select
 import socket
 import sys
 import time
-from os import _exit
+from functools import partial
+from os import write
 from typing import Any, NoReturn
 
 from . import frames, landlock, lockdown, scratch, seccomp
+from .capture import KILL_BYTES, CappedOutput
 from .child import child_main
 from .frames import FrameError, FrameReader
+from .launch_settings import EXIT_FAILED, FIRST_UID, Settings
 from .lockdown import Walls
-from .output import KILL_BYTES, CappedOutput
-from .process import Call, Child
-from .settings import EXIT_FAILED, FIRST_UID, Settings
+from .process import Call, Child, run_and_exit
 
 _SCAN_S = 0.1
-"""Seconds between two looks at the size of the scratch folder."""
+"""Seconds between checks of the size of the scratch folder."""
 _CHUNK = 1 << 18
 
 
-class Gone(Exception):  # noqa: N818 - it asks for a quiet end, it reports no error
+class TrainerGone(Exception):  # noqa: N818 - a reason to exit quietly, not an error
     """The trainer has closed the connection."""
 
 
@@ -45,7 +46,7 @@ class Supervisor:
         self._null = os.open("/dev/null", os.O_RDONLY)
 
     def serve(self) -> None:
-        """Handle requests one after the other; returns when the trainer is gone."""
+        """Handle requests one after another; returns when the trainer is gone."""
         self._prepare()
         try:
             self._spare = self._fork()
@@ -53,10 +54,10 @@ class Supervisor:
                 kind, body = self._next_request()
                 if kind == frames.CALL:
                     done = self._serve_call(body)
-                    del body  # the next child shall not find this request in its memory
+                    del body  # the next child must not find this request in its memory
                     self._spare = self._fork()
-                    self._bury(done)
-        except (Gone, FrameError, ConnectionError):
+                    self._discard(done)
+        except (TrainerGone, FrameError, ConnectionError):
             pass
         finally:
             self._clean_up()
@@ -86,7 +87,7 @@ class Supervisor:
     def _receive(self) -> None:
         data = self._connection.recv(_CHUNK)
         if not data:
-            raise Gone
+            raise TrainerGone
         self._requests += self._reader.feed(data)
 
     def _next_request(self) -> tuple[int, bytes]:
@@ -101,7 +102,8 @@ class Supervisor:
         stderr, stderr_writer = os.pipe()
         pid = os.fork()
         if pid == 0:
-            self._become_child(request_reader, answers_writer, stdout_writer, stderr_writer)
+            theirs = request_reader, answers_writer, stdout_writer, stderr_writer
+            run_and_exit(partial(self._become_child, *theirs), _report_child, EXIT_FAILED)
         for descriptor in (request_reader, answers_writer, stdout_writer, stderr_writer):
             os.close(descriptor)
         os.set_blocking(stdout, False)
@@ -109,30 +111,24 @@ class Supervisor:
         return Child(pid, request, answers, stdout, stderr, FrameReader(self._settings.answer_bytes))
 
     def _become_child(self, request: int, answers: int, stdout: int, stderr: int) -> NoReturn:
-        """Keep only what a child needs, then hand over. Never returns, whatever happens."""
-        try:
-            os.setsid()
-            os.dup2(self._null, 0)
-            os.dup2(stdout, 1)
-            os.dup2(stderr, 2)
-            keep = {0, 1, 2, request, answers}
-            if self._walls.ruleset is not None:
-                keep.add(self._walls.ruleset)
-            lockdown.close_descriptors(keep)
-            os.chdir(self._scratch or "/")
-            lockdown.lock_down(self._settings, self._walls)
-            child_main(request, answers, self._settings, self._scratch)
-        except BaseException as error:  # noqa: BLE001 - nothing may ever return into the supervisor's loop
-            with contextlib.suppress(BaseException):
-                os.write(2, f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:2000])
-        finally:
-            _exit(EXIT_FAILED)
+        """Keep only what a child needs, lock down and serve one request."""
+        os.setsid()
+        os.dup2(self._null, 0)
+        os.dup2(stdout, 1)
+        os.dup2(stderr, 2)
+        keep = {0, 1, 2, request, answers}
+        if self._walls.ruleset is not None:
+            keep.add(self._walls.ruleset)
+        lockdown.close_descriptors(keep)
+        os.chdir(self._scratch or "/")
+        lockdown.lock_down(self._settings, self._walls)
+        child_main(request, answers, self._settings, self._scratch)
 
     def _serve_call(self, body: bytes) -> Child:
         facts, request = frames.split_facts(body)
         child, self._spare = self._spare or self._fork(), None
-        if child.has_ended():  # while it waited, as for lack of memory: not this call's doing
-            self._bury(child)
+        if child.has_ended():  # while it waited, perhaps for lack of memory: not because of this call
+            self._discard(child)
             child = self._fork()
         limit = self._settings.output_bytes
         outputs = CappedOutput(limit), CappedOutput(limit)
@@ -140,14 +136,14 @@ class Supervisor:
         call = Call(facts["id"], facts["timeout_s"], facts["count"], child, *outputs, token)
         try:
             self._execute(call, request)
-        except (Gone, ConnectionError, FrameError):
-            self._bury(child)
+        except (TrainerGone, ConnectionError, FrameError):
+            self._discard(child)
             raise
         child.kill()
         return child
 
-    def _bury(self, child: Child) -> None:
-        """Wait until a child is gone, then remove what it left."""
+    def _discard(self, child: Child) -> None:
+        """End a child, then remove what it left behind."""
         child.kill()
         child.reap(0)
         child.close()
@@ -180,7 +176,7 @@ class Supervisor:
             self._finish(call, status)
 
     def _step(self, call: Call, poller: select.poll) -> str | None:
-        """Wait for the next event; the status that ends the call, "done" if its last answer was passed on."""
+        """Wait for the next event. Returns the status that ends the call, "done" if its last answer was forwarded."""
         child = call.child
         left = call.started + call.timeout_s - time.monotonic()
         wait = max(left, 0.0)
@@ -229,7 +225,7 @@ class Supervisor:
                 return "damaged"
             last = call.index + 1 == call.count
             if last:
-                # The child wrote its output before this answer: it is in the pipes already.
+                # The child wrote its output before this answer, so it is in the pipes by now.
                 call.stdout.drain(child.stdout)
                 call.stderr.drain(child.stderr)
                 child.kill()
@@ -257,7 +253,7 @@ class Supervisor:
         return facts
 
     def _finish(self, call: Call, status: str) -> None:
-        """End a call that has no answer."""
+        """End a call that has not been answered."""
         child = call.child
         facts = self._facts(call, status, last=True)
         if status == "crashed":
@@ -273,13 +269,13 @@ class Supervisor:
 
 
 def supervisor_main(connection: socket.socket, settings: Settings, index: int) -> NoReturn:
-    """Run a supervisor in this process and end with it."""
-    status = 1
-    try:
-        Supervisor(connection, settings, index).serve()
-        status = 0
-    except BaseException as error:  # noqa: BLE001 - the process ends here; the trainer sees the closed connection
-        with contextlib.suppress(BaseException):
-            sys.stderr.write(f"sandbox supervisor: {error!r}\n")
-    finally:
-        os._exit(status)
+    """Run a supervisor in this process and exit. If it fails, the trainer notices the closed connection."""
+    run_and_exit(lambda: Supervisor(connection, settings, index).serve(), _report_supervisor)
+
+
+def _report_child(error: BaseException) -> None:
+    write(2, f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:2000])
+
+
+def _report_supervisor(error: BaseException) -> None:
+    sys.stderr.write(f"sandbox supervisor: {error!r}\n")

@@ -1,7 +1,7 @@
-"""Linux system call numbers by name, for the architectures that the sandbox knows.
+"""Linux system call numbers by name, for the architectures that the sandbox supports.
 
-Sources: ``asm/unistd_64.h`` (x86_64) and ``asm-generic/unistd.h`` (aarch64) of Linux 6.1.
-Only calls that the lock-down uses or names; a call that an architecture lacks is missing from its table.
+Sources: ``asm/unistd_64.h`` (x86_64) and ``asm-generic/unistd.h`` (aarch64) of Linux 6.1. The tables hold only
+calls that the lock-down uses or names, and only those that the architecture has.
 """
 
 from __future__ import annotations
@@ -65,5 +65,5 @@ TABLES = {"x86_64": (AUDIT_ARCH_X86_64, X86_64), "aarch64": (AUDIT_ARCH_AARCH64,
 
 
 def this_machine() -> tuple[int, dict[str, int]] | None:
-    """The audit architecture and the call numbers of this processor; None where they are not known."""
+    """The audit architecture and the call numbers of this processor; None if it is not supported."""
     return TABLES.get(platform.machine())

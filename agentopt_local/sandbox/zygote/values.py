@@ -1,11 +1,11 @@
-"""Which Python values can be returned, and the JSON they become.
+"""Which Python values can be returned, and as which JSON.
 
 ============================================  =====================================================
 None, bool, int, float, str                   themselves; an int has at most 4,300 digits
 nan, inf, -inf                                "NaN", "Infinity", "-Infinity"
 list, tuple, other sequences, iterators       array
-set, frozenset                                array, sorted by value where that can be, else by type and text
-dict and other mappings, their views          object, arrays; keys that are not text become text, and must stay distinct
+set, frozenset                                array, sorted by value if possible, otherwise by type and text
+dict and other mappings, their views          object, arrays; keys that are not text become text and must stay distinct
 dataclass instance, SimpleNamespace           object of its fields
 Fraction, sympy Rational                      a whole number as int, else "p/q"
 Decimal, complex, mpmath mpc                  its text, such as "0.10" or "(1+2j)"
@@ -53,7 +53,7 @@ class ValueTooLarge(Exception):  # noqa: N818 - becomes the status "result_too_l
 def to_json_text(value: Any, max_bytes: int) -> bytes:
     """``value`` as JSON in UTF-8.
 
-    Raises :class:`TypeError` or :class:`ValueError` saying what cannot be returned, :class:`ValueTooLarge`.
+    Raises :class:`TypeError` or :class:`ValueError` saying what cannot be returned, and :class:`ValueTooLarge`.
     """
     converter = _Converter(max_bytes)
     text = json.dumps(converter.convert(value, 0), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
@@ -63,7 +63,7 @@ def to_json_text(value: Any, max_bytes: int) -> bytes:
 
 
 class _Converter:
-    """Converts one value; counts what it makes, so that endless values end."""
+    """Converts one value; counts its output, so that endless values are stopped."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -81,7 +81,7 @@ class _Converter:
             return value
         kind = type(value)
         if kind is int:
-            self._spend(value.bit_length() >> 2)  # close to its digits
+            self._spend(value.bit_length() >> 2)  # about its number of digits
             return _checked_int(value)
         if kind is float:
             return _finite(value)
@@ -107,7 +107,7 @@ class _Converter:
         return result
 
     def _key(self, key: Any) -> str:
-        """A key as text: text stays, values with one JSON form use it, tuples and the rest their ``str``."""
+        """A key as text: text as it is, None and bool as JSON, everything else as its ``str``."""
         if isinstance(key, str):
             return str.__str__(key)
         if key is None or isinstance(key, bool):
@@ -183,7 +183,7 @@ def _finite(value: float) -> float | str:
 def _ordered(value: AbstractSet[Any]) -> list[Any]:
     try:
         return sorted(value)
-    except Exception:  # noqa: BLE001 - elements compare as they like; sympy raises its own errors
+    except Exception:  # noqa: BLE001 - comparing untrusted elements may raise anything
         return sorted(value, key=lambda item: (type(item).__name__, str(item)))
 
 
@@ -196,7 +196,7 @@ def _ratio(numerator: int, denominator: int) -> int | str:
 
 
 def _library(kind: type) -> Callable[[Any, int], Any] | None:
-    """The conversion for values of sympy, mpmath, numpy and pandas, which this module never imports."""
+    """The conversion for a type of sympy, mpmath, numpy or pandas, which this module never imports."""
     for base in kind.__mro__:
         package = base.__module__.partition(".")[0]
         if package in _LIBRARIES:
@@ -241,7 +241,7 @@ def _from_numpy(value: Any, left: int) -> Any:
         if value.dtype.kind == "g" or (value.dtype.itemsize > 8 and value.dtype.kind == "f"):
             return value.astype(float).tolist()
         return value.tolist()
-    if isinstance(value, tuple):  # what its linear algebra returns
+    if isinstance(value, tuple):  # as its linear algebra returns
         return list(value)
     raise TypeError(_refusal(value))
 
@@ -271,7 +271,7 @@ _PANDAS_TEXTS = ("Timestamp", "Timedelta", "Period", "Interval", "NaTType", "NAT
 
 
 def _belongs_to_data(index: Any) -> bool:
-    """Whether an index says more than the numbers of rows."""
+    """Whether an index is more than row numbers."""
     return any(name is not None for name in index.names) or index.inferred_type not in ("integer", "empty")
 
 

@@ -1,4 +1,4 @@
-"""What the trainer tells the launcher, and what the launcher decides from it."""
+"""The settings that the trainer sends to the launcher, and what the launcher derives from them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FIRST_UID = 64000
-"""Worker ``n`` runs its calls as user and group ``FIRST_UID + n`` where it may change its user."""
+"""Worker ``n`` runs its calls as user and group ``FIRST_UID + n`` if it may change its user."""
 
 EXIT_FAILED = 97
-"""Exit status of a child that ended by an error of its own program: the lock-down failed, or the code broke it."""
+"""Exit status of a child whose own program failed: the lock-down did, or the code broke it."""
 
 
 @dataclass
@@ -24,15 +24,15 @@ class Settings:
     root: str
     """Folder that holds one scratch folder per worker."""
     preload: list[str] = field(default_factory=list)
-    """Modules to import besides the usual ones; a missing one is an error."""
+    """Modules to import besides the usual ones; they must exist."""
     site_folders: list[str] = field(default_factory=list)
     """Package folders of the trainer's interpreter."""
     off: list[str] = field(default_factory=list)
-    """Layers switched off on purpose: for tests."""
+    """Layers switched off for tests."""
     layers: dict[str, str] = field(default_factory=dict)
-    """Layer name -> "on" or why it is not; filled by the launcher."""
+    """Layer name -> "on", or why it is not in force; set by the launcher."""
     read_paths: list[str] = field(default_factory=list)
-    """What Landlock lets the code read; filled by the launcher."""
+    """What Landlock lets the code read; set by the launcher."""
 
     def on(self, layer: str) -> bool:
         """Whether a layer is in force."""
@@ -40,14 +40,14 @@ class Settings:
 
     @property
     def files(self) -> str:
-        """What the system call filter lets the code open: "none", "read" or "write"."""
+        """How the system call filter lets the code open files: "none", "read" or "write"."""
         if not self.on("landlock") and "landlock" not in self.off:
             return "none"
         return "write" if self.file_bytes else "read"
 
     @property
     def scratch(self) -> bool:
-        """Whether calls get a folder that they may write."""
+        """Whether calls get a folder to which they may write."""
         return self.files == "write"
 
     @property

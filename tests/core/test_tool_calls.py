@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentopt_local.chat import ToolSpec
-from agentopt_local.tool_formats import check_arguments, parse_reply
+from agentopt_local.tool_calls import check_arguments, parse_reply
 
 PARAMETERS: dict[str, Any] = {
     "type": "object",

@@ -1,4 +1,4 @@
-"""Captured output of a child: the first and the last bytes are kept."""
+"""Captured output of a child, of which the first and last bytes are kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections import deque
 
 KILL_BYTES = 16 << 20
-"""A call that writes more than this is ended."""
+"""A call that writes more than this is killed."""
 _CHUNK = 1 << 16
 
 
@@ -22,7 +22,7 @@ class CappedOutput:
         self._tail_size = 0
 
     def add(self, data: bytes) -> None:
-        """Take the next bytes of the stream."""
+        """Add the next bytes of the stream."""
         self.total += len(data)
         taken = data[: self._head_room]
         self._head_room -= len(taken)
@@ -35,7 +35,7 @@ class CappedOutput:
             self._tail_size -= len(self._tail.popleft())
 
     def text(self) -> str:
-        """What was kept, as text; a cut is marked with the number of bytes that are missing."""
+        """What was kept, as text; a cut is marked with the number of missing bytes."""
         tail = b"".join(self._tail)
         cut = self.total - len(self._head) - self._tail_limit
         if cut <= 0:
@@ -44,7 +44,7 @@ class CappedOutput:
         return f"{self._head.decode('utf-8', 'replace')}\n[... {cut} bytes cut ...]\n{end}"
 
     def drain(self, descriptor: int) -> bool:
-        """Take what a non-blocking pipe holds now, up to a little over the limit; False at its end."""
+        """Read what a non-blocking pipe holds now, up to a little over ``KILL_BYTES``; False at its end."""
         while self.total <= KILL_BYTES:
             try:
                 data = os.read(descriptor, _CHUNK)

@@ -1,8 +1,9 @@
-"""The workers of a sandbox: starting them, lending one to each call, replacing lost ones."""
+"""The workers of a sandbox: starts them, assigns one to each call, replaces lost ones."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 from collections.abc import Coroutine, Sequence
@@ -15,9 +16,9 @@ from agentopt_local.sandbox.connection import Reply, WorkerConnection
 from agentopt_local.sandbox.launch import Launcher, start_launcher
 
 _PATIENCE_S = 30.0
-"""Seconds beyond a call's own limit after which a silent worker is taken for lost; longer than it waits for a child."""
+"""Seconds beyond a call's limit after which a silent worker counts as lost; longer than it waits for a child."""
 _CANCEL_S = 2.0
-"""Seconds that a supervisor has to confirm a cancelled call before it is taken for lost."""
+"""Seconds in which a supervisor must confirm a cancelled call; otherwise it counts as lost."""
 
 
 @dataclass
@@ -53,32 +54,33 @@ class WorkerPool:
                 await self._connected(worker)
 
     async def perform(self, request: bytes, timeout_s: float, count: int) -> list[Reply]:
-        """Send one request that has ``count`` answers, with ``timeout_s`` seconds for each; its replies in order.
+        """Send one request that has ``count`` answers, each within ``timeout_s`` seconds; returns the replies in order.
 
-        Fewer replies than answers, the last of them not marked as last: the worker was lost. Raises
-        :class:`SandboxError` if no worker can be started.
+        If the last of them is not marked as last, the worker was lost. Raises :class:`SandboxError` if no worker can be
+        started.
         """
         self._check_open()
         await self._slots.acquire()
         worker = self._idle.pop()
         connection: WorkerConnection | None = None
+        recovering = False
         try:
             connection = await self._connected(worker)
             pending = connection.begin(next(self._ids), {"timeout_s": timeout_s, "count": count}, request)
             await connection.finish(pending, timeout_s + _PATIENCE_S)
         except asyncio.CancelledError:
+            recovering = True  # puts the worker back when it is idle
             if connection:
                 connection.cancel()
-            self._own(self._recover(worker))
+            self._create_task(self._recover(worker))
             raise
-        except BaseException:
-            self._put_back(worker)
-            raise
-        self._put_back(worker)
+        finally:
+            if not recovering:
+                self._put_back(worker)
         return pending.replies
 
     async def aclose(self) -> None:
-        """End all processes and remove their folders, even if it is cancelled meanwhile. Safe to call twice."""
+        """End all processes and remove their folders, even if cancelled meanwhile. Safe to call twice."""
         if os.getpid() != self._process:
             return  # a forked copy: the processes belong to the original
         self._closed = True
@@ -105,15 +107,15 @@ class WorkerPool:
         self._idle.append(worker)
         self._slots.release()
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run ``work`` to its end even if the caller is cancelled."""
+    def _create_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run ``work`` to completion even if the caller is cancelled."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def _recover(self, worker: _Worker) -> None:
-        """After a cancellation: wait until the worker is idle again or lost, then put it back."""
+        """After a cancellation: wait until the worker is idle again or lost, and put it back."""
         try:
             if worker.starting:
                 await asyncio.wait({worker.starting})
@@ -124,10 +126,10 @@ class WorkerPool:
             self._put_back(worker)
 
     async def _connected(self, worker: _Worker) -> WorkerConnection:
-        """The worker's connection, after starting it if it is new or lost."""
+        """The worker's connection. A worker that is new or lost is started first."""
         connection = worker.connection
         if connection is None or connection.lost.is_set():
-            worker.starting = self._own(self._start_worker(worker))
+            worker.starting = self._create_task(self._start_worker(worker))
             await asyncio.shield(worker.starting)
             worker.starting = None
             connection = worker.connection
@@ -142,18 +144,17 @@ class WorkerPool:
                 ours = await launcher.spawn(worker.index)
             except SandboxError:
                 if self.launcher is None:
-                    raise  # it could not be started at all
+                    raise  # the launcher could not be started
                 self.launcher.kill()
                 self.launcher = None
                 ours = await (await self._launch()).spawn(worker.index)
         limits = self._limits
         max_frame = limits.result_bytes + 32 * limits.output_bytes + (1 << 20)
         loop = asyncio.get_running_loop()
-        try:
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(ours.close)
             _, worker.connection = await loop.create_unix_connection(lambda: WorkerConnection(max_frame), sock=ours)
-        except BaseException:
-            ours.close()
-            raise
+            on_error.pop_all()
 
     async def _launch(self) -> Launcher:
         self.launcher = await start_launcher(self._limits, self._preload, self._layers_off)

@@ -1,0 +1,135 @@
+"""Tool calls in a model's reply: the parser that finds them, and the check of their arguments."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from agentopt_local.chat import Message, ToolCall, ToolSpec
+
+
+def _reject_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+# strict=False allows raw line breaks inside strings, as models write code in arguments.
+_DECODER = json.JSONDecoder(strict=False, parse_constant=_reject_constant)
+_MARK = re.compile(
+    r"<tool_call>\s*|```([\w+-]*)[^\S\n]*\n?|(?:^|(?<=\|>))[^\S\n]*(?=[{\[])|(?<=[^`{\s])[^\S\n]+(?=\{)", re.M
+)
+_SEPARATOR = re.compile(r"[\s;,]*(?=\{)")
+
+
+def parse_reply(text: str, tools: Sequence[ToolSpec]) -> Message:
+    """The assistant turn in ``text``, in whatever form its calls are written.
+
+    A call is JSON in Hermes tags, which may be repeated or unclosed, whether or not the name is known. If the name is
+    known, a JSON object (or a list of them) with ``name`` or ``function`` and ``arguments`` or ``parameters`` is a call
+    too: in a ``json`` or unnamed fence, at the start of a line, or with valid arguments at the end of the reply. Other
+    fences hold no calls, and malformed JSON is text. ``content`` is the text before the first call, or all of it.
+    """
+    calls: list[ToolCall] = []
+    first = len(text)
+    for start, found in _scan(text, tools) if tools else ():
+        first = min(first, start)
+        calls += found
+    return Message(role="assistant", content=encodable(text[:first]).strip(), tool_calls=tuple(calls))
+
+
+def _scan(text: str, tools: Sequence[ToolSpec]) -> Iterator[tuple[int, list[ToolCall]]]:
+    """Yield (offset, calls) for each piece of ``text`` that holds calls, from left to right."""
+    known = {tool.name: tool for tool in tools}
+    at = 0
+    while mark := _MARK.search(text, at):
+        kind, body = mark.group().strip(), mark.end()
+        at = max(body, mark.start() + 1)
+        if kind == "<tool_call>":
+            # Some models put a fence inside the tags.
+            inner = re.compile(r"```(?:json)?\s*").match(text, body)
+            value, end = _decode(text, inner.end() if inner else body)
+            calls = _calls(value, None)
+        elif kind.startswith("```"):
+            value, end = _decode(text, body) if mark.group(1) in ("json", "") else (None, body)
+            calls = _calls(value, known)
+            close = text.find("```", end)
+            end = close + 3 if close >= 0 else len(text)
+        else:
+            value, end = _decode(text, body)
+            calls = _calls(value, known)
+            in_line = body > 0 and text[text.rfind("\n", 0, body) + 1 : body].strip() not in ("", "<|python_tag|>")
+            if in_line and (text[end:].strip() or any(check_arguments(known[c.name], c.arguments) for c in calls)):
+                calls = []
+            while calls and (more := _SEPARATOR.match(text, end)):
+                value, next_end = _decode(text, more.end())
+                if not (further := _calls(value, known)):
+                    break
+                calls, end = calls + further, next_end
+        if calls:
+            yield mark.start(), calls
+        at = max(at, end) if (calls or kind.startswith("```")) else at
+
+
+def _decode(text: str, at: int) -> tuple[Any, int]:
+    """The JSON value that starts at ``at``, and its end; (None, ``at``) if there is none."""
+    try:
+        value, end = _DECODER.raw_decode(text, len(text) - len(text[at:].lstrip()))
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # rejects 1e999 and lone surrogates
+    except (ValueError, RecursionError):
+        return None, at
+    return value, end
+
+
+def _calls(value: Any, known: dict[str, ToolSpec] | None) -> list[ToolCall]:
+    """The calls that a JSON value represents. ``known``: the only names that count; None: any name, as inside tags."""
+    if isinstance(value, list) and value:
+        nested = [_calls(item, known) if isinstance(item, dict) else [] for item in value]
+        return [call for calls in nested for call in calls] if all(nested) else []
+    if not isinstance(value, dict):
+        return []
+    if isinstance(value.get("function"), dict):
+        value = value["function"]
+    name = value.get("name", value.get("function"))
+    arguments = value.get("arguments", value.get("parameters", {} if known is None else None))
+    if isinstance(arguments, str):
+        arguments, _ = _decode(arguments, 0)
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        return []
+    if not name.isprintable() or (known is not None and name not in known):
+        return []
+    return [ToolCall(name=name, arguments=arguments)]
+
+
+def encodable(text: str) -> str:
+    """``text`` with "?" for lone surrogates, which can be neither tokenized nor sent."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+@lru_cache(maxsize=1024)
+def _validator(schema: str) -> Any:
+    """The validator for a schema given as JSON text; making one takes ten times as long as a check."""
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(json.loads(schema))
+
+
+def check_arguments(tool: ToolSpec, arguments: dict[str, Any]) -> str | None:
+    """What is wrong with ``arguments`` under the tool's schema, phrased for the model to act on; None if valid."""
+    from jsonschema.exceptions import best_match
+
+    error = best_match(_validator(json.dumps(arguments_schema(tool))).iter_errors(arguments))
+    if error is None:
+        return None
+    where = "".join(f"[{part!r}]" if isinstance(part, int) else f".{part}" for part in error.path).lstrip(".")
+    message = error.message if len(error.message) <= 200 else error.message[:197] + "..."
+    if error.validator == "additionalProperties" and not error.path:
+        unknown = sorted(set(arguments) - set(arguments_schema(tool)["properties"]))
+        message = f"no such argument: {', '.join(unknown)[:200]}"
+    return f"{tool.name}: {f'argument {where}: ' if where else ''}{message}"
+
+
+def arguments_schema(tool: ToolSpec) -> dict[str, Any]:
+    """The schema of the tool's arguments, which allows no others."""
+    return {"type": "object", "properties": {}, **tool.parameters, "additionalProperties": False}
