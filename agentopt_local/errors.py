@@ -19,10 +19,21 @@ between Ray processes. Further facts are attributes set after construction.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from agentopt_local.chat import Usage
+
+T = TypeVar("T")
+
+
+def outcome(call: Callable[[], T]) -> tuple[T, None] | tuple[None, Exception]:
+    """What ``call`` returns or raises, for foreign code that may raise anything: a user's grader, a hub's client."""
+    try:
+        return call(), None
+    except Exception as error:  # noqa: BLE001 - the caller turns it into an error of this package
+        return None, error
 
 
 class AgentOptError(Exception):

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from agentopt_local.errors import ConfigError
+from agentopt_local.errors import ConfigError, outcome
 from agentopt_local.problem import Problem
 from agentopt_local.record import Record
 
@@ -58,9 +58,9 @@ def apply_grader(name: str, grader: Grader, problem: Problem, answer: str | None
     answer = answer or ""
     if missing := no_answer(answer):
         return missing
-    try:
-        result = grader(answer, problem.answer)
-    except Exception as error:  # the grader may be the user's and raise anything
+    given = answer
+    result, error = outcome(lambda: grader(given, problem.answer))
+    if error is not None:
         raise ConfigError(
             f"grader {name!r} raised {type(error).__name__}: {error} on problem {problem.id!r}, "
             f"answer {quote(answer)}. A grader must return a bool, a float or a Grade for every text"

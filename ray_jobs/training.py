@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agentopt_local.chat import ChatModel
+from agentopt_local.concurrency import task_group
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
-from agentopt_local.rollout import Progress, task_group
+from agentopt_local.rollout import Progress
 from agentopt_local.run.report import Report
 from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.run.writer import RunDir

@@ -23,7 +23,7 @@ from agentopt_local.errors import ConfigError, EngineDeadError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.models.metered import Ledger, Prices
 from agentopt_local.problem import Problem
-from agentopt_local.rollout import GradedAgent, Grading, Solver
+from agentopt_local.rollout import GradedAgent, Solver
 from agentopt_local.sandbox.repeating import RepeatingSandbox
 from agentopt_local.tasks.base import Task
 from agentopt_local.trajectory import Trajectory
@@ -37,7 +37,7 @@ from serving.pool import EnginePool
 class WorkerActor(PooledActor):
     """The actor that makes rollouts on a node."""
 
-    def __init__(self, opened: Callable[[], AbstractAsyncContextManager[Grading]]) -> None:
+    def __init__(self, opened: Callable[[], AbstractAsyncContextManager[Solver]]) -> None:
         """``opened`` opens the agent with all it needs, on the first call, because there is no event loop yet."""
         super().__init__()
         self._opened = opened
@@ -52,8 +52,8 @@ class WorkerActor(PooledActor):
 
     async def solve(self, problem: Problem, functions: FunctionSet, seed: int) -> Trajectory:
         """Attempt ``problem`` and grade the attempt."""
-        agent = await self._open()  # Ray may send an attempt to a restarted actor before `ready` is called
-        return await agent.solve(problem, functions, seed=seed)
+        solver = await self._open()  # Ray may send an attempt to a restarted actor before `ready` is called
+        return await solver.solve(problem, functions, seed=seed)
 
     async def _open(self) -> Solver:
         async with self._opening:
@@ -67,7 +67,7 @@ class WorkerActor(PooledActor):
 
 
 class RolloutWorkers(ActorPool):
-    """The Agent whose attempts are made and graded by workers."""
+    """The Solver whose attempts are made and graded by workers."""
 
     def __init__(self, actors: Sequence[Any], config: RunConfig, ledger: Ledger) -> None:
         """``actors`` are handles of :class:`WorkerActor`; ``ledger`` counts an attempt when it ends."""
@@ -105,7 +105,7 @@ def worker_nodes(count: int | None) -> list[str]:
 
 
 @asynccontextmanager
-async def grading_agent(config: RunConfig, task: Task, engines: Callable[[], EnginePool]) -> AsyncIterator[Grading]:
+async def grading_agent(config: RunConfig, task: Task, engines: Callable[[], EnginePool]) -> AsyncIterator[Solver]:
     """Open a worker's agent, with a sandbox and its own connection to the engines."""
     async with AsyncExitStack() as stack:
         sandbox = RepeatingSandbox(await stack.enter_async_context(sandbox_of(config.sandbox, task.preload)))

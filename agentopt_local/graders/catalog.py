@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 
 from agentopt_local import graders
-from agentopt_local.errors import ConfigError
+from agentopt_local.errors import ConfigError, outcome
 from agentopt_local.graders import numbers, text
 from agentopt_local.grading import Grader
 from agentopt_local.spelling import did_you_mean
@@ -45,9 +45,8 @@ def load_grader(name: str) -> Grader:
         )
     if not module_name or not attribute:
         raise ConfigError(f"grader {name!r}: write it as 'module:function', such as 'my_graders:same_city'")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # the module is the user's: importing it may raise anything
+    module, error = outcome(lambda: importlib.import_module(module_name))
+    if module is None:
         raise ConfigError(
             f"grader {name!r}: module {module_name!r} cannot be imported ({type(error).__name__}: {error}). "
             f"Install it, or start from the folder that contains it with PYTHONPATH=."

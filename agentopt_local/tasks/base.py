@@ -10,7 +10,7 @@ from pydantic import Field
 from agentopt_local.grading import Grade
 from agentopt_local.problem import Problem, Split
 from agentopt_local.record import Record
-from agentopt_local.tasks.rows import RowGrader
+from agentopt_local.tasks.graded_rows import RowGrader
 
 if TYPE_CHECKING:
     from agentopt_local.sandbox.base import Sandbox

@@ -11,7 +11,7 @@ from agentopt_local import tasks
 from agentopt_local.errors import ConfigError
 from agentopt_local.spelling import did_you_mean
 from agentopt_local.tasks.base import Task, TaskKind
-from agentopt_local.tasks.rows import RowGrader
+from agentopt_local.tasks.graded_rows import RowGrader
 
 _HUB_DATA_SET = re.compile(r"hf:[\w.-]+/[\w.-]+")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agentopt_local.errors import ConfigError
+from agentopt_local.errors import ConfigError, outcome
 from agentopt_local.spelling import did_you_mean
 
 
@@ -26,13 +27,14 @@ def source(name: str, path: str, hint: str, patterns: tuple[str, ...]) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise ConfigError(f"task {name!r}: huggingface_hub is not installed. {hint}") from None
-    try:
-        return Path(snapshot_download(path[3:], repo_type="dataset", allow_patterns=list(patterns)))
-    except Exception as error:  # the hub's client raises the errors of many libraries
+    wanted = partial(snapshot_download, path[3:], repo_type="dataset", allow_patterns=list(patterns))
+    folder, error = outcome(wanted)  # the hub's client raises the errors of many libraries
+    if folder is None:
         text = " ".join(str(error).split())[:300]
         raise ConfigError(
             f"task {name!r}: the hub did not provide {path[3:]!r} ({type(error).__name__}: {text}). {hint}"
         ) from error
+    return Path(folder)
 
 
 def split_files(name: str, folder: Path, hint: str) -> Iterator[tuple[str, Path]]:

@@ -22,8 +22,8 @@ from agentopt_local.grading import Grade, apply_grader
 from agentopt_local.problem import Problem, Split, content_key
 from agentopt_local.tasks.base import TaskKind
 from agentopt_local.tasks.data_files import read_rows, shown, source, text
+from agentopt_local.tasks.graded_rows import by_texts
 from agentopt_local.tasks.options import flag, levels, parse_spec
-from agentopt_local.tasks.rows import by_texts
 from agentopt_local.tasks.splits import Found, Splits
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from agentopt_local.grading import Grade, apply_grader
 from agentopt_local.problem import Problem, Split
 from agentopt_local.tasks.base import TaskKind
 from agentopt_local.tasks.data_files import read_rows, source, split_files, text
+from agentopt_local.tasks.graded_rows import by_texts
 from agentopt_local.tasks.options import parse_spec
-from agentopt_local.tasks.rows import by_texts
 from agentopt_local.tasks.splits import Found, Splits, problem_id, validation_or_train
 
 if TYPE_CHECKING:

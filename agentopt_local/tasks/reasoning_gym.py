@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -210,17 +211,19 @@ class _Generator:
             env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONUTF8": "1"},
             encoding="utf-8",
         )
-        try:
+        with ExitStack() as on_error:
+            on_error.callback(self._kill)
             for name, options in self._options.items():
                 _check_reply(name, self.ask({"name": name, "options": options}))
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
+            on_error.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._kill()
+
+    def _kill(self) -> None:
         self._process.kill()
         self._process.communicate()
         self._errors.close()

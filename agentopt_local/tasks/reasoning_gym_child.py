@@ -13,8 +13,11 @@ import json
 import os
 import random
 import sys
+from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 CHUNK = 200
 """Entries generated from one data set seed."""
@@ -52,10 +55,9 @@ def describe(name: str, options: dict[str, Any]) -> dict[str, Any]:
     known = [field.name for field in fields(DATASETS[name][1]) if field.name not in ("seed", "size")]
     if unknown := sorted(set(options) - set(known)):
         return {"unknown": unknown[0], "known_options": known}
-    try:
-        reasoning_gym.create_dataset(name, seed=0, size=CHUNK, **options)
-    except Exception as error:  # noqa: BLE001  a bad value may raise anything
-        return {"error": f"{type(error).__name__}: {error}"}
+    _, error = _tried(lambda: reasoning_gym.create_dataset(name, seed=0, size=CHUNK, **options))
+    if error:
+        return {"error": error}
     _options[name] = options
     return {}
 
@@ -81,19 +83,32 @@ def _one(dataset: Any, index: int) -> dict[str, str]:
     # list_functions and codeio draw from the global generators, which nothing else seeds.
     random.seed(dataset.seed + index)
     np.random.seed((dataset.seed + index) % 2**32)
-    try:
-        entry = dataset[index]
-        answer = _answer(entry)
-        literal = repr(_plain({"answer": entry["answer"], "metadata": entry["metadata"]}))
-        scored = ast.literal_eval(literal) | {"question": entry["question"]}
-        reward = dataset.score_answer(answer, scored)
-    except Exception as error:  # noqa: BLE001  a generator that fails on one entry may succeed on the next
-        return {"skipped": f"{type(error).__name__}: {error}"}
+    found, error = _tried(lambda: _scored(dataset, index))
+    if found is None:
+        return {"skipped": error}
+    entry, answer, literal, reward = found
     if "Integral(" in answer:
         return {"skipped": "its own answer leaves an integral unsolved"}
     if not answer.strip() or not reward >= 1.0 - 1e-9:
         return {"skipped": f"its scorer gives its own answer {answer[:60]!r} reward {reward}"}
     return {"question": entry["question"], "answer": answer, "entry": literal}
+
+
+def _scored(dataset: Any, index: int) -> tuple[dict[str, Any], str, str, float]:
+    """An entry, its answer, a literal of what the scorer reads, and the reward of its own answer."""
+    entry = dataset[index]
+    answer = _answer(entry)
+    literal = repr(_plain({"answer": entry["answer"], "metadata": entry["metadata"]}))
+    scored = ast.literal_eval(literal) | {"question": entry["question"]}
+    return entry, answer, literal, dataset.score_answer(answer, scored)
+
+
+def _tried(call: Callable[[], T]) -> tuple[T | None, str]:
+    """What ``call`` returns, or the error that it raises as text."""
+    try:
+        return call(), ""
+    except Exception as error:  # noqa: BLE001 - the library's generators and scorers raise anything
+        return None, f"{type(error).__name__}: {error}"
 
 
 def _plain(value: Any) -> Any:

@@ -18,8 +18,8 @@ from agentopt_local.grading import Grade, no_answer, quote
 from agentopt_local.problem import Problem, Split
 from agentopt_local.tasks.base import TaskKind
 from agentopt_local.tasks.data_files import parsed, read, shown, source, text
+from agentopt_local.tasks.graded_rows import RowError, RowGrader
 from agentopt_local.tasks.options import flag, levels, parse_spec
-from agentopt_local.tasks.rows import RowError, RowGrader
 from agentopt_local.tasks.splits import Found, Splits, problem_id, validation_or_train
 
 if TYPE_CHECKING:

@@ -37,7 +37,8 @@ def grade(task: str, path: Path, *, lenient: bool = False, output: Path | None =
 
     The summary goes to standard error. Raises ConfigError for an unknown task or a file that cannot be read or written.
     """
-    from agentopt_local.graders.rows import as_line, grade_rows, row_grader
+    from agentopt_local.tasks.catalog import row_grader
+    from agentopt_local.tasks.graded_rows import as_line, grade_rows
 
     grader = row_grader(task, lenient=lenient)
     if output is not None and path != Path("-") and output.resolve() == path.resolve():

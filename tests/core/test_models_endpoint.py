@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from agentopt_local.run_dir import RunDir
 
 from agentopt_local.actions import header_constraint, parse_header
 from agentopt_local.agents.config import AgentConfig
@@ -24,6 +23,8 @@ from agentopt_local.grading import Grade
 from agentopt_local.models.openai import OpenAIChatModel
 from agentopt_local.problem import Problem, Split
 from agentopt_local.rollout import GradedAgent, Rollouts
+from agentopt_local.run.writer import RunDir
+from agentopt_local.stage import Stage
 from agentopt_local.trajectory import Trajectory
 
 T = TypeVar("T")
@@ -239,7 +240,7 @@ def roll_out(server: FaultyServer, path: Path) -> tuple[Trajectory, ...]:
         solver = GradedAgent(make_agent(model, no_sandbox, AgentConfig(constrain=False)), Shouting(), no_sandbox)
         try:
             return await Rollouts(solver, run_dir).run(
-                FunctionSet(), Shouting().problems("train", 4), seed=0, stage="train"
+                FunctionSet(), Shouting().problems("train", 4), seed=0, stage=Stage(part="train")
             )
         finally:
             run_dir.close()

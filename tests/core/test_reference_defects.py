@@ -38,7 +38,7 @@ from agentopt_local.sandbox import Sandbox, open_sandbox
 from agentopt_local.tasks.jsonl import JsonlTask
 from agentopt_local.train_state import FailedUpdate, TrainerConfig, TrainState
 from agentopt_local.trainer import Trainer
-from agentopt_local.trajectory import Attempt, Executed, Step, ToolRun, Trajectory, accuracy
+from agentopt_local.trajectory import Attempt, Step, ToolRun, Trajectory, accuracy
 from agentopt_local.update import OptimizerConfig, Update
 
 T = TypeVar("T")
@@ -107,7 +107,7 @@ def header(action: str, name: str = "") -> str:
     return json.dumps({"action": action, "name": name})
 
 
-def attempted(problem: Problem, *executed: Executed, answer: str = "dunno", said: str = "...") -> Evidence:
+def attempted(problem: Problem, *executed: ToolRun, answer: str = "dunno", said: str = "...") -> Evidence:
     trajectory = Trajectory(
         problem_id=problem.id,
         functions="f",

@@ -10,7 +10,7 @@ import pytest
 from agentopt_local import tasks as package
 from agentopt_local.errors import ConfigError
 from agentopt_local.tasks.catalog import load_task, public_spec, row_grader, task_kinds
-from agentopt_local.tasks.rows import grade_rows
+from agentopt_local.tasks.graded_rows import grade_rows
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ from agentopt_local.graders.text import exact, normalized
 from agentopt_local.grading import apply_grader
 from agentopt_local.problem import Problem
 from agentopt_local.tasks.base import TaskKind
-from agentopt_local.tasks.rows import by_texts
+from agentopt_local.tasks.graded_rows import by_texts
 
 
 class CapitalsTask:

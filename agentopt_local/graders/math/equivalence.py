@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from agentopt_local.graders.math.answer_parser import Answer, Part
-from agentopt_local.graders.math.evaluation import Budget
+from agentopt_local.graders.math.evaluator import Budget
 from agentopt_local.graders.math.expressions import Expressions
 from agentopt_local.graders.math.failures import UndefinedError, UnparsableError
 from agentopt_local.graders.math.intervals import RealSets

@@ -9,7 +9,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
-from agentopt_local.graders.math.evaluation import MAX_PRECISION, PRECISION, Budget, Evaluator
+from agentopt_local.graders.math.evaluator import MAX_PRECISION, PRECISION, Budget, Evaluator
 from agentopt_local.graders.math.failures import UnboundedError, UndefinedError
 from agentopt_local.graders.math.sample_points import sample_points
 from agentopt_local.graders.math.tree import Node, variables

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from agentopt_local.graders.math.evaluation import Budget, Evaluator
+from agentopt_local.graders.math.evaluator import Budget, Evaluator
 from agentopt_local.graders.math.failures import UnparsableError
 from agentopt_local.graders.math.tree import Node, variables
 

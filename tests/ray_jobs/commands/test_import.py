@@ -12,7 +12,7 @@ from agentopt_local.run.reader import read_start
 from agentopt_local.train_state import TrainState
 from ray_jobs.cli import main
 from ray_jobs.config import build
-from ray_jobs.runs import new_run, read_state
+from ray_jobs.runs import new_run
 from ray_jobs.start_functions import start_set
 
 
@@ -70,7 +70,7 @@ def test_a_run_keeps_its_start_set(run: Path, functions: FunctionSet, tmp_path: 
     assert start == functions
     with_start = new_run(config, start)  # type: ignore[arg-type]
     try:
-        assert read_state(with_start) == TrainState(functions=read_start(with_start.path))
+        assert with_start.resume() == TrainState(functions=read_start(with_start.path))
         assert set(read_start(with_start.path).each()) == set(functions.each())
     finally:
         with_start.close()
