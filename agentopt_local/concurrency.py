@@ -16,7 +16,7 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
     try:
         async with asyncio.TaskGroup() as group:
             yield group
-    except BaseExceptionGroup as errors:
+    except BaseExceptionGroup as errors:  # whatever kind it is, only its first error is raised
         raise first_error(errors) from None
 
 
