@@ -72,7 +72,7 @@ def apply_grader(name: str, grader: Grader, problem: Problem, answer: str | None
     if inspect.iscoroutine(result):
         result.close()
     try:
-        reward = float(result)
+        reward = math.nan if result is None else float(result)
     except (TypeError, ValueError):
         reward = math.nan
     if not 0.0 <= reward <= 1.0 or isinstance(result, str):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from agentopt_local import prompts
 from agentopt_local.actions import Terminate, header_constraint
 from agentopt_local.chat import ChatModel, Usage
+from agentopt_local.concurrency import together
 from agentopt_local.drafts import Draft, DraftContext
 from agentopt_local.evidence import (
     Evidence,
@@ -23,7 +24,6 @@ from agentopt_local.evidence import (
     transcripts_text,
 )
 from agentopt_local.functions import FunctionSet
-from agentopt_local.rollout import together
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.seeds import derive
 from agentopt_local.source import TYPES_ALLOWED

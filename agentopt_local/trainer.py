@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from agentopt_local.concurrency import together
 from agentopt_local.evidence import Evidence
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
-from agentopt_local.rollout import Rollouts, together
+from agentopt_local.rollout import Rollouts
 from agentopt_local.run.rows import StepRow
 from agentopt_local.seeds import derive
 from agentopt_local.stage import Stage

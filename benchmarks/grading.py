@@ -23,7 +23,7 @@ from typing import Any
 
 from agentopt_local.boxed import last_box
 from agentopt_local.graders.final_answer import final_answer
-from agentopt_local.graders.math import math
+from agentopt_local.graders.math.grader import math
 
 CASES = Path(__file__).resolve().parents[1] / "tests" / "core" / "math_cases.txt"
 

@@ -16,9 +16,10 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from agentopt_local.chat import ChatModel
+from agentopt_local.concurrency import together
 from agentopt_local.errors import ConfigError, RunDirError
 from agentopt_local.record import Record, fingerprint
-from agentopt_local.rollout import Progress, together
+from agentopt_local.rollout import Progress
 from agentopt_local.run.files import LOCK, is_run, lock, read_json, write_json
 from agentopt_local.run.reader import read_report
 from agentopt_local.run.report import Report

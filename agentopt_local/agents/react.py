@@ -15,8 +15,7 @@ from typing import Any
 from agentopt_local import prompts
 from agentopt_local.agents.answers import read_answer, unboxed
 from agentopt_local.agents.config import AgentConfig
-from agentopt_local.agents.dialect import Act, Answering, BadInput, CodeBlock, Turn
-from agentopt_local.agents.function_calling import CODE
+from agentopt_local.agents.dialect import CODE, Act, Answering, BadInput, CodeBlock, Turn
 from agentopt_local.chat import Constraint, Message, ToolCall, ToolSpec
 from agentopt_local.functions import Function, FunctionSet, one_text_parameter
 from agentopt_local.tool_formats import COMPACT_JSON

@@ -24,7 +24,7 @@ from agentopt_local.statistics import paired_difference, wilson
 from agentopt_local.trajectory import Trajectory
 
 Row = dict[str, Any]
-ByProblem = dict[str, Trajectory]
+ByProblem = Mapping[str, Trajectory]
 METRIC_POINTS = 600
 """Points of the throughput curve."""
 

@@ -9,6 +9,7 @@ from typing import Any
 from agentopt_local.actions import Action, AddFunction, ReviseFunction
 from agentopt_local.errors import FunctionError
 from agentopt_local.functions import Function, FunctionSet
+from agentopt_local.problem import Split
 from agentopt_local.run.reader import RunFiles
 from agentopt_local.run.rows import StepRow
 from agentopt_local.trajectory import Trajectory, function_use
@@ -77,7 +78,7 @@ def best_candidate(step: StepRow, updates: Mapping[int, Update], after: Mapping[
         return step.candidate
     tried = step.fingerprint.after if step.fingerprint else None
     for number, update in sorted(updates.items()):  # rows of older versions name the actions, not the candidate
-        written = {(each.kind, getattr(each, "name", None)): source_of(each) for each in update.actions}
+        written = {(str(each.kind), getattr(each, "name", None)): source_of(each) for each in update.actions}
         same = all(written.get((each.kind, each.name)) == after.get(each.name or "", "") for each in step.actions)
         if update.functions.fingerprint == tried or (step.actions and same):
             return number
@@ -132,7 +133,7 @@ def parse(source: str) -> Function | None:
 
 def function_rows(
     run: RunFiles,
-    splits: Mapping[str, tuple[Mapping[str, Trajectory], Mapping[str, Trajectory]]],
+    splits: Mapping[Split, tuple[Mapping[str, Trajectory], Mapping[str, Trajectory]]],
 ) -> list[Row]:
     """One row per function that was ever part of an update: the learned ones first, in the set's order.
 

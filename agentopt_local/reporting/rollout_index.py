@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from agentopt_local.problem import Split
 from agentopt_local.run.reader import RunFiles
 from agentopt_local.run.rows import RolloutRow
 from agentopt_local.trajectory import ToolRun, Trajectory
@@ -19,7 +20,7 @@ PREVIEW_CHARS = 120
 
 
 def index(
-    run: RunFiles, names: Sequence[str], splits: Mapping[str, tuple[ByProblem, ByProblem]]
+    run: RunFiles, names: Sequence[str], splits: Mapping[Split, tuple[ByProblem, ByProblem]]
 ) -> tuple[Row, list[Any]]:
     """The list of rollouts in columns of codes, and the questions in the order of their codes.
 
@@ -63,7 +64,7 @@ def index(
     return columns, [[q.question, q.answer] if q else None for q in asked]
 
 
-def change(rollout: RolloutRow, splits: Mapping[str, tuple[ByProblem, ByProblem]]) -> int:
+def change(rollout: RolloutRow, splits: Mapping[Split, tuple[ByProblem, ByProblem]]) -> int:
     """1 if the trained agent's rollout gained its problem, -1 if it lost it, else 0."""
     trajectory = rollout.trajectory
     for split, (before, after) in splits.items():

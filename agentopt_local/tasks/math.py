@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentopt_local.boxed import last_box
 from agentopt_local.errors import ConfigError
-from agentopt_local.graders.math import math, math_exact
+from agentopt_local.graders.math.grader import math, math_exact
 from agentopt_local.grading import Grade, apply_grader
 from agentopt_local.problem import Problem, Split
 from agentopt_local.spelling import did_you_mean

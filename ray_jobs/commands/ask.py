@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from agentopt_local.agents.make import make_agent
 from agentopt_local.errors import ConfigError
-from agentopt_local.trajectory import Trajectory
 from ray_jobs.commands.running import check_model, interruptible
 from ray_jobs.terminal.display import Display
 
@@ -110,9 +109,9 @@ async def open_conversation(config: RunConfig, model: ChatModel | None) -> Async
 async def ask(config: RunConfig, functions: FunctionSet, question: str, *, model: ChatModel | None = None) -> int:
     """Answer one question; returns 0 if there is an answer, otherwise 1. ``model`` replaces the configured model."""
     async with open_conversation(config, model) as (conversation, agent):
-        trajectory = await conversation.ask(agent, question, functions, seed=config.seed)
-    print_answer(trajectory, config)
-    return 0 if trajectory.answer is not None else 1
+        attempt = await conversation.ask(agent, question, functions, seed=config.seed)
+    print_answer(attempt, config)
+    return 0 if attempt.answer is not None else 1
 
 
 async def chat(
@@ -132,27 +131,27 @@ async def chat(
             if question == "/clear":
                 conversation.clear()
             elif question:
-                trajectory = await stoppable(answer(conversation, agent, question, functions, config))
-                if trajectory is None:
+                attempt = await stoppable(answer(conversation, agent, question, functions, config))
+                if attempt is None:
                     print("stopped", file=sys.stderr)
                 else:
-                    print_answer(trajectory, config)
+                    print_answer(attempt, config)
     return 0
 
 
 async def answer(
     conversation: Conversation, agent: Agent, question: str, functions: FunctionSet, config: RunConfig
-) -> Trajectory:
+) -> Attempt:
     """The agent's attempt at a question; if the context is full, once more without the history."""
-    trajectory = await conversation.ask(agent, question, functions, seed=config.seed)
-    if trajectory.stop_reason == "context" and conversation.history:
+    attempt = await conversation.ask(agent, question, functions, seed=config.seed)
+    if attempt.stop_reason == "context" and conversation.history:
         print("the conversation no longer fits into the model's context: starting afresh", file=sys.stderr)
         conversation.clear()
-        trajectory = await conversation.ask(agent, question, functions, seed=config.seed)
-    return trajectory
+        attempt = await conversation.ask(agent, question, functions, seed=config.seed)
+    return attempt
 
 
-async def stoppable(job: Any) -> Trajectory | None:
+async def stoppable(job: Any) -> Attempt | None:
     """Await ``job``; returns None if Ctrl-C stopped it."""
     loop = asyncio.get_running_loop()
     task: asyncio.Task[Attempt] = loop.create_task(job)
@@ -223,20 +222,20 @@ def show(message: Message) -> None:
         console.print(Text(printable(f"  {message.content}").replace("\n", "\n  "), style="green"))
 
 
-def print_answer(trajectory: Trajectory, config: RunConfig) -> None:
+def print_answer(attempt: Attempt, config: RunConfig) -> None:
     """Print the answer on standard output, and on standard error its cost and, without an answer, the reason."""
-    if trajectory.answer is None:
-        reason = UNANSWERED[trajectory.stop_reason].format(**config.agent.model_dump(), error=trajectory.error)
+    if attempt.answer is None:
+        reason = UNANSWERED[attempt.stop_reason].format(**config.agent.model_dump(), error=attempt.error)
         print(reason, file=sys.stderr)
-    usage = trajectory.usage
+    usage = attempt.usage
     print(
-        f"({len(trajectory.steps)} turns, {len(trajectory.calls)} calls, {usage.prompt_tokens} + "
-        f"{usage.completion_tokens} tokens, {trajectory.wall_s:.1f} s)",
+        f"({len(attempt.steps)} turns, {len(attempt.calls)} calls, {usage.prompt_tokens} + "
+        f"{usage.completion_tokens} tokens, {attempt.wall_s:.1f} s)",
         file=sys.stderr,
         flush=True,
     )
-    if trajectory.answer is not None:
-        print(printable(trajectory.answer), flush=True)
+    if attempt.answer is not None:
+        print(printable(attempt.answer), flush=True)
 
 
 def printable(text: str) -> str:

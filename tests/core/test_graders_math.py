@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from agentopt_local.boxed import last_box
 from agentopt_local.graders.catalog import load_grader
 from agentopt_local.graders.final_answer import final_answer
-from agentopt_local.graders.math import math, math_exact
+from agentopt_local.graders.math.grader import math, math_exact
 
 CASES = Path(__file__).with_name("math_cases.txt")
 SHARED = Path(os.environ.get("AGENTOPT_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
