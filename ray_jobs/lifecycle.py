@@ -65,10 +65,10 @@ def reopen(
     """
     changes = dict(budget)
     config = changed_budget(read_config(path), changes, prefix)
-    if model is None:
-        check_model(config, path)
     if task is not None or config.task.spec.startswith(IN_PYTHON):
         task_of(config, path, task)
+    if model is None:
+        check_model(config, path)
     run_dir = RunDir(path)
     if changes:
         run_dir.write_config(config.model_dump(mode="json"))

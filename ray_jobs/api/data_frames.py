@@ -78,7 +78,8 @@ def rollouts(rows: Iterable[RolloutRow], problems: Mapping[str, ProblemRow]) -> 
                 each.wall_s,
             )
         )
-    return frame(records, ROLLOUT_COLUMNS)
+    table = frame(records, ROLLOUT_COLUMNS)
+    return table.astype({"step": "Int64"})  # whole numbers, also beside rollouts that belong to no step
 
 
 ROLLOUT_COLUMNS = (

@@ -49,7 +49,8 @@ class Accuracy(Record):
     """After minus before, with a paired bootstrap's interval; 0.1 is 10 percentage points."""
 
     def __str__(self) -> str:
-        return f"{self.before} -> {self.after} on {self.n} problems, difference {self.difference}"
+        points, low, high = (100 * each for each in (self.difference.value, self.difference.low, self.difference.high))
+        return f"{self.before} -> {self.after} on {self.n} problems, {points:+.1f} points ({low:+.1f} to {high:+.1f})"
 
 
 class Run:

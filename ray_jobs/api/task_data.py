@@ -115,7 +115,7 @@ def rows_in(data: Any) -> Iterable[Any]:
     if isinstance(data, (str, bytes, PurePath)):
         raise ConfigError(
             f"ao.task: {str(data)[:80]!r} is text, not rows; ao.train takes the spec of a task as it is, such as "
-            "'jsonl:problems.jsonl'"
+            "'jsonl:my_rows.jsonl'"
         )
     if hasattr(data, "to_dict") and hasattr(data, "columns"):  # pandas
         return [{key: None if is_missing(value) else value for key, value in row.items()} for row in records(data)]
