@@ -55,10 +55,7 @@ class RayConfig(Record):
     address: str | None = None
     """The running cluster to join, ``auto`` or an address; None starts one for this run."""
     rollout_workers: int | None = Field(default=None, ge=0)
-    """Processes on the cluster's nodes that run rollouts; 0 runs them in the command's own process.
-
-    Each has its own sandbox. None means one per node if the cluster has several nodes, and 0 otherwise.
-    """
+    """Processes on the nodes that run rollouts; 0 runs them in this process; None means one per node if several."""
 
 
 class RunConfig(Record):
@@ -230,10 +227,7 @@ def all_keys(record: Any = RunConfig, prefix: str = "") -> list[str]:
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
-    """Parse ``--a.b value`` and ``--a.b=value`` pairs; values are TOML if they parse as TOML, else text.
-
-    Raises ConfigError.
-    """
+    """Parse ``--a.b value`` and ``--a.b=value`` pairs; values are TOML, or else text. Raises ConfigError."""
     pairs: list[tuple[str, Any]] = []
     rest = list(arguments)
     while rest:
