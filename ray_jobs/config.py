@@ -25,7 +25,7 @@ class TaskConfig(Record):
     """The problems to train and test on."""
 
     spec: str
-    """``reasoning_gym:NAME[,NAME...]``, or a path after ``jsonl:``, ``math:``, ``tabmwp:``, ``gaia:`` or ``gsm8k:``."""
+    """``reasoning_gym:NAME[,NAME...]``, or a kind of task and a path, such as ``jsonl:PATH`` or ``math:PATH``."""
     n_train: int = Field(default=24, ge=1)
     """Number of training problems."""
     n_test: int = Field(default=60, ge=0)
