@@ -11,14 +11,15 @@ from __future__ import annotations
 import builtins
 import json
 import keyword
-from typing import Any, Literal, get_args
-
-from outlines.types import CFG, JsonSchema
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from agentopt_local.chat import Constraint
 from agentopt_local.errors import FunctionError
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.record import Record
+
+if TYPE_CHECKING:  # outlines takes a second to import, which commands that only read a run need not pay
+    from outlines.types import CFG, JsonSchema
 
 Arguments = dict[str, Any]
 
@@ -132,6 +133,8 @@ PARAM: /[a-z][a-z0-9_]{{0,29}}/ & ~/({keywords})/
 
 def header_type(functions: FunctionSet) -> CFG:
     """The outlines type of a header that is legal for ``functions``."""
+    from outlines.types import CFG
+
     names = functions.names
     chosen = ["add", "revise", "remove", "terminate"] if names else ["add", "terminate"]
     return CFG(
@@ -153,6 +156,8 @@ def source_type(name: str, max_lines: int = 40, *, one_text: bool = False) -> CF
     that cannot close one does not know how to end, and it would fill the budget with comments, so lines that hold only
     a comment are not. The closing fence may include a line break: Qwen's tokenizer has one token for both.
     """
+    from outlines.types import CFG
+
     keywords = "|".join(sorted(keyword.kwlist))
     parameters = 'PARAM ": str"' if one_text else "[params]"
     return CFG(SOURCE_GRAMMAR.format(name=name, max_lines=max_lines, keywords=keywords, parameters=parameters))
@@ -160,6 +165,8 @@ def source_type(name: str, max_lines: int = 40, *, one_text: bool = False) -> CF
 
 def examples_type(function: Function, n: int) -> JsonSchema:
     """The outlines type of ``n`` sets of arguments for ``function``: ``{"problem_1": {...}, ...}``."""
+    from outlines.types import JsonSchema
+
     keys = [f"problem_{i + 1}" for i in range(n)]
     return JsonSchema(
         {

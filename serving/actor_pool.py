@@ -119,7 +119,7 @@ class ActorPool:
         """
         if not replica.up or replica.incarnation != error.incarnation:
             return
-        # error.alive: whatever killed the process from outside may well not happen again
+        # If the process was killed from outside, that may not happen again.
         repeated = error.alive and same_reason(error.reason, replica.last_error)
         replica.up, replica.last_error = False, error.reason
         if repeated:

@@ -33,7 +33,11 @@ def histories(run: RunFiles) -> dict[str, list[Row]]:
         best = best_candidate(step, updates, after or {})
         if after is None:  # the folder is gone: the whole update stands in for it
             after = sources(updates[best]) if best is not None else current
+        shown: list[tuple[Action, ...]] = []
         for number, update in sorted(updates.items()):
+            if update.actions in shown:  # candidates that differ in nothing are tried once
+                continue
+            shown.append(update.actions)
             add_edits(found, step, update, current, after if accepted and number == best else None)
         if not any(update.actions for update in updates.values()):
             for name in sorted(current.keys() | after.keys()):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from agentopt_local.chat import Usage
-from agentopt_local.problem import Split
+from agentopt_local.problem import SPLITS, Split
 from agentopt_local.record import Record
 from agentopt_local.train_state import StopCause
 from agentopt_local.update import ActionCounts
@@ -137,3 +139,7 @@ class Report(Record):
     def on(self, split: Split) -> Comparison | None:
         """The comparison on ``split``, if it is the one that was evaluated."""
         return {"test": self.test, "validation": self.validation, "train": self.train}[split]
+
+    def on_disk(self) -> dict[str, Any]:
+        """The report as JSON values, without the splits that it is not about."""
+        return self.model_dump(mode="json", exclude={split for split in SPLITS if self.on(split) is None})

@@ -164,9 +164,7 @@ class RunDir:
 
     def write_report(self, split: Split, report: Report) -> None:
         """Replace the evaluation on ``split``."""
-        unused = {each for each in ("train", "validation", "test") if getattr(report, each) is None}
-        value = report.model_dump(mode="json", exclude=unused)
-        files.write_json(self.path / files.report_name(split), value)
+        files.write_json(self.path / files.report_name(split), report.on_disk())
 
     # Files
 

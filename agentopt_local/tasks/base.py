@@ -34,7 +34,7 @@ class Problems(Protocol):
         """Grade ``answer``; None means that the agent gave none.
 
         Raises :class:`~agentopt_local.errors.SandboxError` if the sandbox fails, and
-        :class:`~agentopt_local.errors.ConfigError` if a grader of the user's fails.
+        :class:`~agentopt_local.errors.ConfigError` if a user-supplied grader fails.
         """
         ...
 

@@ -138,7 +138,7 @@ class RowsTask:
         return tuple(islice(round_robin(iter(kinds[kind]) for kind in sorted(kinds)), n))
 
     async def grade(self, problem: Problem, answer: str | None, sandbox: Sandbox) -> Grade:
-        """Apply the problem's grader in this process: graders of the user's are trusted code.
+        """Apply the problem's grader in this process: user-supplied graders are trusted code.
 
         Raises :class:`~agentopt_local.errors.ConfigError` if that grader fails.
         """

@@ -31,6 +31,7 @@ UNANSWERED = {
     "max_turns": "no answer within agent.max_turns = {max_turns} turns",
     "max_tokens": "no answer within agent.max_tokens = {max_tokens} tokens",
     "context": "the question and its turns do not fit into the model's context",
+    "refused": "no answer: the prompt was refused: {error}",
     "no_action": "no answer: two turns had neither a call nor code nor an answer",
 }
 

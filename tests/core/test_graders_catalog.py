@@ -1,4 +1,4 @@
-"""Graders by name: built-in ones, those of benchmarks, and the user's own."""
+"""Graders by name: built-in ones, those of benchmarks, and user-supplied ones."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The rules of TabMWP, GAIA and GSM8K, the official ones and the mended ones."""
+"""The rules of TabMWP, GAIA and GSM8K, the official ones and the lenient ones."""
 
 import json
 import os
@@ -29,16 +29,16 @@ NAMES = {"choices": ["Ann Lee", "Bob Ray", "Cy Day"]}
         ("-3", "-3", {}, True, True), ("−3", "-3", {}, True, True), ("3", "-3", {}, False, False),
         ("0.5", "1/2", {}, True, True), ("2/4", "1/2", {}, True, True), ("\\frac{1}{2}", "1/2", {}, True, True),
         ("0.333", "1/3", {}, True, True), ("0.34", "1/3", {}, False, False),
-        ("0.33", "1/3", {}, False, True),       # mended: right in all the places that it shows
-        ("8.4004", "8.40", {}, True, False),    # mended: three places are not all places
+        ("0.33", "1/3", {}, False, True),       # repaired: right in all the places that it shows
+        ("8.4004", "8.40", {}, True, False),    # repaired: three places are not all places
         ("1/0", "5", {}, False, False),
         ("no", "no", YES_NO, True, True), ("B", "no", YES_NO, True, True), ("(b)", "no", YES_NO, True, True),
         ("(B) no", "no", YES_NO, True, True), ("yes", "no", YES_NO, False, False), ("A", "no", YES_NO, False, False),
-        ("No", "no", YES_NO, False, True),                       # mended: case
-        ("I cannot tell", "yes", YES_NO, True, False),           # mended: nothing in common with any option
+        ("No", "no", YES_NO, False, True),                       # repaired: case
+        ("I cannot tell", "yes", YES_NO, True, False),           # repaired: nothing in common with any option
         ("The answer is Bob Ray.", "Bob Ray", NAMES, True, True),
         ("The answer is Ann Lee.", "Ann Lee", NAMES, True, True),
-        ("The answer is Bob Ray.", "Bob Ray", {"choices": ["Bob Ray", "Ann Lee"]}, False, True),  # mended
+        ("The answer is Bob Ray.", "Bob Ray", {"choices": ["Bob Ray", "Ann Lee"]}, False, True),  # repaired
         ("It is 2:30 P.M.", "2:30 P.M.", TIMES, True, True), ("2:30 P.M.", "2:45 P.M.", TIMES, False, False),
     ],
 )  # fmt: skip
@@ -53,9 +53,9 @@ def test_tabmwp(answer: str, gold: str, row: dict[str, Any], official: bool, len
         ("17", "17", True, True), ("$17.0", "17", True, True), ("1,234", "1234", True, True),
         ("18", "17", False, False),
         ("50%", "50", True, True), ("0.50", ".5", True, True), ("seventeen", "17", False, False),
-        ("17 km", "17", False, True),           # mended: words after the number
-        ("1234", "1,234", False, True),         # mended: the expected answer is no list
-        ("nonsense", "inf", True, False),       # mended: what is no number is not infinity
+        ("17 km", "17", False, True),           # repaired: words after the number
+        ("1234", "1,234", False, True),         # repaired: the expected answer is no list
+        ("nonsense", "inf", True, False),       # repaired: what is no number is not infinity
         ("a, b", "a,b", True, True), ("A;B", "a,b", True, True), ("b, a", "a,b", False, False),
         ("a", "a,b", False, False),
         ("3, x", "3.0, X", True, True), ("2, 3", "2;4", False, False),

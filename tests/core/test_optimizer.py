@@ -33,6 +33,7 @@ from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.problem import Problem, Split
 from agentopt_local.sandbox import Sandbox, open_sandbox
+from agentopt_local.seeds import derive
 from agentopt_local.train_state import FailedUpdate
 from agentopt_local.trajectory import Step, ToolRun, Trajectory
 from agentopt_local.update import ActionCounts, OptimizerConfig, Update
@@ -506,7 +507,8 @@ def test_trials_run_with_the_whole_edited_set(bench: Bench) -> None:
 
 def index_of(request: ChatRequest) -> int:
     """The draft's number among those of its edit."""
-    return int((request.session or "").rpartition("/")[2]) % 1000
+    drafts = [derive(derive(1, "edit", 0), "draft", index) for index in range(8)]
+    return drafts.index(int((request.session or "").rpartition("/")[2]))
 
 
 def test_the_best_of_n_samples_is_applied(bench: Bench) -> None:

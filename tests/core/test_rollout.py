@@ -201,7 +201,8 @@ def test_the_error_of_a_grader_of_the_users_ends_the_run() -> None:
             raise KeyError("grader")
 
     async def job() -> None:
-        await Rollouts(Solver(), Strict(), NO_SANDBOX, MemoryStore()).run(ONE, PROBLEMS, seed=0, stage=Stage(part="s"))
+        solver = GradedAgent(Solver(), Strict(), NO_SANDBOX)
+        await Rollouts(solver, MemoryStore()).run(ONE, PROBLEMS, seed=0, stage=Stage(part="s"))
 
     with pytest.raises(KeyError, match="grader"):
         asyncio.run(job())

@@ -547,7 +547,7 @@ def test_a_bad_edit_does_not_take_a_good_one_down_with_it() -> None:
             rollouts,
             Notes(),
             TrainerConfig(max_epochs=1, try_edits=try_edits),
-            on_step=rows.append,
+            on_step=lambda row: rows.append(row.model_dump(mode="json")),
         )
         problems = tuple(Problem(id=f"p{n}", question=f"q{n}", answer="a") for n in range(4))
         return await trainer.fit(problems, TrainState()), rows

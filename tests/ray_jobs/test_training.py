@@ -35,7 +35,7 @@ def finish(run_dir: RunDir, model: ScriptedChatModel, **more: Any) -> dict[str, 
     """Train in this process until the report."""
     try:
         config = read_config(run_dir.path)
-        return asyncio.run(train(config, run_dir, model=model, **more)).model_dump(mode="json")
+        return asyncio.run(train(config, run_dir, model=model, **more)).on_disk()
     finally:
         run_dir.close()
 

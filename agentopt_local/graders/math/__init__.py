@@ -12,4 +12,6 @@ from collections.abc import Mapping
 from agentopt_local.graders.math.grader import math, math_exact
 from agentopt_local.grading import Grader
 
+__all__ = ["GRADERS", "math", "math_exact"]
+
 GRADERS: Mapping[str, Grader] = {"math": math, "math_exact": math_exact}

@@ -213,7 +213,7 @@ def _belongs_to_unit(tokens: list[Token], index: int) -> bool:
 
 
 def _expanded(node: Node, n_pm: int) -> list[Node]:
-    r"""The values of an answer with ``n_pm`` times ``\pm``: one for each choice of signs."""
+    """The values of an answer with ``n_pm`` plus-minus signs: one for each choice of signs."""
     if n_pm == 0:
         return [node]
     if n_pm > 4:

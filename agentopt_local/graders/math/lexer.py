@@ -77,7 +77,7 @@ class _Scanner:
         self.short_units = short_units
         self.found: list[Token] = []
         self.space = False
-        # Dollar signs in pairs enclose formulas; an odd one is money.
+        # Dollar signs in pairs enclose formulas; a single one is a currency sign.
         self.money = len(re.findall(r"(?<!\\)\$", text)) % 2 == 1
 
     def tokens(self) -> list[Token]:

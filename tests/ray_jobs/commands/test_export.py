@@ -91,7 +91,7 @@ def test_the_tests_are_the_recorded_calls_that_reproduce(package: Path, run: Pat
     assert {"arguments": {"n": 12}, "value": "2^2*3"} in examples["factor"]
     readme = (package / "README.md").read_text()
     assert "`lucky`: 3 distinct recorded calls, 3 made again, 0 gave the same; 3 gave something else" in readme
-    made = {call.name for _, each in read_rollouts(run) for call in each.calls if call.ok}
+    made = {call.name for row in read_rollouts(run) for call in row.trajectory.calls if call.ok}
     assert "lucky" in made, "it was called without error, and left out because it depends on chance"
 
 

@@ -1,0 +1,3 @@
+def double(x: int) -> str:
+    """Return twice x."""
+    return str(2 * x)

@@ -1,0 +1,3 @@
+def reverse(word: str) -> str:
+    """Return word reversed."""
+    return word[::-1]
