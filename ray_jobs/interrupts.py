@@ -6,9 +6,9 @@ import asyncio
 import contextvars
 import signal
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -93,14 +93,15 @@ class LoopThread:
             tasks[0].cancel()
 
         self._loop.call_soon_threadsafe(start)
-        try:
-            return ended.result()
-        except KeyboardInterrupt:
-            self._loop.call_soon_threadsafe(cancel)  # runs after start
-            while not ended.done():
-                with suppress(KeyboardInterrupt):  # only the first counts
-                    wait([ended])
-            raise
+        with raising_on_ctrl_c():
+            try:
+                return ended.result()
+            except KeyboardInterrupt:
+                self._loop.call_soon_threadsafe(cancel)  # runs after start
+                while not ended.done():
+                    with suppress(KeyboardInterrupt):  # only the first counts
+                        wait([ended])
+                raise
 
     def close(self) -> None:
         """End the loop and the thread. Safe to call twice."""
@@ -113,6 +114,20 @@ class LoopThread:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+@contextmanager
+def raising_on_ctrl_c() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt in this thread, also below an event loop that would only take note of it."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if handler is not None:  # None: set by something that is not Python
+            signal.signal(signal.SIGINT, handler)
 
 
 def pass_on(task: asyncio.Task[T], ended: Future[T]) -> None:

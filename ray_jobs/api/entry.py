@@ -201,7 +201,9 @@ def evaluate(
 
     ``run``: the run or its folder. ``split``: where the problems come from. ``n``: how many; None: the run's
     ``n_test``. Rollouts that exist are used again. ``task``, ``model``, ``callbacks``, ``progress``: as for
-    ``ao.resume``. Blocks as ``ao.train`` does, and raises what it raises.
+    ``ao.resume``. Blocks as ``ao.train`` does.
+
+    Raises what ``ao.resume`` raises, and ConfigError if there are fewer than ``n`` problems.
 
     ::
 
