@@ -11,6 +11,7 @@ A comment above each block, which readers do not see, says what becomes of it::
     <!-- test: sweep BASE -->       read as a sweep over the settings in BASE
     <!-- test: rows NAME -->        like file, and read as a task's problems
     <!-- test: doctest -->          a Python session
+    <!-- test: python -->           a cell of a notebook; the model is a script
     <!-- test: install -->          pip installs without a network, then the rest is run
     <!-- test: told COMMAND -->     COMMAND is refused with this; an ellipsis stands for any text
     <!-- test: source FILES -->     the message stands in one of these files; an ellipsis stands for a value
@@ -23,8 +24,11 @@ from __future__ import annotations
 
 import argparse
 import ast
+import asyncio
 import contextlib
 import doctest
+import inspect
+import io
 import json
 import os
 import re
@@ -39,16 +43,18 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import agentopt_local as ao
 from agentopt_local.errors import ConfigError
 from agentopt_local.run.writer import RunDir
 from agentopt_local.tasks.catalog import load_task
 from ray_jobs.cli import parser, split_settings
 from ray_jobs.config import all_keys, load_config, parse_overrides
 from ray_jobs.grid import load_sweep
+from tests.tools import example_model
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-TESTED = {"README.md", "clusters.md", "tutorial.md", "statistics.md", "troubleshooting.md"}
+TESTED = {"README.md", "clusters.md", "python.md", "tutorial.md", "statistics.md", "troubleshooting.md"}
 """Pages whose blocks must all have a mark; further pages may have some."""
 BLOCK = re.compile(r"(?:^<!-- test: ([^\n]*?) -->\n)?^(`{3,})([a-z]*)\n(.*?)^\2$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
@@ -153,12 +159,28 @@ def endpoint() -> Iterator[str]:
     thread.join()
 
 
+@contextlib.contextmanager
+def scripted() -> Iterator[None]:
+    """The scripted model is the default of all that takes a model."""
+    functions = [ao.train, ao.atrain, ao.resume, ao.aresume, ao.evaluate, ao.aevaluate, ao.Run.agent]
+    before = [each.__kwdefaults__["model"] for each in functions]
+    try:
+        for each in functions:
+            each.__kwdefaults__["model"] = example_model.model()
+        yield
+    finally:
+        for each, default in zip(functions, before, strict=True):
+            each.__kwdefaults__["model"] = default
+
+
 class Reader:
     """Somebody who follows a page in a folder of their own."""
 
     def __init__(self, folder: Path, endpoint: str) -> None:
         self.folder = folder
         self.printed = ""
+        self.cells: dict[str, Any] = {"__name__": "__main__"}
+        """What the cells of a page have defined."""
         tools = folder / ".bin"
         tools.mkdir()
         (tools / "python").symlink_to(sys.executable)
@@ -223,6 +245,15 @@ class Reader:
         assert result.failed == 0, "".join(told)
 
     names: dict[str, Any] = {}  # noqa: RUF012 - one page has sessions, and one reader reads it
+
+    def do_python(self, block: Block) -> None:
+        code = compile(block.text, f"line {block.line}", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        printed = io.StringIO()
+        with contextlib.chdir(self.folder), contextlib.redirect_stdout(printed), scripted():
+            cell = eval(code, self.cells)
+            if inspect.iscoroutine(cell):
+                asyncio.run(cell)
+        self.printed = printed.getvalue()
 
     def do_parse(self, block: Block) -> None:
         if block.language == "toml":
@@ -413,7 +444,7 @@ def reader(tmp_path: Path, endpoint: str) -> Reader:
     return Reader(tmp_path, endpoint)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/statistics.md", "docs/tutorial.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/statistics.md", "docs/tutorial.md", "docs/python.md"])
 def test_a_page_is_followed_word_for_word(name: str, reader: Reader) -> None:
     for block in blocks(ROOT / name):
         reader.follow(block)
@@ -459,3 +490,12 @@ def test_the_checks_can_fail() -> None:
         check_usage("agentopt show RUN [--dif]")
     assert not pattern_of("a … c").search("a b d")
     assert pattern_of("a … c [x]").search("so a b c [x] d")
+
+
+def test_the_page_on_python_shows_every_public_name() -> None:
+    page = "\n".join(block.text for block in blocks(ROOT / "docs/python.md") if block.kind == "python")
+    text = BLOCK.sub("", (ROOT / "docs/python.md").read_text())
+    errors = {name for name in ao.__all__ if name.endswith("Error")} | {"TrainedAgent", "Attempt", "Run"}
+    for name in set(ao.__all__) - {"__version__"}:
+        shown = text if name in errors else page
+        assert re.search(rf"\b(?:ao\.{name}\b|{name}\b(?=`))", shown), name

@@ -16,7 +16,7 @@ from agentopt_local.problem import Split
 CONFIG = "config.json"
 META = "meta.json"
 PROBLEMS = "problems.jsonl"
-TASK_ROWS = "task.jsonl"
+TASK_ROWS = "task_rows.jsonl"
 STATE = "state.json"
 STEPS = "steps.jsonl"
 PROPOSALS = "proposals.jsonl"

@@ -43,3 +43,44 @@ def test_a_grader_that_raises_stops_the_run_with_its_name_problem_and_error() ->
         apply_grader("my:judge", judge, PROBLEM, "three")
     for piece in ("my:judge", "sum-1", "ValueError", "'three'"):
         assert piece in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("result", "reward", "reason"),
+    [((0.5, "half of it"), 0.5, "half of it"), ((True, "fine"), 1.0, "fine"), ((0, ""), 0.0, "")],
+)
+def test_a_grader_may_return_a_reward_with_its_reason(result: Any, reward: float, reason: str) -> None:
+    grade = apply_grader("my:judge", lambda answer, expected: result, PROBLEM, "3")
+    assert (grade.reward, grade.reason) == (reward, reason)
+
+
+@pytest.mark.parametrize("result", [(0.5,), (0.5, None), (0.5, 3), (1.5, "x"), ("1", "x"), (0.5, "x", "y"), [0.5, "x"]])
+def test_a_pair_of_anything_else_is_the_users_mistake(result: Any) -> None:
+    with pytest.raises(ConfigError, match=r"my:judge.*sum-1.*a pair \(float, reason\)"):
+        apply_grader("my:judge", lambda answer, expected: result, PROBLEM, "3")
+
+
+def test_a_grader_with_a_third_parameter_gets_the_row() -> None:
+    problem = PROBLEM.model_copy(update={"metadata": {"level": 3}, "kind": "sums"})
+    whole = {"id": "sum-1", "kind": "sums", "question": "1 + 1?", "answer": "2", "level": 3}
+    for grader in (
+        lambda answer, expected, row: row == whole,
+        lambda answer, expected, anything: anything == whole,
+        lambda answer, expected, row=None: row == whole,
+        lambda answer, expected, limit=1: limit == 1,
+        lambda answer, expected, *rest: rest == (),
+    ):
+        assert apply_grader("my:judge", grader, problem, "3").correct
+    assert apply_grader("my:judge", lambda answer, expected, row: row == {"x": 1}, problem, "3", row={"x": 1}).correct
+
+
+def test_a_grader_cannot_change_the_row() -> None:
+    row = {"x": 1}
+    apply_grader("my:judge", lambda answer, expected, row: row.pop("x") == 1, PROBLEM, "3", row=row)
+    assert row == {"x": 1}
+
+
+@pytest.mark.parametrize("grader", [lambda answer: True, lambda a, e, row, more: True, lambda a, e, *, key: True])
+def test_a_grader_that_cannot_be_called_is_told(grader: Any) -> None:
+    with pytest.raises(ConfigError, match=r"my:judge.*cannot be called with \(answer, expected\)"):
+        apply_grader("my:judge", grader, PROBLEM, "3")

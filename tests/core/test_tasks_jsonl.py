@@ -3,6 +3,8 @@
 import asyncio
 import json
 import pickle
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +203,23 @@ def test_a_missing_file_and_a_wrong_setting(tmp_path: Path) -> None:
         load_task(f"jsonl:{write(tmp_path, GOOD)}", settings={"graders": "exact"})
     with pytest.raises(ConfigError, match="did you mean 'exact'"):
         load_task(f"jsonl:{write(tmp_path, GOOD)}", settings={"grader": "exat"})
+
+
+def test_a_grader_named_by_its_module_may_see_the_row_as_it_is_written(tmp_path: Path) -> None:
+    module = types.ModuleType("graders_that_see_rows")
+    sys.modules[module.__name__] = module
+    seen: list[dict[str, Any]] = []
+
+    def judge(answer: str, expected: str, row: dict[str, Any]) -> tuple[float, str]:
+        seen.append(row)
+        return 0.5, f"level {row['level']}"
+
+    module.judge = judge  # type: ignore[attr-defined]
+    try:
+        row = {"question": "q", "answer": 7, "split": "test", "id": 3, "level": 2}
+        task = JsonlTask(write(tmp_path, row), settings={"grader": "graders_that_see_rows:judge"})
+        result = grade(task, task.problems("test", 1)[0], "x")
+    finally:
+        del sys.modules[module.__name__]
+    assert (result.reward, result.reason) == (0.5, "level 2")
+    assert seen == [row]

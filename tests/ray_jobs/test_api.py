@@ -28,6 +28,9 @@ from benchmarks.scripted import DOUBLE, REVERSE, brain
 from benchmarks.scripted import rows as words_and_numbers
 from ray_jobs.cli import main
 from ray_jobs.workers import sendable
+from tests.ray_jobs.test_endpoint_training import Endpoint
+from tests.ray_jobs.test_endpoint_training import agent as shouting_agent
+from tests.ray_jobs.test_endpoint_training import optimizer as shouting_optimizer
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK: dict[str, Any] = {
@@ -173,20 +176,16 @@ def test_empty_cells_and_numbers_of_numpy_are_what_they_mean() -> None:
         seen[row["q"]] = row
         return True
 
-    for data in (frame, [{**row, "a": np.int64(row["a"])} for row in frame.to_dict("records")]):
-        task = ao.task(data, question="q", answer="a", grader=look) if data is frame else None
-        if task is None:
-            message = told(lambda rows=data: ao.task(rows, question="q", answer="a"))  # type: ignore[misc]
-            assert "row 1, key 'kind'" in message or "nan" in message.lower()
-            continue
-        problems = {each.question: each for each in task.problems("test", 3)}
-        assert {each.answer for each in problems.values()} == {"1", "2", "3"}
-        assert problems["two"].kind == ""
-        for each in problems.values():
-            grade(task, each, "x")
-    assert seen["two"]["more"] is None
+    task = ao.task(frame, question="q", answer="a", grader=look)
+    problems = {each.question: each for each in task.problems("test", 3)}
+    assert ({each.answer for each in problems.values()}, problems["two"].kind) == ({"1", "2", "3"}, "")
+    for each in problems.values():
+        grade(task, each, "x")
     assert (seen["one"]["a"], type(seen["one"]["a"]), seen["one"]["kind"]) == (1, int, "odd")
-    assert (seen["two"]["when"], seen["three"]["when"].year) == (None, 2026)
+    assert (seen["two"]["more"], seen["two"]["when"], seen["three"]["when"].year) == (None, None, 2026)
+    rows = [{"question": "q", "answer": np.float64(0.5), "id": np.int64(7), "kind": None, "split": "test"}]
+    problem = ao.task(rows).problems("test", 1)[0]
+    assert (problem.answer, problem.id, problem.kind) == ("0.5", "7", "")
 
 
 def test_the_seed_decides_the_order_and_columns_may_have_other_names() -> None:
@@ -663,25 +662,68 @@ def test_a_callback_that_raises_ends_the_run_and_tells_how_to_continue(tmp_path:
     assert error.value.__notes__ == [f"To continue: ao.resume({str(tmp_path / 'run')!r})"]
 
 
-def test_the_command_line_continues_rows_whose_grader_has_a_name(
+def test_rows_whose_grader_has_a_name_are_in_the_folder_and_only_the_model_is_missing(
     named: ao.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All but the model is in the folder; the task is opened from there, wherever the folder has gone."""
     copy = unfinished(named, tmp_path)
-    assert [json.loads(line) for line in (copy / "task.jsonl").read_text().splitlines()] == ROWS
+    assert [json.loads(line) for line in (copy / "task_rows.jsonl").read_text().splitlines()] == ROWS
     assert main(["resume", str(copy)]) == 2
     message = capsys.readouterr().err
     assert message.startswith("agentopt: the model 'ScriptedChatModel' was given in Python")
     assert f"ao.resume({str(copy)!r}, model=...)" in message
     run = ao.resume(ao.load(copy), model=script(), progress=False)
-    assert run.report == pytest.approx(named.report) or run.report.test == named.report.test  # type: ignore[union-attr]
+    assert run.report is not None
+    assert run.report.test == named.report.test  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    """Both roles behind an OpenAI-compatible address."""
+    server = Endpoint(
+        lambda body: shouting_optimizer(body) if body["messages"][0]["role"] == "user" else shouting_agent(body)
+    )
+    yield server.url
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_command_line_ends_a_run_that_python_began(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rows are in the folder, which has been moved; the model is behind an address."""
+
+    class Stop(ao.Callback):
+        def on_step(self, row: ao.StepRow) -> None:
+            raise ao.BudgetError("enough for today")
+
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    words = ["ab", "cd", "tree", "house", "xy", "garden"]
+    data = {
+        "train": [{"prompt": f"Shout: {word}", "gold": word.upper()} for word in words[:4]],
+        "test": [{"prompt": f"Shout: {word}", "gold": word.upper()} for word in words[4:]],
+    }
+    task = ao.task(data, question="prompt", answer="gold", grader="exact", name="shouting")
+    settings = QUICK | {"n_train": 4, "n_test": 2, "agent.constrain": False}
+    model = ao.Endpoint(endpoint, "small", structured="none")
+    with pytest.raises(ao.BudgetError):
+        ao.train(task, model=model, run_dir=tmp_path, run_name="run", callbacks=[Stop()], **settings)
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    assert main(["resume", str(moved)]) == 0, capsys.readouterr().err
+    run = ao.load(moved)
+    assert run.accuracy is not None
+    assert run.accuracy.after.value == 1.0
+    assert not run.rollouts[["functions", "problem_id", "seed"]].duplicated().any(), "ids are the same again"
+    assert main(["ask", str(moved), "Shout: hello"]) == 0
+    assert capsys.readouterr().out.endswith("HELLO\n")
+    elsewhere = ao.Endpoint(endpoint.replace("127.0.0.1", "localhost"), "small", structured="none")
+    assert ao.evaluate(moved, n=2, model=elsewhere, progress=False).test == run.report.test  # type: ignore[union-attr]
 
 
 def test_the_command_line_says_whose_task_it_was(
     own: ao.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = unfinished(own, tmp_path)
-    assert not (copy / "task.jsonl").exists()
+    assert not (copy / "task_rows.jsonl").exists()
     for command in (["resume"], ["evaluate"]):
         assert main([*command, str(copy)]) == 2
         message = capsys.readouterr().err
@@ -753,7 +795,7 @@ def test_what_a_rollout_worker_is_sent_is_small_and_grades_alike() -> None:
         import ray
 
         sent = ray.cloudpickle.dumps(sendable(task))  # type: ignore[arg-type]
-        assert len(sent) < limit < len(pickle.dumps(rows)) or limit > 2_000
+        assert len(sent) < limit < len(pickle.dumps(rows))
         there = pickle.loads(sent)
         problem = task.problems("test", 300)[7]
         assert grade(there, problem, "x") == grade(task, problem, "x")
@@ -788,7 +830,7 @@ def test_the_names_are_the_same_everywhere() -> None:
     for name in names - {"__version__"}:
         value = getattr(ao, name)
         assert value is getattr(api, name)
-        assert len(value.__doc__ or "") > 25, name
+        assert len(value.__doc__ or "") > 20, name
     with pytest.raises(AttributeError, match="no attribute 'tarin'"):
         _ = ao.tarin  # type: ignore[attr-defined]
 
