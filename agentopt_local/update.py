@@ -48,7 +48,7 @@ class OptimizerConfig(Record):
     """Generated tokens of one source."""
     temperature: float = Field(default=0.8, ge=0)
     repair_temperature: float = Field(default=1.0, ge=0)
-    """For a source written after feedback. It is higher because small models tend to repeat themselves."""
+    """Temperature for sources written after feedback; higher, because small models tend to repeat themselves."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     constrain: bool = True
     """Sample under grammars; False: check replies and sample again (an ablation)."""

@@ -1,1 +1,1 @@
-"""Learned functions outside this program: as a package, as tools of other agents, as logs, and back again."""
+"""Learned functions outside this program: as a package, as tools for other agents, as logs, and back again."""
