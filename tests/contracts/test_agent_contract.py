@@ -1,7 +1,7 @@
-"""What every Agent promises, whatever its turns look like.
+"""What every Agent promises, regardless of the form of its turns.
 
-A :class:`Dialect` writes a call, a block of code and an answer as one kind of agent reads them. To add a kind, add its
-dialect to ``DIALECTS``.
+A :class:`Dialect` writes calls, code blocks and answers in the form that one kind of agent reads. To add a kind, add
+its dialect to ``DIALECTS``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Functions out of Python files, and what is refused."""
+"""Reading functions from Python files, and what is rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimizer: what it is shown, what it may do, what goes back to it, and what is counted."""
+"""The optimizer: what it is shown, what it may do, the feedback it gets, and the counts."""
 
 from __future__ import annotations
 

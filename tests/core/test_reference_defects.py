@@ -1,7 +1,7 @@
 """The defects of the reference implementation (AutoGen 0.2's AgentOptimizer), each as a test that it would fail.
 
-Defects 2 to 7 belong to the loop and stand in ``test_trainer.py`` under their numbers: removals that never arrive,
-the roll-back to the empty set, shifted labels, the unevaluated last update, TERMINATE ignored, the cap on actions.
+Defects 2 to 7 concern the loop and are in ``test_trainer.py`` under their numbers: removals that have no effect,
+rolling back to the empty set, shifted labels, an unevaluated last update, ignored TERMINATE, the limit on actions.
 """
 
 from __future__ import annotations

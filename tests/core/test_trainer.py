@@ -1,4 +1,4 @@
-"""Algorithm 2 with a proposer and an agent that do as they are told, and defects of the reference implementation."""
+"""Algorithm 2 with a scripted proposer and agent, and defects of the reference implementation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ``agentopt`` command as a user meets it: exit codes, what is said where, and Ctrl-C."""
+"""The ``agentopt`` command as a user sees it: exit codes, standard output and error, and Ctrl-C."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is seen while a run works: the live view, plain lines, ``agentopt watch``, metrics and TensorBoard's files."""
+"""What a run shows while it works: the live view, plain lines, ``agentopt watch``, metrics and TensorBoard files."""
 
 from __future__ import annotations
 

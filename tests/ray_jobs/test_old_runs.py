@@ -1,7 +1,7 @@
-"""Run folders written by commit 28c0592 still open: they are resumed, reported, followed and exported.
+"""Run folders written by commit 28c0592 still work: they can be resumed, reported, followed and exported.
 
-``old_runs/finished`` and ``old_runs/stopped`` (after its first step) are of one small training with two candidates per
-step, made with the scripted model. In step 1 the first candidate was accepted; the second was drawn last.
+``old_runs/finished`` and ``old_runs/stopped`` (after its first step) are from one small training with two candidates
+per step, made with the scripted model. In step 1 the first candidate was accepted; the second was drawn last.
 """
 
 from __future__ import annotations

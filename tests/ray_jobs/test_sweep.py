@@ -1,4 +1,4 @@
-"""A grid of scripted trainings that share one model: the table, an interruption, and mistakes in the file."""
+"""A grid of scripted trainings that share one model: the table, interruptions, and errors in the file."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A whole training with the scripted model and the real sandbox, undisturbed, killed and continued.
+"""A whole training with the scripted model and the real sandbox: undisturbed, killed, and continued.
 
-Run as a script, this file is the process that is killed: ``python test_training.py CONFIG_DIR``.
+Run as a script, this file is the process to be killed: ``python test_training.py CONFIG_DIR``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The pool over real Ray actors that host a scripted model: routing, and every way in which an engine can fail."""
+"""The pool of real Ray actors that host a scripted model: routing, and every way in which an engine can fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A finished run to export from: really trained, rolled out and sandboxed, with a script for a model."""
+"""A finished run to export: real training, rollouts and sandbox, with a scripted model."""
 
 from __future__ import annotations
 

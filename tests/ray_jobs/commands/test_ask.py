@@ -1,4 +1,4 @@
-"""``ask`` and ``chat``: the scripted model through injection, and a server on loopback through the command line."""
+"""``ask`` and ``chat``, with an injected scripted model, and from the command line with a server on loopback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of a real run with hostile text in every place, as a browser shows it."""
+"""The report of a real run with hostile text everywhere, as a browser shows it."""
 
 from __future__ import annotations
 
