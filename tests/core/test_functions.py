@@ -1,4 +1,4 @@
-"""Functions: everything is derived from the source, and what JSON cannot represent is rejected with a useful message."""
+"""Functions: everything is derived from the source, and what JSON cannot represent gets a useful error."""
 
 from __future__ import annotations
 
