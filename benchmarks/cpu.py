@@ -199,15 +199,15 @@ def agreement(llm: Any, tokenizer: Any, answers: Path, *, reference: bool) -> di
         answers.write_text(json.dumps([list(each.outputs[0].token_ids) for each in done]))
     if not answers.exists():
         return {}
-    told = json.loads(answers.read_text())
+    expected = json.loads(answers.read_text())
     scored = llm.generate(
-        [TokensPrompt(prompt_token_ids=ids + answer) for ids, answer in zip(prompts, told, strict=True)],
+        [TokensPrompt(prompt_token_ids=ids + answer) for ids, answer in zip(prompts, expected, strict=True)],
         SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=1, detokenize=False),
         use_tqdm=False,
     )
     chances = [
         position[token]
-        for each, answer in zip(scored, told, strict=True)
+        for each, answer in zip(scored, expected, strict=True)
         for position, token in zip(each.prompt_logprobs[-len(answer) :], answer, strict=True)
     ]
     return {

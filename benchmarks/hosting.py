@@ -97,7 +97,7 @@ class Meter:
         return reply
 
     async def aclose(self) -> None:
-        """The inner model is closed by who opened it."""
+        """Whoever opened the inner model closes it."""
 
     def figures(self, started: float) -> dict[str, Any]:
         """Tokens per second, overall and in the body (without the first and last tenth of answers), and cache hits."""
@@ -145,7 +145,7 @@ class MoreTurns:
         return reply
 
     async def aclose(self) -> None:
-        """The inner model is closed by who opened it."""
+        """Whoever opened the inner model closes it."""
 
 
 class Barrier:
@@ -181,7 +181,7 @@ class Barrier:
         self._release()
 
     async def aclose(self) -> None:
-        """The inner model is closed by who opened it."""
+        """Whoever opened the inner model closes it."""
 
 
 @dataclass

@@ -164,13 +164,15 @@ def _turn(step: Step, number: int) -> list[Any]:
     ]
     messages: list[Any] = [ChatMessageAssistant(content=step.message.content, tool_calls=calls or None)]
     results = list(step.executed) if calls else []
-    for index, told in enumerate(step.observations):
-        if told.role != "tool" or index >= len(results):
-            messages.append(ChatMessageUser(content=told.content))
+    for index, observation in enumerate(step.observations):
+        if observation.role != "tool" or index >= len(results):
+            messages.append(ChatMessageUser(content=observation.content))
             continue
-        error = None if results[index].ok else ToolCallError(type="unknown", message=told.content)
+        error = None if results[index].ok else ToolCallError(type="unknown", message=observation.content)
         messages.append(
-            ChatMessageTool(content=told.content, tool_call_id=ids[index], function=results[index].name, error=error)
+            ChatMessageTool(
+                content=observation.content, tool_call_id=ids[index], function=results[index].name, error=error
+            )
         )
     return messages
 
