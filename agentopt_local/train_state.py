@@ -76,7 +76,7 @@ class FailedUpdate(Record):
     """``kind name`` of each action."""
     functions: FunctionSet
     accuracy: float
-    """Of the whole set, on the problems it was tried on; 0 to 1."""
+    """Mean reward of the whole set on the problems it was tried on, 0 to 1: the accuracy of exact tasks."""
     accuracy_before: float
 
 
