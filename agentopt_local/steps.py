@@ -79,8 +79,8 @@ def after_step(state: TrainState, decision: Decision, update: Update, row: StepR
             step=row.step,
             actions=update.summaries(),
             functions=update.functions,
-            accuracy=row.after.accuracy,
-            accuracy_before=row.before.accuracy,
+            accuracy=row.after.reward,
+            accuracy_before=row.before.reward,
         )
         failures = (*failures, failed)
     return state.model_copy(update={**common, "idle": state.idle + 1, "failures": failures})

@@ -78,7 +78,7 @@ class FailedUpdate(Record):
     """``kind name`` of each action."""
     functions: FunctionSet
     accuracy: float
-    """Accuracy of the whole set on the problems that it was tried on, 0 to 1."""
+    """Mean reward of the whole set on the problems it was tried on, 0 to 1. Equal to the accuracy of exact tasks."""
     accuracy_before: float
 
 

@@ -25,7 +25,7 @@ class TaskConfig(Record):
     """The problems to train and test on."""
 
     spec: str
-    """``reasoning_gym:NAME[,NAME...]``, or a path after ``jsonl:``, ``math:``, ``tabmwp:``, ``gaia:`` or ``gsm8k:``."""
+    """``reasoning_gym:NAME[,NAME...]``, or a kind of task and a path, such as ``jsonl:PATH`` or ``math:PATH``."""
     n_train: int = Field(default=24, ge=1)
     """Number of training problems."""
     n_test: int = Field(default=60, ge=0)
@@ -55,10 +55,7 @@ class RayConfig(Record):
     address: str | None = None
     """The running cluster to join, ``auto`` or an address; None starts one for this run."""
     rollout_workers: int | None = Field(default=None, ge=0)
-    """Processes on the cluster's nodes that run rollouts; 0 runs them in the command's own process.
-
-    Each has its own sandbox. None means one per node if the cluster has several nodes, and 0 otherwise.
-    """
+    """Processes on the nodes that run rollouts; 0 runs them in this process; None means one per node if several."""
 
 
 class RunConfig(Record):
@@ -230,10 +227,7 @@ def all_keys(record: Any = RunConfig, prefix: str = "") -> list[str]:
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
-    """Parse ``--a.b value`` and ``--a.b=value`` pairs; values are TOML if they parse as TOML, else text.
-
-    Raises ConfigError.
-    """
+    """Parse ``--a.b value`` and ``--a.b=value`` pairs; values are TOML, or else text. Raises ConfigError."""
     pairs: list[tuple[str, Any]] = []
     rest = list(arguments)
     while rest:

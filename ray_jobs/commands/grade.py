@@ -20,7 +20,7 @@ def add_commands(subparsers: Any) -> None:
         help="grade a file of answers",
         description='Grade rows {"gold": ..., "prediction": ...} and write them with "correct" and "reason", in order.',
     )
-    grade.add_argument("task", metavar="TASK", help="math, math_exact, tabmwp, gaia or gsm8k")
+    grade.add_argument("task", metavar="TASK", help="a benchmark, such as math, math_exact, tabmwp, gaia or gsm8k")
     grade.add_argument("file", type=Path, metavar="FILE", help="one JSON object per line; - reads standard input")
     grade.add_argument("--lenient", action="store_true", help="correct the official rule where it is known to be wrong")
     grade.add_argument("--output", type=Path, metavar="FILE", help="the file to write (default: standard output)")
