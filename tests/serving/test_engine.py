@@ -236,10 +236,10 @@ def test_a_killed_engine_is_named(loop: asyncio.AbstractEventLoop, pool: Any) ->
 
 def cramped(path: Path, config: Any) -> Any:
     """An engine whose KV cache holds little more than one conversation: 48 blocks of 32 tokens."""
-    from serving import engine
+    from serving import engine, vllm_options
 
-    options = engine.engine_options
-    engine.engine_options = lambda *given, **more: options(*given, **more) | {"num_gpu_blocks_override": 48}
+    options = vllm_options.engine_options
+    vllm_options.engine_options = lambda *given, **more: options(*given, **more) | {"num_gpu_blocks_override": 48}
     return engine.Engine(path, config, cpu=True)
 
 
