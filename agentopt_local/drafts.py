@@ -237,7 +237,7 @@ class Draft:
                 top_p=self.config.top_p,
                 seed=derive(self.seed, "request", self._requests),
             ),
-            session=f"optimizer/{'' if messages is None else 'arguments/'}{self.seed}",
+            conversation=f"optimizer/{'' if messages is None else 'arguments/'}{self.seed}",
         )
         reply = await self.context.model.complete(request)
         self.usage += reply.usage

@@ -88,7 +88,7 @@ class Run:
         return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
 
     def requests(self) -> list[tuple[int, str, int]]:
-        """(process, session, messages) of each request so far."""
+        """(process, conversation, messages) of each request so far."""
         path = self.folder / "requests.txt"
         lines = path.read_text().splitlines() if path.exists() else []
         return [(int(pid), session, int(n)) for pid, session, n in (line.split() for line in lines)]

@@ -57,7 +57,7 @@ class PacedModel:
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Reply with code if only code is allowed, otherwise with an answer; 20 to 120 tokens."""
-        tokens = 20 + zlib.crc32(f"{request.session}{len(request.messages)}".encode()) % 101
+        tokens = 20 + zlib.crc32(f"{request.conversation}{len(request.messages)}".encode()) % 101
         prompt = sum(len(message.content.split()) for message in request.messages)
         async with self.slots:
             await asyncio.sleep(tokens * self.step_s)
@@ -81,9 +81,9 @@ class Meter:
     rows: list[tuple[float, float, int, Usage]] = field(default_factory=list)
     """(time, seconds, assistant turns before it, usage)."""
     held: dict[str | None, int] = field(default_factory=dict)
-    """Tokens of each session's latest request and reply."""
+    """Tokens of each conversation's latest request and reply."""
     known: int = 0
-    """Prompt tokens that were part of the session's previous request or reply: the hits of a perfect cache."""
+    """Prompt tokens that were part of the conversation's previous request or reply: the hits of a perfect cache."""
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Pass ``request`` on."""
@@ -92,8 +92,8 @@ class Meter:
         turn = sum(message.role == "assistant" for message in request.messages)
         now = time.perf_counter()
         self.rows.append((now, now - started, turn, reply.usage))
-        self.known += min(self.held.get(request.session, 0), reply.usage.prompt_tokens)
-        self.held[request.session] = reply.usage.prompt_tokens + reply.usage.completion_tokens
+        self.known += min(self.held.get(request.conversation, 0), reply.usage.prompt_tokens)
+        self.held[request.conversation] = reply.usage.prompt_tokens + reply.usage.completion_tokens
         return reply
 
     async def aclose(self) -> None:

@@ -88,7 +88,7 @@ def agent(request: ChatRequest) -> str:
 
 def brain(request: ChatRequest) -> str:
     """Both roles."""
-    return optimizer(request) if (request.session or "").startswith("optimizer/") else agent(request)
+    return optimizer(request) if (request.conversation or "").startswith("optimizer/") else agent(request)
 
 
 def config_in(folder: Path, **changes: Any) -> RunConfig:
@@ -117,7 +117,7 @@ class NotingModel(ScriptedChatModel):
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Log ``request`` and answer it."""
-        os.write(self.file, f"{os.getpid()} {request.session} {len(request.messages)}\n".encode())
+        os.write(self.file, f"{os.getpid()} {request.conversation} {len(request.messages)}\n".encode())
         return await super().complete(request)
 
     async def aclose(self) -> None:

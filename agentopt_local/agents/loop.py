@@ -62,7 +62,7 @@ class Episode:
         self.seed = seed
         self.specs = {tool.name: tool for tool in functions.tool_specs()}
         self.tools = self.dialect.tools(functions)
-        self.session = f"{functions.fingerprint}/{problem.id}/{seed}"
+        self.conversation = f"{functions.fingerprint}/{problem.id}/{seed}"
         self.messages: list[Message] = [
             Message(role="system", content=self.dialect.system(functions)),
             Message(role="user", content=problem.question),
@@ -109,7 +109,7 @@ class Episode:
                 temperature=self.config.temperature,
                 seed=self.seed if self.config.temperature > 0 else None,
             ),
-            session=self.session,
+            conversation=self.conversation,
         )
         reply = await self.agent.model.complete(request)
         self.usage += reply.usage

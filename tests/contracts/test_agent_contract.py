@@ -336,8 +336,8 @@ def test_a_rollout_has_one_session_of_its_own(bench: Bench) -> None:
     seen = set()
     for sources, problem, seed in (((), PROBLEM, 0), ((), PROBLEM, 1), ((), other, 0), ((DOUBLE,), PROBLEM, 0)):
         _, requests = bench.solve(script, *sources, problem=problem, seed=seed)
-        assert len({request.session for request in requests}) == 1
-        seen.add(requests[0].session)
+        assert len({request.conversation for request in requests}) == 1
+        seen.add(requests[0].conversation)
     assert None not in seen
     assert len(seen) == 4
 

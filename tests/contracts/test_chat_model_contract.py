@@ -162,7 +162,7 @@ def test_history_with_calls_is_understood(harness: Harness) -> None:
         Message(role="assistant", content="Easy.", tool_calls=(ToolCall(name="add", arguments={"a": 1, "b": 2}),)),
         Message(role="tool", content="3"),
     )
-    request = ChatRequest(messages=messages, tools=(ADD,), session="s", sampling=Sampling(max_tokens=20))
+    request = ChatRequest(messages=messages, tools=(ADD,), conversation="s", sampling=Sampling(max_tokens=20))
     assert use(harness, lambda _: "It is 3.", lambda model: model.complete(request)).message.role == "assistant"
 
 

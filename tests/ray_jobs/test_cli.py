@@ -34,7 +34,7 @@ RIGHT = SHORT.replace("[:2]", "")
 
 def brain(request):
     last = request.messages[-1]
-    if request.session.startswith("optimizer/"):
+    if request.conversation.startswith("optimizer/"):
         revise = "`shout(" in request.messages[0].content
         if '"def shout(' in request.constraint.value:
             return RIGHT if revise else SHORT

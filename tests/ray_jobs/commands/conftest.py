@@ -65,7 +65,7 @@ def optimizer(request: ChatRequest) -> str:
 
 def brain(request: ChatRequest) -> str:
     """The whole script."""
-    if (request.session or "").startswith("optimizer/"):
+    if (request.conversation or "").startswith("optimizer/"):
         return optimizer(request)
     last = request.messages[-1]
     if last.role == "tool":

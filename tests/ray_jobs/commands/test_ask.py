@@ -127,7 +127,7 @@ def test_a_chat_remembers_and_forgets(run: Path, capfd: pytest.CaptureFixture[st
     assert [message.role for message in second.messages[2:]] == ["assistant", "tool", "assistant", "user"]
     assert second.messages[-1].content == "reverse: xyz"
     assert [message.content for message in third.messages[1:]] == ["reverse: last"]
-    assert len({request.session for request in model.requests}) == 1, "the engine's prefix cache is kept"
+    assert len({request.conversation for request in model.requests}) == 1, "the engine's prefix cache is kept"
 
 
 def test_an_unanswered_question_leaves_no_trace(run: Path) -> None:
