@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import Field
@@ -13,6 +12,7 @@ from agentopt_local.errors import ConfigError, outcome
 from agentopt_local.problem import Problem
 from agentopt_local.record import Record
 
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _QUOTED_CHARS = 80
 """Longest excerpt of an answer that a reason quotes."""
 
@@ -33,8 +33,10 @@ class Grade(Record):
         return self.reward >= 1.0 - 1e-9
 
 
-Grader = Callable[[str, str], Any]
-"""A grading function ``(answer, expected)``; it may return a bool, a float in [0, 1] or a Grade."""
+Grader = Callable[..., Any]
+"""A grading function ``(answer, expected)`` or ``(answer, expected, row)``, where ``row`` is the problem's row, a dict.
+
+It may return a bool, a float in [0, 1], a pair ``(float, reason)`` or a Grade."""
 
 
 def no_answer(answer: str | None) -> Grade | None:
@@ -49,38 +51,75 @@ def right_or_wrong(right: bool, answer: str, expected: str) -> Grade:
     return Grade(reward=0.0, reason=f"answered {quote(answer)}; expected {quote(expected)}")
 
 
-def apply_grader(name: str, grader: Grader, problem: Problem, answer: str | None) -> Grade:
+def apply_grader(
+    name: str, grader: Grader, problem: Problem, answer: str | None, *, row: Mapping[str, Any] | None = None
+) -> Grade:
     """Grade ``answer``. A missing or blank answer gets reward 0 without calling ``grader``.
 
+    ``row`` is what a grader with a third parameter is given; None: the problem's own fields with its metadata.
+
     Raises :class:`~agentopt_local.errors.ConfigError` if ``grader`` raises, or returns anything but a bool, a float in
-    [0, 1] or a Grade: a broken grader must stop the run, not count as a wrong answer.
+    [0, 1], such a float with a reason, or a Grade: a broken grader must stop the run, not count as a wrong answer.
     """
     answer = answer or ""
     if missing := no_answer(answer):
         return missing
-    given = answer
-    result, error = outcome(lambda: grader(given, problem.answer))
+    given: tuple[Any, ...] = (answer, problem.answer)
+    if takes_row(name, grader):
+        given = (*given, dict(row_of(problem) if row is None else row))
+    result, error = outcome(lambda: grader(*given))
     if error is not None:
         raise ConfigError(
             f"grader {name!r} raised {type(error).__name__}: {error} on problem {problem.id!r}, "
             f"answer {quote(answer)}. A grader must return a bool, a float or a Grade for every text"
         ) from error
+    return as_grade(name, result, problem, answer)
+
+
+def takes_row(name: str, grader: Grader) -> bool:
+    """Whether ``grader`` wants the row: it has a third parameter that has no default or is called ``row``.
+
+    Raises :class:`~agentopt_local.errors.ConfigError` if it can be called neither with two arguments nor with three.
+    """
+    try:
+        signature = inspect.signature(grader)
+    except (TypeError, ValueError):  # some built-in functions have none
+        return False
+    positional = [each for each in signature.parameters.values() if each.kind in _POSITIONAL]
+    third = positional[2] if len(positional) > 2 else None
+    wanted = third is not None and (third.default is third.empty or third.name == "row")
+    try:
+        signature.bind(*("answer", "expected", "row")[: 3 if wanted else 2])
+    except TypeError as error:
+        raise ConfigError(
+            f"grader {name!r} cannot be called with (answer, expected) or (answer, expected, row): {error}"
+        ) from None
+    return wanted
+
+
+def row_of(problem: Problem) -> dict[str, Any]:
+    """The problem's own fields and its metadata."""
+    return {**problem.model_dump(include={"id", "kind", "question", "answer"}), **problem.metadata}
+
+
+def as_grade(name: str, result: Any, problem: Problem, answer: str) -> Grade:
+    """What the grader called ``name`` returned, as a Grade. Raises ConfigError if it is nothing that a grader may."""
     if isinstance(result, Grade):
         return result
     if isinstance(result, bool):
         return right_or_wrong(result, answer, problem.answer)
     if inspect.iscoroutine(result):
         result.close()
-    try:
-        reward = math.nan if result is None else float(result)
-    except (TypeError, ValueError):
-        reward = math.nan
-    if not 0.0 <= reward <= 1.0 or isinstance(result, str):
+    paired = isinstance(result, tuple) and len(result) == 2
+    value, reason = result if paired else (result, "")
+    reward = outcome(lambda: float(value))[0]
+    if reward is None or not 0.0 <= reward <= 1.0 or isinstance(value, str) or not isinstance(reason, str):
         raise ConfigError(
-            f"grader {name!r} returned {quote(repr(result))} on problem {problem.id!r}; "
-            f"it must return a bool, a float from 0 to 1, or a Grade"
+            f"grader {name!r} returned {quote(repr(result))} on problem {problem.id!r}; it must return a bool, a float "
+            "from 0 to 1, a pair (float, reason), or a Grade"
         )
-    return Grade(reward=reward, reason=f"{quote(answer)} has reward {reward:g}; expected {quote(problem.answer)}")
+    default = f"{quote(answer)} has reward {reward:g}; expected {quote(problem.answer)}"
+    return Grade(reward=reward, reason=reason if paired else default)
 
 
 def quote(text: str) -> str:

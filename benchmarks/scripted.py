@@ -148,7 +148,7 @@ async def train_once(run_dir: RunDir, display: Any, arguments: argparse.Namespac
         else:
             model = make()
         stack.push_async_callback(model.aclose)
-        return await train(config, run_dir, progress=display.progress, on_step=display.step, model=model)
+        return await train(config, run_dir, callbacks=[display], model=model)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,8 +7,8 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
-from agentopt_local import __version__
 from agentopt_local.errors import AgentOptError, ConfigError, RunDirError
+from agentopt_local.version import __version__
 from ray_jobs.commands import ask, doctor, export, grade, jobs, model_files, report, serve_mcp, show, watch
 from ray_jobs.commands.running import FAILED, INTERRUPTED, USER_MISTAKE
 from ray_jobs.terminal.printing import error_line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -136,14 +136,14 @@ def build(values: dict[str, Any], source: str, origin: dict[str, str] | None = N
     return config
 
 
-def with_budget(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """Return ``config`` with a new budget, the only setting that may change on resume. Raises ConfigError."""
+def changed_budget(config: RunConfig, changes: Mapping[str, Any], prefix: str = "--") -> RunConfig:
+    """Return ``config`` with new values of ``budget.KEY``, all that may change on resume. Raises ConfigError."""
     values = config.model_dump(mode="json")
-    for key, value in parse_overrides(overrides):
+    for key, value in changes.items():
         if not key.startswith("budget."):
-            raise ConfigError(f"--{key}: a run is resumed with its own settings; only its budget can be changed")
+            raise ConfigError(f"{prefix}{key}: a run is resumed with its own settings; only its budget can be changed")
         set_key(values, key, value)
-    return build(values, "the run's settings", {key: f"--{key}" for key, _ in parse_overrides(overrides)})
+    return build(values, "the run's settings", {key: f"{prefix}{key}" for key in changes})
 
 
 def explain(error: ValidationError, source: str, origin: dict[str, str]) -> str:

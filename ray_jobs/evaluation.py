@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import get_args
 
-from agentopt_local.chat import Usage
+from agentopt_local.callback import Callback
+from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.comparison import compare, function_results
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem, Split
-from agentopt_local.rollout import Progress
 from agentopt_local.run.report import Costs, Report, Seconds, Spent, TrainingSummary
-from agentopt_local.run.rows import MetricRow, Role
+from agentopt_local.run.rows import Role
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
+from agentopt_local.tasks.base import Problems
 from agentopt_local.train_state import TrainState
 from agentopt_local.trajectory import sum_usage, used_functions
 from ray_jobs.config import RunConfig
+from ray_jobs.open_models import Models
 from ray_jobs.session import Session, open_session
 
 
@@ -27,13 +29,17 @@ async def evaluate(
     *,
     split: Split,
     n: int,
-    progress: Progress,
-    on_metrics: Callable[[MetricRow], None] | None = None,
+    callbacks: Iterable[Callback] = (),
+    model: ChatModel | Models | None = None,
+    task: Problems | None = None,
 ) -> Report:
-    """Evaluate a run's best accepted functions on ``n`` problems of ``split``; rollouts that exist are reused."""
+    """Evaluate a run's best accepted functions on ``n`` problems of ``split``; rollouts that exist are reused.
+
+    ``model`` and ``task`` are those that the run was given in Python.
+    """
     # The optimizer has nothing to do here, so no engine is started for it.
     config = config.model_copy(update={"optimizer_model": None})
-    async with open_session(config, run_dir, progress, on_metrics=on_metrics) as session:
+    async with open_session(config, run_dir, callbacks, model=model, task=task) as session:
         problems = session.task.problems(split, n)
         return await evaluate_session(session, run_dir.resume(), problems, split=split)
 
@@ -69,6 +75,7 @@ async def evaluate_session(
         ),
     ).model_copy(update={split: compare(problems, before, after, seed=config.seed)})
     run_dir.write_report(split, report)
+    session.observers.on_evaluation(report)
     return report
 
 

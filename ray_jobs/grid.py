@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from agentopt_local.callback import ProgressOnly
 from agentopt_local.chat import ChatModel
 from agentopt_local.concurrency import together
 from agentopt_local.errors import ConfigError, RunDirError
@@ -137,7 +138,7 @@ async def train_one(training: Training, folder: Path, progress: Progress, model:
         return await train(
             training.config,
             run_dir,
-            progress=lambda stage, *counts: progress(Stage(part=f"{number} {stage}"), *counts),
+            callbacks=[ProgressOnly(lambda stage, *counts: progress(Stage(part=f"{number} {stage}"), *counts))],
             model=model,
         )
     finally:

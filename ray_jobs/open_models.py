@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from agentopt_local.chat import ChatModel
+from agentopt_local.errors import ConfigError
 from agentopt_local.rollout import Progress
 from agentopt_local.stage import Stage
+from agentopt_local.tasks.base import IN_PYTHON
 from ray_jobs.config import RunConfig
 from ray_jobs.model_config import ModelConfig
 from serving.engine_config import EngineConfig
@@ -28,6 +31,26 @@ class Models:
         if isinstance(model, Models):
             return model
         return Models(model, model, str(getattr(model, "device", "external")))
+
+
+def check_model(config: RunConfig, run: Path | None = None) -> None:
+    """Raise ConfigError if a model to be hosted is not on this machine, before anything is started.
+
+    ``run`` is the run's folder, for the message about a model that only a program can give again.
+    """
+    from serving.model_store import resolve
+
+    hosted = [(config.model, config.engine), (config.optimizer_model, config.optimizer_engine or config.engine)]
+    for model, engine in hosted:
+        if model is None or model.base_url is not None or engine.pool_name is not None:
+            continue
+        if model.name.startswith(IN_PYTHON):
+            where = "RUN" if run is None else repr(str(run))
+            raise ConfigError(
+                f"the model {model.name.removeprefix(IN_PYTHON)!r} was given in Python, which alone can give it again: "
+                f"ao.resume({where}, model=...), or .agent(model=...) to ask it, after 'import agentopt_local as ao'"
+            )
+        resolve(model.name, allow_fetch=False)
 
 
 async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Progress) -> Models:

@@ -10,7 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from agentopt_local import __version__, prompts
+from agentopt_local import prompts
+from agentopt_local.version import __version__
 from ray_jobs.session import Session
 
 PACKAGES = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Sequence
@@ -17,17 +18,32 @@ RAY_COPIES = "working_dir_files"
 """The folder in which Ray keeps its copies of working directories of jobs."""
 
 
-def new_run(config: RunConfig, start: FunctionSet = FunctionSet()) -> RunDir:  # noqa: B008 - a frozen value
-    """Create a run folder with the settings and the start set. Raises RunDirError if it already exists."""
-    name = config.run_name
+def new_run(
+    config: RunConfig,
+    start: FunctionSet = FunctionSet(),  # noqa: B008 - a frozen value
+    task_rows: str | None = None,
+) -> RunDir:
+    """Create a run folder with the settings, the start set, and the rows of a task that was given in Python.
+
+    Raises RunDirError if the folder of ``config.run_name`` already exists.
+    """
+    folder, name = kept(Path(config.run_dir)), config.run_name
     if name is None:
         slug = re.sub(r"[^A-Za-z0-9]+", "-", config.task.spec).strip("-")[:40]
-        name = f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}"
-    run_dir = RunDir(kept(Path(config.run_dir)) / name, create=True)
+        name = unused(folder, f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}")
+    run_dir = RunDir(folder / name, create=True)
     if start.functions:
         run_dir.keep_functions(START, start)  # a resume reads it from here, wherever it came from
+    if task_rows is not None:
+        run_dir.write_task_rows(task_rows)
     run_dir.write_config(config.model_dump(mode="json"))
     return run_dir
+
+
+def unused(folder: Path, name: str) -> str:
+    """``name``, or if a run of the same second has it, with a number."""
+    names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+    return next(each for each in names if not (folder / each).exists())
 
 
 def kept(folder: Path) -> Path:

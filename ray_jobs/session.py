@@ -5,30 +5,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from agentopt_local.admission import Admission
 from agentopt_local.agents.loop import ChatAgent
 from agentopt_local.agents.make import make_agent
+from agentopt_local.callback import Callback, Callbacks
 from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.models.metered import Ledger, MeteredModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.rollout import GradedAgent, Progress, Rollouts, Solver
 from agentopt_local.run.metrics import Metrics
-from agentopt_local.run.rows import MetricRow, Role
+from agentopt_local.run.report import Report
+from agentopt_local.run.rows import MetricRow, Role, StepRow
 from agentopt_local.run.writer import RunDir
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.sandbox.repeating import RepeatingSandbox
 from agentopt_local.stage import Stage
-from agentopt_local.tasks.base import Task
-from agentopt_local.tasks.catalog import load_task
+from agentopt_local.tasks.base import Problems, Task
 from agentopt_local.trajectory import Trajectory
 from ray_jobs.agents import sandbox_of
 from ray_jobs.config import RunConfig
 from ray_jobs.forecast import Forecast
 from ray_jobs.open_models import Models, open_model, open_models
+from ray_jobs.open_task import task_of
 from serving.facts import EngineCounters, EngineFacts
 
 log = logging.getLogger(__name__)
@@ -51,8 +53,7 @@ class Session:
     rollouts: Rollouts
     optimizer: Optimizer
     ledger: Ledger
-    metrics: Metrics
-    forecast: Forecast
+    observers: Observers
     device: str
     """Where the agent's model runs, as in :class:`Models`."""
     engine: EngineFacts | None
@@ -63,23 +64,35 @@ class Session:
     """The sandbox's layers and whether each is on, as found when it was opened."""
 
 
-class Observers:
-    """Passes on what happens in a run to its metrics, its forecast and its display."""
+class Observers(Callback):
+    """Passes on what happens in a run to its metrics, its forecast and the callbacks."""
 
-    def __init__(self, metrics: Metrics, forecast: Forecast, progress: Progress) -> None:
+    def __init__(self, metrics: Metrics, forecast: Forecast, callbacks: Callback, run_dir: RunDir) -> None:
+        """``callbacks`` do not hear of rollouts that are in ``run_dir`` already."""
         self.metrics = metrics
         self.forecast = forecast
-        self.progress = progress
+        self.callbacks = callbacks
+        self._reported = set(run_dir.known())
 
     def on_progress(self, stage: Stage, done: int, total: int) -> None:
-        """``done`` of ``total`` rollouts of a stage have ended."""
         self.metrics.progress(stage, done, total)
-        self.progress(stage, done, total)
+        self.callbacks.on_progress(stage, done, total)
 
     def on_rollout(self, stage: Stage, trajectory: Trajectory) -> None:
-        """A rollout has ended."""
         self.metrics.rollout(stage, trajectory)
         self.forecast.rollout(stage, trajectory)
+        key = (trajectory.functions, trajectory.problem_id, trajectory.seed)
+        if key not in self._reported:
+            self._reported.add(key)
+            self.callbacks.on_rollout(stage, trajectory)
+
+    def on_step(self, row: StepRow) -> None:
+        self.metrics.step(row)
+        self.forecast.step(row)
+        self.callbacks.on_step(row)
+
+    def on_evaluation(self, report: Report) -> None:
+        self.callbacks.on_evaluation(report)
 
     def on_usage(self, role: Role, usage: Usage) -> None:
         """A completion has been paid for."""
@@ -87,64 +100,56 @@ class Observers:
         self.forecast.spent(role, usage)
 
 
-def task_of(config: RunConfig) -> Task:
-    """Load the configured task. Raises ConfigError if that fails or it has too few problems."""
-    task = load_task(config.task.spec, seed=config.task.seed, settings=config.task.settings)
-    task.problems("train", config.task.n_train)
-    task.problems("test", config.task.n_test)
-    return task
-
-
 @asynccontextmanager
 async def open_session(
     config: RunConfig,
     run_dir: RunDir,
-    progress: Progress,
+    callbacks: Iterable[Callback] = (),
     *,
     model: ChatModel | Models | None = None,
-    on_metrics: Callable[[MetricRow], None] | None = None,
+    task: Problems | None = None,
 ) -> AsyncIterator[Session]:
     """Open everything, cheapest first, so that a user's mistake surfaces before an engine starts.
 
     ``model`` replaces the configured models: a scripted model, or open models that several runs share. It is not
-    closed with the session. ``on_metrics`` is called with every row of metrics.jsonl.
+    closed with the session. ``task`` is the one that the run was given in Python, if it was.
     """
-    task = task_of(config)
+    heard = Callbacks(callbacks)
+    opened_task = task_of(config, run_dir.path, task)
     started = time.monotonic()
     async with AsyncExitStack() as stack:
-        opened = await stack.enter_async_context(sandbox_of(config.sandbox, task.preload))
+        opened = await stack.enter_async_context(sandbox_of(config.sandbox, opened_task.preload))
         sandbox = RepeatingSandbox(opened)
-        models = await open_models(config, stack, progress) if model is None else Models.of(model)
+        models = await open_models(config, stack, heard.on_progress) if model is None else Models.of(model)
         forecast = forecast_of(config, models.agent, steps=len(run_dir.steps()))
 
         def under_way(stage: Stage) -> int:
             return ledger.under_way["optimizer"] if stage.part == "proposing" else rollouts.under_way[stage]
 
-        metrics = open_metrics(run_dir, stack, on_metrics, under_way=under_way, left=forecast.left)
-        observers = Observers(metrics, forecast, progress)
+        metrics = open_metrics(run_dir, stack, heard.on_metrics, under_way=under_way, left=forecast.left)
+        observers = Observers(metrics, forecast, heard, run_dir)
         ledger = Ledger(run_dir, config.budget, observe=observers.on_usage)
         agent_model = MeteredModel(models.agent, "agent", config.model.prices, ledger)
-        solver: Solver = GradedAgent(make_agent(agent_model, sandbox, config.agent), task, sandbox)
+        solver: Solver = GradedAgent(make_agent(agent_model, sandbox, config.agent), opened_task, sandbox)
         if config.ray.rollout_workers or models.device in HOSTED:
             from ray_jobs.workers import open_workers
 
-            solver = await open_workers(config, task, models.agent, ledger, stack) or solver
+            solver = await open_workers(config, opened_task, models.agent, ledger, stack) or solver
         admission = admission_of(config, models.agent)
         progress, observe = observers.on_progress, observers.on_rollout
         rollouts = Rollouts(solver, run_dir, admission=admission, progress=progress, observe=observe)
-        optimizer = optimizer_of(config, task, sandbox, models, ledger)
+        optimizer = optimizer_of(config, opened_task, sandbox, models, ledger)
         stack.push_async_callback(end_task, asyncio.create_task(follow_engines(models, metrics, forecast)))
         yield Session(
             config=config,
             run_dir=run_dir,
-            task=task,
+            task=opened_task,
             sandbox=sandbox,
             model=agent_model,
             rollouts=rollouts,
             optimizer=optimizer,
             ledger=ledger,
-            metrics=metrics,
-            forecast=forecast,
+            observers=observers,
             device=models.device,
             engine=getattr(models.agent, "facts", None),
             started=started,
@@ -202,7 +207,7 @@ def admission_of(config: RunConfig, model: ChatModel) -> Admission:
 def open_metrics(
     run_dir: RunDir,
     stack: AsyncExitStack,
-    on_metrics: Callable[[MetricRow], None] | None,
+    on_metrics: Callable[[MetricRow], None],
     *,
     under_way: Callable[[Stage], int],
     left: Callable[[], float | None],
@@ -222,8 +227,7 @@ def open_metrics(
         run_dir.keep_metric(row)
         if events is not None:
             events.write(row)
-        if on_metrics is not None:
-            on_metrics(row)
+        on_metrics(row)
 
     return Metrics(write, last=last, under_way=under_way, left=left)
 

@@ -13,22 +13,32 @@ from ray_jobs.config import RunConfig, SandboxConfig
 
 
 def start_set(config: RunConfig) -> FunctionSet:
+    """What :func:`read_start_functions` returns. It runs an event loop, so call it before starting another."""
+    return asyncio.run(read_start_functions(config))
+
+
+async def read_start_functions(config: RunConfig) -> FunctionSet:
     """The checked functions at ``config.start_functions``, or the empty set. Raises ConfigError."""
     if config.start_functions is None:
         return FunctionSet()
-    path = Path(config.start_functions).expanduser()
-    return load_functions(path, config.optimizer.allowed_packages, config.sandbox)
+    return await checked_functions(Path(config.start_functions), config.optimizer.allowed_packages, config.sandbox)
 
 
 def load_functions(path: Path, allowed_packages: Sequence[str], settings: SandboxConfig) -> FunctionSet:
+    """What :func:`checked_functions` returns. It runs an event loop, so call it before starting another."""
+    return asyncio.run(checked_functions(path, allowed_packages, settings))
+
+
+async def checked_functions(path: Path, allowed_packages: Sequence[str], settings: SandboxConfig) -> FunctionSet:
     """Read the functions at ``path``, check sources and imports, and load them in a sandbox of their own.
 
-    Raises a ConfigError that names each wrong file. It runs an event loop, so call it before starting another.
+    Raises a ConfigError that names each wrong file.
     """
-    found = find_functions(path, allowed_packages)
+    found = find_functions(expanded(path), allowed_packages)
+    async with sandbox_of(settings) as sandbox:
+        return await load_in_sandbox(found, sandbox, timeout_s=settings.timeout_s)
 
-    async def load() -> FunctionSet:
-        async with sandbox_of(settings) as sandbox:
-            return await load_in_sandbox(found, sandbox, timeout_s=settings.timeout_s)
 
-    return asyncio.run(load())
+def expanded(path: Path) -> Path:
+    """``path`` with ``~`` replaced by the home folder."""
+    return path.expanduser()

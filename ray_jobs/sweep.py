@@ -25,10 +25,11 @@ from pathlib import Path
 from agentopt_local.chat import ChatModel
 from agentopt_local.errors import AgentOptError, ConfigError, RunDirError
 from agentopt_local.run.files import write_json
-from ray_jobs.commands.running import FAILED, INTERRUPTED, USER_MISTAKE, check_model, interruptible
+from ray_jobs.commands.running import FAILED, INTERRUPTED, USER_MISTAKE
 from ray_jobs.grid import load_sweep, open_folder, over_seeds, run_sweep, table_text
-from ray_jobs.open_models import Models
-from ray_jobs.session import task_of
+from ray_jobs.interrupts import interruptible
+from ray_jobs.open_models import Models, check_model
+from ray_jobs.open_task import task_of
 from ray_jobs.terminal.display import Display
 from ray_jobs.terminal.printing import error_line
 
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None, *, model: ChatModel | Models | None 
         held = open_folder(folder, trainings)
         try:
             with display.live():
-                job = run_sweep(sweep, trainings, folder, display.progress, model=model)
+                job = run_sweep(sweep, trainings, folder, display.on_progress, model=model)
                 rows = asyncio.run(interruptible(job))
         finally:
             held.close()

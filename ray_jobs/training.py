@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
+from agentopt_local.callback import Callback
 from agentopt_local.chat import ChatModel
 from agentopt_local.concurrency import task_group
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
-from agentopt_local.rollout import Progress
 from agentopt_local.run.report import Report
-from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
+from agentopt_local.tasks.base import Problems
 from agentopt_local.trainer import Trainer
 from ray_jobs.config import RunConfig
 from ray_jobs.evaluation import evaluate_session
@@ -20,30 +20,27 @@ from ray_jobs.open_models import Models
 from ray_jobs.provenance import describe_run
 from ray_jobs.session import Session, open_session
 
-OnStep = Callable[[StepRow], None]
-OnMetrics = Callable[[MetricRow], None]
-
 
 async def train(
     config: RunConfig,
     run_dir: RunDir,
     *,
-    progress: Progress,
-    on_step: OnStep | None = None,
-    on_metrics: OnMetrics | None = None,
+    callbacks: Iterable[Callback] = (),
     model: ChatModel | Models | None = None,
+    task: Problems | None = None,
 ) -> Report:
     """Train until a stop, evaluate, and return the report. Continues where the folder's state is.
 
-    A kill at any moment loses only the rollouts and drafts that were in flight.
+    ``model`` and ``task`` are those that were given in Python. A kill at any moment loses only the rollouts and drafts
+    that were in flight.
     """
-    async with open_session(config, run_dir, progress, model=model, on_metrics=on_metrics) as session:
+    async with open_session(config, run_dir, callbacks, model=model, task=task) as session:
         if run_dir.meta() is None:
             run_dir.write_meta(describe_run(session))
-        return await train_session(session, on_step)
+        return await train_session(session)
 
 
-async def train_session(session: Session, on_step: OnStep | None) -> Report:
+async def train_session(session: Session) -> Report:
     """The training and the evaluation of an open session."""
     config = session.config
     state = session.run_dir.resume()
@@ -51,15 +48,9 @@ async def train_session(session: Session, on_step: OnStep | None) -> Report:
     test = session.task.problems("test", config.task.n_test)
     session.run_dir.keep_problems("train", problems)
     session.run_dir.keep_problems("test", test)
-
-    def step_ended(row: StepRow) -> None:
-        session.metrics.step(row)
-        session.forecast.step(row)
-        if on_step is not None:
-            on_step(row)
-
+    on_step = session.observers.on_step
     trainer = Trainer(
-        session.optimizer, session.rollouts, session.run_dir, config.trainer, seed=config.seed, on_step=step_ended
+        session.optimizer, session.rollouts, session.run_dir, config.trainer, seed=config.seed, on_step=on_step
     )
     # The untrained agent's test does not depend on the training: it fills the engine's batch meanwhile.
     async with task_group() as group:

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatModel, Usage
-from agentopt_local.errors import ConfigError, EngineDeadError
+from agentopt_local.errors import ConfigError, EngineDeadError, outcome
 from agentopt_local.functions import FunctionSet
 from agentopt_local.models.metered import Ledger, Prices
 from agentopt_local.problem import Problem
@@ -104,6 +104,19 @@ def worker_nodes(count: int | None) -> list[str]:
     return [nodes[index % len(nodes)] for index in range(count)]
 
 
+def sendable(task: Task) -> Task:
+    """What a worker needs of ``task``, small where it can make itself so. Raises ConfigError if it cannot be sent."""
+    smaller = getattr(task, "for_grading", None)
+    task = task if smaller is None else smaller()
+    _, error = outcome(lambda: ray.cloudpickle.dumps(task))
+    if error is not None:
+        raise ConfigError(
+            f"task {task.name!r} cannot be sent to rollout workers ({type(error).__name__}: {error}); keep open files, "
+            "locks and connections out of its grader, or set ray.rollout_workers = 0"
+        )
+    return task
+
+
 @asynccontextmanager
 async def grading_agent(config: RunConfig, task: Task, engines: Callable[[], EnginePool]) -> AsyncIterator[Solver]:
     """Open a worker's agent, with a sandbox and its own connection to the engines."""
@@ -133,7 +146,7 @@ async def open_workers(
     nodes = worker_nodes(count)
     if not nodes:
         return None
-    opened = partial(grading_agent, config, task, model.connector())
+    opened = partial(grading_agent, config, sendable(task), model.connector())
     remote = ray.remote(WorkerActor)
     actors = [
         remote.options(

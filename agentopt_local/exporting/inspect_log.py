@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from agentopt_local import __version__, prompts
+from agentopt_local import prompts
 from agentopt_local.agents.answers import FORMS
 from agentopt_local.agents.config import AgentConfig
 from agentopt_local.chat import Usage
@@ -17,6 +17,7 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
 from agentopt_local.statistics import wilson
 from agentopt_local.trajectory import Step, Trajectory, accuracy, sum_usage
+from agentopt_local.version import __version__
 
 SCORER = "agentopt_grade"
 LIMITS: dict[str, Literal["turn", "token", "context"]] = {

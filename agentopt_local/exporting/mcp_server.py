@@ -13,11 +13,11 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from agentopt_local import __version__
 from agentopt_local.errors import ConfigError, SandboxError
 from agentopt_local.functions import FunctionSet, render_value
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.tool_calls import check_arguments
+from agentopt_local.version import __version__
 
 log = logging.getLogger(__name__)
 HOST = "127.0.0.1"

@@ -16,8 +16,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from agentopt_local import __version__
 from agentopt_local.reporting.data import RunPage
+from agentopt_local.version import __version__
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("page.js", "charts.js", "results.js", "functions.js", "steps.js", "rollouts.js", "main.js")

@@ -16,6 +16,7 @@ from agentopt_local.problem import Split
 CONFIG = "config.json"
 META = "meta.json"
 PROBLEMS = "problems.jsonl"
+TASK_ROWS = "task.jsonl"
 STATE = "state.json"
 STEPS = "steps.jsonl"
 PROPOSALS = "proposals.jsonl"
@@ -81,6 +82,16 @@ def in_use(run: Path) -> bool | None:
         return any(f":{inode} " in line for line in Path("/proc/locks").read_text(encoding="ascii").splitlines())
     except OSError:
         return None
+
+
+def copy_run(run: Path, target: Path) -> None:
+    """Copy a run folder without its lock. Raises RunDirError if ``target`` exists or cannot be written."""
+    if target.exists():
+        raise RunDirError(f"{target} exists already; choose another folder")
+    try:
+        shutil.copytree(run, target, ignore=shutil.ignore_patterns(LOCK))
+    except OSError as error:
+        raise RunDirError(f"{run} cannot be copied to {target}: {error}") from None
 
 
 def read_json(path: Path) -> Any:

@@ -51,6 +51,17 @@ def read_config(run: Path) -> Row:
     return values
 
 
+def task_rows(run: Path) -> Path | None:
+    """The file with the rows of the run's task; None if it has none, because the task is opened by its spec."""
+    path = run / files.TASK_ROWS
+    return path if path.is_file() else None
+
+
+def read_problems(run: Path) -> list[ProblemRow]:
+    """The problems that were rolled out, or are to be, in their order; damaged rows are left out."""
+    return read_rows(run / files.PROBLEMS, lenient(ProblemRow), [])
+
+
 def read_meta(run: Path) -> Row:
     """What was written down about the machine and the versions; empty if nothing was."""
     value = files.read_json(run / files.META)
@@ -154,11 +165,7 @@ def read_run(path: Path) -> RunFiles:
     questions = read_rows(path / files.PROBLEMS, lenient(ProblemRow), notes)
     if not questions:
         notes.append(NO_QUESTIONS)
-    reports = {
-        split: report
-        for split in reversed(SPLITS)
-        if (report := read_value(path / files.report_name(split), partial(report_on, split), notes)) is not None
-    }
+    reports = read_reports(path, notes)
     if "test" not in reports:
         notes.append("report.json is missing: the evaluation has not ended (agentopt resume continues the run).")
     return RunFiles(
@@ -175,6 +182,16 @@ def read_run(path: Path) -> RunFiles:
         sources=read_sources(path),
         notes=tuple(notes),
     )
+
+
+def read_reports(path: Path, notes: list[str]) -> dict[Split, Report]:
+    """The evaluations that can be read, by split."""
+    found = {}
+    for split in reversed(SPLITS):
+        report = read_value(path / files.report_name(split), partial(report_on, split), notes)
+        if report is not None:
+            found[split] = report
+    return found
 
 
 def lenient(kind: type[R]) -> Callable[[Any], R]:

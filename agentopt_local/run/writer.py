@@ -58,6 +58,10 @@ class RunDir:
         """Write the settings."""
         files.write_json(self.path / files.CONFIG, values)
 
+    def write_task_rows(self, text: str) -> None:
+        """Write the rows of the run's task, one JSON object per line."""
+        files.write_atomically(self.path / files.TASK_ROWS, text)
+
     def meta(self) -> dict[str, Any] | None:
         """What was written down about the machine and the versions; None before that."""
         value = files.read_json(self.path / files.META)
@@ -68,6 +72,10 @@ class RunDir:
         files.write_json(self.path / files.META, values)
 
     # Rollouts
+
+    def known(self) -> frozenset[tuple[str, str, int]]:
+        """The finished rollouts by functions' fingerprint, problem id and seed."""
+        return frozenset(self._trajectories)
 
     def find(self, functions: str, problem_id: str, seed: int) -> Trajectory | None:
         """The finished rollout with this key, if there is one."""

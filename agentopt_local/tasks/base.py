@@ -16,13 +16,12 @@ if TYPE_CHECKING:
     from agentopt_local.sandbox.base import Sandbox
 
 
-class Task(Protocol):
-    """A source of problems that can grade answers to them."""
+IN_PYTHON = "python:"
+"""What the spec of a task, and the name of a model, begins with that a program gave as an object: its name follows."""
 
-    name: str
-    """The spec that :func:`~agentopt_local.tasks.catalog.load_task` was given."""
-    preload: tuple[str, ...]
-    """Modules that the grader needs in the sandbox; open the sandbox with them."""
+
+class Problems(Protocol):
+    """What a task must have at least: problems, and grades of answers to them."""
 
     def problems(self, split: Split, n: int) -> tuple[Problem, ...]:
         """The first ``n`` problems of ``split``. A larger ``n`` extends the problems of a smaller one.
@@ -38,6 +37,15 @@ class Task(Protocol):
         :class:`~agentopt_local.errors.ConfigError` if a user-supplied grader fails.
         """
         ...
+
+
+class Task(Problems, Protocol):
+    """A source of problems that can grade answers to them."""
+
+    name: str
+    """The spec that :func:`~agentopt_local.tasks.catalog.load_task` was given."""
+    preload: tuple[str, ...]
+    """Modules that the grader needs in the sandbox; open the sandbox with them."""
 
 
 class TaskKind(Record):

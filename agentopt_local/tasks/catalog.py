@@ -10,8 +10,9 @@ from typing import Any
 from agentopt_local import tasks
 from agentopt_local.errors import ConfigError
 from agentopt_local.spelling import did_you_mean
-from agentopt_local.tasks.base import Task, TaskKind
+from agentopt_local.tasks.base import IN_PYTHON, Task, TaskKind
 from agentopt_local.tasks.graded_rows import RowGrader
+from agentopt_local.tasks.python import only_in_python
 
 _HUB_DATA_SET = re.compile(r"hf:[\w.-]+/[\w.-]+")
 
@@ -24,6 +25,8 @@ def load_task(spec: str, *, seed: int = 0, settings: dict[str, Any] | None = Non
 
     Raises :class:`~agentopt_local.errors.ConfigError` if the spec, a name, a setting or a file is wrong.
     """
+    if spec.startswith(IN_PYTHON):
+        raise only_in_python(spec)
     prefix, _, argument = spec.partition(":")
     kind = _find_kind(prefix)
     if kind is None or not argument.strip():

@@ -19,9 +19,9 @@ from benchmarks.paper import pictures, protocol, tables
 from benchmarks.paper.cells import MAX_VOTES, run_cell, transfer
 from benchmarks.paper.protocol import Cell, Choice, Protocol
 from benchmarks.paper.summary import Figure, difference, share
-from ray_jobs.commands.running import interruptible
+from ray_jobs.interrupts import interruptible
 from ray_jobs.open_models import Models, open_models
-from ray_jobs.session import task_of
+from ray_jobs.open_task import task_of
 from ray_jobs.terminal.display import Display
 from ray_jobs.terminal.printing import error_line
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             plan,
             cells,
             wanted,
-            display.progress,
+            display.on_progress,
             curves=arguments.curves,
             max_votes=arguments.max_votes,
             say=display.line,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentopt_local.agents.make import make_agent
+from agentopt_local.callback import ProgressOnly
 from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.errors import RunDirError
 from agentopt_local.functions import FunctionSet
@@ -42,10 +43,10 @@ async def run_cell(
         known = read_json(cell.path / "cell.json")
         if isinstance(known, dict) and (known["curve"] or not curve):
             return known
-        async with open_session(cell.config, run_dir, progress, model=model) as session:
+        async with open_session(cell.config, run_dir, [ProgressOnly(progress)], model=model) as session:
             if run_dir.meta() is None:
                 run_dir.write_meta(describe_run(session))
-            await train_session(session, None)
+            await train_session(session)
             results = await measure(session, curve=curve, max_votes=max_votes)
         write_json(cell.path / "cell.json", results)
         return results
@@ -141,7 +142,7 @@ async def transfer(
         if isinstance(known, dict):
             return known
         learned = FunctionSet.of(*read_json(source.path / "cell.json")["functions"])
-        async with open_session(target.config, run_dir, progress, model=model) as session:
+        async with open_session(target.config, run_dir, [ProgressOnly(progress)], model=model) as session:
             test = session.task.problems("test", target.config.task.n_test)
             sides = {}
             for side, functions in (("untrained", FunctionSet()), ("trained", learned)):

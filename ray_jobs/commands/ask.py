@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from agentopt_local.agents.make import make_agent
 from agentopt_local.errors import ConfigError
-from ray_jobs.commands.running import check_model, interruptible
+from ray_jobs.interrupts import interruptible
+from ray_jobs.open_models import check_model
 from ray_jobs.terminal.display import Display
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def prepared(arguments: argparse.Namespace, rest: Sequence[str]) -> tuple[RunCon
 
     config = read_config(arguments.run_dir, rest)
     functions = read_learned(arguments.run_dir).functions if arguments.functions == "learned" else FunctionSet()
-    check_model(config)
+    check_model(config, arguments.run_dir)
     if arguments.functions == "learned" and not functions.functions:
         print(f"{arguments.run_dir} has learned no function (yet); the agent has none", file=sys.stderr)
     return config, functions
@@ -102,7 +103,7 @@ async def open_conversation(config: RunConfig, model: ChatModel | None) -> Async
     from agentopt_local.conversation import Conversation
     from ray_jobs.session import open_agent
 
-    async with open_agent(config, Display().progress, model=model) as agent:
+    async with open_agent(config, Display().on_progress, model=model) as agent:
         conversation = Conversation(agent.model, show)
         yield conversation, make_agent(conversation, agent.sandbox, config.agent)
 

@@ -7,15 +7,11 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from agentopt_local.errors import ConfigError
-from ray_jobs.commands.running import check_model, interruptible, run_job
+from ray_jobs.commands.running import finish
+from ray_jobs.interrupts import interruptible
 from ray_jobs.terminal.display import Display
-
-if TYPE_CHECKING:
-    from agentopt_local.run.writer import RunDir
-    from ray_jobs.config import RunConfig
 
 
 def add_commands(subparsers: Any) -> None:
@@ -63,60 +59,34 @@ def add_serve(subparsers: Any) -> None:
 def run_train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt train CONFIG [--key value ...]``."""
     from ray_jobs.config import load_config
-    from ray_jobs.runs import kept, new_run
-    from ray_jobs.session import task_of
-    from ray_jobs.start_functions import start_set
+    from ray_jobs.lifecycle import create_run, train_run
+    from ray_jobs.runs import kept
 
     config = load_config(arguments.config, rest)
-    check_model(config)
-    task_of(config)  # before creating a run folder that could never be resumed
-    run_dir = new_run(config, start_set(config))
+    run_dir = asyncio.run(create_run(config))
     if kept(Path(config.run_dir)) != Path(config.run_dir):
         print(f"Ray deletes this working directory; the run is kept in {run_dir.path}", file=sys.stderr)
-    return run_training(config, run_dir)
+    return finish(run_dir, train_run(config, run_dir, display=Display()))
 
 
 def run_resume(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt resume RUN``."""
-    from agentopt_local.run.writer import RunDir
-    from ray_jobs.config import with_budget
-    from ray_jobs.runs import read_config
+    from ray_jobs.config import parse_overrides
+    from ray_jobs.lifecycle import reopen, train_run
 
-    config = with_budget(read_config(arguments.run_dir), rest)
-    check_model(config)
-    run_dir = RunDir(arguments.run_dir)
-    if rest:
-        run_dir.write_config(config.model_dump(mode="json"))
-    return run_training(config, run_dir)
-
-
-def run_training(config: RunConfig, run_dir: RunDir) -> int:
-    """Train, or continue training, with a live display."""
-    from ray_jobs.training import train
-
-    display = Display()
-    display.view.max_steps = config.trainer.max_epochs
-    for row in run_dir.steps():  # those of a run that is continued
-        display.view.step(row)
-    job = train(config, run_dir, progress=display.progress, on_step=display.step, on_metrics=display.metrics)
-    return run_job(run_dir, display, job, config=config)
+    config, run_dir = reopen(arguments.run_dir, parse_overrides(rest))
+    return finish(run_dir, train_run(config, run_dir, display=Display()))
 
 
 def run_evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt evaluate RUN``."""
-    from agentopt_local.run.writer import RunDir
-    from ray_jobs.evaluation import evaluate
+    from ray_jobs.lifecycle import evaluate_run, problems_to_evaluate, reopen
     from ray_jobs.runs import read_config
 
-    config = read_config(arguments.run_dir)
-    check_model(config)
-    n = config.task.n_test if arguments.n is None else arguments.n
-    if n < 1:
-        raise ConfigError(f"--n {n}: evaluate on at least one problem")
-    run_dir = RunDir(arguments.run_dir)
-    display = Display()
-    job = evaluate(config, run_dir, split=arguments.split, n=n, progress=display.progress, on_metrics=display.metrics)
-    return run_job(run_dir, display, job, split=arguments.split)
+    n = problems_to_evaluate(read_config(arguments.run_dir), arguments.n)
+    config, run_dir = reopen(arguments.run_dir)
+    job = evaluate_run(config, run_dir, split=arguments.split, n=n, display=Display())
+    return finish(run_dir, job, split=arguments.split)
 
 
 def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -131,7 +101,7 @@ def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     display = Display()
     try:
         with display.live():
-            asyncio.run(interruptible(serve.serve(config, display.progress)))
+            asyncio.run(interruptible(serve.serve(config, display.on_progress)))
     except (asyncio.CancelledError, KeyboardInterrupt):
         display.line("stopped")
     return 0

@@ -77,7 +77,7 @@ def regenerated(config: dict[str, Any]) -> Mapping[str, ProblemRow]:
     """The problems of a run's task; none if the task cannot be loaded here."""
     from agentopt_local.run.rows import ProblemRow
     from ray_jobs.config import build
-    from ray_jobs.session import task_of
+    from ray_jobs.open_task import task_of
 
     try:
         settings = build(config, "the run's settings")

@@ -10,7 +10,7 @@ from typing import Any
 
 from agentopt_local.errors import ConfigError
 from agentopt_local.run.files import is_run
-from ray_jobs.commands.running import interruptible
+from ray_jobs.interrupts import interruptible
 
 
 def add_commands(subparsers: Any) -> None:

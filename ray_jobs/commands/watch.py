@@ -53,7 +53,7 @@ def follow(run: Path, display: Display, poll_s: float) -> Report:
     while True:
         used = in_use(run)  # before the files are read, so that the last lines of a process are shown
         for step in tail.steps():
-            display.step(step)
+            display.on_step(step)
         for row in tail.metrics() if begun else latest(tail.metrics()):
             show(display, row)
         begun = True
@@ -72,6 +72,6 @@ def latest(rows: Sequence[MetricRow]) -> list[MetricRow]:
 
 def show(display: Display, row: MetricRow) -> None:
     """One row of metrics."""
-    display.metrics(row)
+    display.on_metrics(row)
     if row.decision is None:
-        display.progress(row.stage, row.done, row.total)
+        display.on_progress(row.stage, row.done, row.total)

@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from agentopt_local.callback import Callback
 from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.stage import Stage
 from ray_jobs.terminal.live import LiveView, actions_text, pace, score_text
@@ -20,7 +21,7 @@ PLAIN_S = 15.0
 """Seconds between two lines about a stage's progress where there is no terminal."""
 
 
-class Display:
+class Display(Callback):
     """Shows stages and steps; every line also goes to the run's log."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -59,7 +60,7 @@ class Display:
         log.info("%s", text)
         self.console.print(text)
 
-    def progress(self, stage: Stage, done: int, total: int) -> None:
+    def on_progress(self, stage: Stage, done: int, total: int) -> None:
         """``done`` of ``total`` in ``stage``; ``total`` 0: a stage without a count has begun."""
         now = time.monotonic()
         if total == 0 and stage in self._since:
@@ -81,7 +82,7 @@ class Display:
             self.bars.remove_task(self._tasks.pop(stage))
             self.line(f"{stage}: {total} in {time.monotonic() - self._since[stage]:.0f} s")
 
-    def metrics(self, row: MetricRow) -> None:
+    def on_metrics(self, row: MetricRow) -> None:
         """A row of metrics; without a terminal, a line every PLAIN_S."""
         self.view.metrics(row)
         if self.console.is_terminal or row.decision is not None or row.done == row.total != 0:
@@ -93,7 +94,7 @@ class Display:
             counted = f" {row.done}/{row.total}," if row.total else ""
             self.line(f"{row.stage}:{counted} {', '.join(pace(row))}")
 
-    def step(self, row: StepRow) -> None:
+    def on_step(self, row: StepRow) -> None:
         """A finished step; one that was shown already is passed over."""
         if not self.view.step(row):
             return

@@ -26,6 +26,10 @@ def log_to(path: Path) -> logging.Handler:
 def stop_logging(handler: logging.Handler) -> None:
     """Undo :func:`log_to`."""
     for name in LOGGERS:
-        logging.getLogger(name).removeHandler(handler)
+        logger = logging.getLogger(name)
+        logger.removeHandler(handler)
+        if not logger.handlers:  # no other run of this process is logged
+            logger.setLevel(logging.NOTSET)
+            logger.propagate = True
     with suppress(OSError):  # a full disk
         handler.close()

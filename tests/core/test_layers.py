@@ -17,6 +17,8 @@ FORBIDDEN = {
 }
 SEAM = {f"agentopt_local.{name}" for name in ("chat", "errors", "record", "tool_calls", "tool_formats")}
 """All that ``serving`` may know of the core."""
+UP = {("agentopt_local/__init__.py", "ray_jobs"), ("agentopt_local/__init__.py", "ray_jobs.api")}
+"""The one arrow that points up: the names of the Python API, imported on first use."""
 RUNS_ELSEWHERE = "zygote"
 """Programs of the sandbox's own processes: importing them here would start them."""
 
@@ -54,9 +56,21 @@ def test_arrows_point_down_only(package: str) -> None:
         f"{path.relative_to(ROOT)}:{line} imports {module}"
         for path in files(package)
         for line, module in imported(path)
-        if top(module) in FORBIDDEN[package]
+        if top(module) in FORBIDDEN[package] and (path.relative_to(ROOT).as_posix(), module) not in UP
     ]
     assert wrong == []
+
+
+def test_the_one_arrow_up_is_in_the_function_that_python_calls_for_a_missing_name() -> None:
+    path = ROOT / "agentopt_local" / "__init__.py"
+    assert [module for _, module in imported(path) if top(module) == "ray_jobs"] == ["ray_jobs", "ray_jobs.api"]
+    function = next(
+        node
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef) and node.name == "__getattr__"
+    )
+    lines = range(function.lineno, (function.end_lineno or function.lineno) + 1)
+    assert all(line in lines for line, module in imported(path) if top(module) == "ray_jobs")
 
 
 def test_serving_knows_only_the_seam_of_the_core() -> None:
@@ -73,7 +87,11 @@ def test_serving_knows_only_the_seam_of_the_core() -> None:
 def test_only_ray_jobs_imports_ray_jobs_and_only_serving_imports_vllm() -> None:
     for name, home in (("ray_jobs", "ray_jobs"), ("vllm", "serving")):
         users = {
-            package for package in PACKAGES for path in files(package) for _, m in imported(path) if top(m) == name
+            package
+            for package in PACKAGES
+            for path in files(package)
+            for _, m in imported(path)
+            if top(m) == name and (path.relative_to(ROOT).as_posix(), m) not in UP
         }
         assert users <= {home}
 
@@ -111,13 +129,25 @@ def test_importing_the_core_loads_no_heavy_library_and_does_nothing(tmp_path: Pa
 
 
 def test_importing_the_package_alone_loads_almost_nothing(tmp_path: Path) -> None:
-    heavy = {"torch", "ray", "vllm", "outlines", "transformers", "scipy", "numpy", "sympy", "pydantic", "rich"}
-    done = load(tmp_path, ["agentopt_local"], heavy)
+    heavy = {
+        "torch",
+        "ray",
+        "vllm",
+        "outlines",
+        "transformers",
+        "scipy",
+        "numpy",
+        "sympy",
+        "pydantic",
+        "rich",
+        "pandas",
+    }
+    done = load(tmp_path, ["agentopt_local"], heavy | {"serving", "ray_jobs"})
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 def test_importing_the_command_line_and_the_settings_starts_nothing(tmp_path: Path) -> None:
-    done = load(tmp_path, ["ray_jobs.cli", "ray_jobs.config"], {"torch", "ray", "vllm"})
+    done = load(tmp_path, ["ray_jobs.cli", "ray_jobs.config", "ray_jobs.api"], {"torch", "ray", "vllm", "pandas"})
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 

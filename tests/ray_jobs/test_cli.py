@@ -54,7 +54,7 @@ print("started", flush=True)
 display = Display()
 model = ScriptedChatModel(brain, latency_s=float(sys.argv[2]))
 sys.exit(
-    run_job(run_dir, display, train(config, run_dir, progress=display.progress, on_step=display.step, model=model))
+    run_job(run_dir, display, train(config, run_dir, callbacks=[display], model=model))
 )
 '''
 

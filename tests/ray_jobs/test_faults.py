@@ -167,7 +167,7 @@ def test_a_training_uses_engines_that_another_process_could_have_started(tmp_pat
         await host(make, config.engine, HostedModel(model="script", device="cpu", replicas=2))
         run_dir = new_run(config)
         try:
-            return await train(config, run_dir, progress=lambda *_: None)
+            return await train(config, run_dir)
         finally:
             run_dir.close()
 

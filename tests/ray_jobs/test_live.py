@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from agentopt_local.callback import Callback
 from agentopt_local.chat import ChatRequest
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.record import Record
@@ -60,10 +61,10 @@ def test_the_view_says_where_the_run_stands() -> None:
     display, out = screen(terminal=True)
     display.view.max_steps = 5
     with display.live():
-        display.progress(Stage.parse("step 2 after"), 0, 12)
-        display.step(STEP)
-        display.metrics(METRIC)
-        display.progress(Stage.parse("step 2 after"), 6, 12)
+        display.on_progress(Stage.parse("step 2 after"), 0, 12)
+        display.on_step(STEP)
+        display.on_metrics(METRIC)
+        display.on_progress(Stage.parse("step 2 after"), 6, 12)
         time.sleep(0.7)  # two drawings
     seen = plain(out)
     for part in (
@@ -82,14 +83,14 @@ def test_the_view_says_where_the_run_stands() -> None:
 def test_elsewhere_than_on_a_terminal_there_are_plain_lines_alone() -> None:
     display, out = screen(terminal=False)
     with display.live():
-        display.progress(Stage.parse("step 1 proposing"), 0, 0)
-        display.progress(Stage.parse("step 1 proposing"), 0, 0)
-        display.progress(Stage.parse("step 1 after"), 0, 2)
-        display.metrics(METRIC)
-        display.metrics(METRIC)  # 15 seconds have not gone by
-        display.progress(Stage.parse("step 1 after"), 2, 2)
-        display.step(STEP)
-        display.step(STEP)
+        display.on_progress(Stage.parse("step 1 proposing"), 0, 0)
+        display.on_progress(Stage.parse("step 1 proposing"), 0, 0)
+        display.on_progress(Stage.parse("step 1 after"), 0, 2)
+        display.on_metrics(METRIC)
+        display.on_metrics(METRIC)  # 15 seconds have not gone by
+        display.on_progress(Stage.parse("step 1 after"), 2, 2)
+        display.on_step(STEP)
+        display.on_step(STEP)
     assert "\x1b" not in out.getvalue()
     assert [re.sub(r"\d+ s$", "N s", line) for line in out.getvalue().splitlines()] == [
         "step 1 proposing ...",
@@ -125,12 +126,21 @@ def config_in(folder: Path) -> dict[str, Any]:
     }
 
 
+class Noting(Callback):
+    """Notes every row of metrics."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def on_metrics(self, row: MetricRow) -> None:
+        self.rows.append(row.model_dump(mode="json", exclude_unset=True))
+
+
 def finish(run_dir: RunDir, rows: list[dict[str, Any]]) -> None:
     job = train(
         read_config(run_dir.path),
         run_dir,
-        progress=lambda *_: None,
-        on_metrics=lambda row: rows.append(row.model_dump(mode="json", exclude_unset=True)),
+        callbacks=[Noting(rows)],
         model=ScriptedChatModel(brain),
     )
     asyncio.run(job)

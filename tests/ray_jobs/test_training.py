@@ -18,28 +18,24 @@ from typing import Any
 
 import pytest
 
+from agentopt_local.callback import Callback
 from agentopt_local.chat import ChatRequest
 from agentopt_local.errors import ConfigError, EngineDeadError, RunDirError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.run.rows import StepRow
 from agentopt_local.run.writer import RunDir
-from agentopt_local.stage import Stage
 from agentopt_local.train_state import TrainState
 from benchmarks.scripted import DOUBLE, REVERSE, SHORT_ONLY, brain, config_in, rows
 from ray_jobs.runs import new_run, read_config
 from ray_jobs.training import train
 
 
-def quiet(stage: Stage, done: int, total: int) -> None:
-    """A progress display that shows nothing."""
-
-
 def finish(run_dir: RunDir, model: ScriptedChatModel, **more: Any) -> dict[str, Any]:
     """Train in this process until the report."""
     try:
         config = read_config(run_dir.path)
-        return asyncio.run(train(config, run_dir, progress=quiet, model=model, **more)).on_disk()
+        return asyncio.run(train(config, run_dir, model=model, **more)).on_disk()
     finally:
         run_dir.close()
 
@@ -267,7 +263,7 @@ def test_torn_last_lines_and_steps_without_their_state_are_mended(tmp_path: Path
     """What a kill between two writes leaves: steps.jsonl is ahead of state.json, other lines are cut in two."""
     run_dir = new_run(config_in(tmp_path))
     with pytest.raises(RuntimeError, match="enough"):
-        finish(run_dir, ScriptedChatModel(brain), on_step=stop_after(2))
+        finish(run_dir, ScriptedChatModel(brain), callbacks=[StopAfter(2)])
     run = run_dir.path
     state = TrainState.model_validate_json((run / "state.json").read_text())
     assert state.step == 2
@@ -279,12 +275,15 @@ def test_torn_last_lines_and_steps_without_their_state_are_mended(tmp_path: Path
     check_continued(run, undisturbed, done)
 
 
-def stop_after(step: int) -> Callable[[StepRow], None]:
-    def stop(row: StepRow) -> None:
-        if row.step == step:
-            raise RuntimeError("enough")
+class StopAfter(Callback):
+    """Raises an error after a step."""
 
-    return stop
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, row: StepRow) -> None:
+        if row.step == self.step:
+            raise RuntimeError("enough")
 
 
 def test_a_run_that_is_under_way_cannot_be_resumed(tmp_path: Path) -> None:

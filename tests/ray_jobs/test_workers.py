@@ -45,7 +45,7 @@ def with_session(folder: Path, use: Callable[[Session], Awaitable[Any]], **chang
         pool = await host(make, EngineConfig(), HostedModel(model="scripted", device="cpu"))
         run_dir = new_run(config)
         try:
-            async with open_session(config, run_dir, lambda stage, done, total: None, model=pool) as session:
+            async with open_session(config, run_dir, model=pool) as session:
                 return await use(session)
         finally:
             run_dir.close()
@@ -87,7 +87,7 @@ def test_workers_need_engines_of_our_own(tmp_path: Path) -> None:
 
     async def run() -> None:
         model = ScriptedChatModel(brain)
-        async with open_session(config, run_dir, lambda stage, done, total: None, model=model):
+        async with open_session(config, run_dir, model=model):
             pass
 
     with pytest.raises(ConfigError, match=r"ray\.rollout_workers = 1: only an agent whose model is hosted here"):

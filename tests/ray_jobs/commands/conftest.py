@@ -96,7 +96,7 @@ def train_in(folder: Path, **changes: Any) -> Path:
     config = build(values | changes, "test")
     run_dir = new_run(config, start_set(config))
     try:
-        job = train(config, run_dir, progress=lambda *_: None, model=ScriptedChatModel(brain))
+        job = train(config, run_dir, model=ScriptedChatModel(brain))
         asyncio.run(job)
     finally:
         run_dir.close()

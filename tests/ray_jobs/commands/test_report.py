@@ -85,7 +85,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "agent": {"constrain": False},
     }
     run_dir = new_run(build(values, "test"))
-    job = train(read_config(run_dir.path), run_dir, progress=lambda *_: None, model=ScriptedChatModel(brain))
+    job = train(read_config(run_dir.path), run_dir, model=ScriptedChatModel(brain))
     asyncio.run(job)
     run_dir.close()
     return run_dir.path

@@ -1,0 +1,79 @@
+"""What can be followed of a run while it goes on: the one seam for displays, logs and programs of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from agentopt_local.run.report import Report
+from agentopt_local.run.rows import MetricRow, StepRow
+from agentopt_local.stage import Stage
+from agentopt_local.trajectory import Trajectory
+
+
+class Callback:
+    """Called while a run goes on. Override what you need; each method does nothing by default.
+
+    The methods are called in the thread of the run's event loop, so they should be quick. An error that one raises ends
+    the run as an interruption would: what is finished is kept, and the run can be resumed.
+
+    ::
+
+        class Print(ao.Callback):
+            def on_step(self, row):
+                print(row.step, row.decision, row.before.accuracy, row.after.accuracy)
+
+        ao.train(task, callbacks=[Print()])
+    """
+
+    def on_progress(self, stage: Stage, done: int, total: int) -> None:
+        """``done`` of ``total`` rollouts of ``stage`` have ended; ``total`` 0: a stage without a count has begun."""
+
+    def on_rollout(self, stage: Stage, trajectory: Trajectory) -> None:
+        """A rollout was graded and written down. Each is reported once, also over resumes."""
+
+    def on_step(self, row: StepRow) -> None:
+        """A training step ended: its decision, its actions, and the scores before and after (accuracy 0 to 1)."""
+
+    def on_metrics(self, row: MetricRow) -> None:
+        """Every few seconds of work, and after each step: accuracy so far, tokens, tokens per second, seconds left."""
+
+    def on_evaluation(self, report: Report) -> None:
+        """The evaluation ended and was written down."""
+
+
+class ProgressOnly(Callback):
+    """Passes on what is done and nothing else."""
+
+    def __init__(self, progress: Callable[[Stage, int, int], None]) -> None:
+        """``progress`` is called as ``progress(stage, done, total)``."""
+        self.progress = progress
+
+    def on_progress(self, stage: Stage, done: int, total: int) -> None:
+        self.progress(stage, done, total)
+
+
+class Callbacks(Callback):
+    """Several callbacks as one, called in their order."""
+
+    def __init__(self, callbacks: Iterable[Callback]) -> None:
+        self.each = tuple(callbacks)
+
+    def on_progress(self, stage: Stage, done: int, total: int) -> None:
+        for each in self.each:
+            each.on_progress(stage, done, total)
+
+    def on_rollout(self, stage: Stage, trajectory: Trajectory) -> None:
+        for each in self.each:
+            each.on_rollout(stage, trajectory)
+
+    def on_step(self, row: StepRow) -> None:
+        for each in self.each:
+            each.on_step(row)
+
+    def on_metrics(self, row: MetricRow) -> None:
+        for each in self.each:
+            each.on_metrics(row)
+
+    def on_evaluation(self, report: Report) -> None:
+        for each in self.each:
+            each.on_evaluation(report)

@@ -1,0 +1,292 @@
+"""``ao.train`` and its kin: runs started, continued, evaluated and opened from Python."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from agentopt_local.callback import Callback
+from agentopt_local.chat import ChatModel
+from agentopt_local.errors import AgentOptError, ConfigError
+from agentopt_local.functions import FunctionSet
+from agentopt_local.problem import Split
+from agentopt_local.run.report import Report
+from agentopt_local.tasks.base import Problems
+from ray_jobs.api.finished_run import Run
+from ray_jobs.api.given import Model, both, check_callbacks, dotted, given, given_model, nested, path_text
+from ray_jobs.interrupts import run_blocking
+from ray_jobs.lifecycle import create_run, evaluate_run, problems_to_evaluate, reopen, train_run
+from ray_jobs.open_models import Models
+from ray_jobs.runs import read_config
+from ray_jobs.terminal.display import Display
+
+DEFAULT_MODEL = "qwen2.5-coder-1.5b"
+
+
+def train(
+    task: str | Problems,
+    *,
+    model: Model = DEFAULT_MODEL,
+    n_train: int = 24,
+    n_test: int = 60,
+    run_dir: str | Path = "runs",
+    run_name: str | None = None,
+    start_functions: str | Path | Run | FunctionSet | None = None,
+    callbacks: Iterable[Callback] = (),
+    progress: bool = True,
+    **settings: Any,
+) -> Run:
+    """Train an agent's functions on a task, evaluate them on held-out problems, and return the run.
+
+    ``task``: what ``ao.task`` returns, or a spec as on the command line, such as ``reasoning_gym:spell_backward`` or
+    ``jsonl:problems.jsonl``.
+
+    ``model``: agent and optimizer: an embedded model's name (``agentopt models list``), a folder, a Hugging Face id,
+    ``ao.Endpoint(url, name)``, or any object with ``async complete(request)``, such as ``ao.ScriptedChatModel``.
+
+    ``n_train``, ``n_test``: how many training problems, and how many held-out problems to evaluate on.
+
+    ``run_dir``, ``run_name``: where the run's folder is created, and its name; None: one from the task and the time.
+
+    ``start_functions``: what to start from: a run, an exported package, a folder of .py files, a .py file, or a
+    ``ao.FunctionSet``.
+
+    ``callbacks``: objects of ``ao.Callback`` classes. ``progress``: show on standard error how the run goes on.
+
+    ``settings``: any other setting of a run, by section or by dotted key: ``trainer={"max_epochs": 3}``, ``seed=1``,
+    ``**{"agent.max_turns": 4}``. ``optimizer_model`` takes what ``model`` takes.
+
+    It blocks until the run has ended, also in a notebook, where it works in a thread. Ctrl-C (in a notebook: interrupt
+    the kernel) ends engines and sandboxes in order and raises KeyboardInterrupt; ``ao.resume`` continues the run.
+
+    Raises ConfigError, before anything starts, for what is wrong in the arguments, and for a grader that fails;
+    ModelError, BudgetError or SandboxError if the model, the budget or the machine gives out, and RunDirError if the
+    run's folder exists already or cannot be written. Finished work is kept.
+
+    ::
+
+        run = ao.train(ao.task(rows), n_train=20, n_test=40, trainer={"max_epochs": 3})
+        print(run.accuracy)
+    """
+    return run_blocking(
+        atrain(
+            task,
+            model=model,
+            n_train=n_train,
+            n_test=n_test,
+            run_dir=run_dir,
+            run_name=run_name,
+            start_functions=start_functions,
+            callbacks=callbacks,
+            progress=progress,
+            **settings,
+        )
+    )
+
+
+async def atrain(
+    task: str | Problems,
+    *,
+    model: Model = DEFAULT_MODEL,
+    n_train: int = 24,
+    n_test: int = 60,
+    run_dir: str | Path = "runs",
+    run_name: str | None = None,
+    start_functions: str | Path | Run | FunctionSet | None = None,
+    callbacks: Iterable[Callback] = (),
+    progress: bool = True,
+    **settings: Any,
+) -> Run:
+    """:func:`train` to be awaited: it works in the running event loop, beside other tasks.
+
+    Cancelling it ends the run in order.
+
+    ::
+
+        runs = await asyncio.gather(*(ao.atrain(task, seed=seed, model=model) for seed in range(3)))
+    """
+    values = {
+        "task": {"n_train": n_train, "n_test": n_test},
+        "run_dir": path_text("ao.train", "run_dir", run_dir),
+        "run_name": run_name,
+    }
+    chosen = given("ao.train", task, model, start=start_functions, values=values, settings=settings)
+    heard = check_callbacks("ao.train", callbacks)
+    objects: dict[str, Any] = {"model": chosen.model, "task": chosen.task}
+    made = await create_run(chosen.config, start=chosen.start, **objects)
+    display = Display() if progress else None
+    with saying_how_to_continue(made.path, display):
+        await train_run(chosen.config, made, display=display, callbacks=heard, **objects)
+    return Run(made.path)
+
+
+def resume(
+    run: str | Path | Run,
+    *,
+    task: Problems | None = None,
+    model: Model | None = None,
+    optimizer_model: Model | None = None,
+    callbacks: Iterable[Callback] = (),
+    progress: bool = True,
+    **budget: Any,
+) -> Run:
+    """Continue a run that was interrupted, killed, or out of budget, and return it. A finished run is only read again.
+
+    ``run``: the run or its folder. ``task``: the task that it was started with, if that was given in Python and its
+    rows are not in the folder. ``model``, ``optimizer_model``: the same models again, if they were given as objects; or
+    an ``ao.Endpoint`` with the same name elsewhere. ``callbacks``, ``progress``: as for ``ao.train``. ``budget``: a new
+    budget, the one setting that may change: ``budget={"max_cost": 20}``. Blocks as ``ao.train`` does.
+
+    Raises ConfigError if the task or a model differs or is missing, RunDirError if the folder is not a run or is in use
+    by another process, and what ``ao.train`` raises.
+
+    ::
+
+        run = ao.resume("runs/first", task=task)
+    """
+    job = aresume(
+        run,
+        task=task,
+        model=model,
+        optimizer_model=optimizer_model,
+        callbacks=callbacks,
+        progress=progress,
+        **budget,
+    )
+    return run_blocking(job)
+
+
+async def aresume(
+    run: str | Path | Run,
+    *,
+    task: Problems | None = None,
+    model: Model | None = None,
+    optimizer_model: Model | None = None,
+    callbacks: Iterable[Callback] = (),
+    progress: bool = True,
+    **budget: Any,
+) -> Run:
+    """:func:`resume` to be awaited.
+
+    ::
+
+        run = await ao.aresume("runs/first", task=task)
+    """
+    path = Path(path_text("ao.resume", "run", run))
+    heard = check_callbacks("ao.resume", callbacks)
+    changes = dict(dotted(nested(budget)))
+    models, elsewhere = given_again("ao.resume", path, model, optimizer_model)
+    config, run_dir = reopen(path, changes.items(), prefix="ao.resume: ", model=models, task=task)
+    config = config.model_copy(update=elsewhere)
+    display = Display() if progress else None
+    with saying_how_to_continue(path, display):
+        await train_run(config, run_dir, display=display, callbacks=heard, model=models, task=task)
+    return Run(path)
+
+
+def evaluate(
+    run: str | Path | Run,
+    *,
+    split: Split = "test",
+    n: int | None = None,
+    task: Problems | None = None,
+    model: Model | None = None,
+    callbacks: Iterable[Callback] = (),
+    progress: bool = True,
+) -> Report:
+    """Compare a run's functions with none on the same problems, and return the report, which is also written down.
+
+    ``run``: the run or its folder. ``split``: where the problems come from. ``n``: how many; None: the run's
+    ``n_test``. Rollouts that exist are used again. ``task``, ``model``, ``callbacks``, ``progress``: as for
+    ``ao.resume``. Blocks as ``ao.train`` does, and raises what it raises.
+
+    ::
+
+        report = ao.evaluate(run, split="validation", n=20)
+        print(report.validation.after.accuracy, report.validation.after.ci95)
+    """
+    job = aevaluate(run, split=split, n=n, task=task, model=model, callbacks=callbacks, progress=progress)
+    return run_blocking(job)
+
+
+async def aevaluate(
+    run: str | Path | Run,
+    *,
+    split: Split = "test",
+    n: int | None = None,
+    task: Problems | None = None,
+    model: Model | None = None,
+    callbacks: Iterable[Callback] = (),
+    progress: bool = True,
+) -> Report:
+    """:func:`evaluate` to be awaited.
+
+    ::
+
+        report = await ao.aevaluate(run, split="validation", n=20)
+    """
+    path = Path(path_text("ao.evaluate", "run", run))
+    heard = check_callbacks("ao.evaluate", callbacks)
+    n = problems_to_evaluate(read_config(path), n, "ao.evaluate: n =")
+    models, elsewhere = given_again("ao.evaluate", path, model, None)
+    config, run_dir = reopen(path, model=models, task=task)
+    config = config.model_copy(update=elsewhere)
+    display = Display() if progress else None
+    return await evaluate_run(
+        config, run_dir, split=split, n=n, display=display, callbacks=heard, model=models, task=task
+    )
+
+
+def load(path: str | Path) -> Run:
+    """Open the run in the folder ``path``, however old it is and whether or not it is finished. Takes no lock.
+
+    Raises RunDirError if ``path`` is not a run folder.
+
+    ::
+
+        run = ao.load("runs/first")
+    """
+    return Run(Path(path).expanduser())
+
+
+def given_again(
+    source: str, path: Path, model: Model | None, optimizer_model: Model | None
+) -> tuple[ChatModel | Models | None, dict[str, Any]]:
+    """The models of an existing run that a program gives again: objects, and settings that are other for this process.
+
+    Raises ConfigError if a model has another name than the run's: rollouts of two models cannot be compared.
+    """
+    config = read_config(path)
+    objects: dict[str, ChatModel | None] = {}
+    elsewhere: dict[str, Any] = {}
+    for argument, value in (("model", model), ("optimizer_model", optimizer_model)):
+        if value is None:
+            continue
+        settings, objects[argument] = given_model(source, argument, value)
+        known = getattr(config, argument) or config.model
+        if objects[argument] is None:
+            if settings["name"] != known.name:
+                raise ConfigError(
+                    f"{source}: {argument} = {settings['name']!r}, but the run's is {known.name!r}, which it keeps"
+                )
+            elsewhere[argument] = known.model_validate({**known.model_dump(), **settings})
+    one = config.optimizer_model is None or optimizer_model is None
+    return both(source, objects.get("model"), objects.get("optimizer_model"), one=one), elsewhere
+
+
+@contextmanager
+def saying_how_to_continue(path: Path, display: Display | None) -> Iterator[None]:
+    """Say of a run that is broken off how it is continued: in a note on the error, and on the display."""
+    remedy = f"To continue: ao.resume({str(path)!r})"
+    try:
+        yield
+    except AgentOptError as error:
+        error.add_note(remedy)
+        raise
+    except asyncio.CancelledError:
+        if display is not None:
+            display.line(remedy)
+        raise

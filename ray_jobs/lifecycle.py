@@ -1,0 +1,164 @@
+"""A run from its settings to its report, with a log and a display: what the command line and the Python API share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterable
+from pathlib import Path
+from typing import Any
+
+from agentopt_local.callback import Callback
+from agentopt_local.chat import ChatModel
+from agentopt_local.errors import AgentOptError, ConfigError
+from agentopt_local.functions import FunctionSet
+from agentopt_local.problem import Split
+from agentopt_local.run.report import Report
+from agentopt_local.run.writer import RunDir
+from agentopt_local.tasks.base import IN_PYTHON, Problems
+from agentopt_local.tasks.python import rows_text
+from agentopt_local.tasks.row_task import RowsTask
+from ray_jobs.config import RunConfig, changed_budget
+from ray_jobs.evaluation import evaluate
+from ray_jobs.forecast import Forecast, expectations, speed_here
+from ray_jobs.open_models import Models, check_model
+from ray_jobs.open_task import task_of
+from ray_jobs.runs import new_run, read_config
+from ray_jobs.start_functions import read_start_functions
+from ray_jobs.terminal.display import Display
+from ray_jobs.terminal.live import duration
+from ray_jobs.terminal.run_log import log_to, stop_logging
+from ray_jobs.training import train
+
+
+async def create_run(
+    config: RunConfig,
+    *,
+    model: ChatModel | Models | None = None,
+    task: Problems | None = None,
+    start: FunctionSet | None = None,
+) -> RunDir:
+    """Check what a run with these settings needs, and create its folder.
+
+    ``model`` and ``task`` are those that a program gives as objects; ``start`` replaces ``config.start_functions``.
+    Raises ConfigError before there is a folder that could never be resumed, and RunDirError if it exists already.
+    """
+    if model is None:
+        check_model(config)
+    task_of(config, given=task)
+    start = await read_start_functions(config) if start is None else start
+    return new_run(config, start, rows_text(task) if isinstance(task, RowsTask) else None)
+
+
+def reopen(
+    path: Path,
+    budget: Iterable[tuple[str, Any]] = (),
+    *,
+    prefix: str = "--",
+    model: ChatModel | Models | None = None,
+    task: Problems | None = None,
+) -> tuple[RunConfig, RunDir]:
+    """The settings and the open folder of a run that is to be continued or evaluated.
+
+    ``budget`` are new values of ``budget.KEY``, which are kept; ``prefix`` is what such a key has before it in errors.
+    Raises ConfigError or RunDirError if the run cannot go on.
+    """
+    changes = dict(budget)
+    config = changed_budget(read_config(path), changes, prefix)
+    if task is not None or config.task.spec.startswith(IN_PYTHON):
+        task_of(config, path, task)
+    if model is None:
+        check_model(config, path)
+    run_dir = RunDir(path)
+    if changes:
+        run_dir.write_config(config.model_dump(mode="json"))
+    return config, run_dir
+
+
+async def train_run(
+    config: RunConfig,
+    run_dir: RunDir,
+    *,
+    display: Display | None = None,
+    callbacks: Iterable[Callback] = (),
+    model: ChatModel | Models | None = None,
+    task: Problems | None = None,
+) -> Report:
+    """Train, or continue training, in ``run_dir``, which is closed at the end; ``display`` shows how it goes."""
+    heard = list(callbacks)
+    if display is not None:
+        heard.append(display)
+        display.view.max_steps = config.trainer.max_epochs
+        for row in run_dir.steps():  # those of a run that is continued
+            display.view.step(row)
+    job = train(config, run_dir, callbacks=heard, model=model, task=task)
+    return await at_work(run_dir, job, display, forecast=config if model is None else None)
+
+
+async def evaluate_run(
+    config: RunConfig,
+    run_dir: RunDir,
+    *,
+    split: Split,
+    n: int,
+    display: Display | None = None,
+    callbacks: Iterable[Callback] = (),
+    model: ChatModel | Models | None = None,
+    task: Problems | None = None,
+) -> Report:
+    """Evaluate the run in ``run_dir``, which is closed at the end; ``display`` shows how it goes."""
+    heard = [*callbacks, *([] if display is None else [display])]
+    job = evaluate(config, run_dir, split=split, n=n, callbacks=heard, model=model, task=task)
+    return await at_work(run_dir, job, display)
+
+
+async def at_work(
+    run_dir: RunDir, job: Coroutine[Any, Any, Report], display: Display | None, *, forecast: RunConfig | None = None
+) -> Report:
+    """Await ``job`` with a log in the run folder and a live display; closes ``run_dir``.
+
+    ``forecast`` are the settings of a training whose duration is to be said before it starts.
+    """
+    handler = log_to(run_dir.log_path)
+    try:
+        if display is None:
+            return await job
+        if forecast is not None:
+            await asyncio.to_thread(show_forecast, forecast, display, steps=len(run_dir.steps()))
+        with display.live():
+            return await job
+    except asyncio.CancelledError:
+        if display is not None:
+            display.line("interrupted")
+        raise
+    except AgentOptError as error:
+        logging.getLogger("agentopt").error("%s", error)
+        raise
+    finally:
+        job.close()  # in case it was never started
+        stop_logging(handler)
+        run_dir.close()
+
+
+def show_forecast(config: RunConfig, display: Display, *, steps: int) -> None:
+    """Before a training, say how fast the model is on this processor and how long the training will take.
+
+    ``steps`` have been finished before. Says nothing if the model runs elsewhere. Raises ConfigError or
+    EngineDeadError if this processor cannot run it.
+    """
+    speed = speed_here(config)
+    if speed is None:
+        return
+    for line in expectations(config, speed):
+        display.line(line)
+    seconds = Forecast(config, speed, steps=steps).seconds()
+    if seconds is not None and not config.trainer.count_accepted:
+        display.line(f"the training will take at most about {duration(seconds)} here")
+
+
+def problems_to_evaluate(config: RunConfig, n: int | None, name: str = "--n") -> int:
+    """How many problems an evaluation takes: ``n``, or as many as the run's own. Raises ConfigError below 1."""
+    n = config.task.n_test if n is None else n
+    if n < 1:
+        raise ConfigError(f"{name} {n}: evaluate on at least one problem")
+    return n
