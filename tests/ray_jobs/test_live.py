@@ -265,5 +265,5 @@ def test_a_tail_gives_whole_lines_once_and_starts_again_with_a_new_file(tmp_path
 def test_a_step_of_partial_credit_shows_the_reward_that_decided() -> None:
     display, out = screen(terminal=False)
     before, after = Score(accuracy=0.25, reward=0.3, n=12), Score(accuracy=0.25, reward=0.55, n=12)
-    display.step(STEP.model_copy(update={"before": before, "after": after}))
+    display.on_step(STEP.model_copy(update={"before": before, "after": after}))
     assert "accuracy 0.25 -> 0.25, reward 0.30 -> 0.55 on the same 12 problems" in out.getvalue()

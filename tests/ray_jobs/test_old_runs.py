@@ -85,7 +85,7 @@ def test_a_stopped_one_is_resumed_to_the_same_end(runs: Path, monkeypatch: pytes
     before = rows(runs / "stopped/rollouts.jsonl")
     run_dir = RunDir(runs / "stopped")
     try:
-        job = train(read_config(run_dir.path), run_dir, progress=lambda *_: None, model=ScriptedChatModel(brain))
+        job = train(read_config(run_dir.path), run_dir, model=ScriptedChatModel(brain))
         report = asyncio.run(job)
     finally:
         run_dir.close()
