@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Callable
@@ -47,7 +48,8 @@ async def export_run(
     if form == "python":
         return await export_python(run, learned, output or default, name, force=force, say=say)
     if form == "inspect":
-        return export_inspect(run, learned, output or default, force=force)
+        # In a thread without an event loop: inside of one, Inspect AI replaces asyncio.run for the whole process.
+        return await asyncio.to_thread(export_inspect, run, learned, output or default, force=force)
     output = output or default.with_name(f"{default.name}.json")
     export_json(run, learned, output, form, name, force=force)
     return output
