@@ -77,7 +77,7 @@ def python_files(path: Path) -> list[Path]:
     """The Python files at ``path``, by name. Tests and package files are skipped."""
     if path.is_file():
         if path.suffix != ".py":
-            raise ConfigError(f"{path} is no Python file; give {FORMS}")
+            raise ConfigError(f"{path} is not a Python file; give {FORMS}")
         return [path]
     if not path.is_dir():
         raise ConfigError(f"{path} does not exist; give {FORMS}")
