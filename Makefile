@@ -90,7 +90,7 @@ lint: tools ## format, lint and types, without changing anything
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-fmt: tools ## format the code and mend what ruff can mend
+fmt: tools ## format the code and fix what ruff can fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 

@@ -89,8 +89,8 @@ class ChatRequest(Record):
     tools: tuple[ToolSpec, ...] = ()
     constraint: Constraint | None = None
     sampling: Sampling = Sampling()
-    session: str | None = None
-    """Requests of one conversation share a session, so they stay on one replica and reuse its prefix cache."""
+    conversation: str | None = None
+    """Requests of one conversation carry its name, so they stay on one replica and reuse its prefix cache."""
 
 
 class Usage(Record):

@@ -15,7 +15,7 @@ from agentopt_local.trajectory import Trajectory, accuracy, function_use, mean_r
 def compare(
     problems: Sequence[Problem], before: Sequence[Trajectory], after: Sequence[Trajectory], *, seed: int = 0
 ) -> Comparison:
-    """Compare rollouts before and after training on the same ``problems``, in their order."""
+    """Compare the rollouts before and after training; both are in the order of ``problems``."""
     difference = paired_difference([each.correct for each in before], [each.correct for each in after], seed=seed)
     low, high = difference.ci95
     return Comparison(
@@ -63,7 +63,7 @@ def kinds(
 
 
 def function_results(functions: FunctionSet, trajectories: Sequence[Trajectory]) -> tuple[FunctionResult, ...]:
-    """How each function fared in ``trajectories``."""
+    """How each function performed in ``trajectories``."""
     return tuple(
         FunctionResult(
             name=function.name,

@@ -1,6 +1,6 @@
 """A draft, one sampled version of an edit: header, source, example arguments, trials, repairs.
 
-The phases are turns of one conversation, so each reuses the prefix of the one before it in the engine's cache.
+The phases are turns of one conversation, so each can reuse the prefix of the previous one from the engine's cache.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from agentopt_local.update import ActionCounts, OptimizerConfig, Verified
 
 log = logging.getLogger("agentopt.drafts")
 SHOWN = 200
-"""Characters of an argument, a result or an expected answer in the account of a trial."""
+"""Characters of an argument, a result or an expected answer in the report of a trial."""
 
 
 @dataclass(frozen=True)
 class DraftContext:
-    """What all drafts of one edit share."""
+    """What all drafts of an edit share."""
 
     model: ChatModel
     task: Task
@@ -53,7 +53,7 @@ class DraftContext:
     header: Constraint | None
     prompt: str
     one_text: bool = False
-    """Whether functions must take one str and nothing else."""
+    """Whether functions must take exactly one str."""
 
 
 class Draft:
@@ -75,7 +75,7 @@ class Draft:
         return ActionCounts(sampled=self._sampled, legal=self._legal, verified=self._passed)
 
     async def run(self) -> Verified | None:
-        """The edit, repaired as often as the configuration allows; None if it never passed the checks."""
+        """The edit, repaired as often as the settings allow; None if it never passed the checks."""
         try:
             header = await self._header()
             if header is None:
@@ -87,7 +87,7 @@ class Draft:
                 return self.verified
             await self._write(header)
         except PromptError:
-            pass  # the conversation outgrew the context, say: what was verified before that still counts
+            pass  # for example, the conversation outgrew the context: what was verified before that still counts
         return self.verified
 
     async def _header(self) -> Header | None:
@@ -105,12 +105,12 @@ class Draft:
         return None
 
     async def _write(self, header: Header) -> None:
-        """Source, trial, repair: until every shown problem is answered or the retries are used up."""
+        """Write the source, try it and repair it until every shown problem is answered or the retries are used up."""
         examples: dict[str, Any] | None = None
         old_parameters: dict[str, Any] | None = None
         start = len(self.messages)
         for attempt in range(self.config.max_retries + 1):
-            if attempt:  # a repair is an action sampled anew under the same header
+            if attempt:  # a repair counts as another action sampled under the same header
                 self._sampled += 1
                 self._legal += 1
             source = await self._ask(
@@ -129,7 +129,7 @@ class Draft:
             log.info("draft %d, %s %s, source %d: %s", self.seed, header.action, header.name, attempt + 1, feedback)
             if feedback is None:
                 return
-            # Only the latest source stays in the conversation: the earlier ones would crowd the context.
+            # Only the latest source stays in the conversation: earlier ones would fill up the context.
             del self.messages[start:]
             self._say(source, prompts.fill("repair", name=header.name, feedback=feedback))
 
@@ -139,7 +139,7 @@ class Draft:
         return Constraint.of(source_type(name, one_text=self.context.one_text))
 
     def _check(self, source: str, header: Header) -> Function:
-        """The function in ``source``. Raises FunctionError for whatever the optimizer must fix."""
+        """The function in ``source``. Raises FunctionError for anything that the optimizer must fix."""
         written = Function(source=clean(source)).source
         function = Function(source=with_imports(written, self.config.allowed_packages, self.context.functions.names))
         if function.name != header.name:
@@ -157,8 +157,8 @@ class Draft:
     async def _examples(self, function: Function) -> dict[str, Any]:
         """Arguments for each shown problem, ``{"problem_1": {...}}``.
 
-        They are asked for in a separate conversation: it holds no expected answer, so no draft can be told what to
-        return, and all drafts of an edit share its beginning, which an engine reads once.
+        They are requested in a separate conversation. It contains no expected answers, so no draft can learn from it
+        what to return; and all drafts of an edit share its beginning, which the engine reads once.
         """
         evidence = self.context.evidence
         problems = "\n".join(f"problem_{i + 1}: {cut(each.problem.question, 600)}" for i, each in enumerate(evidence))
@@ -178,7 +178,7 @@ class Draft:
         return dict(examples)
 
     async def _try(self, function: Function, header: Header, examples: dict[str, Any]) -> str | None:
-        """Call the function on the shown problems; what the optimizer must fix, or None if all answers are right."""
+        """Call the function on the shown problems; returns what the optimizer must fix, or None if all are right."""
         context = self.context
         arguments = tuple(examples[f"problem_{i + 1}"] for i in range(len(context.evidence)))
         kind = AddFunction if header.action == "add_function" else ReviseFunction
@@ -198,7 +198,7 @@ class Draft:
     async def _judge(
         self, function: Function, arguments: Sequence[dict[str, Any]], executions: Sequence[Execution]
     ) -> tuple[list[str], int]:
-        """A line per trial that compares what was returned with what was expected, and how many were right."""
+        """A line per trial that compares the returned and the expected value, and the number of right ones."""
         lines, matches = [], 0
         for attempted, given, execution in zip(self.context.evidence, arguments, executions, strict=True):
             shown = ", ".join(f"{key}={cut(repr(value), SHOWN)}" for key, value in given.items())
@@ -226,7 +226,7 @@ class Draft:
         messages: Sequence[Message] | None = None,
         temperature: float | None = None,
     ) -> str:
-        """One completion; its seed is fresh in every request of the draft."""
+        """One completion; each request of the draft has its own seed."""
         self._requests += 1
         request = ChatRequest(
             messages=tuple(messages if messages is not None else self.messages),
@@ -237,7 +237,7 @@ class Draft:
                 top_p=self.config.top_p,
                 seed=derive(self.seed, "request", self._requests),
             ),
-            session=f"optimizer/{'' if messages is None else 'arguments/'}{self.seed}",
+            conversation=f"optimizer/{'' if messages is None else 'arguments/'}{self.seed}",
         )
         reply = await self.context.model.complete(request)
         self.usage += reply.usage

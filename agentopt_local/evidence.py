@@ -1,7 +1,7 @@
 """What the optimizer is shown: the most informative rollouts, within a token budget.
 
-The most informative are those that failed although a learned function was called (near misses), then the others that
-failed. Failures on one kind of problem are shown together, because one function may fix them all.
+Near misses are the most informative: failed rollouts in which a learned function was called. The other failures come
+next. Failures on one kind of problem are shown together, because one function may fix them all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from agentopt_local.train_state import FailedUpdate
 from agentopt_local.trajectory import Trajectory, function_use
 
 CHARS_PER_TOKEN = 3
-"""A careful estimate: English and code have about four characters per token, digits fewer."""
+"""A conservative estimate: English and code have about four characters per token, digits fewer."""
 
 
 class Evidence(Record):
@@ -27,7 +27,7 @@ class Evidence(Record):
 
 
 def focus_groups(attempts: Sequence[Evidence]) -> list[list[Evidence]]:
-    """Failed attempts by kind of problem: the kind with most failures first, near misses first within it."""
+    """The failures by kind of problem: the kind with the most failures first, and within a kind near misses first."""
     groups: dict[str, list[Evidence]] = {}
     for each in attempts:
         if not each.trajectory.correct:
@@ -37,14 +37,14 @@ def focus_groups(attempts: Sequence[Evidence]) -> list[list[Evidence]]:
 
 
 def pick(group: Sequence[Evidence], n: int, seed: int) -> tuple[Evidence, ...]:
-    """``n`` attempts of a group, drawn by ``seed`` with near misses kept in front."""
+    """``n`` rollouts of a group, drawn by ``seed``, with near misses in front."""
     order = random.Random(seed).sample(range(len(group)), len(group))
     order.sort(key=lambda index: not group[index].trajectory.calls)
     return tuple(group[index] for index in order[:n])
 
 
 def transcript_text(number: int, attempt: Evidence, max_chars: int) -> str:
-    """One attempt in words, at most ``max_chars`` characters."""
+    """One rollout in words, at most ``max_chars`` characters."""
     problem, trajectory = attempt.problem, attempt.trajectory
     did = []
     for each in trajectory.executed:
@@ -67,7 +67,7 @@ def transcript_text(number: int, attempt: Evidence, max_chars: int) -> str:
 
 
 def cut(text: str, max_chars: int) -> str:
-    """``text``, with its middle left out if it is longer than ``max_chars``."""
+    """``text``, with its middle cut out if it is longer than ``max_chars``."""
     if len(text) <= max_chars:
         return text
     if max_chars < 40:
@@ -77,13 +77,13 @@ def cut(text: str, max_chars: int) -> str:
 
 
 def transcripts_text(attempts: Sequence[Evidence], max_tokens: int) -> str:
-    """The attempts in words, sharing a budget of about ``max_tokens`` tokens evenly."""
+    """The rollouts in words; they share a budget of about ``max_tokens`` tokens evenly."""
     share = max_tokens * CHARS_PER_TOKEN // max(1, len(attempts))
     return "\n\n".join(transcript_text(i + 1, each, share) for i, each in enumerate(attempts))
 
 
 def functions_text(functions: FunctionSet, attempts: Sequence[Evidence], max_tokens: int) -> str:
-    """The functions with how they fared in ``attempts``; sources are left out where the budget ends."""
+    """The functions and how they performed in ``attempts``; sources beyond the budget are omitted."""
     if not functions.functions:
         return "There are none yet."
     parts, left = [], max_tokens * CHARS_PER_TOKEN
@@ -100,7 +100,7 @@ def functions_text(functions: FunctionSet, attempts: Sequence[Evidence], max_tok
 
 
 def failures_text(failures: Sequence[FailedUpdate], max_tokens: int) -> str:
-    """Updates that did not help, worst first, as many of the latest as fit the budget."""
+    """The latest updates that did not help, as many as fit the budget, worst first."""
     rows, left = [], max_tokens * CHARS_PER_TOKEN
     for failed in reversed(failures):
         row = (

@@ -1,8 +1,8 @@
 """Algorithm 1 of the paper, progressive function update: up to ``max_actions`` edits, one after another.
 
 For each edit ``n_samples`` drafts are sampled at once: header, source, example arguments, trials in the sandbox, and
-repairs after an error or wrong results. The best verified draft is applied; the next edit sees its result. By default
-edits for different kinds of failed problems are sampled together, because a local engine has idle slots for them.
+repairs after an error or wrong results. The best verified draft is applied, and the next edit starts from the result.
+By default edits for different kinds of failed problems are sampled together, because a local engine has free slots.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ from agentopt_local.update import ActionCounts, OptimizerConfig, Update, Verifie
 
 
 class Optimizer:
-    """Proposes updates of a function set from the rollouts made with it."""
+    """Proposes updates of a function set, from rollouts made with it."""
 
     def __init__(
         self, model: ChatModel, task: Task, sandbox: Sandbox, config: OptimizerConfig, *, one_text: bool = False
     ) -> None:
-        """``model`` writes, ``sandbox`` runs trials, ``task`` grades what they return. ``one_text``: functions take
-        exactly one str."""
+        """``model`` writes the functions, ``sandbox`` runs their trials and ``task`` grades the results.
+
+        ``one_text``: functions take exactly one str.
+        """
         self.model = model
         self.task = task
         self.sandbox = sandbox
@@ -54,14 +56,14 @@ class Optimizer:
         *,
         seed: int,
     ) -> Update:
-        """An update. Its set equals ``functions`` if the optimizer terminates at once or nothing was verified.
+        """An update. Its set equals ``functions`` if the optimizer terminates at once or no edit was verified.
 
-        ``rollouts``: of ``functions`` on the training problems. Raises ModelError and SandboxError.
+        ``rollouts`` were made with ``functions`` on the training problems. Raises ModelError and SandboxError.
         """
         progressive, left = self.config.progressive, self.config.max_actions
         update = Update(functions=functions if progressive else FunctionSet())
         queue = focus_groups(rollouts)
-        if not progressive:  # all functions of the new set are written at once, none knowing of the others
+        if not progressive:  # the functions of the new set are written at once, independently
             queue = (queue * left)[:left]
         while queue and left:
             wave = queue[: min(left, len(queue) if self.config.concurrent or not progressive else 1)]
@@ -81,7 +83,7 @@ class Optimizer:
                     left = 0
                     continue
                 if progressive and not verified.complete:
-                    queue.append(group)  # not all of its problems are answered: it comes again after the other kinds
+                    queue.append(group)  # some of its problems are unanswered: another try, after the other kinds
                 update = update.applying(verified)
         return update if update.actions else update.model_copy(update={"functions": functions})
 
@@ -94,7 +96,7 @@ class Optimizer:
         *,
         seed: int,
     ) -> tuple[Verified | None, ActionCounts, Usage]:
-        """The best of ``n_samples`` drafts of one edit of ``functions``; ``shown``: the present ones as text."""
+        """The best of ``n_samples`` drafts of one edit of ``functions``; ``shown``: the current functions as text."""
         config = self.config
         evidence = pick(group, config.n_evidence, seed)
         context = DraftContext(
@@ -133,9 +135,9 @@ class Optimizer:
 
 
 def best(drafts: Sequence[Draft], min_matches: int = 0) -> Verified | None:
-    """The verified edit that answers most of the shown problems; the earliest draft among equals.
+    """The verified edit that answers the most shown problems; of equals, the one of the earliest draft.
 
-    A function that answers fewer than ``min_matches`` of them is left out.
+    Functions that answer fewer than ``min_matches`` of them are ignored.
     """
     verified = [
         draft.verified

@@ -1,4 +1,4 @@
-"""Confidence in a measured accuracy and in a change of it."""
+"""Confidence intervals and tests for an accuracy and for a change in accuracy."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def wilson(k: int, n: int) -> tuple[float, float]:
         raise ValueError(f"{k} successes in {n} trials: 0 <= k <= n must hold")
     if n == 0:
         return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.975)  # importing scipy for this would cost a live view a second
+    z = NormalDist().inv_cdf(0.975)  # importing scipy for this would delay a live view by a second
     p = k / n
     center = p + z * z / (2 * n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    # The formula gives exactly 0 or 1 here; rounding errors must not show.
+    # At k = 0 and k = n the formula gives exactly 0 and 1; this avoids rounding errors.
     low = 0.0 if k == 0 else (center - half) / scale
     high = 1.0 if k == n else (center + half) / scale
     return low, high
@@ -53,8 +53,8 @@ def wilson(k: int, n: int) -> tuple[float, float]:
 def paired_difference(before: Sequence[bool], after: Sequence[bool], seed: int = 0) -> PairedDifference:
     """Compare which problems were answered correctly before and after; both sequences are in the same order.
 
-    The interval is the percentile interval of 10,000 resamples of problems. The p-value is that of McNemar's exact test
-    (McNemar, Psychometrika 12 (1947), 153-157): by chance, half of the problems that changed would be gained. Without
+    The interval is the percentile interval of 10,000 resamples of the problems. The p-value is from McNemar's exact
+    test (Psychometrika 12 (1947), 153-157), under which each changed problem is gained with probability 1/2. Without
     problems the difference is 0, the interval -100 to 100 and the p-value 1.
 
     Raises ``ValueError`` if the sequences differ in length.

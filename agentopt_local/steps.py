@@ -1,4 +1,4 @@
-"""What a training step is made of, as pure functions: its problems, candidates and row, and the state after it."""
+"""The pure parts of a training step: its problems, distinct candidates, row, and the state after it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Tried:
     """An update, or a part of one, and its rollouts on the step's problems."""
 
     candidate: int
-    """The candidate that it belongs to."""
+    """The number of the candidate that it belongs to."""
     update: Update
     after: Sequence[Trajectory]
 
@@ -35,7 +35,7 @@ def step_row(
     before: Sequence[Trajectory],
     seconds: float,
 ) -> StepRow:
-    """The row of the step after ``state``; ``spent`` has the counts and tokens of all of its candidates."""
+    """The row of the step after ``state``; ``spent`` holds the counts and tokens of all of its candidates."""
     best = best_first[0]
     return StepRow(
         step=state.step + 1,
@@ -79,15 +79,15 @@ def after_step(state: TrainState, decision: Decision, update: Update, row: StepR
             step=row.step,
             actions=update.summaries(),
             functions=update.functions,
-            accuracy=row.after.accuracy,
-            accuracy_before=row.before.accuracy,
+            accuracy=row.after.reward,
+            accuracy_before=row.before.reward,
         )
         failures = (*failures, failed)
     return state.model_copy(update={**common, "idle": state.idle + 1, "failures": failures})
 
 
 def distinct(updates: Sequence[Update], functions: FunctionSet) -> list[int]:
-    """The candidates whose code differs from that of earlier ones and of ``functions``; the first if none does."""
+    """Numbers of the candidates whose code differs from that of earlier ones and of ``functions``; [0] if none does."""
     known = {code(functions)}
     found = []
     for number, each in enumerate(updates):
@@ -98,12 +98,12 @@ def distinct(updates: Sequence[Update], functions: FunctionSet) -> list[int]:
 
 
 def code(functions: FunctionSet) -> frozenset[str]:
-    """What a set does, whatever its comments, docstrings, formatting and order."""
+    """A set's code, regardless of comments, docstrings, formatting and order."""
     return frozenset(function.normalized() for function in functions.each())
 
 
 def batch_of(problems: Sequence[Problem], size: int | None, seed: int, step: int) -> tuple[Problem, ...]:
-    """The problems of one step: a pure function of the seed and the step. Each epoch's batches cover all problems."""
+    """The problems of one step, determined by the seed and the step. The batches of an epoch cover all problems."""
     if size is None or size >= len(problems):
         return tuple(problems)
     per_epoch = -(-len(problems) // size)

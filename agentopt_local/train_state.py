@@ -20,25 +20,27 @@ class TrainerConfig(Record):
     """When an update is kept and when training ends."""
 
     max_epochs: int = Field(default=5, ge=1)
-    """Updates to try; with ``count_accepted`` updates to accept, counting the untrained agent as the first."""
+    """Updates to try. With ``count_accepted``: updates to accept, where the untrained agent counts as the first."""
     count_accepted: bool = False
-    """Count accepted updates only, as the authors' code does; rejected ones are free."""
+    """Count only accepted updates, as the authors' code does; rejected ones are free."""
     patience: int = Field(default=3, ge=1)
     """Stop after this many consecutive updates that did not help."""
     roll_back: bool = True
-    """Undo an update that did not help; False: keep every update, and end with the last one (the paper's ablation)."""
+    """Undo an update that did not help; False: keep every update and end with the last one (the paper's ablation)."""
     accept_ties: bool = False
-    """Keep an update that does not change the score, as the authors' code does."""
+    """Keep an update that leaves the score unchanged, as the authors' code does."""
     try_edits: bool = True
-    """Roll out each edit of an update alone, and those that helped together, and keep the best; False: the whole
+    """Roll out each edit of an update alone, then those that helped together, and keep the best. False: keep the whole
     update or nothing, as in the paper."""
     n_candidates: int = Field(default=1, ge=1, le=64)
-    """Updates sampled at once, from different seeds and so from different failed problems; all that differ are rolled
-    out on the same problems and the best is kept. 1 as in the paper; a local engine has idle slots for more."""
+    """Candidates per step: updates sampled at once from different seeds, and so from different failed problems.
+
+    All distinct ones are rolled out on the same problems, and the best is kept. 1 as in the paper; a local engine has
+    free slots for more."""
     batch_size: int | None = Field(default=None, ge=1)
-    """Problems of one step, drawn by seed; None: all training problems, as in the paper."""
+    """Problems per step, drawn by seed; None: all training problems, as in the paper."""
     keep_only_used: bool = False
-    """At test time give the agent only functions that were called successfully in training, as the authors do."""
+    """At test time, give the agent only the functions that were called successfully in training, as the authors do."""
 
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -56,7 +58,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "optimizer": {"max_actions": 3, "concurrent": False, "n_samples": 1, "max_retries": 9, "min_matches": 0},
     },
 }
-"""The settings that a run's ``preset`` stands for; what the user sets wins. ``paper``: as in the released code."""
+"""The settings of each ``preset``; the user's own settings override them. ``paper``: as in the released code."""
 
 
 def check_training(trainer: TrainerConfig, optimizer: OptimizerConfig, source: str = "settings") -> None:
@@ -69,19 +71,19 @@ def check_training(trainer: TrainerConfig, optimizer: OptimizerConfig, source: s
 
 
 class FailedUpdate(Record):
-    """An update that did not help, kept so that the optimizer does not repeat it."""
+    """An update that did not help, remembered so that the optimizer does not repeat it."""
 
     step: int
     actions: tuple[str, ...]
     """``kind name`` of each action."""
     functions: FunctionSet
     accuracy: float
-    """Of the whole set, on the problems it was tried on; 0 to 1."""
+    """Mean reward of the whole set on the problems it was tried on, 0 to 1. Equal to the accuracy of exact tasks."""
     accuracy_before: float
 
 
 class TrainState(Record):
-    """The whole checkpoint."""
+    """The complete checkpoint."""
 
     functions: FunctionSet = FunctionSet()
     """The best accepted set."""
@@ -94,5 +96,5 @@ class TrainState(Record):
     """Updates rolled back since the last accepted one."""
     counts: ActionCounts = ActionCounts()
     usage: Usage = Usage()
-    """Of the optimizer, over all steps."""
+    """The optimizer's, over all steps."""
     stopped: StopCause | None = None

@@ -1,7 +1,7 @@
 """Algorithm 2 of the paper, agent training: propose, roll out, keep or roll back, stop early.
 
-Two sets are compared only on the same problems with the same seed. The state is one value; what a step does is a
-function of the state, the problems and the seed, so a training continues after a kill where it was.
+Two sets are compared only on the same problems with the same seed. The state is a single value, and a step is a
+function of the state, the problems and the seed, so a training that was killed continues where it stopped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from agentopt_local.update import Update
 
 
 class Proposer(Protocol):
-    """What the trainer needs of an optimizer."""
+    """What the trainer needs from an optimizer."""
 
     async def propose(
         self,
@@ -40,26 +40,26 @@ class Proposer(Protocol):
 
 
 class TrainingLog(Protocol):
-    """Where a training is written down: a RunDir, or nowhere."""
+    """Where a training is recorded: in a RunDir, or nowhere."""
 
     def proposals(self) -> dict[tuple[int, int], Update]:
-        """The updates written down so far, by step and candidate."""
+        """The updates recorded so far, by step and candidate."""
         ...
 
     def keep_proposal(self, step: int, candidate: int, update: Update) -> None:
-        """Write down an update that ``step`` tries; its candidates are counted from 0."""
+        """Record an update that ``step`` tries; candidates are numbered from 0."""
         ...
 
     def keep_step(self, row: StepRow) -> None:
-        """Write down a finished step."""
+        """Record a finished step."""
         ...
 
     def keep_functions(self, step: int, functions: FunctionSet) -> None:
-        """Write down the functions after an accepted step."""
+        """Record the functions after an accepted step."""
         ...
 
     def keep_state(self, state: TrainState) -> None:
-        """Write down the state, replacing the last one."""
+        """Record the state, replacing the previous one."""
         ...
 
 
@@ -85,7 +85,7 @@ class Trainer:
         self.on_step = on_step or (lambda row: None)
 
     async def fit(self, problems: Sequence[Problem], state: TrainState) -> TrainState:
-        """Train from ``state`` until a stop; the result's ``functions`` are the best accepted ones."""
+        """Train from ``state`` until a stop condition holds; the result has the best accepted ``functions``."""
         known = self.record.proposals()
         while (cause := self._stop_cause(state)) is None:
             started = time.monotonic()
@@ -108,7 +108,7 @@ class Trainer:
         return state
 
     def _stop_cause(self, state: TrainState) -> StopCause | None:
-        # The baseline is the first of the authors' epochs, so 10 epochs accept at most 9 updates.
+        # The authors count the baseline as the first epoch, so 10 epochs accept at most 9 updates.
         done = state.accepted + 1 if self.config.count_accepted else state.step
         if done >= self.config.max_epochs:
             return "max_epochs"
@@ -145,8 +145,8 @@ class Trainer:
         batch: Sequence[Problem],
         before: Sequence[Trajectory],
     ) -> list[Tried]:
-        """Roll candidate ``number`` out on the step's problems; with ``try_edits`` each edit alone, then those that
-        helped together, so that one bad edit does not take the good ones down with it."""
+        """Roll out candidate ``number`` on the step's problems. With ``try_edits``, first each edit alone, then
+        those that helped together, so that one bad edit does not sink the good ones."""
         if update.functions == state.functions:
             return [Tried(number, update, before)]
 
@@ -161,7 +161,7 @@ class Trainer:
         old = mean_reward(before)
         helped = [index for index, each in zip(single, tried, strict=True) if mean_reward(each.after) > old]
         whole = update.only(state.functions, helped) if len(helped) > 1 else None
-        if not tried:  # the edits build on one another
+        if not tried:  # every edit depends on another one
             whole = update
         if whole is not None:
             tried.append(await roll_out(whole, "edits together"))
@@ -175,7 +175,7 @@ class Trainer:
         before: Sequence[Trajectory],
         seconds: float,
     ) -> TrainState:
-        """Decide on the best candidate, write the step down, and return the state after it."""
+        """Decide on the best candidate, record the step, and return the state after it."""
         best = best_first[0]
         decision = self._decide(best.update.functions == state.functions, mean_reward(before), mean_reward(best.after))
         spent = Update(functions=state.functions)

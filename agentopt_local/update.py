@@ -1,4 +1,4 @@
-"""An update of the function set, what became of the actions sampled for it, and how the optimizer samples them."""
+"""An update of the function set, counts of its actions, and the settings of the optimizer that samples them."""
 
 from __future__ import annotations
 
@@ -25,34 +25,35 @@ class OptimizerConfig(Record):
     max_actions: int = Field(default=3, ge=1)
     """Edits per step."""
     concurrent: bool = True
-    """Sample edits for different kinds of failed problems at once, on the same set, and apply them in order; False:
-    one after another, each on the result of the previous one, as in the paper."""
+    """Sample edits for different kinds of failed problems at once, on the same set, and apply them in order.
+
+    False: one after another, each on the result of the previous one, as in the paper."""
     progressive: bool = True
-    """Edit the set; False: write a whole new set in each step, which replaces it (the paper's ablation)."""
+    """Edit the set; False: write a complete new set in each step that replaces it (the paper's ablation)."""
     n_samples: int = Field(default=8, ge=1)
     """Drafts of one edit, sampled at once; the best verified one is applied."""
     max_retries: int = Field(default=2, ge=0)
-    """How often a draft goes back to the model with its error or its wrong results."""
+    """How often a draft is returned to the model with its error or wrong results."""
     min_matches: int = Field(default=1, ge=0)
     """A function is applied only if its trials answered this many of the shown (failed) problems; 0 as in the paper."""
     n_evidence: int = Field(default=3, ge=1)
-    """Failed rollouts shown for one edit."""
+    """Failed rollouts shown for each edit."""
     evidence_tokens: int = Field(default=1500, ge=100)
     """Approximate budget for them in the prompt."""
     functions_tokens: int = Field(default=1500, ge=100)
-    """Approximate budget for the sources of the present functions in the prompt."""
+    """Approximate budget for the sources of the current functions in the prompt."""
     failures_tokens: int = Field(default=300, ge=0)
-    """Approximate budget for the record of updates that did not help."""
+    """Approximate budget for the list of updates that did not help."""
     max_source_tokens: int = Field(default=400, ge=64)
     """Generated tokens of one source."""
     temperature: float = Field(default=0.8, ge=0)
     repair_temperature: float = Field(default=1.0, ge=0)
-    """Of a source written after feedback: small models tend to repeat themselves."""
+    """Temperature for sources written after feedback; higher, because small models tend to repeat themselves."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     constrain: bool = True
     """Sample under grammars; False: check replies and sample again (an ablation)."""
     constrain_source: bool = True
-    """Constrain sources too. Large models need no grammar to write Python, and write more freely without one."""
+    """Constrain sources too. Large models can write Python without a grammar, and write more freely without one."""
     allowed_packages: tuple[str, ...] = (*STDLIB_ALLOWED, "sympy", "numpy")
     """Top-level packages that a function may import."""
     timeout_s: float = Field(default=5.0, gt=0)
@@ -60,14 +61,14 @@ class OptimizerConfig(Record):
 
 
 class ActionCounts(Record):
-    """What became of sampled actions."""
+    """What happened to sampled actions."""
 
     sampled: int = 0
     """Actions sampled from the model, including repairs."""
     legal: int = 0
-    """Of these, well-formed and allowed on the set they were sampled for."""
+    """Of these, well-formed and allowed for the set that they were sampled for."""
     verified: int = 0
-    """Of these, compiled, typed, with allowed imports, and run without error on their examples."""
+    """Of these, compiled, typed, with allowed imports, and run without an error on their examples."""
     applied: int = 0
     """Of these, applied to a set that was then rolled out."""
 
@@ -85,7 +86,7 @@ class Verified(Record):
 
     action: Action
     matches: int = 0
-    """Shown problems that the function answered right when it was called directly."""
+    """Shown problems that the function answered correctly when called directly."""
     trials: int = 0
     """Shown problems that it was tried on."""
 
@@ -96,21 +97,21 @@ class Verified(Record):
 
 
 class Update(Record):
-    """The edited set and how it came about."""
+    """The edited set and the actions that produced it."""
 
     functions: FunctionSet
     actions: tuple[Action, ...] = ()
     matches: tuple[str, ...] = ()
-    """For each action, how many of the shown problems its function answered right in trials, as ``2/3``."""
+    """For each action, how many of the shown problems its function answered correctly in trials, as ``2/3``."""
     counts: ActionCounts = ActionCounts()
     usage: Usage = Usage()
 
     def plus(self, counts: ActionCounts, usage: Usage) -> Update:
-        """With more spent."""
+        """The update with ``counts`` and ``usage`` added."""
         return self.model_copy(update={"counts": self.counts + counts, "usage": self.usage + usage})
 
     def applying(self, verified: Verified) -> Update:
-        """With one more edit; unchanged if another edit of this step took the name first."""
+        """The update with one more edit; unchanged if an earlier edit of the step has taken the name."""
         try:
             functions = verified.action.apply(self.functions)
         except FunctionError:

@@ -1,9 +1,9 @@
-"""Whether an arithmetic costs the untrained agent problems: the same training problems under each, answer by answer.
+"""Does an arithmetic cost the untrained agent problems? The same training problems under each, answer by answer.
 
-    python -m benchmarks.arithmetic --data FOLDER     FOLDER holds math/ and gsm8k/; JSON on stdout
+    python -m benchmarks.arithmetic --data FOLDER     FOLDER contains math/ and gsm8k/; JSON on stdout
 
-Each arm has an engine of its own and samples greedily, so that two arms differ in their arithmetic alone. ``ours7`` is
-the int8 of processors that sum products in 16 bits; its values are the same on any processor.
+Each arm has its own engine and samples greedily, so two arms differ only in their arithmetic. ``ours7`` is the int8 of
+processors that sum products in 16 bits; its values are the same on every processor.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ ARMS: dict[str, tuple[dict[str, Any], str | None]] = {
     "ours8": ({"quantization": "int8"}, "onednn"),
     "float32": ({"dtype": "float32"}, None),
 }
-"""Engine settings, and the kernel if it is not the processor's own."""
+"""Engine settings, and the kernel if it is not the processor's default."""
 DEMO = "reasoning_gym:spell_backward,polynomial_multiplication,bitwise_arithmetic"
 
 
 async def measure(arguments: argparse.Namespace, arm: str, tasks: list[str]) -> dict[str, list[bool]]:
-    """Which problems the untrained agent solves, by task. What ``--keep`` holds already is not measured again."""
+    """Which problems the untrained agent solves, by task. Results already in ``--keep`` are not measured again."""
     kept: dict[str, dict[str, list[bool]]] = {}
     if arguments.keep is not None and arguments.keep.exists():
         kept = json.loads(arguments.keep.read_text())
@@ -79,9 +79,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--problems", type=int, default=200)
     parser.add_argument("--tasks", default="demo,gsm8k,math")
-    parser.add_argument("--arms", default="bfloat16,ours7,ours8", help=f"the first is compared with; {', '.join(ARMS)}")
-    parser.add_argument("--keep", type=Path, help="a JSON file of results, read and written, to go on after a stop")
-    parser.add_argument("--think", action="store_true", help="let turns begin with a line of thought")
+    arms_help = f"of {', '.join(ARMS)}; the others are compared with the first"
+    parser.add_argument("--arms", default="bfloat16,ours7,ours8", help=arms_help)
+    parser.add_argument("--keep", type=Path, help="a JSON file of results; with it an interrupted benchmark continues")
+    parser.add_argument("--think", action="store_true", help="let turns start with a line of thought")
     arguments = parser.parse_args(argv)
     arms, tasks = arguments.arms.split(","), arguments.tasks.split(",")
     solved = {arm: asyncio.run(measure(arguments, arm, tasks)) for arm in arms}

@@ -1,12 +1,12 @@
-"""What sampling under a grammar costs: tokens per second with and without, at 1 to 32 constrained requests.
+"""The cost of sampling under a grammar: tokens per second with and without it, for 1 to 32 requests at once.
 
     python -m benchmarks.constraints               Qwen2.5-Coder-1.5B; JSON on stdout
-    python -m benchmarks.constraints --scripted    a stand-in for the engine: tries the benchmark itself
+    python -m benchmarks.constraints --scripted    a stand-in for the engine: tests the benchmark itself
 
-One engine answers the same prompts free, and under each grammar that a training uses: the optimizer's header (JSON
-built from a set of functions), a source, and an agent's turn. Each arm keeps ``k`` requests in flight until
-``--rounds`` times ``k`` are answered; what counts is generated tokens per second over the free arm at the same ``k``,
-with the arms in turn so that load on the machine meets all of them.
+One engine answers the same prompts without a grammar, and under each grammar that a training uses: the optimizer's
+header (JSON built from a set of functions), a source, and an agent's turn. Each arm keeps ``k`` requests in flight
+until ``--rounds`` times ``k`` are answered. The result is generated tokens per second relative to the free arm at the
+same ``k``. The arms take turns, so that load on the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ async def rate(model: ChatModel, arm: tuple[Any, ...], k: int, n: int, max_token
 
 
 async def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Every arm at every size."""
+    """Measure every arm at every size."""
     sizes = [int(size) for size in arguments.sizes.split(",")]
     config = EngineConfig(max_model_len=2048, max_num_seqs=max(sizes), max_num_batched_tokens=4096)
     report: dict[str, Any] = {"model": arguments.model, "sizes": []}
@@ -109,9 +109,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.constraints", description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="qwen2.5-coder-1.5b")
     parser.add_argument("--sizes", default="1,2,4,8,16,32", help="requests at once, separated by commas")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each arm is measured, in turn (default: 3)")
-    parser.add_argument("--tokens", type=int, default=48, help="most tokens of an answer (default: 48)")
-    parser.add_argument("--scripted", action="store_true", help="a stand-in for the engine")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each arm, in turn (default: 3)")
+    parser.add_argument("--tokens", type=int, default=48, help="longest answer, in tokens (default: 48)")
+    parser.add_argument("--scripted", action="store_true", help="use a stand-in for the engine")
     print(json.dumps(asyncio.run(benchmark(parser.parse_args(argv))), indent=2))
     return 0
 

@@ -1,14 +1,14 @@
-"""What each arithmetic of this processor is worth to an engine, and how near it comes to the machine's own limit.
+"""How fast an engine is in each arithmetic of this processor, and how close it comes to the machine's limit.
 
     python -m benchmarks.cpu                          Qwen2.5-Coder-1.5B; JSON on stdout
     python -m benchmarks.cpu --isa avx2               as on a processor with AVX2 alone
-    python -m benchmarks.cpu --busy 0,1,2 --arms auto with so many busy processes beside
+    python -m benchmarks.cpu --busy 0,1,2 --arms auto with that many busy processes on the machine
 
-One engine after another, with the settings that ``serving`` gives it: medians of decode steps with 300 tokens of
-context (no grammar), prompt tokens read per second, seconds to start, resident memory. Answers are held against
-float32's: the share of its greedy tokens that the arm would choose too (top-1) and their negative log-likelihood (NLL).
-The limit of a machine at B sequences is that of reading all weights once per step (at the speed of a copy) or of its
-products (at the speed of one with 512 rows), whichever is slower, both measured in the same run.
+Engines run one after another with the settings that ``serving`` gives them. Measured are the median decode step with
+300 tokens of context (no grammar), prompt tokens read per second, seconds to start, and resident memory. Answers are
+compared with float32's: the share of its greedy tokens that the arm would also choose (top-1), and their negative
+log-likelihood (NLL). The machine's limit for B sequences is the slower of reading all weights once per step (at the
+speed of a copy) and computing the products (at the speed of one with 512 rows), both measured in the same run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "auto": {},
     "bfloat16": {"dtype": "bfloat16", "quantization": "none"},
 }
-"""float32 comes first: the others are held against its answers."""
+"""float32 comes first, because the others are compared with its answers."""
 STEPS = {1: 16, 8: 12, 32: 10, 96: 8}
 CONTEXT = 300
 QUESTIONS = (
@@ -59,7 +59,7 @@ def engine_config(arm: str, isa: str, slow: bool) -> EngineConfig:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Every arm in a process of its own."""
+    """Measure every arm in its own process."""
     from serving.model_store import resolve
 
     model = resolve(arguments.model, allow_fetch=False)
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def child(given: dict[str, Any], config: EngineConfig, more: list[str]) -> dict[str, Any]:
-    """One arm in a fresh process with an engine's environment; ``more``: variables to try, ``NAME=VALUE``."""
+    """Measure one arm in a fresh process with an engine's environment; ``more``: variables to add, ``NAME=VALUE``."""
     env = os.environ | engine_environment(config, cpu=True, cores=cpu.cores())
     env |= dict(each.split("=", 1) for each in more)
     env = {name: value for name, value in env.items() if value}
@@ -101,7 +101,7 @@ def child(given: dict[str, Any], config: EngineConfig, more: list[str]) -> dict[
 
 
 def measure_arm() -> None:
-    """What the arm's process does: settings on standard input, figures as JSON on the last line."""
+    """The arm's process: reads settings from standard input and prints figures as JSON on the last line."""
     given = json.loads(sys.stdin.read())
     model, config = Path(given["model"]), EngineConfig.model_validate(given["config"])
     row = {} if given["quick"] else limits(model, config)
@@ -134,7 +134,7 @@ def measure_arm() -> None:
     row["prompt_tokens_per_s"] = round(len(fresh) / sum(steps([fresh], 1)), 1)
     row["tokens_per_s"] = {}
     for size in (each for each in STEPS if each <= config.max_num_seqs):
-        # Their beginning is cached; what differs is read before the first of the steps that count.
+        # Their beginning is cached; the rest is read before the first step that counts.
         prompts = [text[: CONTEXT - 8] + text[index * 7 : index * 7 + 8] for index in range(size)]
         times = sorted(steps(prompts, STEPS[size])[-(STEPS[size] - 2) :])
         row["tokens_per_s"][size] = round(size / times[len(times) // 2], 2)
@@ -149,7 +149,7 @@ def measure_arm() -> None:
 
 
 def limits(model: Path, config: EngineConfig) -> dict[str, Any]:
-    """Bytes a second of a copy, operations a second of the arm's product, and tokens a second that they allow."""
+    """Bytes per second of a copy, operations per second of the arm's product, and the tokens per second they allow."""
     import torch
 
     source = torch.ones(256 << 20, dtype=torch.uint8)
@@ -180,7 +180,7 @@ def timed(work: Any) -> float:
 
 
 def agreement(llm: Any, tokenizer: Any, answers: Path, *, reference: bool) -> dict[str, Any]:
-    """How float32's answers look to this arm; ``reference``: it is float32's, and writes them down first."""
+    """How likely this arm finds float32's answers; ``reference``: this is float32, which first writes them."""
     from vllm import SamplingParams
     from vllm.inputs import TokensPrompt
 
@@ -199,15 +199,15 @@ def agreement(llm: Any, tokenizer: Any, answers: Path, *, reference: bool) -> di
         answers.write_text(json.dumps([list(each.outputs[0].token_ids) for each in done]))
     if not answers.exists():
         return {}
-    told = json.loads(answers.read_text())
+    expected = json.loads(answers.read_text())
     scored = llm.generate(
-        [TokensPrompt(prompt_token_ids=ids + answer) for ids, answer in zip(prompts, told, strict=True)],
+        [TokensPrompt(prompt_token_ids=ids + answer) for ids, answer in zip(prompts, expected, strict=True)],
         SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=1, detokenize=False),
         use_tqdm=False,
     )
     chances = [
         position[token]
-        for each, answer in zip(scored, told, strict=True)
+        for each, answer in zip(scored, expected, strict=True)
         for position, token in zip(each.prompt_logprobs[-len(answer) :], answer, strict=True)
     ]
     return {
@@ -218,7 +218,7 @@ def agreement(llm: Any, tokenizer: Any, answers: Path, *, reference: bool) -> di
 
 
 def resident_bytes() -> int:
-    """Of this process and all that it has started."""
+    """Resident memory of this process and all processes that it has started."""
     parents: dict[int, int] = {}
     pages: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*"):
@@ -240,9 +240,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default="qwen2.5-coder-1.5b")
     parser.add_argument("--isa", choices=("auto", "avx2"), default="auto")
     parser.add_argument("--arms", default=",".join(ARMS), help=f"of {', '.join(ARMS)}")
-    parser.add_argument("--busy", default="0", help="busy processes beside, such as 0,1,2")
+    parser.add_argument("--busy", default="0", help="numbers of busy processes to run at the same time, such as 0,1,2")
     parser.add_argument("--answers", type=Path, help="float32's answers, kept from an earlier run")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="environment variables to try")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="environment variables to set")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.child:

@@ -1,15 +1,15 @@
-"""What our own code costs when the engine costs nothing: turns per second and memory, by concurrent rollouts.
+"""The cost of our own code when the engine costs nothing: turns per second and memory, by concurrent rollouts.
 
     python -m benchmarks.driver                       100 to 50,000 concurrent rollouts; JSON on stdout; minutes
-    python -m benchmarks.driver --sizes 1000 --profile   where the time goes, on stderr
+    python -m benchmarks.driver --sizes 1000 --profile   a profile on stderr
     python -m benchmarks.driver --workers 1 --sizes 100,1000   with the loops in a Ray actor, as on a cluster
 
-The engine answers at once and the sandbox returns at once; everything else is what a training runs: the agent's loop,
-requests with tools and constraints, trajectories, grading, and a run folder that keeps every rollout. Each size runs
-in a process of its own: all rollouts start, wait together before their last turn, where the memory is read, and then
-end. A core's turns per second are turns over CPU seconds of the process; with ``--replicas N`` each turn also goes
-through Ray to one of N actors. With ``--workers N`` a whole rollout does, and the engine is in the worker: what is
-counted is what the driver has left to do.
+The engine and the sandbox answer at once. Everything else is as in a training: the agent's loop, requests with tools
+and constraints, trajectories, grading, and a run folder that stores every rollout. Each size runs in its own process:
+all rollouts start, wait for each other before their last turn, when the memory is measured, and then finish. A core's
+turns per second are turns divided by the CPU seconds of the process. With ``--replicas N`` each turn also goes through
+Ray to one of N actors. With ``--workers N`` whole rollouts do, with the engine in the worker, and the driver's
+remaining work is measured.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ SIZES = (100, 1_000, 10_000, 50_000)
 MIN_TURNS_PER_S = 2_000
 MAX_BYTES = 64 << 10
 MIN_ROLLOUTS = 10_000
-"""Smaller sizes are repeated until there were so many."""
+"""Smaller sizes are repeated until this many rollouts have run."""
 MAX_GROWTH = 1.2
-"""Cost of a turn at the largest size over that at 1,000."""
+"""Cost of a turn at the largest size relative to that at 1,000."""
 FUNCTIONS = FunctionSet.of(
     'def scale(x: int, by: int = 2) -> int:\n    """Return x times by."""\n    return x * by\n',
     'def reverse(word: str) -> str:\n    """Return word reversed."""\n    return word[::-1]\n',
@@ -59,14 +59,14 @@ THOUGHT = "The number has to be scaled, so I call the function that does it and 
 
 
 class InstantModel:
-    """Calls a function in every turn but the last, in which it answers. Waits there while the gate is closed."""
+    """Calls a function in every turn except the last, in which it waits for the gate to open and answers."""
 
     def __init__(self, turns: int) -> None:
         self.turns = turns
         self.asked = 0
         self.gate = asyncio.Event()
         self.full = asyncio.Event()
-        """Set when ``expected`` rollouts wait."""
+        """Set when ``expected`` rollouts are waiting."""
         self.expected = 0
         self.waiting = 0
 
@@ -90,7 +90,7 @@ class InstantModel:
 
 
 class OpenModel(InstantModel):
-    """The same without a gate, for actors."""
+    """The same without a gate, for use in actors."""
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         self.gate.set()
@@ -98,7 +98,7 @@ class OpenModel(InstantModel):
 
 
 class InstantSandbox:
-    """Returns at once what the model's calls would return; runs nothing."""
+    """Returns the results of the model's calls at once, without running anything."""
 
     async def call(self, source: str, name: str, arguments: dict[str, Any], **more: Any) -> Execution:
         return Execution(ok=True, value=arguments["x"] * arguments["by"])
@@ -110,11 +110,11 @@ class InstantSandbox:
         raise NotImplementedError("the script writes no code")
 
     async def aclose(self) -> None:
-        """Nothing to end."""
+        """Nothing to stop."""
 
 
 class Numbers:
-    """Problems in any number, graded as text."""
+    """A task with any number of problems, graded as text."""
 
     name = "numbers"
     preload: tuple[str, ...] = ()
@@ -133,7 +133,7 @@ def resident_bytes() -> int:
 
 
 async def measure(n: int, turns: int, replicas: int, workers: int, folder: Path) -> dict[str, Any]:
-    """``n`` concurrent rollouts of ``turns`` turns each."""
+    """Measure ``n`` concurrent rollouts of ``turns`` turns each."""
     task = Numbers()
     problems = task.problems("train", n)
     gated = InstantModel(turns)
@@ -195,13 +195,13 @@ async def hosted(turns: int, replicas: int, stack: AsyncExitStack) -> Any:
 
 
 def agent_config(turns: int) -> AgentConfig:
-    """Settings under which exactly ``turns`` turns are made."""
+    """Settings for attempts of exactly ``turns`` turns."""
     return AgentConfig(max_turns=turns, max_tokens=40 * turns + 1)
 
 
 @asynccontextmanager
 async def instant_worker(turns: int) -> AsyncIterator[Solver]:
-    """What a rollout worker opens here."""
+    """The solver in a rollout worker."""
     sandbox = InstantSandbox()
     yield GradedAgent(make_agent(OpenModel(turns), sandbox, agent_config(turns)), Numbers(), sandbox)
 
@@ -242,7 +242,7 @@ def one_size(n: int, turns: int, replicas: int, workers: int, profile: bool) -> 
 
 
 def judge(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The targets, and whether they are met."""
+    """The figures that have targets, and whether they are met."""
     by_size = {row["rollouts"]: row for row in rows}
     largest = by_size[max(by_size)]
     base = by_size.get(1_000, rows[0])
@@ -268,7 +268,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--turns", type=int, default=3, help="turns of a rollout (default: 3)")
     parser.add_argument("--replicas", type=int, default=0, help="Ray actors that host the engine (default: none)")
     parser.add_argument("--workers", type=int, default=0, help="Ray actors that run the rollouts (default: none)")
-    parser.add_argument("--profile", action="store_true", help="profile the one size that is given")
+    parser.add_argument("--profile", action="store_true", help="profile the only size given")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.one or arguments.profile:

@@ -1,17 +1,17 @@
-"""What is left of a training when its parts are killed: a scripted training, disturbed, against the undisturbed one.
+"""Does a training survive when its parts are killed? Disturbed scripted trainings against an undisturbed one.
 
     python -m benchmarks.faults                       every fault; JSON on stdout; minutes
     python -m benchmarks.faults --only driver --kills 20
 
-Each fault hits a real process from outside at a random moment. Where the run ends, it is started again until it has
-a report. Then the function set, the steps, the scores and the grade of every rollout must equal the undisturbed
-run's, every rollout must be stored once, and no more rollouts and drafts may have been started again than were under
-way when something was killed. Exit code 1 if anything differs.
+Each fault hits a real process from outside at a random moment. If the run ends, it is started again until it has a
+report. Then the function set, the steps, the scores and the grade of every rollout must equal those of the undisturbed
+run, every rollout must be stored once, and no more rollouts and drafts may have been repeated than were in flight when
+something was killed. The exit code is 1 if anything differs.
 
-``driver`` SIGKILL of the training process · ``driver_with_engine`` of one whose engine is in a Ray actor ·
-``engine`` SIGKILL of an engine actor, one of two · ``lone_engine`` of the only one · ``worker`` SIGKILL of a rollout
-worker, one of two · ``sandbox`` SIGKILL of sandbox processes · ``node`` a Ray node with an engine and a rollout worker
-is taken away · ``disk`` the disk is full · ``sigint``, ``sigterm`` the run is asked to stop; no process may be left.
+``driver``: SIGKILL of the training process · ``driver_with_engine``: the same with the engine in a Ray actor ·
+``engine``: SIGKILL of one of two engine actors · ``lone_engine``: of the only one · ``worker``: SIGKILL of one of two
+rollout workers · ``sandbox``: SIGKILL of sandbox processes · ``node``: a Ray node with an engine and a rollout worker
+is removed · ``disk``: the disk is full · ``sigint``, ``sigterm``: the run is asked to stop, and must leave no process.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from pathlib import Path
 from typing import Any
 
 MARK = "AGENTOPT_FAULTS"
-"""An environment variable by which the processes of a run are found."""
+"""An environment variable that identifies the processes of a run."""
 LATENCY_S = 0.05
 PLACES = 4
 """Rollouts at once: the scripted training's ``concurrency``."""
 
 
 class Run:
-    """A scripted training in a folder, started as often as it takes."""
+    """A scripted training in a folder, started as often as necessary."""
 
     def __init__(self, folder: Path, *, replicas: int = 0, workers: int = 0, address: str | None = None) -> None:
         folder.mkdir(parents=True)
@@ -52,12 +52,12 @@ class Run:
         self.flags += ["--workers", str(workers)] if workers else []
         self.flags += ["--address", address] if address else []
         self.in_flight: list[int] = []
-        """Rollouts and drafts under way at each kill."""
+        """Rollouts and drafts in flight at each kill."""
         self.seen: set[tuple[int, str]] = set()
-        """(pid, start time) of all processes that a scan found."""
+        """(pid, start time) of all processes that scans have found."""
 
     def start(self, limit: Callable[[], None] | None = None) -> subprocess.Popen[bytes]:
-        """Start or continue the training in a process group of its own. ``limit`` runs in it first."""
+        """Start or continue the training in its own process group. ``limit`` runs in it first."""
         with (self.folder / "output.txt").open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.scripted", str(self.folder), *self.flags],
@@ -66,7 +66,7 @@ class Run:
             )  # fmt: skip
 
     def finish(self) -> int:
-        """Start again until there is a report; how often that took."""
+        """Start again until there is a report; returns the number of starts."""
         for starts in range(1, 10):
             process = self.start()
             try:
@@ -78,38 +78,38 @@ class Run:
         raise RuntimeError(f"no report after 9 starts: {self.output()}")
 
     def output(self) -> str:
-        """The end of what the processes wrote."""
+        """The end of the processes' output."""
         return (self.folder / "output.txt").read_text(errors="replace")[-2000:]
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """The whole lines of a JSONL file of the run folder."""
+        """The complete lines of a JSONL file in the run folder."""
         path = self.path / name
         data = path.read_bytes() if path.exists() else b""
         return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
 
     def requests(self) -> list[tuple[int, str, int]]:
-        """(process, session, messages) of each request so far."""
+        """(process, conversation, messages) of each request so far."""
         path = self.folder / "requests.txt"
         lines = path.read_text().splitlines() if path.exists() else []
         return [(int(pid), session, int(n)) for pid, session, n in (line.split() for line in lines)]
 
     def starts(self) -> list[str]:
-        """Sessions of rollouts and drafts, once per time that they were started."""
+        """Sessions of rollouts and drafts, once for each time that they were started."""
         return [session for _, session, n in self.requests() if n == (1 if session.startswith("optimizer/") else 2)]
 
     def note_in_flight(self) -> None:
-        """Count what is under way: what was started and is not written down."""
+        """Record how much is in flight: what was started and is not stored yet."""
         started = set(self.starts())
         drafts = {each for each in started if each.startswith("optimizer/")}
         done = {f"{row['functions']}/{row['problem_id']}/{row['seed']}" for row in self.rows("rollouts.jsonl")}
         self.in_flight.append(len(started - drafts - done) + max(0, len(drafts) - len(self.rows("proposals.jsonl"))))
 
     def progress(self) -> int:
-        """How much of the run is written down."""
+        """How much of the run is stored."""
         return len(self.rows("rollouts.jsonl"))
 
     def scan(self) -> list[int]:
-        """The run's living processes: those with its mark, and those seen before under the same identity."""
+        """The run's live processes: those with its mark, their children, and those seen before."""
         for pid, parent in processes():
             with contextlib.suppress(OSError):
                 marked = self.mark.encode() in Path(f"/proc/{pid}/environ").read_bytes()
@@ -118,7 +118,7 @@ class Run:
         return [pid for pid, start in self.seen if started_at(pid) == start]
 
     def result(self) -> dict[str, Any]:
-        """What must not depend on faults."""
+        """The results that must not depend on faults."""
         report = json.loads((self.path / "report.json").read_text())
         steps = [{key: value for key, value in row.items() if key != "seconds"} for row in self.rows("steps.jsonl")]
         grades = {
@@ -134,7 +134,7 @@ class Run:
         }
 
     def verdict(self, expected: dict[str, Any]) -> dict[str, Any]:
-        """The figures of a disturbed run that has ended; ``wrong`` names what differs."""
+        """The figures of a finished disturbed run; ``wrong`` names what differs."""
         result = self.result()
         stored = Counter((row["functions"], row["problem_id"], row["seed"]) for row in self.rows("rollouts.jsonl"))
         starts = self.starts()
@@ -143,7 +143,7 @@ class Run:
         if set(stored.values()) != {1}:
             wrong.append("a rollout was stored twice")
         if rework > sum(self.in_flight):
-            wrong.append("more was done again than was under way")
+            wrong.append("more was repeated than was in flight")
         return {"rework": rework, "in_flight_at_kills": self.in_flight, "rollouts": len(stored), "wrong": wrong}
 
 
@@ -158,7 +158,7 @@ def processes() -> list[tuple[int, int]]:
 
 
 def started_at(pid: int) -> str:
-    """When a process started, in ticks since the machine did; empty if it has ended."""
+    """When a process started, in ticks since the machine booted; empty if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -167,7 +167,7 @@ def started_at(pid: int) -> str:
 
 
 def wait_for(condition: Callable[[], Any], timeout_s: float = 60.0) -> bool:
-    """Whether ``condition`` came true in time."""
+    """Whether ``condition`` became true in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
@@ -177,7 +177,7 @@ def wait_for(condition: Callable[[], Any], timeout_s: float = 60.0) -> bool:
 
 
 def at_random(run: Run, process: subprocess.Popen[bytes], generator: random.Random, total: int) -> bool:
-    """Wait for a random moment between now and the end of the run; False if the process ended before it."""
+    """Wait for a random moment before the end of the run; False if the process ended first."""
     target = generator.randint(run.progress(), total)
     wait_for(lambda: run.progress() >= target or process.poll() is not None)
     time.sleep(generator.uniform(0, 4 * LATENCY_S))
@@ -185,7 +185,7 @@ def at_random(run: Run, process: subprocess.Popen[bytes], generator: random.Rand
 
 
 def driver(folder: Path, expected: dict[str, Any], generator: random.Random, kills: int) -> dict[str, Any]:
-    """SIGKILL of the training process, ``kills`` times in all, over as many trainings as that takes."""
+    """SIGKILL of the training process, ``kills`` times in total, over as many trainings as that takes."""
     verdicts: list[dict[str, Any]] = []
     left: list[int] = []
     done = 0
@@ -194,7 +194,7 @@ def driver(folder: Path, expected: dict[str, Any], generator: random.Random, kil
         here = 0
         while done < kills and here < 7:  # seven kills in one training, then a fresh one
             process = run.start()
-            # A moment of the start as well as one of the rollouts
+            # sometimes during the start, otherwise during rollouts
             early = generator.random() < 0.2
             if early:
                 time.sleep(generator.uniform(0, 2.5))
@@ -212,7 +212,7 @@ def driver(folder: Path, expected: dict[str, Any], generator: random.Random, kil
     wrong = [each for verdict in verdicts for each in verdict["wrong"]]
     rework = sum(verdict["rework"] for verdict in verdicts)
     flight = sum(sum(verdict["in_flight_at_kills"]) for verdict in verdicts)
-    wrong += ["processes were left"] if left else []
+    wrong += ["processes were left running"] if left else []
     return {"kills": done, "trainings": len(verdicts), "rework": rework, "in_flight": flight, "wrong": wrong}
 
 
@@ -233,23 +233,23 @@ def driver_with_engine(folder: Path, expected: dict[str, Any], generator: random
 
 
 def engine(folder: Path, expected: dict[str, Any], generator: random.Random, kills: int) -> dict[str, Any]:
-    """SIGKILL of one of two engine actors, twice at most, while the training goes on."""
+    """SIGKILL of one of two engine actors, at most twice; the training continues."""
     return engines(Run(folder / "engine", replicas=2), expected, generator, min(kills, 2))
 
 
 def lone_engine(folder: Path, expected: dict[str, Any], generator: random.Random, kills: int) -> dict[str, Any]:
-    """SIGKILL of the only engine actor: the run waits for its restart."""
+    """SIGKILL of the only engine actor; the run waits for its restart."""
     return engines(Run(folder / "lone_engine", replicas=1), expected, generator, 1)
 
 
 def worker(folder: Path, expected: dict[str, Any], generator: random.Random, kills: int) -> dict[str, Any]:
-    """SIGKILL of one of two rollout workers, twice at most, while the training goes on."""
+    """SIGKILL of one of two rollout workers, at most twice; the training continues."""
     run = Run(folder / "worker", replicas=1, workers=2)
     return kill_some(run, expected, generator, min(kills, 2), lambda: [pid for pid in run.scan() if is_worker(pid)])
 
 
 def is_worker(pid: int) -> bool:
-    """Whether a process is a rollout worker, by the title that Ray gives it."""
+    """Whether a process is a rollout worker, judging by the title that Ray gives it."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::WorkerActor")
     except OSError:
@@ -283,7 +283,7 @@ def kill_some(
 
 
 def sandbox(folder: Path, expected: dict[str, Any], generator: random.Random, kills: int) -> dict[str, Any]:
-    """SIGKILL of sandbox processes, one after another, while the training goes on."""
+    """SIGKILL of sandbox processes, one after another; the training continues."""
     run = Run(folder / "sandbox")
     process = run.start()
     killed = 0
@@ -299,7 +299,7 @@ def sandbox(folder: Path, expected: dict[str, Any], generator: random.Random, ki
 
 
 def node(folder: Path, expected: dict[str, Any], generator: random.Random, kills: int) -> dict[str, Any]:
-    """Two Ray nodes with an engine and a rollout worker each; the second is taken away in the middle."""
+    """Two Ray nodes with an engine and a rollout worker each; the second is removed in the middle."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args=NODE)
@@ -310,7 +310,7 @@ def node(folder: Path, expected: dict[str, Any], generator: random.Random, kills
         hit = at_random(run, process, generator, 40)
         workers = sum(is_worker(pid) for pid, _ in processes())
         if hit:
-            # It takes a second, in which other attempts begin; each may meet the end of the worker and of the engine.
+            # It takes a second, in which more attempts start; each can lose its worker and its engine.
             run.in_flight.append(2 * PLACES)
             cluster.remove_node(second, allow_graceful=False)
         code = process.wait(timeout=300)
@@ -325,14 +325,14 @@ NODE: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 80 << 20, "include
 
 
 def disk(folder: Path, expected: dict[str, Any], generator: random.Random, kills: int) -> dict[str, Any]:
-    """No file may grow beyond a limit, as on a full disk; then there is room again."""
+    """No file can grow beyond a limit, as on a full disk; later there is room again."""
     run = Run(folder / "disk")
     size = generator.randint(8_000, 40_000)
     process = run.start(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
     code = process.wait(timeout=120)
     run.note_in_flight()
     output = run.output()
-    run.in_flight[-1] += 1  # the rollout or draft whose line did not fit had ended
+    run.in_flight[-1] += 1  # the rollout or draft whose line did not fit was finished
     wrong = [] if code == 1 and "cannot be written" in output and "agentopt resume" in output else [f"{code}: {output}"]
     wrong += ["a traceback"] if "Traceback" in output else []
     run.finish()
@@ -341,19 +341,19 @@ def disk(folder: Path, expected: dict[str, Any], generator: random.Random, kills
 
 
 def sigint(folder: Path, expected: dict[str, Any], generator: random.Random, kills: int) -> dict[str, Any]:
-    """Ctrl-C in a terminal: the whole process group gets the signal."""
+    """Ctrl-C in a terminal: the whole process group receives the signal."""
     return stopped(Run(folder / "sigint", replicas=1), expected, generator, signal.SIGINT, whole_group=True)
 
 
 def sigterm(folder: Path, expected: dict[str, Any], generator: random.Random, kills: int) -> dict[str, Any]:
-    """A scheduler asks the training process to end, and asks again."""
+    """A scheduler asks the training process to end, twice."""
     return stopped(Run(folder / "sigterm", replicas=1), expected, generator, signal.SIGTERM, whole_group=False)
 
 
 def stopped(
     run: Run, expected: dict[str, Any], generator: random.Random, number: int, *, whole_group: bool
 ) -> dict[str, Any]:
-    """Send a signal twice, look for processes that are left, and continue."""
+    """Send a signal twice, check that no process is left, and continue the run."""
     process = run.start()
     hit = at_random(run, process, generator, 40)
     run.scan()
@@ -375,11 +375,11 @@ def stopped(
 
 
 def left_over(run: Run, wrong: list[str], grace_s: float = 15) -> dict[str, Any]:
-    """``wrong``, with processes that are left after a grace."""
+    """``wrong``, plus any processes that are left after ``grace_s`` seconds."""
     if wait_for(lambda: not run.scan(), grace_s):
         return {"wrong": wrong}
     names = [Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")[:80] for pid in run.scan()]
-    return {"wrong": [*wrong, f"processes are left: {names}"]}
+    return {"wrong": [*wrong, f"processes are still running: {names}"]}
 
 
 FAULTS = {
@@ -391,9 +391,9 @@ FAULTS = {
 def main(argv: list[str] | None = None) -> int:
     """Run the faults and print a JSON report. 1 if anything differs from the undisturbed run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default=",".join(FAULTS), help=f"some of {','.join(FAULTS)}")
+    parser.add_argument("--only", default=",".join(FAULTS), help=f"the faults to try, of {','.join(FAULTS)}")
     parser.add_argument("--kills", type=int, default=20, help="kills of the driver and of sandboxes (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments (default: 0)")
     arguments = parser.parse_args(argv)
     names = arguments.only.split(",")
     if unknown := sorted(set(names) - set(FAULTS)):

@@ -1,11 +1,11 @@
 """The engine benchmarks on a GPU, and how much of its memory bandwidth rollouts use.
 
-    python -m benchmarks.gpu        one JSON report; says why and ends with 0 where there is no GPU
+    python -m benchmarks.gpu        a JSON report; without a GPU it gives the reason and exits with 0
 
 Runs ``benchmarks.rollouts`` (256 at once), ``benchmarks.constraints`` and ``benchmarks.driver``, each as its own
-command, and copies memory on the GPU to learn its bandwidth. A decode step reads all weights W and the KV cache of
-the batch, B sequences of mean length L at k bytes a token: with X tokens/s in the body of the epoch a step takes B/X,
-so the use is (W + B·L·k)·X/B over the bandwidth. The ideal step takes max((W + B·L·k)/bandwidth, 2·P·B/F).
+command, and measures the GPU's memory bandwidth with a copy. A decode step reads all weights W and the KV cache of the
+batch, B sequences of mean length L at k bytes per token. With X tokens/s in the body of the epoch a step takes B/X, so
+the use is (W + B·L·k)·X/B over the bandwidth. The ideal step takes max((W + B·L·k)/bandwidth, 2·P·B/F).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ print(20 * 2 * a.numel() / (start.elapsed_time(end) / 1000))
 
 
 def command(*parts: str) -> str:
-    """The last of what a command of this interpreter prints; its errors pass through."""
+    """The output of a command of this interpreter; its standard error passes through."""
     done = subprocess.run([sys.executable, *parts], stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout
 

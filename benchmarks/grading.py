@@ -1,12 +1,12 @@
-"""How fast and how right the MATH grader is, beside math-verify where that is installed.
+"""How fast and how accurate the MATH grader is, compared with math-verify if that is installed.
 
     python -m benchmarks.grading MATH_FOLDER            seconds; a table on stderr, JSON on stdout
     python -m benchmarks.grading MATH_FOLDER --differ   also every disagreement with math-verify
 
-MATH_FOLDER holds train.jsonl and test.jsonl. Four sets of pairs: every expected answer against itself; rewrites that
-mean the same; changes that mean something else; and the hand-checked cases of the tests. For math-verify the answers
-are put between dollar signs, as its documentation asks, and its clock is switched off (it raises in threads and
-its verdicts depend on the load).
+MATH_FOLDER contains train.jsonl and test.jsonl. There are four sets of pairs: every expected answer with itself,
+rewrites with the same meaning, changes with a different meaning, and the hand-checked cases of the tests. For
+math-verify the answers are put between dollar signs, as its documentation requires, and its time limit is switched off
+(it raises in threads, and makes verdicts depend on the load).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def golds(folder: Path) -> list[str]:
 
 
 def rewrites(gold: str) -> Iterator[str]:
-    """The same answer, written otherwise."""
+    """The same answer, written differently."""
     yield f"The answer is $\\boxed{{{gold}}}$."
     yield re.sub(r"\\[dt]?frac(?![a-z])", r"\\dfrac", gold)
     yield re.sub(r"\\sqrt\{(\d+)\}", r"sqrt(\1)", gold)
@@ -58,7 +58,7 @@ def rewrites(gold: str) -> Iterator[str]:
 
 
 def changes(gold: str) -> Iterator[str]:
-    """Another answer, written alike."""
+    """Different answers that are written similarly."""
     for match in re.finditer(r"\d+", gold):
         yield gold[: match.start()] + str(int(match[0]) + 1) + gold[match.end() :]
     if re.fullmatch(r"[\d\\].*", gold) and gold.strip("0") and "," not in gold and not re.search("begin|text", gold):
@@ -96,7 +96,7 @@ def ours(gold: str, prediction: str) -> bool:
 
 
 def theirs() -> Callable[[str, str], bool] | None:
-    """math-verify's verdict; None where it is not installed."""
+    """math-verify's verdict; None if it is not installed."""
     try:
         from math_verify import parse, verify
     except ImportError:
@@ -114,7 +114,7 @@ def theirs() -> Callable[[str, str], bool] | None:
 
 
 def measure(grade: Callable[[str, str], bool], cases: Iterable[Pair]) -> dict[str, Any]:
-    """Right verdicts, answers per CPU second, and the wrong ones."""
+    """The number of right verdicts, answers per CPU second, and the wrong verdicts."""
     started = time.process_time()
     wrong, n, slowest = [], 0, 0.0
     for gold, prediction, right in cases:
@@ -122,7 +122,7 @@ def measure(grade: Callable[[str, str], bool], cases: Iterable[Pair]) -> dict[st
         n += 1
         try:
             verdict = grade(gold, prediction)
-        except Exception as error:  # noqa: BLE001 - a grader that raises has given no right verdict
+        except Exception as error:  # noqa: BLE001 - raising is a wrong verdict
             wrong.append((gold, prediction, f"{type(error).__name__}"))
         else:
             if verdict != right:
@@ -147,7 +147,7 @@ def main() -> None:
     """Print a table to stderr and JSON to stdout."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--limit", type=int, help="pairs of each set, evenly chosen")
+    parser.add_argument("--limit", type=int, help="pairs per set, chosen evenly")
     parser.add_argument("--differ", action="store_true", help="list every wrong verdict of either grader")
     arguments = parser.parse_args()
     other = theirs()

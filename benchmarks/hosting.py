@@ -1,4 +1,4 @@
-"""What the engine benchmarks share: an engine that notes what it was asked, meters, and a stand-in without a model."""
+"""Shared by the engine benchmarks: an engine that logs its requests, meters, and a stand-in without a model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CODE_ONLY = r"```python\n([^`]|`[^`]|``[^`])*\n```\n?"
 
 
 class NotingEngine(Engine):
-    """The engine as it is, which also writes down the prompt's ids and the number of tokens of every answer."""
+    """The real engine, which also writes the prompt's ids and the number of tokens of every answer to a file."""
 
     def __init__(self, model: Path, config: EngineConfig, notes: Path, *, cpu: bool) -> None:
         """``notes``: a JSONL file, one ``[prompt ids, generated tokens]`` per answer."""
@@ -43,9 +43,9 @@ class NotingEngine(Engine):
 
 
 class PacedModel:
-    """A stand-in for an engine: every token takes ``step_s``, whatever the batch; at most ``max_seqs`` at once.
+    """A stand-in for an engine: every token takes ``step_s`` regardless of the batch; at most ``max_seqs`` at once.
 
-    It lets these benchmarks be tried where there is no model: what it says is code to run, then an answer.
+    It allows these benchmarks to run without a model. It replies with code to run, and then with an answer.
     """
 
     device = "scripted"
@@ -56,8 +56,8 @@ class PacedModel:
         self.notes = notes.open("a", encoding="utf-8")
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        """Code while only code is allowed, else an answer; between 20 and 120 tokens."""
-        tokens = 20 + zlib.crc32(f"{request.session}{len(request.messages)}".encode()) % 101
+        """Reply with code if only code is allowed, otherwise with an answer; 20 to 120 tokens."""
+        tokens = 20 + zlib.crc32(f"{request.conversation}{len(request.messages)}".encode()) % 101
         prompt = sum(len(message.content.split()) for message in request.messages)
         async with self.slots:
             await asyncio.sleep(tokens * self.step_s)
@@ -75,15 +75,15 @@ class PacedModel:
 
 @dataclass
 class Meter:
-    """A ChatModel around another that keeps, per answer, when it came, how long it took, and its tokens."""
+    """A ChatModel around another that records when each answer came, how long it took, and its tokens."""
 
     model: Any
     rows: list[tuple[float, float, int, Usage]] = field(default_factory=list)
     """(time, seconds, assistant turns before it, usage)."""
     held: dict[str | None, int] = field(default_factory=dict)
-    """Tokens of each session's latest request and its reply."""
+    """Tokens of each conversation's latest request and reply."""
     known: int = 0
-    """Prompt tokens that were part of the session's request before: what a perfect cache would hit."""
+    """Prompt tokens that were part of the conversation's previous request or reply: the hits of a perfect cache."""
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Pass ``request`` on."""
@@ -92,15 +92,15 @@ class Meter:
         turn = sum(message.role == "assistant" for message in request.messages)
         now = time.perf_counter()
         self.rows.append((now, now - started, turn, reply.usage))
-        self.known += min(self.held.get(request.session, 0), reply.usage.prompt_tokens)
-        self.held[request.session] = reply.usage.prompt_tokens + reply.usage.completion_tokens
+        self.known += min(self.held.get(request.conversation, 0), reply.usage.prompt_tokens)
+        self.held[request.conversation] = reply.usage.prompt_tokens + reply.usage.completion_tokens
         return reply
 
     async def aclose(self) -> None:
-        """The inner model is closed by who opened it."""
+        """Whoever opened the inner model closes it."""
 
     def figures(self, started: float) -> dict[str, Any]:
-        """Tokens per second, over all and in the body (from the first to the last tenth of the answers), and hits."""
+        """Tokens per second, overall and in the body (without the first and last tenth of answers), and cache hits."""
         rows = sorted(self.rows, key=lambda row: row[0])
         tokens = sum(usage.completion_tokens for *_, usage in rows)
         seconds = rows[-1][0] - started
@@ -128,13 +128,13 @@ class Meter:
 
 @dataclass
 class MoreTurns:
-    """A ChatModel around another that lets an agent only run code before turn ``turns``."""
+    """A ChatModel around another that makes an agent run code in every turn before turn ``turns``."""
 
     model: Any
     turns: int
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        """Pass ``request`` on, with an answer forbidden in the early turns."""
+        """Pass ``request`` on, with answers forbidden in the early turns and required in the last."""
         done = sum(message.role == "assistant" for message in request.messages)
         if request.constraint is not None and request.constraint.kind == "turn" and done < self.turns - 1:
             request = request.model_copy(update={"constraint": Constraint(kind="turn", value=CODE_ONLY)})
@@ -145,11 +145,11 @@ class MoreTurns:
         return reply
 
     async def aclose(self) -> None:
-        """The inner model is closed by who opened it."""
+        """Whoever opened the inner model closes it."""
 
 
 class Barrier:
-    """A ChatModel around another that sends turns in lock-step: all active rollouts' requests at once, then waits."""
+    """A ChatModel around another that runs turns in lock-step: it sends the requests of all active rollouts at once."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -181,7 +181,7 @@ class Barrier:
         self._release()
 
     async def aclose(self) -> None:
-        """The inner model is closed by who opened it."""
+        """Whoever opened the inner model closes it."""
 
 
 @dataclass
@@ -204,7 +204,7 @@ class BarrierAgent:
 async def hosted(
     model: str, config: EngineConfig, notes: Path, *, scripted: bool
 ) -> AsyncIterator[tuple[ChatModel, str]]:
-    """A fresh engine in a Ray actor and its device, as a run hosts it; or the stand-in."""
+    """A fresh engine in a Ray actor, as in a run, and its device; or the stand-in."""
     if scripted:
         paced = PacedModel(notes, max_seqs=config.max_num_seqs)
         yield paced, paced.device
@@ -233,7 +233,7 @@ async def hosted(
 
 
 def ceiling(model: str, config: EngineConfig, notes: Path, device: str) -> dict[str, Any]:
-    """The same prompts and output lengths through vLLM's own offline ``generate`` in one call, in a fresh process."""
+    """The same prompts and output lengths in one call of vLLM's offline ``generate``, in a fresh process."""
     if device == "scripted":
         lengths = [json.loads(line)[1] for line in notes.read_text().splitlines()]
         return asyncio.run(scripted_ceiling(config, lengths))
@@ -250,7 +250,7 @@ def ceiling(model: str, config: EngineConfig, notes: Path, device: str) -> dict[
 
 
 async def scripted_ceiling(config: EngineConfig, lengths: list[int]) -> dict[str, Any]:
-    """The stand-in's own limit: the noted lengths, all at once."""
+    """The stand-in's limit: all logged lengths at once."""
     slots = asyncio.Semaphore(config.max_num_seqs)
 
     async def one(tokens: int) -> None:
@@ -264,7 +264,7 @@ async def scripted_ceiling(config: EngineConfig, lengths: list[int]) -> dict[str
 
 
 def offline() -> None:
-    """What the ceiling's process does: settings on standard input, figures as JSON on the last line."""
+    """The ceiling's process: reads settings from standard input and prints figures as JSON on the last line."""
     given = json.loads(sys.stdin.read())
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt

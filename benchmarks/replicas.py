@@ -1,11 +1,11 @@
-"""How throughput grows with engine replicas, where each has a processor or a GPU of its own.
+"""How throughput grows with engine replicas if each has its own processor or GPU.
 
     python -m benchmarks.replicas                1 and 2 replicas; JSON on stdout; about a minute
 
-Engines on this machine would share its cores, so the stand-in of ``benchmarks.hosting`` takes their place: each token
-takes its time whatever the batch, and a batch has ``--max-seqs`` places. All the rest is what a training runs: Ray
-actors, the pool with its session affinity, agents, the real sandbox. Exit code 1 if the speed-up is under 0.9 of the
-number of replicas.
+Engines on this machine would share its cores, so the stand-in of ``benchmarks.hosting`` replaces them: each token
+takes a fixed time regardless of the batch, and a batch has ``--max-seqs`` slots. Everything else is as in a training:
+Ray actors, the pool with its session affinity, agents, the real sandbox. The exit code is 1 if the speed-up is less
+than 0.9 times the number of replicas.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MIN_EFFICIENCY = 0.9
 
 
 async def measure(replicas: int, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The problems once, on ``replicas`` actors with twice as many rollouts as they have places."""
+    """Roll out the problems once on ``replicas`` actors, with twice as many rollouts at once as they have slots."""
     from ray_jobs.cluster import connect, disconnect
     from ray_jobs.config import RayConfig
     from serving.pool import host
@@ -69,8 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--counts", default="1,2", help="numbers of replicas, separated by commas (default: 1,2)")
     parser.add_argument("--problems", type=int, default=512)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--max-seqs", type=int, default=32, help="places in a replica's batch (default: 32)")
-    parser.add_argument("--step", type=float, default=0.01, help="seconds of one token (default: 0.01)")
+    parser.add_argument("--max-seqs", type=int, default=32, help="slots in a replica's batch (default: 32)")
+    parser.add_argument("--step", type=float, default=0.01, help="seconds per token (default: 0.01)")
     arguments = parser.parse_args(argv)
     rows = []
     for count in map(int, arguments.counts.split(",")):

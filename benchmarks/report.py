@@ -1,11 +1,11 @@
-"""How fast a report is written, opens and answers, in headless Chromium.
+"""How fast a report is written, opens and responds, in headless Chromium.
 
     python -m benchmarks.report                      a run of 10,000 rollouts; JSON on stdout
     python -m benchmarks.report --rollouts 1000 --keep /tmp/made-up-run
 
-The run is made up, of the shape of real ones: kinds of problems, calls, blocks of code, tracebacks and long results, at
-about 3 kB a rollout. ``open_s`` is from the start of the navigation until the curve, the list and a whole rollout are
-drawn and the browser is idle for a frame; the file comes from disk, the browser is fresh each time.
+The run is synthetic but looks like a real one: kinds of problems, calls, code blocks, tracebacks and long results, at
+about 3 kB per rollout. ``open_s`` is the time from the start of the navigation until the curve, the list and a rollout
+are drawn and the browser has been idle for a frame. The file is read from disk by a fresh browser each time.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ CHOOSE = """value => new Promise(done => {
 
 
 def source(kind: str, version: int) -> str:
-    """A function for a kind of problem, as a model might write its n-th version."""
+    """A function for a kind of problem, in the style of a model's n-th version."""
     checks = "".join(f"    if len(text) == {n}:\n        text = text + ' '\n" for n in range(version))
     return (
         f"def solve_{kind}(text: str, base: int = {version + 2}) -> str:\n"
@@ -103,7 +103,7 @@ def made_problems(rng: random.Random, split: str, n: int) -> list[Problem]:
 
 
 def made_rollout(rng: random.Random, problem: Problem, functions: FunctionSet, skill: float) -> Trajectory:
-    """One attempt of two to four turns."""
+    """One rollout of one to four turns."""
     right = rng.random() < skill
     steps = []
     for _ in range(rng.randrange(1, 4)):
@@ -142,7 +142,7 @@ def made_rollout(rng: random.Random, problem: Problem, functions: FunctionSet, s
 
 
 def make_run(folder: Path, n_rollouts: int, *, seed: int = 0) -> None:
-    """A run folder with about ``n_rollouts`` rollouts, written with the program's own means."""
+    """Write a run folder with about ``n_rollouts`` rollouts, using the program's own writer."""
     rng = random.Random(seed)
     each = max(6, n_rollouts // (N_STEPS + 5))
     train, test = made_problems(rng, "train", each), made_problems(rng, "test", 2 * each)
@@ -191,7 +191,7 @@ def make_run(folder: Path, n_rollouts: int, *, seed: int = 0) -> None:
 
 
 def measure(page_file: Path) -> dict[str, float]:
-    """One fresh browser: seconds to open, milliseconds of frames while scrolling, of a filter, of a search."""
+    """Times in a fresh browser: opening (s), frames while scrolling and a filter (ms), a search (s)."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
@@ -220,11 +220,11 @@ def measure(page_file: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Make a run, its report, and measure."""
+    """Make a run and its report, and measure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rollouts", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--keep", type=Path, help="make the run here and leave it")
+    parser.add_argument("--keep", type=Path, help="make the run in this folder and keep it")
     arguments = parser.parse_args()
     from ray_jobs.commands.report import report
 

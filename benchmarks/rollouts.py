@@ -1,13 +1,13 @@
-"""How near agent rollouts come to what the engine alone can do.
+"""How close agent rollouts come to the throughput of the engine alone.
 
     python -m benchmarks.rollouts               Qwen2.5-Coder-1.5B, 96 problems, 32 at once, 3 turns; JSON on stdout
-    python -m benchmarks.rollouts --scripted    a stand-in for the engine: tries the benchmark itself, in seconds
+    python -m benchmarks.rollouts --scripted    a stand-in for the engine: tests the benchmark itself, in seconds
 
-Three measurements, each on an engine of its own with the same settings, so that none finds the other's prefixes:
-the rollouts as a training runs them; the same with a barrier per turn; and the prompts and output lengths of the
-first through vLLM's offline ``generate`` in one call, which is the ceiling. Turns run code in the real sandbox; an
-answer is allowed in the last turn only, so every rollout has ``--turns`` turns. The ceiling knows all turns from the
-start and checks no grammar. ``cpu_s_per_rollout`` is the CPU time of the driver's process alone.
+There are three measurements, each on its own engine with the same settings, so that none finds another's prefixes in
+the cache: rollouts as in a training; the same with a barrier per turn; and, as the ceiling, the prompts and output
+lengths of the first in one call of vLLM's offline ``generate``. Turns run code in the real sandbox. An answer is
+allowed only in the last turn, so every rollout has ``--turns`` turns. The ceiling knows all turns from the start and
+checks no grammar. ``cpu_s_per_rollout`` is the CPU time of the driver process alone.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TASK = "reasoning_gym:base_conversion,spell_backward,polynomial_multiplication"
 
 
 async def measure(arguments: argparse.Namespace, config: EngineConfig, notes: Path, *, barrier: bool) -> dict[str, Any]:
-    """Roll the problems out once on a fresh engine."""
+    """Roll out the problems once on a fresh engine."""
     task = load_task(TASK, seed=3)
     problems = task.problems("train", arguments.problems)
     agent_config = AgentConfig(max_turns=arguments.turns, max_turn_tokens=arguments.turn_tokens, think=False)
@@ -101,10 +101,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--problems", type=int, default=96)
     parser.add_argument("--concurrency", type=int, default=32, help="rollouts at once, and the engine's largest batch")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--turn-tokens", type=int, default=120, help="most tokens of one turn (default: 120)")
+    parser.add_argument("--turn-tokens", type=int, default=120, help="longest turn, in tokens (default: 120)")
     parser.add_argument("--batched-tokens", type=int, default=8192, help="the engine's max_num_batched_tokens")
-    parser.add_argument("--isa", choices=("auto", "avx2"), default="auto", help="of a CPU engine")
-    parser.add_argument("--scripted", action="store_true", help="a stand-in for the engine")
+    parser.add_argument("--isa", choices=("auto", "avx2"), default="auto", help="instruction set of a CPU engine")
+    parser.add_argument("--scripted", action="store_true", help="use a stand-in for the engine")
     print(json.dumps(benchmark(parser.parse_args(argv)), indent=2))
     return 0
 

@@ -1,12 +1,12 @@
-"""How fast the sandbox is, against one interpreter per call in the same run.
+"""How fast the sandbox is, compared with one interpreter per call in the same run.
 
     python -m benchmarks.sandbox                 about a minute; JSON on stdout, a table on stderr
-    python -m benchmarks.sandbox --soak 100000   that many calls while workers are killed at random
+    python -m benchmarks.sandbox --soak 100000   this many calls while workers are killed at random
 
-Every function is measured one call at a time with 10 ms between calls, as a model's turns leave them (p50, p99),
-and with many calls waiting (calls per second, CPU milliseconds per call of all the sandbox's processes together).
-The other way is ``subprocess`` with the same interpreter, source and arguments: no walls at all. Load on the machine
-moves all wall-clock figures; the ratios and the CPU figures are the steadier ones.
+Every function is measured one call at a time, with 10 ms between calls as between a model's turns (p50, p99), and with
+many calls waiting (calls per second, and CPU milliseconds per call of all sandbox processes together). The alternative
+is ``subprocess`` with the same interpreter, source and arguments, and no protection at all. Load on the machine
+affects all wall-clock figures; the ratios and CPU figures are more stable.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from agentopt_local.sandbox import Execution, ForkServerSandbox, SandboxLimits, 
 
 LIMITS = SandboxLimits(timeout_s=30.0)
 SOAK_LIMITS = SandboxLimits(timeout_s=600.0)
-"""A starved machine must not pass for a wrong result."""
+"""Long, so that a busy machine does not count as a wrong result."""
 FUNCTIONS: dict[str, tuple[str, dict[str, Any], Any]] = {
     "trivial": ("def f(a, b):\n    return a + b\n", {"a": 1, "b": 2}, 3),
     "sympy": (
@@ -66,7 +66,7 @@ def family(launcher: int) -> list[int]:
 
 
 def cpu_s(pids: list[int]) -> float:
-    """Processor seconds of processes and of their children that have ended."""
+    """CPU seconds of processes and of their children that have ended."""
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -76,7 +76,7 @@ def cpu_s(pids: list[int]) -> float:
 
 
 def memory_mib(pid: int) -> dict[str, float]:
-    """Proportional and private memory (empty without the right to look)."""
+    """Proportional and private memory; empty without permission to read it."""
     sizes: dict[str, float] = {}
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
@@ -91,7 +91,7 @@ def memory_mib(pid: int) -> dict[str, float]:
 
 
 def open_descriptors() -> int:
-    """Of this process."""
+    """The number of this process's open descriptors."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
@@ -180,7 +180,7 @@ async def measure_batch(sandbox: ForkServerSandbox, name: str, count: int) -> fl
 
 
 async def measure_kills(sandbox: ForkServerSandbox) -> dict[str, float]:
-    """How late a limit of 0.2 s strikes, and how long the next call takes (medians of 10)."""
+    """How late a limit of 0.2 s takes effect, and how long the next call takes (medians of 10)."""
     overshoot, after = [], []
     for _ in range(10):
         start = time.perf_counter()
@@ -230,7 +230,7 @@ async def benchmark(count: int) -> dict[str, Any]:
 
 
 async def soak(count: int, workers: int) -> dict[str, Any]:
-    """``count`` calls with a worker killed every half second: none is lost untold or swapped, nothing is leaked."""
+    """``count`` calls with a worker killed every half second: no result is lost silently or mixed up, nothing leaks."""
     generator = random.Random(0)
     source = "def f(n):\n    print('out', n)\n    return {'n': n, 'squares': [n, n * n]}\n"
     result = {"calls": count, "ok": 0, "worker_lost": 0, "wrong": 0, "kills": 0}
@@ -282,7 +282,7 @@ async def soak(count: int, workers: int) -> dict[str, Any]:
 
 
 def show(report: dict[str, Any]) -> None:
-    """The table on stderr."""
+    """Print the table to stderr."""
     head = f"{'':>10} {'workers':>7} {'p50 ms':>8} {'p99 ms':>8} {'calls/s':>8} {'CPU ms':>7} {'batch/s':>8}"
     print(head + "   times faster than one interpreter per call: p50, calls/s, batch", file=sys.stderr)
     for workers in (1, 2):
@@ -305,7 +305,7 @@ def show(report: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sandbox", description=__doc__.splitlines()[0])
     parser.add_argument("--calls", type=int, default=400, help="calls per figure (default: 400)")
-    parser.add_argument("--soak", type=int, metavar="N", help="N calls with random kills instead")
+    parser.add_argument("--soak", type=int, metavar="N", help="make N calls with random kills instead")
     parser.add_argument("--workers", type=int, default=2, help="workers of the soak (default: 2)")
     arguments = parser.parse_args()
     if arguments.soak:

@@ -1,12 +1,12 @@
 """A whole training without a model: words to reverse, numbers to double, and a script that plays both roles.
 
-    python -m benchmarks.scripted FOLDER                    train in FOLDER/run, or resume it there
-    python -m benchmarks.scripted FOLDER --replicas 2       the script in two Ray actors, as engines are
-    python -m benchmarks.scripted FOLDER --replicas 1 --workers 2    and the rollouts in two others
+    python -m benchmarks.scripted FOLDER                    train in FOLDER/run, or resume the run there; FOLDER exists
+    python -m benchmarks.scripted FOLDER --replicas 2       with the script in two Ray actors, like engines
+    python -m benchmarks.scripted FOLDER --replicas 1 --workers 2    and with the rollouts in two others
 
-What the script answers is a pure function of the request, so runs differ only in what is done to them: fault tests
-kill this process, or a part of it, and compare what the run folder holds in the end. Every request is noted in
-FOLDER/requests.txt before it is answered, in the order of arrival over all processes.
+The script's answers depend only on the request, so runs differ only in what is done to them: fault tests kill this
+process, or a part of it, and compare the final run folders. Every request is logged in FOLDER/requests.txt before it is
+answered, in order of arrival over all processes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TOLD = {"action": "add_function", "name": "reverse"}
 
 
 def rows() -> list[dict[str, Any]]:
-    """Words to reverse and numbers to double; two functions are to be learned."""
+    """Words to reverse and numbers to double; there are two functions to learn."""
     spelled = [("train", word) for word in WORDS] + [("test", word) for word in TEST_WORDS]
     counted = [("train", number) for number in range(10, 15)] + [("test", number) for number in range(20, 23)]
     return [
@@ -49,10 +49,10 @@ def rows() -> list[dict[str, Any]]:
 
 
 def plan(prompt: str) -> tuple[dict[str, str], str]:
-    """The optimizer's next action, a pure function of its prompt, and the source that goes with it.
+    """The optimizer's next action, which depends only on its prompt, and the source that goes with it.
 
-    It gives four steps: add a half-right function, add the other one, a revision that makes things worse and is
-    rolled back, and the right revision.
+    This makes four steps: add a function that is half right, add the other one, make a revision that is worse and is
+    rolled back, and make the right revision.
     """
     if "Double: " in prompt:
         return {"action": "add_function", "name": "double"}, DOUBLE
@@ -62,7 +62,7 @@ def plan(prompt: str) -> tuple[dict[str, str], str]:
 
 
 def optimizer(request: ChatRequest) -> str:
-    """What the optimizer says: a header, a source, or example arguments."""
+    """The optimizer's reply: a header, a source, or example arguments."""
     header, source = plan(request.messages[0].content)
     assert request.constraint is not None
     if request.constraint.kind == "json_schema":
@@ -75,7 +75,7 @@ def optimizer(request: ChatRequest) -> str:
 
 
 def agent(request: ChatRequest) -> str:
-    """What the agent says: a call if there is a function for the problem, then what it returned."""
+    """The agent's reply: a call if there is a function for the problem, and then its result."""
     last = request.messages[-1]
     if last.role == "tool":
         return f"<answer>{last.content}</answer>"
@@ -88,7 +88,7 @@ def agent(request: ChatRequest) -> str:
 
 def brain(request: ChatRequest) -> str:
     """Both roles."""
-    return optimizer(request) if (request.session or "").startswith("optimizer/") else agent(request)
+    return optimizer(request) if (request.conversation or "").startswith("optimizer/") else agent(request)
 
 
 def config_in(folder: Path, **changes: Any) -> RunConfig:
@@ -108,7 +108,7 @@ def config_in(folder: Path, **changes: Any) -> RunConfig:
 
 
 class NotingModel(ScriptedChatModel):
-    """The script, which notes every request in a file that several processes may share."""
+    """The script, which logs every request in a file that several processes can share."""
 
     def __init__(self, path: Path, latency_s: float) -> None:
         """``path``: one line per request, ``PROCESS SESSION MESSAGES``."""
@@ -116,8 +116,8 @@ class NotingModel(ScriptedChatModel):
         self.file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        """Note ``request`` and answer it."""
-        os.write(self.file, f"{os.getpid()} {request.session} {len(request.messages)}\n".encode())
+        """Log ``request`` and answer it."""
+        os.write(self.file, f"{os.getpid()} {request.conversation} {len(request.messages)}\n".encode())
         return await super().complete(request)
 
     async def aclose(self) -> None:
@@ -128,7 +128,7 @@ class NotingModel(ScriptedChatModel):
 
 
 async def train_once(run_dir: RunDir, display: Any, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train until the report; the script is in this process, or in actors on a Ray cluster."""
+    """Train until the report, with the script in this process or in actors on a Ray cluster."""
     from ray_jobs.runs import read_config
     from ray_jobs.training import train
 
@@ -155,10 +155,10 @@ def main(argv: list[str] | None = None) -> int:
     """Start the run in FOLDER, or continue it; the exit codes are those of ``agentopt train``."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scripted", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--latency", type=float, default=0.03, help="seconds of each completion (default: 0.03)")
+    parser.add_argument("--latency", type=float, default=0.03, help="seconds per completion (default: 0.03)")
     parser.add_argument("--replicas", type=int, default=0, help="Ray actors that host the script (default: none)")
-    parser.add_argument("--workers", type=int, help="Ray actors for the rollouts (default: one per node of several)")
-    parser.add_argument("--address", help="the Ray cluster to join (default: start one)")
+    parser.add_argument("--workers", type=int, help="Ray actors for rollouts (default: one per node of several)")
+    parser.add_argument("--address", help="Ray cluster to join (default: start one)")
     arguments = parser.parse_args(argv)
     from ray_jobs.commands.running import run_job
     from ray_jobs.runs import new_run

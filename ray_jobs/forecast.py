@@ -152,7 +152,7 @@ class Forecast:
             self._in_step += work
 
     def rollout(self, stage: Stage, trajectory: Trajectory) -> None:
-        """An attempt ended, now or before a resume. One that comes again with its stage is no more work."""
+        """An attempt ended, now or before a resume. One that is reused in a later stage is counted once."""
         key = (trajectory.functions, trajectory.problem_id, trajectory.seed)
         if key in self._seen:
             return

@@ -94,13 +94,13 @@ class Engine:
         """Answer ``request``. Raises ContextOverflowError if the prompt leaves no room for a reply."""
         from vllm.inputs import TokensPrompt
 
-        ids = self.transcripts.prompt_ids(request.session, request.messages, request.tools)
+        ids = self.transcripts.prompt_ids(request.conversation, request.messages, request.tools)
         room = self.config.max_model_len - len(ids)
         if room < 1:
             raise ContextOverflowError(
                 f"the prompt has {len(ids)} tokens; the engine's max_model_len is {self.config.max_model_len}"
             )
-        known = self.transcripts.known_tokens(request.session, ids)
+        known = self.transcripts.known_tokens(request.conversation, ids)
         await self._warm(request, ids)
         params = self._sampling_params(request, min(room, request.sampling.max_tokens))
         output = await self._generate(TokensPrompt(prompt_token_ids=ids), params)
@@ -110,7 +110,7 @@ class Engine:
             message = Message(role="assistant", content=text)
         else:
             message = self.transcripts.tool_format.parse(text, request.tools)
-        self.transcripts.remember(request.session, (*request.messages, message), request.tools, ids + sampled)
+        self.transcripts.remember(request.conversation, (*request.messages, message), request.tools, ids + sampled)
         cached = output.num_cached_tokens or 0
         self._cache_works = self._cache_works or cached > 0
         # Only whole blocks are cached, and the last sampled token has never been computed.

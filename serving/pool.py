@@ -82,8 +82,8 @@ class EnginePool(ActorPool):
 
         Raises EngineDeadError; see :meth:`~serving.actor_pool.ActorPool.call`.
         """
-        what = f"a request ({request.session or 'without a session'})"
-        reply = await self.call("complete", request, what=what, conversation=request.session)
+        what = f"a request ({request.conversation or 'of no conversation'})"
+        reply = await self.call("complete", request, what=what, conversation=request.conversation)
         assert isinstance(reply, ChatReply)
         return reply
 

@@ -128,7 +128,7 @@ class Transcripts:
         These are the system message with the tools or, without a system message, the whole prompt: the optimizer
         samples the same prompt several times.
         """
-        if request.session in self.conversations:
+        if request.conversation in self.conversations:
             return []
         if request.messages[0].role != "system":
             return ids

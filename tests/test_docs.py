@@ -1,23 +1,23 @@
-"""The pages that people read: every command and block of code in them is run, or read by what would run it.
+"""README and docs: every command and code block in them is run, or parsed by the program that would run it.
 
-A comment above each block, which readers do not see, says what becomes of it::
+A comment above each block, which readers do not see, says what to do with it::
 
-    <!-- test: file NAME -->        it is written to NAME, as the page tells the reader to
-    <!-- test: run -->              its lines are run by a shell in the page's folder
+    <!-- test: file NAME -->        write it to NAME, as the page asks the reader to do
+    <!-- test: run -->              run its lines with a shell in the page's folder
     <!-- test: output -->           the last run printed exactly this
-    <!-- test: parse -->            its commands are read by the command line, or make; its settings by the loader
-    <!-- test: commands -->         it lists all commands, each as the command line has it
-    <!-- test: usage -->            its flags are in the --help of the module
-    <!-- test: sweep BASE -->       read as a sweep over the settings in BASE
-    <!-- test: rows NAME -->        like file, and read as a task's problems
-    <!-- test: doctest -->          a Python session
-    <!-- test: python -->           a cell of a notebook; the model is a script
-    <!-- test: install -->          pip installs without a network, then the rest is run
-    <!-- test: told COMMAND -->     COMMAND is refused with this; an ellipsis stands for any text
-    <!-- test: source FILES -->     the message stands in one of these files; an ellipsis stands for a value
+    <!-- test: parse -->            the command line (or make) knows its commands, the loader its settings
+    <!-- test: commands -->         it lists all commands, in the form that the command line accepts
+    <!-- test: usage -->            its flags are in the module's --help
+    <!-- test: sweep BASE -->       load it as a sweep over the settings in BASE
+    <!-- test: rows NAME -->        like file, and load it as a task's problems
+    <!-- test: doctest -->          run it as a Python session
+    <!-- test: python -->           run it as a notebook's cell, with a script in place of a model
+    <!-- test: install -->          install with pip, without a network, then run the rest
+    <!-- test: told COMMAND -->     COMMAND fails with this message; an ellipsis matches any text
+    <!-- test: source FILES -->     one of these files contains the message; an ellipsis replaces a value
 
-A page is a story: its blocks share a folder and are taken in order. Commands that need a model get a scripted one on
-loopback; they are otherwise run word for word.
+The blocks of a page share a folder and are processed in order. Commands that need a model get a scripted one on
+loopback; otherwise they are run word for word.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal, Protocol
 
-from agentopt_local.chat import Constraint, Message, ToolCall, ToolSpec
+from agentopt_local.chat import Constraint, Message, ToolCall
 from agentopt_local.functions import FunctionSet
 from agentopt_local.record import Record
 
@@ -55,13 +55,11 @@ class Dialect(Protocol):
     """Said to the model when a turn did exactly what an earlier one had done."""
     nudge: str
     """Said to the model when a turn neither acts nor answers."""
+    offers_tools: bool
+    """Whether requests offer the functions as tools; False where the system prompt describes them."""
 
     def system(self, functions: FunctionSet) -> str:
         """The system prompt of an agent with ``functions``."""
-        ...
-
-    def tools(self, functions: FunctionSet) -> tuple[ToolSpec, ...]:
-        """Functions that requests offer as tools; empty where the system prompt describes them."""
         ...
 
     def constraint(self, functions: FunctionSet, answering: Answering) -> Constraint:

@@ -6,7 +6,7 @@ from agentopt_local import prompts
 from agentopt_local.agents.answers import FORMS, read_answer
 from agentopt_local.agents.config import AgentConfig
 from agentopt_local.agents.dialect import CODE, Act, Answering, CodeBlock, Turn
-from agentopt_local.chat import Constraint, Message, ToolCall, ToolSpec
+from agentopt_local.chat import Constraint, Message, ToolCall
 from agentopt_local.functions import FunctionSet
 
 # A thought ends with its line: prose that runs into a backtick would have to go on as a block of code. No counted
@@ -23,6 +23,8 @@ NUDGE = "Call a function, run a ```python block, or give the final answer as {op
 class FunctionCallingDialect:
     """Turns that call functions, run code, or answer between the marks of ``config.answer_form``."""
 
+    offers_tools = True
+
     def __init__(self, config: AgentConfig) -> None:
         self.config = config
         self.form = FORMS[config.answer_form]
@@ -36,10 +38,6 @@ class FunctionCallingDialect:
         """The system prompt; the functions are offered as tools, so it does not list them."""
         prompt = "agent_system_functions" if functions.functions else "agent_system"
         return prompts.fill(prompt, opening=self.form.opening, closing=self.form.closing)
-
-    def tools(self, functions: FunctionSet) -> tuple[ToolSpec, ...]:
-        """All functions."""
-        return functions.tool_specs()
 
     def constraint(self, functions: FunctionSet, answering: Answering) -> Constraint:
         """One line of thought at most, then a call, a block of code, or the answer."""

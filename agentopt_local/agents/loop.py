@@ -10,7 +10,7 @@ import time
 
 from agentopt_local.agents.config import AgentConfig
 from agentopt_local.agents.dialect import Act, Answering, CodeBlock, Dialect
-from agentopt_local.chat import ChatModel, ChatReply, ChatRequest, Message, Sampling, ToolCall, Usage
+from agentopt_local.chat import ChatModel, ChatRequest, Message, Sampling, ToolCall, Usage
 from agentopt_local.errors import ContextOverflowError, PromptError
 from agentopt_local.functions import FunctionSet, render_value
 from agentopt_local.problem import Problem
@@ -60,9 +60,8 @@ class Episode:
         self.dialect = agent.dialect
         self.functions = functions
         self.seed = seed
-        self.specs = {tool.name: tool for tool in functions.tool_specs()}
-        self.tools = self.dialect.tools(functions)
-        self.session = f"{functions.fingerprint}/{problem.id}/{seed}"
+        self.specs = functions.tool_specs()
+        self.conversation = f"{functions.fingerprint}/{problem.id}/{seed}"
         self.messages: list[Message] = [
             Message(role="system", content=self.dialect.system(functions)),
             Message(role="user", content=problem.question),
@@ -84,10 +83,10 @@ class Episode:
             if left < 1:
                 return "max_tokens"
             try:
-                reply = await self._complete(min(left, self.config.max_turn_tokens))
+                message = await self._complete(min(left, self.config.max_turn_tokens))
             except PromptError as error:
                 return self._stopped_by(error)
-            step = await self._take(reply.message)
+            step = await self._take(message)
             if self.answer is not None:
                 return "answer"
             idle = 0 if step.executed else idle + 1
@@ -99,22 +98,22 @@ class Episode:
                 self.messages.append(Message(role="user", content=self.dialect.repeated))
         return "max_turns"
 
-    async def _complete(self, max_tokens: int) -> ChatReply:
+    async def _complete(self, max_tokens: int) -> Message:
         request = ChatRequest(
             messages=tuple(self.messages),
-            tools=self.tools,
+            tools=self.specs if self.dialect.offers_tools else (),
             constraint=self.dialect.constraint(self.functions, self._answering()) if self.config.constrain else None,
             sampling=Sampling(
                 max_tokens=max_tokens,
                 temperature=self.config.temperature,
                 seed=self.seed if self.config.temperature > 0 else None,
             ),
-            session=self.session,
+            conversation=self.conversation,
         )
         reply = await self.agent.model.complete(request)
         self.usage += reply.usage
         self.context_tokens = reply.usage.prompt_tokens + reply.usage.completion_tokens
-        return reply
+        return reply.message
 
     def _stopped_by(self, error: PromptError) -> StopReason:
         if error.usage is not None:
@@ -156,7 +155,7 @@ class Episode:
         return ToolRun(name=act.name, arguments=act.arguments, ok=False, result=self._cut(f"Error: {act.error}"))
 
     async def _call(self, call: ToolCall) -> ToolRun:
-        spec = self.specs.get(call.name)
+        spec = next((spec for spec in self.specs if spec.name == call.name), None)
         if spec is None:
             names = ", ".join(self.functions.names) or "none"
             execution = Execution(ok=False, error=f"there is no function {call.name!r}; there are: {names}")

@@ -16,7 +16,7 @@ from agentopt_local import prompts
 from agentopt_local.agents.answers import read_answer, unboxed
 from agentopt_local.agents.config import AgentConfig
 from agentopt_local.agents.dialect import CODE, Act, Answering, BadInput, CodeBlock, Turn
-from agentopt_local.chat import Constraint, Message, ToolCall, ToolSpec
+from agentopt_local.chat import Constraint, Message, ToolCall
 from agentopt_local.functions import Function, FunctionSet, one_text_parameter
 from agentopt_local.tool_formats import COMPACT_JSON
 from agentopt_local.trajectory import PYTHON
@@ -49,6 +49,8 @@ class ReactDialect:
 
     repeated = REPEATED
     nudge = NUDGE
+    offers_tools = False
+    """The system prompt describes the functions; a chat template would offer them in another form."""
 
     def __init__(self, config: AgentConfig) -> None:
         self.config = config
@@ -57,10 +59,6 @@ class ReactDialect:
         """The system prompt with a line per action."""
         thought = "Thought: one line on what to do next\n" if self.config.think else ""
         return prompts.fill("react_system", thought=thought, actions=self._actions(functions))
-
-    def tools(self, functions: FunctionSet) -> tuple[ToolSpec, ...]:
-        """None: the system prompt describes the functions, and a chat template would offer them in another form."""
-        return ()
 
     def _actions(self, functions: FunctionSet) -> str:
         """A line per action: what it does and what its input looks like."""

@@ -1,4 +1,4 @@
-"""Rollouts as logs of Inspect AI, written with its own classes, so that ``inspect view`` and its analyses read them."""
+"""Rollouts as Inspect AI logs, written with its own classes so that ``inspect view`` and its analyses can read them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ LIMITS: dict[str, Literal["turn", "token", "context"]] = {
     "max_tokens": "token",
     "context": "context",
 }
-"""Stop reasons that are one of Inspect's limits."""
+"""Stop reasons that correspond to one of Inspect's limits."""
 
 
 def check_installed() -> None:
-    """Raise ConfigError if Inspect AI is not there."""
+    """Raise ConfigError if Inspect AI is not installed."""
     try:
         import inspect_ai  # noqa: F401
     except ImportError:
@@ -48,8 +48,9 @@ def write_log(
 ) -> None:
     """Write one evaluation as ``path`` (``.eval`` or ``.json``).
 
-    ``side`` names it, such as ``before``. ``config`` are the run's settings, of which the budgets are needed.
-    ``prompt_hashes`` are those of the run's metadata: the system prompt stands in the log only if it is still the same.
+    ``side`` names it, such as ``before``. ``config`` holds the run's settings; the agent's kind, form of answer and
+    budgets are used. ``prompt_hashes`` come from the run's metadata: the log includes the system prompt only if it has
+    not changed since.
     """
     from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalResults, EvalSpec, EvalStats, write_eval_log
 
@@ -88,7 +89,7 @@ def write_log(
 
 
 def moment(text: str | None) -> str:
-    """An ISO 8601 time with its zone, as Inspect wants it; the epoch if it is not known."""
+    """An ISO 8601 time with its zone, as Inspect requires; the epoch if it is not known."""
     return datetime.fromisoformat(text or "1970-01-01T00:00:00+00:00").astimezone().isoformat()
 
 
@@ -153,7 +154,7 @@ def _sample(
 
 
 def _turn(step: Step, number: int) -> list[Any]:
-    """One turn of the agent and what it was told."""
+    """One turn of the agent and the observations that followed."""
     from inspect_ai.model import ChatMessageAssistant, ChatMessageTool, ChatMessageUser
     from inspect_ai.tool import ToolCall, ToolCallError
 
@@ -164,13 +165,15 @@ def _turn(step: Step, number: int) -> list[Any]:
     ]
     messages: list[Any] = [ChatMessageAssistant(content=step.message.content, tool_calls=calls or None)]
     results = list(step.executed) if calls else []
-    for index, told in enumerate(step.observations):
-        if told.role != "tool" or index >= len(results):
-            messages.append(ChatMessageUser(content=told.content))
+    for index, observation in enumerate(step.observations):
+        if observation.role != "tool" or index >= len(results):
+            messages.append(ChatMessageUser(content=observation.content))
             continue
-        error = None if results[index].ok else ToolCallError(type="unknown", message=told.content)
+        error = None if results[index].ok else ToolCallError(type="unknown", message=observation.content)
         messages.append(
-            ChatMessageTool(content=told.content, tool_call_id=ids[index], function=results[index].name, error=error)
+            ChatMessageTool(
+                content=observation.content, tool_call_id=ids[index], function=results[index].name, error=error
+            )
         )
     return messages
 

@@ -1,4 +1,4 @@
-"""What a run learned, and where it comes from."""
+"""What a run learned, and where it came from."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from agentopt_local.tasks.catalog import public_spec
 
 
 class Provenance(Record):
-    """Where a function set comes from, and what was measured of it. Holds no path and no address of the machine."""
+    """Where a function set comes from and how it was measured. Contains no path or address of the machine."""
 
     run: str
     """The run folder's name."""
     task: str
-    """The task's spec; of a path only its last part."""
+    """The task's spec, with only the last part of a path."""
     model: str
     """The model that wrote the functions and called them."""
     seed: int
     agentopt_local: str | None
-    """Version of this package, with the commit of its checkout where there was one."""
+    """Version of this package."""
     commit: str | None
     started: str | None
-    """When the training began, ISO 8601."""
+    """Start of the training, ISO 8601."""
     functions: str
     """Fingerprint of the set."""
     start: tuple[str, ...]
-    """Functions that the training started with: the model may have revised them, but did not invent them."""
+    """Functions that the training started with. The model may have revised them, but did not create them."""
     test: Comparison | None
     """The evaluation on held-out problems; None if this set was not evaluated."""
 
 
 class Learned(Record):
-    """A run's functions as the evaluation tested them."""
+    """A run's functions, as the evaluation tested them."""
 
     functions: FunctionSet
     withheld: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class Learned(Record):
 def read_learned(run: Path) -> Learned:
     """The functions of the run folder ``run`` and where they come from. Raises RunDirError if it is not a run folder.
 
-    The run is not locked: a training that is under way is not disturbed.
+    Takes no lock, so it does not disturb a training in progress.
     """
     config = read_config(run)
     accepted = read_functions(run)

@@ -1,7 +1,7 @@
 """Learned functions as tools of the Model Context Protocol; every call runs in the sandbox.
 
-What a function does wrong, an error, a time-out, a crash, is a tool error that the client's model can read and act on.
-The server goes on.
+An error, timeout or crash in a function is a tool error, which the client's model can read and act on. The server keeps
+running.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from agentopt_local.version import __version__
 
 log = logging.getLogger(__name__)
 HOST = "127.0.0.1"
-"""The server has no password, so nobody else's machine may reach it."""
+"""Loopback only: the server has no authentication, so other machines must not reach it."""
 PATH = "/mcp"
 INSTRUCTIONS = (
     "Functions that a language model agent learned. They run in a sandbox without network and files; a call that "
@@ -30,7 +30,7 @@ INSTRUCTIONS = (
 
 
 def check_installed() -> None:
-    """Raise ConfigError if the protocol's SDK is not there, or too old."""
+    """Raise ConfigError if the protocol's SDK is missing or too old."""
     try:
         import mcp_types  # noqa: F401  - the name is new in 2.0
         from mcp.server.lowlevel import Server  # noqa: F401
@@ -83,10 +83,10 @@ async def serve_stdio(server: Any) -> None:
 
 
 async def serve_http(server: Any, port: int, on_ready: Callable[[str], None]) -> None:
-    """Serve clients of this machine over streamable HTTP, until cancelled. ``port`` 0 takes a free one.
+    """Serve clients on this machine over streamable HTTP, until cancelled. ``port`` 0 selects a free port.
 
-    ``on_ready`` is told the address. Requests that name another host are refused, so that a page in a browser cannot
-    reach the server under a name of its own. Raises ConfigError if the port is taken.
+    ``on_ready`` is called with the address. Requests for another host name are rejected, so that a page in a browser
+    cannot reach the server through a domain of its own. Raises ConfigError if the port is taken.
     """
     import uvicorn
 
@@ -94,7 +94,7 @@ async def serve_http(server: Any, port: int, on_ready: Callable[[str], None]) ->
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
-        listener.listen()  # so that whoever is told the address can connect at once
+        listener.listen()  # clients can connect as soon as on_ready is called
     except (OSError, OverflowError) as error:
         listener.close()
         raise ConfigError(f"--http {port}: {HOST}:{port} cannot be used ({error}); give another port, or 0") from None
@@ -102,7 +102,7 @@ async def serve_http(server: Any, port: int, on_ready: Callable[[str], None]) ->
         on_ready(f"http://{HOST}:{listener.getsockname()[1]}{PATH}")
         app = server.streamable_http_app(streamable_http_path=PATH, host=HOST)
         http = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-        http.capture_signals = contextlib.nullcontext  # signals are the command's business
+        http.capture_signals = contextlib.nullcontext  # the command handles signals
         serving = asyncio.create_task(http.serve(sockets=[listener]))
         try:
             await asyncio.shield(serving)
@@ -113,5 +113,5 @@ async def serve_http(server: Any, port: int, on_ready: Callable[[str], None]) ->
 
 
 def client_config(name: str, command: list[str]) -> dict[str, Any]:
-    """The entry that MCP clients read from their ``mcp.json`` or settings: start ``command`` and talk over stdio."""
+    """The entry for MCP clients' ``mcp.json`` or settings: start ``command`` and talk to it over stdio."""
     return {"mcpServers": {name: {"command": command[0], "args": command[1:]}}}

@@ -1,4 +1,4 @@
-"""Functions as an installable Python package whose tests are calls that were recorded, and reproduce."""
+"""Functions as an installable Python package, whose tests are recorded calls that reproduce."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def default_name(run: str) -> str:
-    """A package name made from a run's."""
+    """A package name made from a run's name."""
     return "learned_" + (re.sub(r"[^a-z0-9]+", "_", run.lower()).strip("_") or "functions")
 
 
@@ -42,7 +42,7 @@ def check_name(name: str, functions: FunctionSet) -> None:
 def write_package(
     folder: Path, learned: Learned, replayed: Sequence[Replayed], *, name: str, model_licence: str | None
 ) -> None:
-    """Write the package ``name`` into the empty ``folder``. ``model_licence``: of who wrote the functions."""
+    """Write the package ``name`` into the empty ``folder``. ``model_licence``: that of the model that wrote it."""
     check_name(name, learned.functions)
     exported = time.strftime("%Y-%m-%d")
     values = {
@@ -87,7 +87,7 @@ def package_of(folder: Path) -> Path | None:
 
 
 def requirements(functions: FunctionSet) -> list[str]:
-    """The distributions that the functions import, from the version on that they were tried with."""
+    """The distributions that the functions import, with the version that they were tried with as the minimum."""
     imported = {package for function in functions.each() for package in function.imports}
     foreign = sorted(imported - sys.stdlib_module_names)
     owners: Mapping[str, Sequence[str]] = packages_distributions() if foreign else {}
@@ -163,7 +163,7 @@ def listing(functions: FunctionSet) -> str:
 
 
 def replay_text(learned: Learned, replayed: Sequence[Replayed]) -> str:
-    """What the tests are made of, and what was left out."""
+    """Which recorded calls became tests, and which did not."""
     lines = []
     for each in replayed:
         text = f"* `{each.name}`: {each.recorded} distinct recorded calls, {each.tried} made again, "
@@ -178,7 +178,7 @@ def replay_text(learned: Learned, replayed: Sequence[Replayed]) -> str:
 
 
 def licence_text(provenance: Provenance, model_licence: str | None) -> str:
-    """Whose code this is, as far as it can be said."""
+    """Who wrote the code and which terms may apply, as far as is known."""
     started = f" (it started from others: {', '.join(provenance.start)})" if provenance.start else ""
     licence = f", which is published under {model_licence}" if model_licence else ""
     return (
@@ -190,5 +190,5 @@ def licence_text(provenance: Provenance, model_licence: str | None) -> str:
 
 
 def plain(text: str) -> str:
-    """Text that is only text in a Markdown table and in a comment."""
+    """``text`` without anything that has a meaning in a Markdown table or a comment."""
     return re.sub(r"[\x00-\x1f\x7f]+", " ", text).translate({ord(char): f"&#{ord(char)};" for char in "<>|`*["})

@@ -1,4 +1,4 @@
-"""Recorded calls, made again in the sandbox: those that return the same become the tests of an export."""
+"""Recorded calls, repeated in the sandbox: those that return the same result become the tests of an export."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.trajectory import ToolRun, Trajectory
 
 MAX_TRIED = 60
-"""Recorded calls of one function that are made again, at most."""
+"""Most recorded calls of one function that are repeated."""
 MAX_EXAMPLES = 20
-"""Of these, calls that become tests."""
+"""Most of these that become tests."""
 MAX_CHARS = 4000
-"""Longer arguments make no readable test."""
+"""Calls with longer arguments are skipped: they would make unreadable tests."""
 CUT = re.compile(r"\n\[\.\.\. \d+ characters cut \.\.\.]\n")
-"""A result that was not recorded whole."""
+"""The mark of a result that was not recorded completely."""
 
 
 class Example(Record):
@@ -32,7 +32,7 @@ class Example(Record):
 
 
 class Replayed(Record):
-    """What became of one function's recorded calls."""
+    """What happened to the recorded calls of one function."""
 
     name: str
     recorded: int
@@ -40,17 +40,17 @@ class Replayed(Record):
     tried: int
     """Of these, called again."""
     same: int
-    """Of these, with the recorded result, whatever the seed of the random generators."""
+    """Of these, calls with the recorded result, regardless of the seed of the random generators."""
     examples: tuple[Example, ...]
 
 
 async def replay(
     functions: FunctionSet, rollouts: Iterable[Trajectory], sandbox: Sandbox, *, timeout_s: float
 ) -> tuple[Replayed, ...]:
-    """Make the recorded calls of ``functions`` again, one result per function in their order.
+    """Repeat the recorded calls of ``functions``. Returns one result per function, in their order.
 
-    A function's calls under exactly this set come first, and among them those of attempts that were graded right.
-    Calls from before its last revision are tried too, and need not reproduce.
+    Calls made with exactly this set come first, and among them those of rollouts that were graded right. Calls from
+    before a function's last revision are tried too, but may not reproduce.
     """
     calls: dict[str, dict[str, tuple[int, ToolRun, int]]] = defaultdict(dict)
     for trajectory in rollouts:

@@ -17,12 +17,12 @@ from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.source import RUNTIME_HEADER
 
 HEADER = re.compile(rf"\A(?:#[^\n]*\n|\n)*{re.escape(RUNTIME_HEADER)}")
-"""What stands above the functions in a file that this program wrote."""
+"""What precedes the functions in a file that this program wrote."""
 FORMS = "a run folder, an exported package, a folder of .py files, or a .py file"
 
 
 class Found(Record):
-    """A function and the file that it stands in."""
+    """A function and the file that contains it."""
 
     file: Path
     function: Function
@@ -31,9 +31,8 @@ class Found(Record):
 def find_functions(path: Path, allowed_packages: Sequence[str]) -> tuple[Found, ...]:
     """The functions at ``path``: a run folder, an exported package, a folder of .py files, or a .py file.
 
-    A file may hold several functions and the imports that they need, and nothing else. Raises ConfigError that names
-    every file that is wrong and why: not acceptable as a Function, importing what is not in ``allowed_packages``, or
-    called as another one is.
+    A file may contain functions and the imports that they need, and nothing else. Raises ConfigError with a line for
+    each wrong file: not a valid Function, an import that is not in ``allowed_packages``, or a name that is taken.
     """
     if is_run(path):
         try:
@@ -63,7 +62,7 @@ def find_functions(path: Path, allowed_packages: Sequence[str]) -> tuple[Found, 
 
 
 async def load_in_sandbox(found: Sequence[Found], sandbox: Sandbox, *, timeout_s: float) -> FunctionSet:
-    """The found functions as one set, after each was defined in the sandbox. Raises ConfigError naming wrong files."""
+    """The found functions as one set, once each has loaded in the sandbox. Raises ConfigError naming wrong files."""
     wrong = []
     for each in found:
         execution = await sandbox.run("", functions=FunctionSet(functions=(each.function,)).source, timeout_s=timeout_s)
@@ -75,10 +74,10 @@ async def load_in_sandbox(found: Sequence[Found], sandbox: Sandbox, *, timeout_s
 
 
 def python_files(path: Path) -> list[Path]:
-    """The files that ``path`` stands for, by name. Tests and package files are passed over."""
+    """The Python files at ``path``, by name. Tests and package files are skipped."""
     if path.is_file():
         if path.suffix != ".py":
-            raise ConfigError(f"{path} is no Python file; give {FORMS}")
+            raise ConfigError(f"{path} is not a Python file; give {FORMS}")
         return [path]
     if not path.is_dir():
         raise ConfigError(f"{path} does not exist; give {FORMS}")
@@ -93,7 +92,7 @@ def python_files(path: Path) -> list[Path]:
 
 
 def _in_files(files: Sequence[Path]) -> tuple[list[Found], list[str]]:
-    """The functions of all files, and a line for each that is wrong."""
+    """The functions of all files, and a line for each file that is wrong."""
     found: list[Found] = []
     wrong: list[str] = []
     for file in files:
@@ -119,10 +118,10 @@ def _in_files(files: Sequence[Path]) -> tuple[list[Found], list[str]]:
 
 
 def split_module(text: str) -> list[str]:
-    """The sources of the functions in a module, each with the imports that stand above it and those that it uses.
+    """The sources of the functions in a module, each with the imports directly above it and earlier ones that it uses.
 
-    A module that :attr:`FunctionSet.source` wrote gives back exactly the sources it was made of. Raises FunctionError
-    for anything else at the top level, and SyntaxError.
+    A module written from :attr:`FunctionSet.source` gives exactly the original sources. Raises FunctionError for
+    anything else at the top level, and SyntaxError.
     """
     text = HEADER.sub("", text, count=1)
     tree = ast.parse(text)
@@ -153,7 +152,7 @@ def split_module(text: str) -> list[str]:
 
 
 def end_of(node: ast.stmt, lines: Sequence[str]) -> int:
-    """The number of lines up to the end of ``node``, with the indented comments that close it."""
+    """The number of the last line of ``node``, including indented comments at its end."""
     end = node.end_lineno or 0
     for number in range(end, len(lines)):
         line = lines[number]
@@ -165,7 +164,7 @@ def end_of(node: ast.stmt, lines: Sequence[str]) -> int:
 
 
 def bound_names(node: ast.stmt) -> set[str]:
-    """The names that an import makes."""
+    """The names that an import binds."""
     if not isinstance(node, ast.Import | ast.ImportFrom):
         return set()
     return {(alias.asname or alias.name).split(".")[0] for alias in node.names}

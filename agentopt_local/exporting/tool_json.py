@@ -1,8 +1,8 @@
 """Functions as the tool definitions of the OpenAI and Anthropic interfaces.
 
 Shapes: OpenAI's function-calling guide for Chat Completions (``{"type", "function": {...}}``) and for Responses (the
-same, flat); Anthropic's Messages reference (``{"name", "description", "input_schema"}``). They describe the
-functions; who gets a call from the model still has to run it, with the exported package or the MCP server.
+same, flat); Anthropic's Messages reference (``{"name", "description", "input_schema"}``). They only describe the
+functions. To run the model's calls, use the exported package or the MCP server.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.models.wire import can_be_strict
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""Names that both interfaces take."""
+"""Names that both interfaces accept."""
 MAX_DESCRIPTION = 1024
-"""Characters of a description that OpenAI takes."""
+"""Longest description that OpenAI accepts, in characters."""
 
 
 def openai_tools(functions: FunctionSet, *, responses: bool = False) -> list[dict[str, Any]]:
     """The ``tools`` of a Chat Completions request, or of a Responses request.
 
-    ``strict`` is set where OpenAI's strict mode can take the schema: closed objects and no optional parameter.
+    ``strict`` is set if OpenAI's strict mode accepts the schema: closed objects and no optional parameters.
     """
     tools = []
     for spec in _specs(functions):
@@ -47,7 +47,7 @@ def anthropic_tools(functions: FunctionSet) -> list[dict[str, Any]]:
 
 
 def with_items(schema: Any) -> Any:
-    """``schema`` with ``items`` in every array: OpenAI refuses an array that does not say what it holds."""
+    """``schema`` with ``items`` in every array: OpenAI rejects arrays without it."""
     if isinstance(schema, list):
         return [with_items(item) for item in schema]
     if not isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""Writing an export: whole or not at all, and never over something that this program did not write."""
+"""Writing an export: completely or not at all, and never over something that this program did not write."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from agentopt_local.errors import ConfigError
 from agentopt_local.run.files import write_atomically
 
 MARKER = ".agentopt-export"
-"""A file in every exported folder: only a folder that has it is replaced."""
+"""A file in every exported folder; only folders with it are ever replaced."""
 
 
 def check_output(path: Path, *, force: bool) -> None:
     """Raise ConfigError if ``path`` must not be written."""
     if path.is_dir() and any(path.iterdir()):
         if not (path / MARKER).is_file():
-            raise ConfigError(f"{path} is a folder that agentopt did not write; it is not replaced, choose another")
+            raise ConfigError(f"{path} is a folder that agentopt did not write, so it is not replaced; choose another")
     elif path.is_dir() or not path.exists():
         return
     if not force:
@@ -53,10 +53,10 @@ def new_folder(path: Path, *, force: bool) -> Iterator[Path]:
 
 
 def make_parent(path: Path) -> None:
-    """Make the folder that ``path`` is to stand in. Raises ConfigError if that cannot be, or be written."""
+    """Create the parent folder of ``path``. Raises ConfigError if it cannot be created or written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{path.parent} cannot be made: {error.strerror}; choose another --output PATH") from None
+        raise ConfigError(f"{path.parent} cannot be created: {error.strerror}; choose another --output PATH") from None
     if not os.access(path.parent, os.W_OK):
         raise ConfigError(f"{path.parent} cannot be written; choose another --output PATH")

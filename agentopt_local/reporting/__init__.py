@@ -1,1 +1,1 @@
-"""What a run left, as a picture: read from its folder, written as one HTML file."""
+"""The report of a run: read from its folder, written as one HTML file."""

@@ -1,6 +1,6 @@
-"""What a report shows of one run, as plain JSON: a summary, an index of rollouts, and the rollouts themselves.
+"""The data of one run in a report, as plain JSON: a summary, an index of rollouts, and the rollouts themselves.
 
-The index is small and read at once; turns and questions come in chunks that a browser unpacks when they are looked at.
+The index is small and read at once; turns and questions are in chunks that the browser unpacks when they are viewed.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class RunPage:
 
     summary: Row
     chunks: tuple[list[Any], ...]
-    """CHUNK entries each: rollout ``i`` is entry ``i % CHUNK`` of chunk ``i // CHUNK``; the chunks of questions, in the
-    order of the index's problems, follow in the same way."""
+    """CHUNK entries each. Rollout ``i`` is entry ``i % CHUNK`` of chunk ``i // CHUNK``. The chunks of questions follow,
+    arranged in the same way, in the order of the index's problems."""
 
 
 def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPage:
-    """All that a report shows of ``run``. ``defaults``: the settings' defaults, as nested tables."""
+    """Everything that a report shows about ``run``. ``defaults``: the default settings, as nested tables."""
     evaluated: tuple[Split, ...] = ("test", "train")
     splits = {split: sides for split in evaluated if any(sides := both_sides(run, split))}
     functions = function_rows(run, splits)
@@ -88,7 +88,7 @@ def both_sides(run: RunFiles, split: Split) -> tuple[ByProblem, ByProblem]:
 
 
 def results(run: RunFiles, splits: Mapping[Split, tuple[ByProblem, ByProblem]]) -> list[Row]:
-    """Before and after on each split, the held-out one first; from the evaluation, or else from what there is."""
+    """Before and after on each split, the held-out one first: from the evaluation, or else from the rollouts so far."""
     found = {split: report.on(split) for split, report in run.reports.items()}
     rows = [result_of_report(split, each) for split, each in found.items() if each is not None and each.n]
     for split, (before, after) in splits.items():
@@ -99,7 +99,7 @@ def results(run: RunFiles, splits: Mapping[Split, tuple[ByProblem, ByProblem]]) 
 
 
 def result_of_report(split: Split, result: Comparison) -> Row:
-    """A split's result as the evaluation wrote it."""
+    """A split's result from the evaluation."""
     values = result.model_dump(mode="json")
     return {
         "split": split,
@@ -113,7 +113,7 @@ def result_of_report(split: Split, result: Comparison) -> Row:
 
 
 def result_of_rollouts(run: RunFiles, split: Split, pairs: Sequence[tuple[Trajectory, Trajectory]]) -> Row:
-    """A split's result where no evaluation was written: from the problems that both agents were tried on."""
+    """A split's result without an evaluation: from the problems that both agents have tried."""
     difference = paired_difference(
         [old.correct for old, _ in pairs], [new.correct for _, new in pairs], seed=int(run.config.get("seed", 0))
     )
@@ -162,7 +162,7 @@ def count(values: Iterable[str]) -> dict[str, int]:
 
 
 def kind_of(run: RunFiles, problem: str) -> str:
-    """The kind of a problem; empty if it is not written down."""
+    """The kind of a problem; empty if it is not recorded."""
     question = run.questions.get(problem)
     return question.kind if question else ""
 
@@ -190,7 +190,7 @@ def step_row(step: StepRow) -> Row:
 
 
 def usage_rows(run: RunFiles) -> list[Row]:
-    """Tokens by what they were spent on: the optimizer, then the rollouts stage by stage."""
+    """Tokens by purpose: the optimizer, training rollouts, test rollouts."""
     parts: dict[str, Usage] = {"optimizer": run.state.usage}
     counts: dict[str, int] = {}
     for each in run.rollouts:
@@ -201,7 +201,7 @@ def usage_rows(run: RunFiles) -> list[Row]:
 
 
 def throughput(metrics: Sequence[MetricRow]) -> list[list[Any]]:
-    """``[seconds, tokens per second, cached share, stage]``, thinned out evenly."""
+    """``[seconds, tokens per second, cached share, stage]`` rows, at most METRIC_POINTS, evenly spaced."""
     rows = [row for row in metrics if row.tokens_per_s is not None]
     every = -(-len(rows) // METRIC_POINTS) or 1
     return [[row.seconds, row.tokens_per_s, row.cached, str(row.stage)] for row in rows[::every]]

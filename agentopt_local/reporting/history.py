@@ -1,4 +1,4 @@
-"""How each function came about and what it did: revisions as diffs, calls, problems solved only with it."""
+"""The history and use of each function: its edits as diffs, its calls, and the problems solved only with it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Row = dict[str, Any]
 
 
 def histories(run: RunFiles) -> dict[str, list[Row]]:
-    """By function name, every edit that was ever tried on it, in order.
+    """Every edit that was ever tried, by function name and in order.
 
-    ``{"step", "kind", "decision", "kept", "matches", "source", "diff"}``; ``diff`` is against the source that was in
-    force when the edit was made, as lines of a unified diff.
+    An edit is ``{"step", "kind", "decision", "kept", "matches", "source", "diff"}``. ``diff`` holds the lines of a
+    unified diff against the source that was in force when the edit was made.
     """
     current: Mapping[str, str] = {}
     found: dict[str, list[Row]] = {}
@@ -31,11 +31,11 @@ def histories(run: RunFiles) -> dict[str, list[Row]]:
         accepted = step.decision == "accepted"
         after = run.sources.get(step.step) if accepted else current
         best = best_candidate(step, updates, after or {})
-        if after is None:  # the folder is gone: the whole update stands in for it
+        if after is None:  # the folder is gone: use the whole update instead
             after = sources(updates[best]) if best is not None else current
         shown: list[tuple[Action, ...]] = []
         for number, update in sorted(updates.items()):
-            if update.actions in shown:  # candidates that differ in nothing are tried once
+            if update.actions in shown:  # identical candidates are tried once
                 continue
             shown.append(update.actions)
             add_edits(found, step, update, current, after if accepted and number == best else None)
@@ -77,7 +77,7 @@ def add_edits(
 
 
 def best_candidate(step: StepRow, updates: Mapping[int, Update], after: Mapping[str, str]) -> int | None:
-    """Which of a step's candidates was decided on; None if none is written down. ``after``: the sources after it."""
+    """Which of a step's candidates was the best; None if none is recorded. ``after``: the sources after the step."""
     if step.candidate in updates:
         return step.candidate
     tried = step.fingerprint.after if step.fingerprint else None
@@ -100,7 +100,7 @@ def sources(update: Update) -> dict[str, str]:
 
 
 def edit_from_folder(number: int, name: str, before: Mapping[str, str], after: Mapping[str, str]) -> Row:
-    """An accepted edit whose proposal was not written down: what the folders say of it."""
+    """An accepted edit whose update was not recorded, reconstructed from the function folders."""
     kind = "remove_function" if name not in after else "revise_function" if name in before else "add_function"
     old, new = before.get(name, ""), after.get(name, "")
     return {
@@ -115,12 +115,12 @@ def edit_from_folder(number: int, name: str, before: Mapping[str, str], after: M
 
 
 def diff(old: str, new: str, name: str) -> list[str]:
-    """The lines of a unified diff without its two head lines."""
+    """The lines of a unified diff without its two header lines."""
     return list(difflib.unified_diff(old.splitlines(), new.splitlines(), name, name, lineterm="", n=4))[2:]
 
 
 def final_functions(run: RunFiles) -> FunctionSet:
-    """The best accepted set, from the state, or from the newest folder where there is no readable state."""
+    """The best accepted set: from the state, or from the newest folder if there is no readable state."""
     if run.state.functions.functions or not run.sources:
         return run.state.functions
     parsed = [parse(source) for source in run.sources[max(run.sources)].values()]
@@ -128,7 +128,7 @@ def final_functions(run: RunFiles) -> FunctionSet:
 
 
 def parse(source: str) -> Function | None:
-    """``source`` as a function; None if it is none, as a file that a person edited may be."""
+    """``source`` as a function; None if it is not a valid one, for example because somebody edited the file."""
     try:
         return Function(source=source)
     except (FunctionError, ValueError):
@@ -139,7 +139,7 @@ def function_rows(
     run: RunFiles,
     splits: Mapping[Split, tuple[Mapping[str, Trajectory], Mapping[str, Trajectory]]],
 ) -> list[Row]:
-    """One row per function that was ever part of an update: the learned ones first, in the set's order.
+    """One row for each function that was ever part of an update; learned ones come first, in the set's order.
 
     ``splits``: for each split the rollouts of the untrained and of the trained agent, by problem id.
     """
@@ -170,7 +170,7 @@ def function_rows(
 
 
 def use(name: str, before: Mapping[str, Trajectory], after: Mapping[str, Trajectory]) -> Row:
-    """The calls of the trained agent, and the problems that were wrong before and are right with its use."""
+    """The trained agent's calls of a function, and the problems that it solves only with them."""
     only = [
         problem
         for problem, trajectory in after.items()

@@ -1,7 +1,7 @@
-"""One HTML file that needs nothing else: style, script and data inside, everything from outside refused.
+"""One self-contained HTML file: style, script and data are inside, and nothing is loaded from elsewhere.
 
-Text of models and problems is data. It stands in JSON blocks without ``<``, ``>`` or ``&``, the script puts it into
-the page as text only, and a Content-Security-Policy runs and draws nothing but the style and the script below.
+Text from models and problems is data. It is kept in JSON blocks without ``<``, ``>`` or ``&``, the script adds it
+to the page only as text, and the Content-Security-Policy allows no style or script but the ones below.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from agentopt_local.version import __version__
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("page.js", "charts.js", "results.js", "functions.js", "steps.js", "rollouts.js", "main.js")
-"""In the order in which they are joined; each needs only those before it."""
+"""In the order in which they are joined; each uses only earlier ones."""
 POLICY = (
     "default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; img-src data:; "
     "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
@@ -60,11 +60,11 @@ def embedded(value: Any) -> str:
 
 
 def packed(value: Any) -> str:
-    """``value`` as JSON, compressed, in base 64: the same value always gives the same text."""
+    """``value`` as compressed JSON in base64; the same value always gives the same text."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode("ascii"), compresslevel=6, mtime=0)).decode("ascii")
 
 
 def digest(text: str) -> str:
-    """SHA-256 in base 64, as a Content-Security-Policy names an inline block."""
+    """SHA-256 in base64, the form in which a Content-Security-Policy names an inline block."""
     return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

@@ -1,4 +1,4 @@
-"""The list of rollouts that a report's reader filters, and the rollouts themselves, in chunks."""
+"""The list of rollouts that readers of a report can filter, and the rollouts themselves, in chunks."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from agentopt_local.trajectory import ToolRun, Trajectory
 Row = dict[str, Any]
 ByProblem = Mapping[str, Trajectory]
 CHUNK = 100
-"""Rollouts, or questions, that are packed together."""
+"""Rollouts or questions per chunk."""
 PREVIEW_CHARS = 120
-"""Of a question, in the list of rollouts."""
+"""Characters of a question in the list of rollouts."""
 
 
 def index(
     run: RunFiles, names: Sequence[str], splits: Mapping[Split, tuple[ByProblem, ByProblem]]
 ) -> tuple[Row, list[Any]]:
-    """The list of rollouts in columns of codes, and the questions in the order of their codes.
+    """The list of rollouts, with codes for repeated texts, and the questions in the order of their codes.
 
     A rollout is ``[stage, problem, reward, stop reason, functions called, turns, generated tokens, seconds, change]``;
     ``change`` is 1 for a problem that the trained agent gained, -1 for one that it lost.
@@ -75,7 +75,7 @@ def change(rollout: RolloutRow, splits: Mapping[Split, tuple[ByProblem, ByProble
 
 
 def first_index(run: RunFiles, problems: Iterable[str], after: ByProblem) -> dict[str, int]:
-    """Where the trained agent's rollout of each problem stands in the list."""
+    """The position in the list of the trained agent's rollout of each problem."""
     wanted = {id(after[problem]): problem for problem in problems}
     return {
         wanted[id(each.trajectory)]: position
@@ -85,14 +85,14 @@ def first_index(run: RunFiles, problems: Iterable[str], after: ByProblem) -> dic
 
 
 class Codes:
-    """Numbers for texts, in the order in which they come."""
+    """Numbers for texts, in the order of their first use."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self._codes: dict[str, int] = {}
 
     def code(self, name: str) -> int:
-        """The number of ``name``."""
+        """The number of ``name``, which is new if ``name`` is."""
         if name not in self._codes:
             self._codes[name] = len(self.names)
             self.names.append(name)
@@ -116,13 +116,13 @@ def rollout_detail(rollout: RolloutRow) -> list[Any]:
 
 
 def given(executed: ToolRun) -> str:
-    """What a call or a block was given. As text, since a model may write numbers that JSON does not have."""
+    """The arguments of a call as JSON text (a model may write numbers that JSON does not have), or a block's code."""
     if executed.name == "python":
         return str(executed.arguments.get("code", ""))
     return json.dumps(executed.arguments, ensure_ascii=False)
 
 
 def chunked(entries: Iterable[Any]) -> list[list[Any]]:
-    """``entries`` in lists of CHUNK."""
+    """``entries`` in lists of CHUNK; the last may be shorter."""
     listed = list(entries)
     return [listed[start : start + CHUNK] for start in range(0, len(listed), CHUNK)]

@@ -1,4 +1,4 @@
-"""A run's settings as a file that repeats it."""
+"""A run's settings as a TOML file that repeats the run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 LEFT_OUT = frozenset({"run_name", "run_dir"})
-"""They say where a run lies, not what it does."""
+"""They say where a run is stored, not what it does."""
 
 
 def toml_text(values: Mapping[str, Any], defaults: Mapping[str, Any], table: str = "") -> str:
-    """The settings that differ from ``defaults``, as TOML. None stands for a setting's absence, which TOML has not."""
+    """The settings that differ from ``defaults``, as TOML. TOML has no null, so settings that are None are left out."""
     lines, tables = [], []
     for key, value in values.items():
         if value == defaults.get(key) or value is None or (not table and key in LEFT_OUT):
@@ -29,5 +29,5 @@ def toml_text(values: Mapping[str, Any], defaults: Mapping[str, Any], table: str
 
 
 def toml_value(value: Any) -> str:
-    """JSON is TOML for text, numbers, booleans and lists of them, but for one character."""
+    """``value`` as TOML: for text, numbers, booleans and lists it is JSON, except for one character."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

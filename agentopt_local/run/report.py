@@ -142,4 +142,5 @@ class Report(Record):
 
     def on_disk(self) -> dict[str, Any]:
         """The report as JSON values, without the splits that it is not about."""
-        return self.model_dump(mode="json", exclude={split for split in SPLITS if self.on(split) is None})
+        others: set[str] = {split for split in SPLITS if self.on(split) is None}
+        return self.model_dump(mode="json", exclude=others)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.paper TABLE --model M``: run what is missing of an experiment, then print and write it."""
+"""``python -m benchmarks.paper TABLE --model M``: run the missing cells of an experiment, then print and write it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one experiment. 0: done, 1: failed, 2: the user's mistake, 130: interrupted; what is done is kept."""
+    """Run one experiment. 0: done, 1: failed, 2: user error, 130: interrupted. Finished work is kept."""
     arguments, overrides = parser().parse_known_args(argv)
     try:
         choice = Choice(
@@ -61,10 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         error_line(str(error))
         return 2
     except AgentOptError as error:
-        error_line(f"{error}\nRun the same command again to go on; what is done is kept.")
+        error_line(f"{error}\nRun the same command again to continue; finished work is kept.")
         return 1
     except (asyncio.CancelledError, KeyboardInterrupt):
-        error_line("interrupted; run the same command again to go on")
+        error_line("interrupted; run the same command again to continue")
         return 130
     return 0
 
@@ -73,31 +73,39 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
         prog="python -m benchmarks.paper",
-        description="Repeat an experiment of arXiv 2402.11359: run the trainings that are missing, print our figures "
-        "beside the paper's, and write CSV, Markdown and SVG.",
-        epilog="Settings of all cells can be given as in agentopt train: --model.base_url http://127.0.0.1:8000/v1",
+        description="Repeat an experiment of arXiv 2402.11359: run the missing trainings, print our figures next to "
+        "the paper's, and write CSV, Markdown and SVG.",
+        epilog="Settings for all cells can be given as in agentopt train: --model.base_url http://127.0.0.1:8000/v1",
         allow_abbrev=False,
     )
     top.add_argument("table", metavar="TABLE", help=", ".join(protocol.names()))
     top.add_argument(
-        "--model", required=True, help="an embedded model, a folder, a Hugging Face id, an endpoint's name"
+        "--model", required=True, help="an embedded model, a folder, a Hugging Face id, or a model at an endpoint"
     )
-    top.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each cell; 3")
-    top.add_argument("--limit", type=int, metavar="N", help="at most N problems of each split, for a trial")
-    data = os.environ.get("AGENTOPT_DATA", ROOT.parent / "shared" / "data")
-    top.add_argument("--data", type=Path, default=Path(data), metavar="PATH", help="the data folder; $AGENTOPT_DATA")
-    top.add_argument("--output", type=Path, default=Path("runs/paper"), metavar="DIR", help="runs/paper")
-    top.add_argument("--cell", action="append", metavar="NAME", help="run this cell alone; may be given several times")
+    top.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings per cell (default: 3)")
     top.add_argument(
-        "--max-votes", type=int, default=MAX_VOTES, metavar="N", help="of self-consistency per problem; 40 by default"
+        "--limit", type=int, metavar="N", help="use at most N problems per split, to try an experiment out"
     )
-    top.add_argument("--curves", action="store_true", help="also test every accepted set, and draw learning curves")
-    top.add_argument("--list", action="store_true", help="print the cells' names and end")
+    data = os.environ.get("AGENTOPT_DATA", ROOT.parent / "shared" / "data")
+    top.add_argument(
+        "--data", type=Path, default=Path(data), metavar="PATH", help="the data folder (default: $AGENTOPT_DATA)"
+    )
+    top.add_argument("--output", type=Path, default=Path("runs/paper"), metavar="DIR", help="default: runs/paper")
+    top.add_argument("--cell", action="append", metavar="NAME", help="run only this cell; can be repeated")
+    top.add_argument(
+        "--max-votes",
+        type=int,
+        default=MAX_VOTES,
+        metavar="N",
+        help="most votes per problem for self-consistency (default: 40)",
+    )
+    top.add_argument("--curves", action="store_true", help="test every accepted set, and draw learning curves")
+    top.add_argument("--list", action="store_true", help="print the names of the cells and exit")
     return top
 
 
 def chosen(cells: Sequence[Cell], names: Sequence[str] | None) -> list[Cell]:
-    """The cells to run. Raises ConfigError for a name that is none."""
+    """The cells to run. Raises ConfigError for an unknown name."""
     known = {cell.name: cell for cell in cells}
     for name in names or ():
         if name not in known:
@@ -116,10 +124,10 @@ async def run(
     max_votes: int = MAX_VOTES,
     say: Any = print,
 ) -> list[Path]:
-    """Run the wanted cells that are not finished, then write the experiment; the paths of what was written.
+    """Run the wanted cells that are not finished, then write the experiment. Returns the paths of the files.
 
-    One engine serves all cells. ``model`` replaces the configured one. A cell whose data is not there is left out and
-    named; ConfigError if that is so for all of them.
+    One engine serves all cells. ``model`` replaces the configured one. Cells whose data is missing are skipped with a
+    message. Raises ConfigError if that is true of all of them.
     """
     missing: dict[str, str] = {}
     for cell in wanted:
@@ -127,7 +135,7 @@ async def run(
             task_of(cell.config)
         except ConfigError as error:
             missing[cell.name] = str(error)
-            say(f"{cell.name} is left out: {error}")
+            say(f"{cell.name} is skipped: {error}")
     able = [cell for cell in wanted if cell.name not in missing]
     if not able:
         raise ConfigError(next(iter(missing.values())))
@@ -148,7 +156,7 @@ async def run(
 
 
 def write(plan: Protocol, cells: Sequence[Cell], say: Any = print) -> list[Path]:
-    """Print the experiment as far as it is finished, and write it as CSV, Markdown and SVG."""
+    """Print the finished part of the experiment, and write it as CSV, Markdown and SVG."""
     finished: dict[tuple[str, ...], list[dict[str, Any]]] = {cell.labels: [] for cell in cells}
     missing = []
     for cell in cells:
@@ -185,7 +193,7 @@ def write(plan: Protocol, cells: Sequence[Cell], say: Any = print) -> list[Path]
 def curve_lines(
     finished: dict[tuple[str, ...], list[dict[str, Any]]],
 ) -> list[tuple[str, list[tuple[float, Figure]]]]:
-    """Per combination the test accuracy after each step that was accepted; a set stays until the next one."""
+    """For each combination, the test accuracy after each step; a set stays until the next accepted one."""
     lines = []
     for labels, cells in finished.items():
         if not cells or not all("points" in cell for cell in cells):
@@ -200,7 +208,7 @@ def curve_lines(
 
 
 def transfer_matrix(cells: Sequence[Cell]) -> dict[tuple[str, str], dict[str, Figure]]:
-    """Accuracy and gain by (trained on, tested on), over the seeds that are finished."""
+    """Accuracy and gain by (trained on, tested on), over the finished seeds."""
     sides: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for source in cells:
         for target in (each for each in cells if each.seed == source.seed):

@@ -1,4 +1,4 @@
-"""One cell: a training, its test, and the baselines that a gain must beat. Finished cells are read, not run again."""
+"""One cell: a training, its test, and the baselines that it must beat. Finished cells are read, not run again."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from ray_jobs.session import Session, open_session
 from ray_jobs.training import train_session
 
 VOTE_TEMPERATURE = 0.7
-"""Of self-consistency's samples where the agent itself is greedy."""
+"""Temperature for self-consistency if the agent itself is greedy."""
 VOTE_SEED = 1_000_000
 MAX_VOTES = 40
-"""Samples per problem at most; Wang et al. (arXiv 2203.11171) see little gain beyond 40."""
+"""Most samples per problem; Wang et al. (arXiv 2203.11171) report little gain beyond 40."""
 
 
 async def run_cell(
@@ -55,7 +55,7 @@ async def run_cell(
 
 
 def open_cell(cell: Cell) -> RunDir:
-    """The cell's run folder, made if it is not there. Raises RunDirError if it was made with other settings."""
+    """The cell's run folder, created if necessary. Raises RunDirError if it was made with other settings."""
     if not is_run(cell.path):
         return new_run(cell.config)
     if read_config(cell.path).model_dump(exclude={"budget"}) != cell.config.model_dump(exclude={"budget"}):
@@ -64,7 +64,7 @@ def open_cell(cell: Cell) -> RunDir:
 
 
 async def measure(session: Session, *, curve: bool, max_votes: int) -> dict[str, Any]:
-    """What the table needs of a trained cell: right and wrong per problem, of the agent and of each baseline."""
+    """What the table needs from a trained cell: right and wrong per problem, for the agent and each baseline."""
     config, rollouts = session.config, session.rollouts
     state = session.run_dir.resume()
     train_set = session.task.problems("train", config.task.n_train)
@@ -111,7 +111,7 @@ async def measure(session: Session, *, curve: bool, max_votes: int) -> dict[str,
 
 
 async def curve_points(session: Session, test: Sequence[Problem]) -> list[dict[str, Any]]:
-    """After each step: the training accuracy of the set that holds then, and its right and wrong on the test."""
+    """After each step: the training accuracy of the set in force, and its right and wrong answers on the test."""
     seed, rollouts = session.config.seed, session.rollouts
     rows = session.run_dir.steps()
     untrained = await rollouts.run(FunctionSet(), test, seed=seed, stage=Stage(split="test", part="before"))
@@ -131,9 +131,9 @@ async def curve_points(session: Session, test: Sequence[Problem]) -> list[dict[s
 async def transfer(
     source: Cell, target: Cell, model: ChatModel | Models | None, progress: Progress
 ) -> dict[str, list[bool]]:
-    """The functions that ``source`` learned, on the test problems of ``target``, beside the untrained agent there.
+    """The functions that ``source`` learned, on the test problems of ``target``, compared with the untrained agent.
 
-    Written into the target's folder, as its untrained rollouts are there already.
+    The result is written to the target's folder, which already has the untrained rollouts.
     """
     name = f"transfer.{source.name}.json"
     run_dir = open_cell(target)
@@ -158,9 +158,9 @@ async def transfer(
 async def self_consistency(
     session: Session, problems: Sequence[Problem], budget: int, max_votes: int
 ) -> dict[str, Any]:
-    """The untrained agent asked several times, the answers put to the vote, for about ``budget`` tokens in all.
+    """Majority votes of the untrained agent's answers, for about ``budget`` tokens in total.
 
-    The number of votes is what the budget (training and test of the trained agent) pays for, at most ``max_votes``.
+    There are as many votes as the budget (training and test of the trained agent) allows, at most ``max_votes``.
     Source: Wang et al., "Self-Consistency Improves Chain of Thought Reasoning", ICLR 2023, arXiv 2203.11171.
     """
     config = session.config.agent
@@ -185,7 +185,7 @@ async def self_consistency(
 
 
 def elected(votes: Sequence[Trajectory]) -> Trajectory:
-    """An attempt with the most frequent answer; the earliest among equals. Attempts without answer do not vote."""
+    """The earliest rollout with the most frequent answer. Rollouts without an answer do not vote."""
     ballots: dict[str, list[Trajectory]] = {}
     for each in votes:
         if each.answer is not None:
@@ -194,13 +194,13 @@ def elected(votes: Sequence[Trajectory]) -> Trajectory:
 
 
 def same_answer(answer: str) -> str:
-    """Equal text for answers that differ only in how a number, case or white space is written."""
+    """``answer`` in a form that ignores case, white space and how numbers are written."""
     number, unit = parse_number(answer)
     return f"{number} {unit}".strip() if number is not None else " ".join(answer.casefold().split())
 
 
 def training_usage(run_dir: RunDir, state: TrainState) -> Usage:
-    """What the training took: its rollouts and the optimizer."""
+    """Tokens of the training: its rollouts and the optimizer."""
     training = (row.trajectory.usage for row in run_dir.rollouts() if row.stage.of_split == "train")
     return sum(training, state.usage)
 

@@ -35,12 +35,12 @@ def rule(start: Point, end: Point, colour: str = "#333", width: float = 1) -> st
 
 
 def height_of(per_cent: float) -> float:
-    """The y of a share."""
+    """The y coordinate of a share in per cent."""
     return TOP + HEIGHT * (1 - per_cent / 100)
 
 
 def axis(right: float) -> list[str]:
-    """Lines at each 20 per cent."""
+    """Grid lines every 20 per cent."""
     parts = []
     for value in range(0, 101, 20):
         y = height_of(value)
@@ -49,7 +49,7 @@ def axis(right: float) -> list[str]:
 
 
 def legend(names: Sequence[str]) -> list[str]:
-    """Names with their colours, in a line under the title."""
+    """Names with their colours, in a row under the title."""
     parts, x = [], float(LEFT)
     for name, colour in zip(names, COLOURS, strict=False):
         parts.append(f'<rect x="{x:.1f}" y="32" width="10" height="10" fill="{colour}"/>')
@@ -59,7 +59,7 @@ def legend(names: Sequence[str]) -> list[str]:
 
 
 def bars(title: str, groups: Sequence[tuple[str, Sequence[Figure], Sequence[float]]], names: Sequence[str]) -> str:
-    """Groups of bars with intervals; each group may have dashes: the paper's figures before and after training."""
+    """Groups of bars with intervals. Dashes in a group show the paper's figures before and after training."""
     wide = 16 * len(names) + 24
     right = LEFT + wide * max(1, len(groups))
     parts = axis(right) + legend(names)
@@ -83,7 +83,7 @@ def bars(title: str, groups: Sequence[tuple[str, Sequence[Figure], Sequence[floa
 
 
 def curves(title: str, lines: Sequence[tuple[str, Sequence[tuple[float, Figure]]]]) -> str:
-    """Lines with intervals; each a name and its points (step, share)."""
+    """Lines with intervals; each is a name and its points (step, share)."""
     last = max((x for _, points in lines for x, _ in points), default=1) or 1
     right = LEFT + 420.0
     parts = axis(right) + legend([name for name, _ in lines])
@@ -102,7 +102,7 @@ def curves(title: str, lines: Sequence[tuple[str, Sequence[tuple[float, Figure]]
 
 
 def heat_map(title: str, names: Sequence[str], matrix: dict[tuple[str, str], dict[str, Figure]]) -> str:
-    """A transfer matrix: rows are trained on, columns tested on; colour is the gain over the untrained agent."""
+    """A transfer matrix: trained on the row, tested on the column; the colour is the gain over the untrained agent."""
     side, left = 110, 140
     parts = [text(left + side * len(names) / 2, 45, "tested on", anchor="middle")]
     parts.append(text(left - 8, 62, "trained on", anchor="end"))

@@ -1,8 +1,8 @@
-"""Protocols: TOML files that say which trainings an experiment is made of, and what the paper measured.
+"""Protocols: TOML files that list the trainings of an experiment and the paper's figures.
 
 ::
 
-    title = "..."                     what the table shows
+    title = "..."                     the title of the table
     kind = "table"                    or "curves" (each accepted set is tested), or "transfer" (train on A, test on B)
     [base]                            settings of every cell, as in a training's .toml; {data} is the data folder
     [[axes]]                          the cells are all combinations of the axes' values, once per seed
@@ -31,7 +31,7 @@ FOLDER = Path(__file__).parent / "protocols"
 
 
 class Axis(Record):
-    """One way in which the cells differ."""
+    """One dimension in which the cells differ."""
 
     name: str
     values: dict[str, dict[str, Any]]
@@ -47,11 +47,11 @@ class Protocol(Record):
     axes: tuple[Axis, ...] = Field(min_length=1)
     paper: dict[str, tuple[float, float, float, float]] = Field(default={})
     note: str = ""
-    """What the reader of the table must know."""
+    """Remarks for the reader of the table."""
 
 
 class Cell(Record):
-    """One training of an experiment: a run folder of its own."""
+    """One training of an experiment, in its own run folder."""
 
     labels: tuple[str, ...]
     """One value per axis."""
@@ -75,31 +75,31 @@ class Choice(Record):
     model: str
     seeds: int = Field(default=3, ge=1)
     limit: int | None = Field(default=None, ge=1)
-    """At most so many problems of each split."""
+    """Use at most this many problems per split."""
     data: str
     output: str
     overrides: tuple[str, ...] = ()
-    """``--key value`` settings of every cell, applied last."""
+    """``--key value`` settings for every cell, applied last."""
 
 
 def names() -> list[str]:
-    """The experiments that there are."""
+    """The names of all experiments."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 def load(name: str, folder: Path = FOLDER) -> Protocol:
-    """The protocol called ``name``. Raises ConfigError if there is none, or it is not one."""
+    """The protocol called ``name``. Raises ConfigError if it does not exist or is not valid."""
     path = folder / f"{name}.toml"
     try:
         return Protocol.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise ConfigError(f"{name!r} is no experiment; there are: {', '.join(names())}") from None
+        raise ConfigError(f"{name!r} is not an experiment; there are: {', '.join(names())}") from None
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise ConfigError(f"{path} is not a protocol: {error}") from None
 
 
 def cells(name: str, protocol: Protocol, choice: Choice) -> list[Cell]:
-    """All cells: every combination of values, once per seed. Raises ConfigError for settings that are wrong."""
+    """All cells: every combination of values, once per seed. Raises ConfigError for wrong settings."""
     found = []
     for combination in itertools.product(*(axis.values.items() for axis in protocol.axes)):
         labels = tuple(label for label, _ in combination)

@@ -25,8 +25,8 @@ class Figure(Record):
 def share(results: Sequence[Sequence[bool]]) -> Figure:
     """Accuracy over seeds; ``results``: right and wrong on the same problems, one row per seed.
 
-    One seed has a Wilson interval. Several: problems are resampled with all their seeds, because the answers to one
-    problem are not independent.
+    A single seed gets a Wilson interval. With several seeds, problems are resampled together with all their seeds,
+    because the answers to one problem are not independent.
     """
     table = np.asarray(results, dtype=float)
     if len(table) == 1:
@@ -40,8 +40,8 @@ def share(results: Sequence[Sequence[bool]]) -> Figure:
 def difference(before: Sequence[Sequence[bool]], after: Sequence[Sequence[bool]]) -> Figure:
     """``after`` minus ``before`` in points, on the same problems and seeds.
 
-    One seed: paired bootstrap and exact McNemar test. Several: problems are resampled with all their seeds, and the
-    p-value is that of a sign-flip permutation of the problems' mean differences.
+    A single seed gets a paired bootstrap and an exact McNemar test. With several seeds, problems are resampled together
+    with all their seeds, and the p-value is from a sign-flip permutation test of the problems' mean differences.
     """
     if len(before) == 1:
         pair = paired_difference(before[0], after[0])

@@ -1,4 +1,4 @@
-"""Finished cells as a table: CSV, Markdown, and the figures that the pictures draw."""
+"""Finished cells as a table: CSV, Markdown, and the figures for the pictures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Row(Record):
     seeds: int
     paper: Paper | None
     train: tuple[Figure, Figure] | None
-    """Training accuracy before and after; None where a cell trains on batches."""
+    """Training accuracy before and after; None if a cell trains on batches."""
     shares: dict[str, Figure]
     """Test accuracy of the trained agent and of each baseline."""
     gains: dict[str, Figure]
@@ -37,13 +37,13 @@ class Row(Record):
     votes: float
     functions: float
     called: float
-    """Share of test attempts in which the trained agent called a learned function, in per cent."""
+    """Share of test rollouts in which the trained agent called a learned function, in per cent."""
     tokens: dict[str, float]
     """Per seed."""
 
 
 def rows(protocol: Protocol, results: Mapping[tuple[str, ...], Sequence[dict[str, Any]]]) -> list[Row]:
-    """A row per combination that has a finished cell. ``results``: the cells' results by labels, one per seed."""
+    """A row for each combination with a finished cell. ``results``: the cells' results by labels, one per seed."""
     return [row_of(labels, cells, protocol.paper.get(" / ".join(labels))) for labels, cells in results.items() if cells]
 
 
@@ -79,16 +79,16 @@ def mean(values: Any) -> float:
 
 
 def markdown(protocol: Protocol, table: Sequence[Row], missing: Sequence[str]) -> str:
-    """The table for people, with the paper's figures beside ours."""
+    """The table for people, with the paper's figures next to ours."""
     names = [axis.name for axis in protocol.axes]
     head = [*names, "paper: train, test", "n × seeds", "train", *BASELINES.values(), "trained"]
     head += ["gain over untrained", "over self-consistency", "over one-shot", "functions (called)"]
     lines = [
         f"# {protocol.title}",
         "",
-        "Per cent right, with 95 % intervals. Gains are of the trained agent, in points, on",
+        "Per cent right, with 95 % intervals. Gains of the trained agent are in points, on the",
     ]
-    lines += ["the same problems and seeds, with their p-values.", ""]
+    lines += ["same problems and seeds, with their p-values.", ""]
     lines += [f"{protocol.note}\n"] if protocol.note else []
     lines += [line(head), line(["---"] * len(head))]
     for row in table:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from agentopt_local.callback import Callback
 from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.stage import Stage
-from ray_jobs.terminal.live import LiveView, actions_text, pace
+from ray_jobs.terminal.live import LiveView, actions_text, pace, score_text
 
 log = logging.getLogger("agentopt")
 PLAIN_S = 15.0
@@ -99,6 +99,6 @@ class Display(Callback):
         if not self.view.step(row):
             return
         self.line(
-            f"step {row.step}: {row.decision.replace('_', ' ')}  accuracy {row.before.accuracy:.2f} -> "
-            f"{row.after.accuracy:.2f} on the same {row.before.n} problems  [{actions_text(row)}]  {row.seconds:.0f} s"
+            f"step {row.step}: {row.decision.replace('_', ' ')}  {score_text(row)} on the same "
+            f"{row.before.n} problems  [{actions_text(row)}]  {row.seconds:.0f} s"
         )

@@ -120,6 +120,14 @@ def last_step(row: StepRow) -> str:
     return f"{decision}: {actions_text(row)}, {100 * row.before.accuracy:.1f} % -> {100 * row.after.accuracy:.1f} %"
 
 
+def score_text(row: StepRow) -> str:
+    """``accuracy 0.25 -> 0.75``, with the mean reward too where answers are partly right."""
+    text = f"accuracy {row.before.accuracy:.2f} -> {row.after.accuracy:.2f}"
+    if (row.before.reward, row.after.reward) == (row.before.accuracy, row.after.accuracy):
+        return text
+    return f"{text}, reward {row.before.reward:.2f} -> {row.after.reward:.2f}"
+
+
 def actions_text(row: StepRow) -> str:
     """``add reverse_string, revise sort_words``."""
     actions = (f"{each.kind.split('_')[0]} {each.name or ''}".strip() for each in row.actions)

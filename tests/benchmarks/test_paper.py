@@ -39,7 +39,7 @@ DO = {"shout": str.upper, "reverse": lambda word: word[::-1]}
 def brain(request: ChatRequest) -> str:
     """Learns the function that is asked for. Untrained and asked several times, it is mostly right on short words."""
     last = request.messages[-1]
-    if (request.session or "").startswith("optimizer/"):
+    if (request.conversation or "").startswith("optimizer/"):
         name, _ = re.findall(r"(shout|reverse): (\w+)", request.messages[0].content)[0]
         found = re.findall(r"(problem_\d+): \w+: (\w+)", last.content)
         if request.constraint is not None and request.constraint.kind == "json_schema":
@@ -171,12 +171,12 @@ def test_a_cell_can_be_run_alone_and_an_interrupted_experiment_goes_on(tmp_path:
     model = ScriptedChatModel(brain)
     written = go(tiny, cells, model)
     assert [row["trained"] for row in csv.DictReader(io.StringIO(written["csv"]))] == ["100", "100"]
-    assert {(request.session or "").split("/")[1] for request in model.requests} <= {
+    assert {(request.conversation or "").split("/")[1] for request in model.requests} <= {
         *(json.loads(line)["problem_id"] for line in (cells[0].path / "rollouts.jsonl").read_text().splitlines()),
         *(
-            (request.session or "").split("/")[1]
+            (request.conversation or "").split("/")[1]
             for request in model.requests
-            if "optimizer/" in (request.session or "")
+            if "optimizer/" in (request.conversation or "")
         ),
     }, "only the unfinished cell is worked on"
 
@@ -280,7 +280,7 @@ def test_shipped_protocols_give_their_cells(name: str, n: int) -> None:
 
 def seven(request: ChatRequest) -> str:
     """Adds one function, then stops; answers 7 to everything."""
-    if (request.session or "").startswith("optimizer/"):
+    if (request.conversation or "").startswith("optimizer/"):
         constraint = request.constraint
         assert constraint is not None
         if constraint.kind == "json_schema":

@@ -1,7 +1,7 @@
-"""What every Agent promises, whatever its turns look like.
+"""What every Agent promises, regardless of the form of its turns.
 
-A :class:`Dialect` writes a call, a block of code and an answer as one kind of agent reads them. To add a kind, add its
-dialect to ``DIALECTS``.
+A :class:`Dialect` writes calls, code blocks and answers in the form that one kind of agent reads. To add a kind, add
+its dialect to ``DIALECTS``.
 """
 
 from __future__ import annotations
@@ -336,8 +336,8 @@ def test_a_rollout_has_one_session_of_its_own(bench: Bench) -> None:
     seen = set()
     for sources, problem, seed in (((), PROBLEM, 0), ((), PROBLEM, 1), ((), other, 0), ((DOUBLE,), PROBLEM, 0)):
         _, requests = bench.solve(script, *sources, problem=problem, seed=seed)
-        assert len({request.session for request in requests}) == 1
-        seen.add(requests[0].session)
+        assert len({request.conversation for request in requests}) == 1
+        seen.add(requests[0].conversation)
     assert None not in seen
     assert len(seen) == 4
 

@@ -1,8 +1,8 @@
-"""What every ChatModel promises, whatever is behind it.
+"""What every ChatModel promises, regardless of its backend.
 
-A harness builds a model around a *brain*: a function from the last message's text to what the model is inclined to
-say. Models that think for themselves ignore it, so the tests hold a reply against the request only. To add a model,
-add its harness to ``HARNESSES``.
+A harness builds a model around a *brain*: a function from the text of the last message to the model's preferred reply.
+Real models ignore it, so the tests compare replies only with the request. To add a model, add its harness to
+``HARNESSES``.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def test_history_with_calls_is_understood(harness: Harness) -> None:
         Message(role="assistant", content="Easy.", tool_calls=(ToolCall(name="add", arguments={"a": 1, "b": 2}),)),
         Message(role="tool", content="3"),
     )
-    request = ChatRequest(messages=messages, tools=(ADD,), session="s", sampling=Sampling(max_tokens=20))
+    request = ChatRequest(messages=messages, tools=(ADD,), conversation="s", sampling=Sampling(max_tokens=20))
     assert use(harness, lambda _: "It is 3.", lambda model: model.complete(request)).message.role == "assistant"
 
 

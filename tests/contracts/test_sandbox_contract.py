@@ -1,4 +1,4 @@
-"""What every Sandbox promises. Another implementation is tested by one more entry in ``IMPLEMENTATIONS``."""
+"""What every Sandbox promises. To test another implementation, add it to ``IMPLEMENTATIONS``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Actions and their grammars: only what is legal on the present set can be sampled."""
+"""Actions and their grammars: only actions that are legal for the current set can be sampled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rollouts may be under way."""
+"""How many rollouts may be in flight."""
 
 from __future__ import annotations
 

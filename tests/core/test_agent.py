@@ -315,8 +315,8 @@ def test_a_rollout_has_one_session_of_its_own(bench: Bench) -> None:
         (FunctionSet.of(DOUBLE), PROBLEM, 0),
     ):
         _, requests = bench.solve(script, functions=functions, problem=problem, seed=seed)
-        assert len({request.session for request in requests}) == 1
-        seen.append(requests[0].session)
+        assert len({request.conversation for request in requests}) == 1
+        seen.append(requests[0].conversation)
     assert None not in seen
     assert len(set(seen)) == 4
 

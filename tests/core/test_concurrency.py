@@ -1,4 +1,4 @@
-"""Coroutines together: results in order, and the first error alone."""
+"""Running coroutines together: results in order, and only the first error."""
 
 from __future__ import annotations
 

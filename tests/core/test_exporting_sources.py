@@ -1,4 +1,4 @@
-"""Functions out of Python files, and what is refused."""
+"""Reading functions from Python files, and what is rejected."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_every_wrong_file_is_named_with_its_reason(tmp_path: Path) -> None:
     ("name", "told"),
     [
         ("missing", "missing does not exist; give a run folder"),
-        ("text.md", "text.md is no Python file"),
+        ("text.md", "text.md is not a Python file"),
         ("empty", "empty holds no function"),
         ("foreign", "foreign is a package that agentopt did not export"),
     ],

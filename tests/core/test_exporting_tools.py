@@ -1,4 +1,4 @@
-"""Tool definitions for other interfaces."""
+"""Tool definitions for the OpenAI and Anthropic APIs."""
 
 from __future__ import annotations
 

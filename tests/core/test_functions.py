@@ -1,4 +1,4 @@
-"""Functions: everything is derived from the source, and what JSON cannot carry is refused with a usable text."""
+"""Functions: everything is derived from the source, and what JSON cannot represent gets a useful error."""
 
 from __future__ import annotations
 

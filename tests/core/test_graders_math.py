@@ -1,4 +1,4 @@
-"""The MATH grader: hand-checked verdicts, real answers, hostile ones."""
+"""The MATH grader: hand-checked verdicts, real answers and hostile ones."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Grades, and what a broken grader of the user's does."""
+"""Grades, and what happens when a user's grader is broken."""
 
 from typing import Any
 

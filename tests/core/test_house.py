@@ -1,4 +1,4 @@
-"""The shape of the house: no import circles, one room for the run folder, names, lengths, few broad handlers."""
+"""The shape of the code: no import circles, one place for the run folder, names, lengths, few broad handlers."""
 
 from __future__ import annotations
 

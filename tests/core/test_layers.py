@@ -1,4 +1,4 @@
-"""The arrows between the packages, and that importing costs nothing."""
+"""Which package may import which, and that importing is cheap."""
 
 from __future__ import annotations
 

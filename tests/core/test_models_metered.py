@@ -1,4 +1,4 @@
-"""What completions cost, and the budget that ends a run."""
+"""The cost of completions, and the budget that ends a run."""
 
 from __future__ import annotations
 

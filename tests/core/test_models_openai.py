@@ -1,4 +1,4 @@
-"""The OpenAI-compatible adapter against a server that misbehaves in every way that was thought of."""
+"""The OpenAI-compatible adapter against a server that misbehaves in many ways."""
 
 from __future__ import annotations
 

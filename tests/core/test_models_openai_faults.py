@@ -1,4 +1,4 @@
-"""The OpenAI-compatible adapter against faults of the server and of the network."""
+"""The OpenAI-compatible adapter when the server or the network fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripted model hands out its script and nothing else."""
+"""The scripted model replies with its script and nothing else."""
 
 from __future__ import annotations
 

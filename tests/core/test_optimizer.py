@@ -1,4 +1,4 @@
-"""The optimizer: what it is shown, what it may do, what goes back to it, and what is counted."""
+"""The optimizer: what it is shown, what it may do, the feedback it gets, and the counts."""
 
 from __future__ import annotations
 
@@ -153,8 +153,8 @@ class Author:
         lines = self.lines[kind]
         if callable(lines):
             return lines(request)
-        index = self.said[kind, request.session]
-        self.said[kind, request.session] += 1
+        index = self.said[kind, request.conversation]
+        self.said[kind, request.conversation] += 1
         return lines[min(index, len(lines) - 1)]
 
 
@@ -508,14 +508,14 @@ def test_trials_run_with_the_whole_edited_set(bench: Bench) -> None:
 def index_of(request: ChatRequest) -> int:
     """The draft's number among those of its edit."""
     drafts = [derive(derive(1, "edit", 0), "draft", index) for index in range(8)]
-    return drafts.index(int((request.session or "").rpartition("/")[2]))
+    return drafts.index(int((request.conversation or "").rpartition("/")[2]))
 
 
 def test_the_best_of_n_samples_is_applied(bench: Bench) -> None:
     sources = [WRONG, CRASH, NEARLY, WRONG]
     author = Author(sources=lambda request: sources[index_of(request)])
     proposal, requests = bench.propose(author, n_samples=4, max_retries=0)
-    assert len({request.session for request in requests if phase(request) != "arguments"}) == 4
+    assert len({request.conversation for request in requests if phase(request) != "arguments"}) == 4
     assert proposal.functions == FunctionSet.of(NEARLY)
     assert proposal.matches == ("1/3",)
     assert proposal.counts == ActionCounts(sampled=4, legal=4, verified=3, applied=1)
@@ -596,7 +596,7 @@ def test_a_conversation_keeps_its_session_and_only_grows(bench: Bench) -> None:
     _, requests = bench.propose(Author())
     assert [phase(request) for request in requests] == ["header", "source", "arguments"]
     header, source, _ = requests
-    assert header.session == source.session
+    assert header.conversation == source.conversation
     assert source.messages[: len(header.messages)] == header.messages
 
 
@@ -610,7 +610,7 @@ def test_arguments_are_asked_for_without_the_expected_answers(bench: Bench) -> N
         (message,) = request.messages
         assert message.content.startswith("problem_1: Shout: ")
         assert not any(each.problem.answer in message.content for each in FAILED)
-        assert request.session not in {each.session for each in requests if phase(each) == "source"}
+        assert request.conversation not in {each.conversation for each in requests if phase(each) == "source"}
 
 
 # Errors of the machine

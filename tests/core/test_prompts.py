@@ -1,4 +1,4 @@
-"""Prompts: prose with names that must all be given."""
+"""Prompts: text with placeholders that must all be filled."""
 
 from __future__ import annotations
 

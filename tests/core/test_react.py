@@ -1,4 +1,4 @@
-"""What is special to the ReAct agent: how its turns are read, and one text in place of typed arguments."""
+"""What is specific to the ReAct agent: how its turns are read, and a single string instead of typed arguments."""
 
 from __future__ import annotations
 

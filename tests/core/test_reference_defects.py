@@ -1,7 +1,7 @@
 """The defects of the reference implementation (AutoGen 0.2's AgentOptimizer), each as a test that it would fail.
 
-Defects 2 to 7 belong to the loop and stand in ``test_trainer.py`` under their numbers: removals that never arrive,
-the roll-back to the empty set, shifted labels, the unevaluated last update, TERMINATE ignored, the cap on actions.
+Defects 2 to 7 concern the loop and are in ``test_trainer.py`` under their numbers: removals that have no effect,
+rolling back to the empty set, shifted labels, an unevaluated last update, ignored TERMINATE, the limit on actions.
 """
 
 from __future__ import annotations
@@ -129,7 +129,11 @@ def brain(request: ChatRequest) -> str:
     """A model that is agent and optimizer: it writes ``shout`` once it sees failures, and calls it once it has it."""
     last = request.messages[-1].content
     first = request.messages[0].content
-    if (request.session or "").startswith("optimizer/") or "You improve the set" in first or "problem_1: " in first:
+    if (
+        (request.conversation or "").startswith("optimizer/")
+        or "You improve the set" in first
+        or "problem_1: " in first
+    ):
         words = re.findall(r"(problem_\d+): Shout: (\w+)", last)
         if "Write the complete source" in last:
             return SHOUT
@@ -384,8 +388,10 @@ def test_defect_15_a_training_is_kept_seeded_and_counted(bench: Bench, tmp_path:
 
     repeat = ScriptedChatModel(brain)
     bench.run(training(bench, repeat, MemoryStore()))
-    keys = [(each.session, each.sampling.seed) for each in model.requests]
-    assert sorted(keys, key=str) == sorted(((each.session, each.sampling.seed) for each in repeat.requests), key=str)
+    keys = [(each.conversation, each.sampling.seed) for each in model.requests]
+    assert sorted(keys, key=str) == sorted(
+        ((each.conversation, each.sampling.seed) for each in repeat.requests), key=str
+    )
 
 
 def test_defect_15_the_held_out_set_shares_nothing_with_the_training_set(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a report says of a run folder: whole, interrupted, torn, and holding text that would like to be markup."""
+"""Reports of run folders that are complete, interrupted, damaged, or contain text that looks like markup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rollouts: order, admission, what is remembered, and the line between bad attempts and broken machines."""
+"""Rollouts: order, admission, the cache, and the difference between bad attempts and infrastructure failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of metrics: when they are written, and what they add up to."""
+"""Rows of metrics: when they are written, and their totals."""
 
 from __future__ import annotations
 

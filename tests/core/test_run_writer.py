@@ -1,4 +1,4 @@
-"""The run folder: what is finished survives a kill, and what is wrong is said with its place."""
+"""The run folder: finished work survives a kill, and errors name the file and line."""
 
 from __future__ import annotations
 

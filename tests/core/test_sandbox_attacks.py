@@ -1,6 +1,6 @@
-"""Attacks on the host, from the threat table of the sandbox: each is contained, and the next call is right.
+"""Attacks on the host, from the threat table of the sandbox: each is contained, and the next call works.
 
-An attack is the body of ``def f(canary, folder, parent, port)``. ``canary`` is a secret file of ours, ``folder`` its
+An attack is the body of ``def f(canary, folder, parent, port)``. ``canary`` is a secret file, ``folder`` its
 folder, ``parent`` the process id of the trainer, ``port`` a listening TCP port on loopback. It is contained if the
 call fails, or if it returns something else than "breached".
 """

@@ -1,6 +1,6 @@
-"""The same code as root and as an ordinary user, behind a container's system call filter, and in a Ray worker.
+"""The sandbox as root, as an ordinary user, behind a container's system call filter, and in a Ray worker.
 
-Each runs a program of its own: what it opens, attacks and prints is the same everywhere.
+Each case runs the same program, which must open, attack and print the same everywhere.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The running sandbox under random input: bytes on every descriptor of a child, values through it and back."""
+"""A running sandbox under random input: bytes on every descriptor of a child, and values there and back."""
 
 from __future__ import annotations
 

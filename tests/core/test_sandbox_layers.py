@@ -1,4 +1,4 @@
-"""Each wall alone and together; what is said where one is missing; the filter on both architectures."""
+"""Each layer alone and all together; the messages when one is missing; the filter on both architectures."""
 
 from __future__ import annotations
 

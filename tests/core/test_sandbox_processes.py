@@ -1,4 +1,4 @@
-"""Nothing is left behind, whoever dies: processes, descriptors, folders, results."""
+"""No process, descriptor, folder or result is left behind, whichever process dies."""
 
 from __future__ import annotations
 

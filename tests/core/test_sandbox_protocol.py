@@ -1,4 +1,4 @@
-"""Frames, answers and captured output hold against any bytes."""
+"""Frames, answers and captured output cope with any bytes."""
 
 from __future__ import annotations
 

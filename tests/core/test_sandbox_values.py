@@ -1,4 +1,4 @@
-"""What a call may return and how errors read; benign code of many kinds works."""
+"""What a call may return and how errors are worded; many kinds of harmless code work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a batch of rollouts is for, as a value and as the text on disk."""
+"""Stages (what a batch of rollouts is for) as values and as text on disk."""
 
 from __future__ import annotations
 

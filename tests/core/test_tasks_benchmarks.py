@@ -1,4 +1,4 @@
-"""The benchmark tasks: official files in, the same problems in every run, mistakes named with file and line."""
+"""The benchmark tasks: official files, the same problems in every run, errors that name file and line."""
 
 import asyncio
 import importlib

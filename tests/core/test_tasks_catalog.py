@@ -1,4 +1,4 @@
-"""Tasks by their spec: one file per kind, and nothing of a path in an export."""
+"""Tasks by their spec: one file per kind, and no paths in exports."""
 
 import json
 import sys

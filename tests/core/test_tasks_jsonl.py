@@ -1,4 +1,4 @@
-"""Files of the user's: what a row may hold, how it is split, and what a broken one says."""
+"""The user's own files: what rows may contain, how they are split, and the messages for broken ones."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""reasoning_gym: splits that share nothing, problems that repeat, scores that hold."""
+"""reasoning_gym: disjoint splits, reproducible problems, reliable scores."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What the parser of replies reads as a call, and how arguments are judged."""
+"""What the reply parser reads as a call, and how arguments are checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the grammars let through, what the parser reads, and how arguments are judged."""
+"""What the grammars accept, what the parser reads, and how arguments are checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Algorithm 2 with a proposer and an agent that do as they are told, and defects of the reference implementation."""
+"""Algorithm 2 with a scripted proposer and agent, and defects of the reference implementation."""
 
 from __future__ import annotations
 
@@ -562,3 +562,46 @@ def test_a_bad_edit_does_not_take_a_good_one_down_with_it() -> None:
     state, rows = asyncio.run(run(try_edits=False))
     assert state.functions == FunctionSet()
     assert rows[0]["decision"] == "rolled_back"
+
+
+# Partial credit
+
+
+class PartialQuiz(Quiz):
+    """The task: half a reward for naming the problem's number, a whole one for the expected answer."""
+
+    async def grade(self, problem: Problem, answer: str | None, sandbox: Any) -> Grade:
+        if answer == problem.answer:
+            return Grade(reward=1.0, reason="right")
+        return Grade(reward=0.5 if answer == problem.id[1:] else 0.0, reason="the number alone is half of it")
+
+
+class PartialAgent(SkilledAgent):
+    """Answers half right with a function called ``half``, and as before otherwise."""
+
+    async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Attempt:
+        attempt = await super().solve(problem, functions, seed=seed)
+        half = "half" in functions and attempt.answer != problem.answer
+        return attempt.model_copy(update={"answer": problem.id[1:]}) if half else attempt
+
+
+@pytest.mark.parametrize(("rewards", "decision"), [((0.1, 0.55), "accepted"), ((0.55, 0.1), "rolled_back")])
+def test_the_mean_reward_decides_where_answers_are_partly_right(rewards: tuple[float, float], decision: str) -> None:
+    """Both sets solve one problem of ten; the accuracy alone sees no difference."""
+    solver = GradedAgent(PartialAgent(), PartialQuiz(), NO_SANDBOX)
+    plain, partial = first(1), first(1).adding(Function(source='def half() -> int:\n    """Half."""\n    return 1\n'))
+    old, new = (plain, partial) if rewards[0] < rewards[1] else (partial, plain)
+    notes = Notes()
+
+    async def fit() -> TrainState:
+        rollouts = Rollouts(solver, MemoryStore())
+        return await Trainer(Planned(new), rollouts, notes, TrainerConfig(max_epochs=1)).fit(
+            PROBLEMS, TrainState(functions=old)
+        )
+
+    state = asyncio.run(fit())
+    (row,) = notes.rows
+    assert row["decision"] == decision
+    assert (row["before"]["reward"], row["after"]["reward"]) == rewards
+    assert row["before"]["accuracy"] == row["after"]["accuracy"] == 0.1
+    assert state.functions == partial

@@ -1,4 +1,4 @@
-"""An attempt and the rollout that it becomes when it is graded; their rows on disk."""
+"""Attempts, the rollouts that they become when graded, and their rows on disk."""
 
 from __future__ import annotations
 

@@ -830,7 +830,7 @@ def test_the_names_are_the_same_everywhere() -> None:
     for name in names - {"__version__"}:
         value = getattr(ao, name)
         assert value is getattr(api, name)
-        assert len(value.__doc__ or "") > 20, name
+        assert len(value.__doc__ or "") > 10, name
     with pytest.raises(AttributeError, match="no attribute 'tarin'"):
         _ = ao.tarin  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""The ``agentopt`` command as a user meets it: exit codes, what is said where, and Ctrl-C."""
+"""The ``agentopt`` command as a user sees it: exit codes, standard output and error, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RIGHT = SHORT.replace("[:2]", "")
 
 def brain(request):
     last = request.messages[-1]
-    if request.session.startswith("optimizer/"):
+    if request.conversation.startswith("optimizer/"):
         revise = "`shout(" in request.messages[0].content
         if '"def shout(' in request.constraint.value:
             return RIGHT if revise else SHORT

@@ -1,4 +1,4 @@
-"""Joining or starting Ray where that fails, and where a job keeps its runs."""
+"""Failures to join or start Ray, and where a job stores its runs."""
 
 from __future__ import annotations
 

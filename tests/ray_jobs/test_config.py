@@ -1,4 +1,4 @@
-"""Settings: a mistake is told with its place, its value and the remedy, before anything starts."""
+"""Settings: an error names the place, the value and the remedy, before anything starts."""
 
 from __future__ import annotations
 

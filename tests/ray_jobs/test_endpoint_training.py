@@ -1,4 +1,4 @@
-"""The ``agentopt`` command with endpoints for agent and optimizer: two servers on loopback that fail now and then."""
+"""The ``agentopt`` command with endpoints for agent and optimizer: two servers on loopback that sometimes fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole short trainings through the command line: on a hosted engine, on a cluster's, and against vLLM's own server."""
+"""Short trainings from the command line: with a hosted engine, on a cluster, and with vLLM's own server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a training is said to take: from its settings, then from what it has shown."""
+"""Predictions of a training's duration: from its settings, then from its progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is seen while a run works: the live view, plain lines, ``agentopt watch``, metrics and TensorBoard's files."""
+"""What a run shows while it works: the live view, plain lines, ``agentopt watch``, metrics and TensorBoard files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from agentopt_local.chat import ChatRequest
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.record import Record
 from agentopt_local.run.files import in_use
-from agentopt_local.run.rows import MetricRow, StepRow
+from agentopt_local.run.rows import MetricRow, Score, StepRow
 from agentopt_local.run.tail import Tail
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
@@ -260,3 +260,10 @@ def test_a_tail_gives_whole_lines_once_and_starts_again_with_a_new_file(tmp_path
     (tmp_path / "new").write_text('{"b": 1}\n')
     (tmp_path / "new").replace(path)
     assert list(tail.rows()) == [Row(b=1)]
+
+
+def test_a_step_of_partial_credit_shows_the_reward_that_decided() -> None:
+    display, out = screen(terminal=False)
+    before, after = Score(accuracy=0.25, reward=0.3, n=12), Score(accuracy=0.25, reward=0.55, n=12)
+    display.on_step(STEP.model_copy(update={"before": before, "after": after}))
+    assert "accuracy 0.25 -> 0.25, reward 0.30 -> 0.55 on the same 12 problems" in out.getvalue()

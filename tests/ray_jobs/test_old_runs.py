@@ -1,7 +1,7 @@
-"""Run folders written by commit 28c0592 still open: they are resumed, reported, followed and exported.
+"""Run folders written by commit 28c0592 still work: they can be resumed, reported, followed and exported.
 
-``old_runs/finished`` and ``old_runs/stopped`` (after its first step) are of one small training with two candidates per
-step, made with the scripted model. In step 1 the first candidate was accepted; the second was drawn last.
+``old_runs/finished`` and ``old_runs/stopped`` (after its first step) are from one small training with two candidates
+per step, made with the scripted model. In step 1 the first candidate was accepted; the second was drawn last.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def test_a_stopped_one_is_resumed_to_the_same_end(runs: Path, monkeypatch: pytes
     before = rows(runs / "stopped/rollouts.jsonl")
     run_dir = RunDir(runs / "stopped")
     try:
-        job = train(read_config(run_dir.path), run_dir, progress=lambda *_: None, model=ScriptedChatModel(brain))
+        job = train(read_config(run_dir.path), run_dir, model=ScriptedChatModel(brain))
         report = asyncio.run(job)
     finally:
         run_dir.close()

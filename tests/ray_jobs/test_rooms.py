@@ -1,4 +1,4 @@
-"""What may import what within ``ray_jobs``, and its other ways to start."""
+"""Which part of ``ray_jobs`` may import which, and its other entry points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A grid of scripted trainings that share one model: the table, an interruption, and mistakes in the file."""
+"""A grid of scripted trainings that share one model: the table, interruptions, and errors in the file."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def test_a_sweep_is_interrupted_continued_and_told_in_one_table(
     assert printed.splitlines()[-1] == str(folder)
     assert ended.items() <= {each.parent: each.stat().st_mtime_ns for each in folder.glob("*/report.json")}.items()
     lines = [json.loads(line) for each in folder.glob("*/rollouts.jsonl") for line in each.read_text().splitlines()]
-    started = {request.session for request in model.requests if not (request.session or "").startswith("optimizer/")}
+    started = {
+        request.conversation for request in model.requests if not (request.conversation or "").startswith("optimizer/")
+    }
     assert 0 < stored < len(lines)
     assert len(started) <= len(lines) - stored, "finished rollouts are not run again"
 

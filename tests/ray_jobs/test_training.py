@@ -1,6 +1,6 @@
-"""A whole training with the scripted model and the real sandbox, undisturbed, killed and continued.
+"""A whole training with the scripted model and the real sandbox: undisturbed, killed, and continued.
 
-Run as a script, this file is the process that is killed: ``python test_training.py CONFIG_DIR``.
+Run as a script, this file is the process to be killed: ``python test_training.py CONFIG_DIR``.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def test_test_problems_never_reach_the_optimizer(tmp_path: Path) -> None:
     model = ScriptedChatModel(brain)
     finish(new_run(config_in(tmp_path)), model)
     seen = "\n".join(
-        request.model_dump_json() for request in model.requests if (request.session or "").startswith("optimizer/")
+        request.model_dump_json() for request in model.requests if (request.conversation or "").startswith("optimizer/")
     )
     assert "Reverse: horse" in seen
     test = [row for row in rows() if row["split"] == "test"]
@@ -192,7 +192,7 @@ def check_continued(run: Path, undisturbed: Outcome, done_before: list[dict[str,
     assert outcome.story() == undisturbed.story()
     assert outcome.report["test"] == undisturbed.report["test"]
     assert outcome.report["functions"] == undisturbed.report["functions"]
-    sessions = {request.session for request in model.requests}
+    sessions = {request.conversation for request in model.requests}
     again = [row["problem_id"] for row in done_before if session_of(row) in sessions]
     assert again == [], "finished rollouts are not run again"
     keys = Counter(session_of(row) for row in outcome.rollouts)

@@ -1,4 +1,4 @@
-"""Rollouts in Ray actors of their own: the same results, counted once, and told errors."""
+"""Rollouts in Ray workers: the same results, counted once, and errors reported."""
 
 from __future__ import annotations
 

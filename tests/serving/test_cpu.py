@@ -1,4 +1,4 @@
-"""What a CPU engine is given: its arithmetic by the processor's features, its environment, kernels and speed."""
+"""The arithmetic of a CPU engine for each kind of processor, its environment, kernels and speed."""
 
 from __future__ import annotations
 

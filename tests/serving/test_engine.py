@@ -143,10 +143,10 @@ def test_turns_call_only_what_exists_with_valid_arguments(loop: asyncio.Abstract
 
 def test_a_growing_conversation_reuses_its_prefix(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
     messages = user("Count from one to ten in words, then from ten to one. " * 12)
-    first = ChatRequest(messages=messages, sampling=Sampling(max_tokens=16), session="grow")
+    first = ChatRequest(messages=messages, sampling=Sampling(max_tokens=16), conversation="grow")
     (reply,) = ask(loop, pool, first)
     more = (*messages, reply.message, Message(role="user", content="Go on."))
-    (second,) = ask(loop, pool, ChatRequest(messages=more, sampling=Sampling(max_tokens=4), session="grow"))
+    (second,) = ask(loop, pool, ChatRequest(messages=more, sampling=Sampling(max_tokens=4), conversation="grow"))
     held = reply.usage.prompt_tokens + reply.usage.completion_tokens
     block = 32  # the CPU engine caches whole blocks
     assert second.usage.cached_tokens >= held - 2 * block > 0
@@ -236,10 +236,10 @@ def test_a_killed_engine_is_named(loop: asyncio.AbstractEventLoop, pool: Any) ->
 
 def cramped(path: Path, config: Any) -> Any:
     """An engine whose KV cache holds little more than one conversation: 48 blocks of 32 tokens."""
-    from serving import engine
+    from serving import engine, vllm_options
 
-    options = engine.engine_options
-    engine.engine_options = lambda *given, **more: options(*given, **more) | {"num_gpu_blocks_override": 48}
+    options = vllm_options.engine_options
+    vllm_options.engine_options = lambda *given, **more: options(*given, **more) | {"num_gpu_blocks_override": 48}
     return engine.Engine(path, config, cpu=True)
 
 
@@ -264,7 +264,9 @@ def test_what_the_cache_has_lost_is_told(loop: asyncio.AbstractEventLoop, pool: 
 
     def turn(session: str, told: tuple[Message, ...], text: str) -> tuple[Any, tuple[Message, ...]]:
         messages = (*told, Message(role="user", content=text))
-        (reply,) = ask(loop, small, ChatRequest(messages=messages, sampling=Sampling(max_tokens=8), session=session))
+        (reply,) = ask(
+            loop, small, ChatRequest(messages=messages, sampling=Sampling(max_tokens=8), conversation=session)
+        )
         return reply.usage, (*messages, reply.message)
 
     story = "Seven grey geese flew over the old mill and landed on the pond. "

@@ -1,4 +1,4 @@
-"""GGUF files made here, small but with all the parts, must load in transformers with the same numbers and tokens."""
+"""Small but complete GGUF files made here must load in transformers with the same numbers and tokens."""
 
 from __future__ import annotations
 

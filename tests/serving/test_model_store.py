@@ -1,4 +1,4 @@
-"""Pulls of tiny fake models: order of the sources, interruption, wrong sums, locking."""
+"""Pulling tiny fake models: order of sources, interruptions, wrong checksums, locking."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pool over real Ray actors that host a scripted model: routing, and every way in which an engine can fail."""
+"""The pool of real Ray actors that host a scripted model: routing, and every way in which an engine can fail."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def with_pool(use: Callable[[Any], Awaitable[Any]], n: int = 1, config: EngineCo
 
 
 async def say(pool: Any, word: str, session: str | None = None) -> str:
-    reply = await pool.complete(ChatRequest(messages=(Message(role="user", content=word),), session=session))
+    reply = await pool.complete(ChatRequest(messages=(Message(role="user", content=word),), conversation=session))
     return str(reply.message.content)
 
 

@@ -1,4 +1,4 @@
-"""Conversations as token ids: a growing one keeps the ids that it has, whatever the tokenizer would make of them."""
+"""Conversations as token ids: a growing one keeps its ids, even if the tokenizer would split the text differently."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Figures about the library's files: who imports whom, how long things are, what the main loop reaches.
+"""Figures about the library's files: imports, lengths, and the size of the main loop's files.
 
-python tests/tools/house.py      prints the figures that tests/core/test_house.py holds to their limits
+python tests/tools/house.py      prints the figures that tests/core/test_house.py limits
 """
 
 from __future__ import annotations

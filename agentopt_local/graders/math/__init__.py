@@ -1,7 +1,7 @@
 """The grader of MATH: whether two final answers are mathematically equivalent.
 
 ``lexer`` (tokens) → ``parser`` (one expression as a tree) → ``answer_parser`` (a whole answer: parts and their units) →
-``equivalence``, which compares values (``evaluation`` at ``sample_points``), real sets (``intervals``), and equations
+``equivalence``, which compares values (``evaluator`` at ``sample_points``), real sets (``intervals``), and equations
 and inequalities (``relations``). ``grader`` has the two graders and their conventions.
 """
 

@@ -1,4 +1,4 @@
-// Charts in SVG, drawn as wide as the page is, so that their text stays readable on a phone.
+// SVG charts, drawn at the width of the page so that their text stays readable on a phone.
 
 function figure(title, label, draw, data) {
   const plot = el('div', { class: 'plot' });
@@ -10,7 +10,7 @@ function figure(title, label, draw, data) {
       plot.replaceChildren(draw(width, label));
     }
   }).observe(plot);
-  return el('figure', {}, el('figcaption', {}, title), plot, data && fold('The same as a table', false, data));
+  return el('figure', {}, el('figcaption', {}, title), plot, data && fold('Show as a table', false, data));
 }
 
 const scale = (from, to, start, end) => (value) => start + ((value - from) / (to - from || 1)) * (end - start);
@@ -28,7 +28,7 @@ const line = (x1, y1, x2, y2, style) => svg('line', { x1, y1, x2, y2, class: sty
 const text = (x, y, content, style, anchor = 'start') => svg('text', { x, y, class: style, 'text-anchor': anchor }, content);
 const hint = (mark, content) => (mark.append(svg('title', {}, content)), mark);
 
-// A point with its interval, lying.
+// A point with its horizontal interval.
 function whisker(x, y, [value, low, high], style, content) {
   return hint(svg('g', { class: style },
     line(x(low), y, x(high), y, 'whisker'), line(x(low), y - 4, x(low), y + 4, 'whisker'), line(x(high), y - 4, x(high), y + 4, 'whisker'),
@@ -63,7 +63,7 @@ function dotPlot(rows) {
   };
 }
 
-// The accuracy that the kept functions had at each step, from steps as the data has them.
+// The accuracy of the kept functions at each step, from the steps in the data.
 function kept(steps) {
   const points = steps.map((step) => step.before);
   const last = steps.at(-1);
@@ -126,7 +126,7 @@ function learningCurve(steps) {
   };
 }
 
-// Several runs in one plot: one colour, one dash and one label at the end each.
+// Several runs in one plot, each with its own colour, dash and label at the end.
 function manyCurves(runs) {
   return (width, label) => {
     const shown = runs.filter((run) => run.steps.length);
@@ -162,6 +162,6 @@ function throughputChart(points) {
       ticks(last, Math.max(2, width / 140)).map((tick) => text(x(tick), height - 20, duration(tick), 'tick', 'middle')),
       svg('path', { d: `M${x(points[0][0])} ${y(0)}L${path}L${x(last)} ${y(0)}Z`, class: 'band after' }),
       svg('path', { d: `M${path}`, class: 'curve after' }), line(left, y(0), width - 10, y(0), 'axis'),
-      text((left + width) / 2, height - 2, 'time of work', 'tick', 'middle'));
+      text((left + width) / 2, height - 2, 'working time', 'tick', 'middle'));
   };
 }

@@ -1,4 +1,4 @@
-// Every function that was ever tried: what it is, how it came about, and what it was good for.
+// Every function that was ever tried: what it is, its history, and how it was used.
 
 const EDITS = { add_function: 'added', revise_function: 'revised', remove_function: 'removed' };
 const anchor = (name) => `function-${name}`;
@@ -7,7 +7,7 @@ function functions(run, index) {
   const learned = run.functions.filter((each) => each.status === 'learned');
   const rest = run.functions.filter((each) => each.status !== 'learned');
   return section('functions', 'What was learned',
-    learned.length ? 'These Python functions are the whole result. The agent calls them; they run in a sandbox.' : null,
+    learned.length ? 'These Python functions are all that was learned. The agent calls them, and they run in a sandbox.' : null,
     learned.length ? learned.map((each) => card(run, index, each)) : el('p', {}, 'No function was learned.'),
     rest.length > 0 && fold(`${plural(rest.length, 'function')} tried and not kept`, learned.length === 0, rest.map((each) => card(run, index, each))));
 }
@@ -29,16 +29,16 @@ function card(run, index, each) {
 
 function edit(each) {
   const matches = each.matches && !each.matches.endsWith('/0') ? `, answered ${each.matches.replace('/', ' of ')} shown problems in trials` : '';
-  const outcome = each.kept ? 'kept' : each.decision === 'accepted' ? 'left out of what was kept' : words(each.decision);
+  const outcome = each.kept ? 'kept' : each.decision === 'accepted' ? 'not among the kept edits' : words(each.decision);
   return el('li', {},
     el('p', {}, el('a', { href: `#step-${each.step}` }, `Step ${each.step}`), ` ${EDITS[each.kind] || words(each.kind)}${matches}: `,
       el('strong', { class: each.kept ? 'after' : 'bad' }, outcome)),
-    each.diff.length ? diffBlock(each.diff) : el('p', { class: 'muted' }, 'The source stayed as it was.'));
+    each.diff.length ? diffBlock(each.diff) : el('p', { class: 'muted' }, 'The source did not change.'));
 }
 
 function use(run, index, each) {
   const splits = Object.entries(each.use);
-  const rows = [...splits.map(([split, row]) => [`${SPLITS[split]} problems, trained agent`, row]), ['all rollouts, rolled\u2011back ones too', each.all]];
+  const rows = [...splits.map(([split, row]) => [`${SPLITS[split]} problems, trained agent`, row]), ['all rollouts, including rolled\u2011back updates', each.all]];
   const only = splits.filter(([, row]) => row.only_with.length);
   const total = only.reduce((sum, [, row]) => sum + row.only_with.length, 0);
   return [
@@ -46,12 +46,12 @@ function use(run, index, each) {
       ['Where', ([where]) => where],
       ['Calls', ([, row]) => whole(row.calls), 'number'],
       ['Without error', ([, row]) => (row.calls ? percent(row.ok / row.calls) : '–'), 'number'],
-      ['Problems that used it', ([, row]) => whole(row.problems), 'number'],
-      ['of these solved', ([, row]) => (row.problems ? `${whole(row.solved)} (${percent(row.solved / row.problems)})` : '–'), 'number'],
+      ['Problems where it was called', ([, row]) => whole(row.problems), 'number'],
+      ['solved of these', ([, row]) => (row.problems ? `${whole(row.solved)} (${percent(row.solved / row.problems)})` : '–'), 'number'],
       ['solved only with it', ([, row]) => (row.only_with ? el('strong', {}, whole(row.only_with.length)) : ''), 'number'],
     ], rows),
     total > 0 && fold(`${plural(total, 'problem')} solved only with it`, false,
-      el('p', { class: 'muted' }, 'Wrong before training; right now, in an attempt that called it.'),
+      el('p', { class: 'muted' }, 'Wrong before training, and right after it in an attempt that called the function.'),
       only.map(([split, row]) => el('p', { class: 'only' }, `${SPLITS[split]}: `, row.only_with.map((problem) =>
         [el('a', { href: `#run=${index}&rollout=${run.only_with_index[split][problem]}` }, problem), ' '])))),
   ];

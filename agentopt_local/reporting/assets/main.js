@@ -1,4 +1,4 @@
-// The page: the comparison if there are several runs, then one run's sections.
+// The page: a comparison if there are several runs, then the sections of one run.
 
 const NAMES = {
   comparison: 'Compare', results: 'Results', learning: 'Learning', kinds: 'Kinds', functions: 'Functions',
@@ -27,7 +27,7 @@ function chooser() {
       el('span', { class: `swatch run-${index % 6}`, 'aria-hidden': 'true' }), run.name)));
 }
 
-// Show what the address names: a rollout or a filter, or else a part of the page, unfolded if it is folded.
+// Show what the address names: a rollout, a filter, or a part of the page, which is unfolded if necessary.
 async function follow() {
   const parameters = place();
   const index = Number(parameters.get('run') || (shownRun < 0 ? 0 : shownRun));
@@ -38,14 +38,14 @@ async function follow() {
   const name = parameters.has('rollout') ? 'attempts' : [...parameters.keys()].length ? 'rollouts' : location.hash.slice(1);
   const target = name && document.getElementById(name);
   for (let node = target; node; node = node.parentElement) if (node.tagName === 'DETAILS') node.open = true;
-  // The charts take their height when they are drawn, after the first layout.
+  // Charts get their height when they are drawn, after the first layout.
   if (target) requestAnimationFrame(() => requestAnimationFrame(() => target.scrollIntoView()));
 }
 
 themeSwitch();
 if (DATA.runs.length > 1) main.append(comparison(DATA.runs), chooser());
 main.append(body);
-document.getElementById('foot').append(`Written by agentopt-local ${DATA.version}. This file needs nothing else and loads nothing.`);
+document.getElementById('foot').append(`Written by agentopt-local ${DATA.version}. This file is self-contained and loads nothing from elsewhere.`);
 window.addEventListener('hashchange', follow);
 window.addEventListener('beforeprint', () => { for (const each of main.querySelectorAll('details')) each.open = true; });
 follow();

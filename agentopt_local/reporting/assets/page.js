@@ -1,4 +1,4 @@
-// Building blocks. Text reaches the page through text nodes and attributes alone, never as markup.
+// Building blocks. Text reaches the page only through text nodes and attributes, never as markup.
 
 const SVG = 'http://www.w3.org/2000/svg';
 
@@ -42,7 +42,7 @@ function section(id, title, lead, ...children) {
     el('h2', { id: `${id}-title` }, title), lead && el('p', { class: 'lead' }, lead), children);
 }
 
-// Columns: [head, cell function, class]. A head cell per row where the class names it.
+// Columns: [heading, cell function, class]; the class "head" makes the cell a row heading.
 function table(caption, columns, rows) {
   const cell = (row) => ([, value, style]) =>
     el(style === 'head' ? 'th' : 'td', { class: style, scope: style === 'head' ? 'row' : null }, value(row));
@@ -55,7 +55,7 @@ function table(caption, columns, rows) {
 const fold = (title, open, ...children) => el('details', { open }, el('summary', {}, title), children);
 const code = (text) => el('pre', { class: 'code', tabindex: '0' }, el('code', {}, highlight(text)));
 
-// Python, roughly: enough to read by.
+// Rough highlighting of Python.
 const PYTHON = new RegExp([
   /(?<comment>#[^\n]*)/,
   /(?<string>[rbfuRBFU]{0,2}(?:"""[^]*?(?:"""|$)|'''[^]*?(?:'''|$)|"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])*'?))/,
@@ -108,7 +108,7 @@ function questionAt(run, problem) {
   return entry(run, Math.ceil(rows.length / chunk), problem);
 }
 
-// Where in the report the reader is, kept in the address so that it can be sent to somebody.
+// The reader's place in the report, kept in the address so that it can be shared.
 
 const place = () => new URLSearchParams(location.hash.includes('=') ? location.hash.slice(1) : '');
 
@@ -129,13 +129,13 @@ function themeSwitch() {
   const choice = document.getElementById('theme');
   try {
     choice.value = localStorage.getItem('agentopt-theme') || 'auto';
-  } catch { /* a browser that keeps nothing for files */ }
+  } catch { /* the browser stores nothing for local files */ }
   if (!choice.value) choice.value = 'auto';
   setTheme(choice.value);
   choice.addEventListener('change', () => {
     setTheme(choice.value);
     try {
       localStorage.setItem('agentopt-theme', choice.value);
-    } catch { /* it holds until the page is closed */ }
+    } catch { /* kept until the page is closed */ }
   });
 }

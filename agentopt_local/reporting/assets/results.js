@@ -11,7 +11,7 @@ function verdict(result) {
   if (difference.ci95[0] > 0) return `Accuracy on ${on} rose from ${from} to ${to}.`;
   if (difference.ci95[1] < 0) return `Accuracy on ${on} fell from ${from} to ${to}.`;
   if (from === to) return `Accuracy on ${on} stayed at ${to}.`;
-  return `Accuracy on ${on} went from ${from} to ${to}: within what chance does.`;
+  return `Accuracy on ${on} went from ${from} to ${to}: this may be chance.`;
 }
 
 function evidence(result) {
@@ -33,7 +33,7 @@ function headline(run) {
   const done = run.steps.filter((step) => step.decision === 'accepted').length;
   const learned = run.functions.filter((each) => each.status === 'learned').length;
   const story = run.steps.length
-    ? `${plural(learned, 'function')} learned in ${plural(run.steps.length, 'step')}, of which ${done} ${done === 1 ? 'was' : 'were'} kept.`
+    ? `${plural(learned, 'function')} learned in ${plural(run.steps.length, 'step')}, ${done} of which ${done === 1 ? 'was' : 'were'} kept.`
     : 'No step has finished yet.';
   const title = result ? verdict(result) : 'Nothing has been measured yet.';
   return el('section', { id: 'results', class: 'hero', 'aria-labelledby': 'results-title' },
@@ -52,8 +52,8 @@ function headline(run) {
 
 function caution(run, result) {
   const said = [];
-  if (result && result.split !== 'test') said.push('These are the problems it was trained on: the held-out evaluation is missing, so this says nothing about new problems.');
-  if (result && !result.complete) said.push('The evaluation has not ended: only the problems that both agents have tried are counted.');
+  if (result && result.split !== 'test') said.push('These are the training problems. The held-out evaluation is missing, so this says nothing about new problems.');
+  if (result && !result.complete) said.push('The evaluation has not finished. Only problems that both agents have tried are counted.');
   return [...said, ...run.notes].length
     ? el('ul', { class: 'note', role: 'note', 'aria-label': 'What is missing' }, [...said, ...run.notes].map((each) => el('li', {}, each))) : null;
 }
@@ -79,7 +79,7 @@ function learning(run) {
       `Learning curve: ${run.steps.map(stepLabel).join('. ')}`, learningCurve(run.steps), stepsAsTable(run))]
     : el('p', {}, 'No step has finished yet.');
   return section('learning', 'Learning curve',
-    'The line is the accuracy of the kept functions. A step is kept only if it answers more of the same problems; otherwise it is rolled back and the line goes on as it was.', body);
+    'The line is the accuracy of the kept functions. A step is kept only if it does better on the same problems; otherwise it is rolled back and the line stays level.', body);
 }
 
 const stepsAsTable = (run) => table('Accuracy by step', [
@@ -96,7 +96,7 @@ function kinds(run) {
   if (!result || !result.kinds.length) return null;
   const rows = [...result.kinds].sort((a, b) => (b.after[0] - b.before[0]) - (a.after[0] - a.before[0]));
   return section('kinds', 'Kinds of problems',
-    `The ${SPLITS[result.split]} problems by kind, those that gained most first. Few problems make wide intervals.`,
+    `The ${SPLITS[result.split]} problems by kind, largest gain first. Intervals are wide where problems are few.`,
     el('ul', { class: 'key' }, el('li', { class: 'before' }, '○ before'), el('li', { class: 'after' }, '● after')),
     figure('Accuracy by kind, with 95 % Wilson intervals',
       rows.map((row) => `${row.kind}: ${tidyPercent(row.before[0])} to ${tidyPercent(row.after[0])}`).join('. '),
@@ -124,7 +124,7 @@ function comparison(runs) {
   const sets = new Set(runs.filter(result).map((run) => `${result(run).split} ${result(run).n}`));
   return el('section', { id: 'comparison', class: 'hero', 'aria-labelledby': 'comparison-title' },
     el('h1', { id: 'comparison-title' }, `${runs.length} runs side by side`),
-    sets.size > 1 && el('p', { class: 'note', role: 'note' }, 'The runs were measured on different problems: compare their changes, not their accuracies.'),
+    sets.size > 1 && el('p', { class: 'note', role: 'note' }, 'The runs were measured on different problems. Compare their changes, not their accuracies.'),
     table('Results by run', [
       ['Run', (run) => [el('span', { class: `swatch run-${runs.indexOf(run) % 6}`, 'aria-hidden': 'true' }), run.name], 'head'],
       ['Model', (run) => run.model],

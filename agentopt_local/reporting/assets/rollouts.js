@@ -1,4 +1,4 @@
-// The browser of rollouts: a filtered list of which only the visible rows exist, and the rollout that is selected.
+// The rollout browser: a filtered list, of which only the visible rows exist, and the selected rollout.
 
 const ROW = 52;
 const FILTERS = ['stage', 'kind', 'fn', 'outcome', 'stop'];
@@ -9,7 +9,7 @@ const OUTCOMES = {
 
 function rollouts(run, browser) {
   const { rows } = run.rollouts;
-  const lead = rows.length ? `All ${whole(rows.length)} attempts, with every turn, call and result. Arrow keys move through the list.` : null;
+  const lead = rows.length ? `All ${whole(rows.length)} attempts, with every turn, call and result. Use the arrow keys to move through the list.` : null;
   return section('rollouts', 'Rollouts', lead, browser ? browser.root : el('p', {}, 'There are none yet.'));
 }
 
@@ -57,7 +57,7 @@ class Browser {
 
   value(name) { return this.controls[name].input.value; }
 
-  // Set filters and selection from an address.
+  // Set the filters and the selection from the address.
   restore(parameters) {
     for (const [name, { input }] of Object.entries(this.controls)) {
       input.value = parameters.get(name) || '';
@@ -150,12 +150,12 @@ class Browser {
     this.select(this.found[Math.max(0, Math.min(this.found.length - 1, to))]);
   }
 
-  // Scroll the list so far that the selected row is seen.
+  // Scroll the list until the selected row is visible.
   reveal() {
     const top = this.found.indexOf(this.selected) * ROW;
     const below = top + ROW - this.list.scrollTop - this.list.clientHeight;
     if (top < this.list.scrollTop) this.list.scrollTop = top;
-    else if (below > 2 * ROW) this.list.scrollTop = top - this.list.clientHeight / 3; // a jump: what stands around it is seen too
+    else if (below > 2 * ROW) this.list.scrollTop = top - this.list.clientHeight / 3; // a jump: show its neighbours too
     else if (below > 0) this.list.scrollTop += below;
     this.draw();
   }
@@ -187,7 +187,7 @@ class Browser {
     const position = this.selected;
     if (position === null) return this.detail.replaceChildren();
     if (!canUnpack) {
-      return this.detail.replaceChildren(el('p', { class: 'note' }, 'This browser cannot unpack the turns. Chrome 80, Firefox 113 and Safari 16.4 can, and newer ones.'));
+      return this.detail.replaceChildren(el('p', { class: 'note' }, 'This browser cannot unpack the turns. Chrome 80, Firefox 113, Safari 16.4 and newer versions can.'));
     }
     const row = this.data.rows[position];
     const [detail, question] = await Promise.all([rolloutAt(this.index, position), questionAt(this.index, row[1])]);
@@ -213,7 +213,7 @@ function rolloutView(data, row, [answer, reason, seed, set, turns], question) {
   return [
     el('h3', {}, verdictMark(row[2]), ' ', data.problems[row[1]][0]),
     el('p', { class: 'muted' }, facts.filter(Boolean).join(' · ')),
-    question ? el('blockquote', {}, question[0]) : el('p', { class: 'muted' }, 'The question was not written down.'),
+    question ? el('blockquote', {}, question[0]) : el('p', { class: 'muted' }, 'The question was not recorded.'),
     el('dl', { class: 'answers' },
       el('div', {}, el('dt', {}, 'Answer'), el('dd', {}, answer === null ? 'none' : answer)),
       question && el('div', {}, el('dt', {}, 'Expected'), el('dd', {}, question[1])),
@@ -229,6 +229,6 @@ function turnView([content, executed, observations], index) {
   return el('li', {}, el('p', { class: 'turn' }, `Turn ${index + 1}`), said && el('p', { class: 'said' }, said),
     executed.map(([name, given, ok, result]) => el('div', { class: 'call' },
       el('p', {}, name === 'python' ? 'ran Python' : ['called ', el('code', {}, name)]), code(given),
-      el('p', { class: ok ? 'muted' : 'bad' }, ok ? 'which gave' : 'which failed'), el('pre', { class: `code ${ok ? '' : 'failed'}`, tabindex: '0' }, result))),
-    observations.map((each) => el('div', { class: 'call' }, el('p', { class: 'muted' }, 'was told'), el('pre', { class: 'code', tabindex: '0' }, each))));
+      el('p', { class: ok ? 'muted' : 'bad' }, ok ? 'which returned' : 'which failed'), el('pre', { class: `code ${ok ? '' : 'failed'}`, tabindex: '0' }, result))),
+    observations.map((each) => el('div', { class: 'call' }, el('p', { class: 'muted' }, 'was shown'), el('pre', { class: 'code', tabindex: '0' }, each))));
 }

@@ -1,14 +1,14 @@
-// What each step tried and what became of it; what the run cost; how to repeat it.
+// What each step tried and with what outcome; what the run cost; how to repeat it.
 
 function steps(run) {
   if (!run.steps.length) return null;
   return section('steps', 'Step by step',
-    'Each edit is tried in the sandbox on problems that failed. Then whole sets are rolled out, and the best is kept if it beats what there was.',
+    'Each edit is first tried in the sandbox on failed problems. Then whole sets are rolled out, and the best one is kept if it beats the current set.',
     table('Actions by step', [
       ['Step', (step) => el('span', { id: `step-${step.step}` }, String(step.step)), 'head'],
       ['Decision', (step) => el('span', { class: `pill ${step.decision.replace('_', '-')}` }, words(step.decision))],
       ['Accuracy', (step) => `${tidyPercent(step.before[0])} → ${tidyPercent(step.after[0])}`, 'number'],
-      ['Best candidate: its edits, and the shown problems that each answered in trials', (step) => (step.actions.length ? list(step.actions.map(action)) : 'none')],
+      ['Best candidate: its edits, each with the shown problems that it answered in trials', (step) => (step.actions.length ? list(step.actions.map(action)) : 'none')],
       ['Other candidates rolled out', (step) => (step.candidates.length > 1 ? list(step.candidates.slice(1).map((each) =>
         `${tidyPercent(each.accuracy)}  ${each.actions.map(spoken).join(' + ') || 'unchanged'}`)) : '–')],
       ['Sampled → applied', (step) => ['sampled', 'legal', 'verified', 'applied'].map((key) => step.counts[key] ?? '–').join(' → '), 'number'],
@@ -33,12 +33,12 @@ function cost(run) {
   const sum = (key) => parts.reduce((total, part) => total + part[key], 0);
   const bar = (part) => canvas(120, 10, '', svg('rect', { width: (120 * part.prompt_tokens) / most, height: 10, class: 'before fill' }),
     svg('rect', { x: (120 * part.prompt_tokens) / most, width: (120 * part.completion_tokens) / most, height: 10, class: 'after fill' }));
-  // Without metrics the time is that of the training's steps alone, so only their tokens count.
+  // Without metrics only the time of the training steps is known, so only their tokens count.
   const timed = parts.filter((part) => run.seconds.work !== null || part.part !== 'test rollouts');
   const rate = timed.reduce((total, part) => total + part.completion_tokens, 0) / (spent(run) || Infinity);
   return section('cost', 'Tokens and time', null,
     el('dl', { class: 'facts' },
-      fact('Time', duration(spent(run)), run.seconds.work === null ? 'in the training’s steps' : 'of work, start and evaluation included'),
+      fact('Time', duration(spent(run)), run.seconds.work === null ? 'for the training steps' : 'of work, including start and evaluation'),
       fact('Generated', whole(sum('completion_tokens')), 'tokens'),
       fact('Read', whole(sum('prompt_tokens')), sum('prompt_tokens') ? `prompt tokens, ${percent(sum('cached_tokens') / sum('prompt_tokens'))} from the prefix cache` : 'prompt tokens'),
       fact('Throughput', rate >= 10 ? whole(rate) : rate.toFixed(1), 'generated tokens per second, on average')),
@@ -59,8 +59,8 @@ function repeat(run) {
     ['Name', ([key]) => el('code', {}, key), 'head'], ['Value', ([, value]) => setting(value)]], rows);
   const changed = new Set(run.changed);
   return section('repeat', 'Repeat it',
-    'The settings that are not defaults. Saved as repeat.toml they give the same problems, seeds and decisions, on the same versions.',
-    code(run.toml || '# every setting has its default'),
+    'The settings that differ from the defaults. Saved as repeat.toml they give the same problems and seeds with the same versions.',
+    code(run.toml || '# all settings have their defaults'),
     el('pre', { class: 'code', tabindex: '0' }, `agentopt train repeat.toml\nagentopt evaluate ${run.path}\nagentopt show ${run.path} --diff`),
     fold('Versions and machine', false, values('Versions and machine', entries(run.meta))),
     fold('All settings', false, values('All settings', Object.entries(run.settings)

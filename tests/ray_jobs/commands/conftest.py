@@ -1,4 +1,4 @@
-"""A finished run to export from: really trained, rolled out and sandboxed, with a script for a model."""
+"""A finished run to export: real training, rollouts and sandbox, with a scripted model."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def optimizer(request: ChatRequest) -> str:
 
 def brain(request: ChatRequest) -> str:
     """The whole script."""
-    if (request.session or "").startswith("optimizer/"):
+    if (request.conversation or "").startswith("optimizer/"):
         return optimizer(request)
     last = request.messages[-1]
     if last.role == "tool":

@@ -1,4 +1,4 @@
-"""``ask`` and ``chat``: the scripted model through injection, and a server on loopback through the command line."""
+"""``ask`` and ``chat``, with an injected scripted model, and from the command line with a server on loopback."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_chat_remembers_and_forgets(run: Path, capfd: pytest.CaptureFixture[st
     assert [message.role for message in second.messages[2:]] == ["assistant", "tool", "assistant", "user"]
     assert second.messages[-1].content == "reverse: xyz"
     assert [message.content for message in third.messages[1:]] == ["reverse: last"]
-    assert len({request.session for request in model.requests}) == 1, "the engine's prefix cache is kept"
+    assert len({request.conversation for request in model.requests}) == 1, "the engine's prefix cache is kept"
 
 
 def test_an_unanswered_question_leaves_no_trace(run: Path) -> None:

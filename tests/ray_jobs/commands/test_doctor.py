@@ -1,4 +1,4 @@
-"""What ``agentopt doctor`` and ``agentopt models`` print, the latter against a small hub on the loopback interface."""
+"""The output of ``agentopt doctor`` and ``agentopt models``, the latter with a small hub on loopback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions back as the start of a training."""
+"""Importing functions as the start of a training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of a real run with hostile text in every place, as a browser shows it."""
+"""The report of a real run with hostile text everywhere, as a browser shows it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ WORDS = {"train": ("ab", "cd", "tree", "house"), "test": ("xy", "garden", "stone
 def brain(request: ChatRequest) -> str:
     """Learns one function; says hostile things meanwhile."""
     last = request.messages[-1]
-    if (request.session or "").startswith("optimizer/"):
+    if (request.conversation or "").startswith("optimizer/"):
         assert request.constraint is not None
         if '"def shout(' in request.constraint.value:
             return SHOUT

@@ -1,4 +1,4 @@
-"""The MCP server of a trained run, asked by the SDK's own client, over both transports."""
+"""The MCP server of a trained run, called by the SDK's own client over both transports."""
 
 from __future__ import annotations
 
