@@ -506,8 +506,8 @@ def test_a_spec_and_settings_make_the_run_that_the_command_line_makes(tmp_path: 
 def test_agent_and_optimizer_may_be_two_objects(tmp_path: Path) -> None:
     agent, optimizer = script(), script()
     run = ao.train(ao.task(ROWS), model=agent, optimizer_model=optimizer, run_dir=tmp_path, **QUICK)
-    assert {(each.session or "").partition("/")[0] == "optimizer" for each in agent.requests} == {False}
-    assert {(each.session or "").partition("/")[0] == "optimizer" for each in optimizer.requests} == {True}
+    assert {(each.conversation or "").partition("/")[0] == "optimizer" for each in agent.requests} == {False}
+    assert {(each.conversation or "").partition("/")[0] == "optimizer" for each in optimizer.requests} == {True}
     assert run.settings["optimizer_model"]["name"] == "python:ScriptedChatModel"
 
 

@@ -71,7 +71,7 @@ def agent(request: ao.ChatRequest) -> str:
 
 def brain(request: ao.ChatRequest) -> str:
     """Both roles."""
-    return optimizer(request) if (request.session or "").startswith("optimizer/") else agent(request)
+    return optimizer(request) if (request.conversation or "").startswith("optimizer/") else agent(request)
 
 
 def model() -> ao.ScriptedChatModel:
