@@ -1,4 +1,4 @@
-"""What can be followed of a run while it goes on: the one seam for displays, logs and programs of the user's."""
+"""Following a run as it works: the one seam for displays, logs and user code."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from agentopt_local.trajectory import Trajectory
 
 
 class Callback:
-    """Called while a run goes on. Override what you need; each method does nothing by default.
+    """Called as a run works. Override the methods you need; by default each does nothing.
 
-    The methods are called in the thread of the run's event loop, so they should be quick. An error that one raises ends
-    the run as an interruption would: what is finished is kept, and the run can be resumed.
+    They are called in the thread of the run's event loop, so keep them quick. An exception raised in one ends the run
+    like an interruption: finished work is kept, and the run can be resumed.
 
     ::
 
@@ -29,20 +29,20 @@ class Callback:
         """``done`` of ``total`` rollouts of ``stage`` have ended; ``total`` 0: a stage without a count has begun."""
 
     def on_rollout(self, stage: Stage, trajectory: Trajectory) -> None:
-        """A rollout was graded and written down. Each is reported once, also over resumes."""
+        """A rollout has been graded and written down. Each rollout is reported once, even if the run is resumed."""
 
     def on_step(self, row: StepRow) -> None:
-        """A training step ended: its decision, its actions, and the scores before and after (accuracy 0 to 1)."""
+        """A training step has ended: its decision, its actions, and the scores before and after (0 to 1)."""
 
     def on_metrics(self, row: MetricRow) -> None:
         """Every few seconds of work, and after each step: accuracy so far, tokens, tokens per second, seconds left."""
 
     def on_evaluation(self, report: Report) -> None:
-        """The evaluation ended and was written down."""
+        """The evaluation has ended and is written down."""
 
 
 class ProgressOnly(Callback):
-    """Passes on what is done and nothing else."""
+    """Passes on the progress of stages and nothing else."""
 
     def __init__(self, progress: Callable[[Stage, int, int], None]) -> None:
         """``progress`` is called as ``progress(stage, done, total)``."""
@@ -53,7 +53,7 @@ class ProgressOnly(Callback):
 
 
 class Callbacks(Callback):
-    """Several callbacks as one, called in their order."""
+    """Several callbacks as one; they are called in order."""
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:
         self.each = tuple(callbacks)

@@ -35,7 +35,7 @@ async def evaluate(
 ) -> Report:
     """Evaluate a run's best accepted functions on ``n`` problems of ``split``; rollouts that exist are reused.
 
-    ``model`` and ``task`` are those that the run was given in Python.
+    ``model`` and ``task`` are objects given in Python.
     """
     # The optimizer has nothing to do here, so no engine is started for it.
     config = config.model_copy(update={"optimizer_model": None})

@@ -34,8 +34,8 @@ async def export_run(
 ) -> Path:
     """Write the run as ``form``, one of the formats of ``agentopt export``; returns what was written.
 
-    ``output`` is next to the run by default; ``name`` is that of the package or server; ``force`` replaces an earlier
-    export. ``say`` is called with what is worth knowing. Raises ConfigError or RunDirError if it cannot be written.
+    ``output`` is next to the run by default; ``name`` names the package or server; ``force`` replaces an earlier
+    export. ``say`` is called with remarks about the result. Raises ConfigError or RunDirError if it cannot be written.
     """
     if form not in FORMATS:
         raise ConfigError(

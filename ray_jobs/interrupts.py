@@ -1,4 +1,4 @@
-"""Running a coroutine to its end from blocking code, so that Ctrl-C ends engines and sandboxes in order."""
+"""Running a coroutine from blocking code, such that Ctrl-C shuts down engines and sandboxes in order."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ async def interruptible(job: Coroutine[Any, Any, T]) -> T:
 
 
 def run_blocking(job: Coroutine[Any, Any, T]) -> T:
-    """The result of ``job``, from a script, a thread, or a notebook, whose event loop is running already.
+    """The result of ``job``, in a script, a thread, or a notebook, whose event loop is already running.
 
-    Where a loop is running, ``job`` gets a thread with a loop of its own. Ctrl-C (in a notebook: interrupt the kernel)
-    and, in a script, SIGTERM cancel ``job``, wait until it has ended, and raise KeyboardInterrupt.
+    If a loop is running, ``job`` gets a thread with its own loop. Ctrl-C (in a notebook: interrupting the kernel) and,
+    in a script, SIGTERM cancel ``job``, wait for it to end, and raise KeyboardInterrupt.
     """
     try:
         asyncio.get_running_loop()
@@ -65,7 +65,7 @@ def run_here(job: Coroutine[Any, Any, T]) -> T:
 
 
 class LoopThread:
-    """An event loop in a thread of its own, for blocking calls that share what lives in that loop."""
+    """An event loop in its own thread, for blocking calls that share what lives in that loop."""
 
     def __init__(self) -> None:
         self._started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
@@ -118,7 +118,7 @@ class LoopThread:
 
 @contextmanager
 def raising_on_ctrl_c() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt in this thread, also below an event loop that would only take note of it."""
+    """Make Ctrl-C raise KeyboardInterrupt here, even if an outer event loop has a handler that would only note it."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield
         return

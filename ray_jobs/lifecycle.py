@@ -40,8 +40,8 @@ async def create_run(
 ) -> RunDir:
     """Check what a run with these settings needs, and create its folder.
 
-    ``model`` and ``task`` are those that a program gives as objects; ``start`` replaces ``config.start_functions``.
-    Raises ConfigError before there is a folder that could never be resumed, and RunDirError if it exists already.
+    ``model`` and ``task`` are objects given in Python; ``start`` replaces ``config.start_functions``. Raises
+    ConfigError, before there is a folder that could never be resumed, and RunDirError if the folder already exists.
     """
     if model is None:
         check_model(config)
@@ -58,10 +58,10 @@ def reopen(
     model: ChatModel | Models | None = None,
     task: Problems | None = None,
 ) -> tuple[RunConfig, RunDir]:
-    """The settings and the open folder of a run that is to be continued or evaluated.
+    """The settings and the open folder of a run that will be continued or evaluated.
 
-    ``budget`` are new values of ``budget.KEY``, which are kept; ``prefix`` is what such a key has before it in errors.
-    Raises ConfigError or RunDirError if the run cannot go on.
+    ``budget`` has new values for ``budget.KEY``, which are written down; ``prefix`` precedes the keys in errors.
+    Raises ConfigError or RunDirError if the run cannot be continued.
     """
     changes = dict(budget)
     config = changed_budget(read_config(path), changes, prefix)
@@ -84,7 +84,7 @@ async def train_run(
     model: ChatModel | Models | None = None,
     task: Problems | None = None,
 ) -> Report:
-    """Train, or continue training, in ``run_dir``, which is closed at the end; ``display`` shows how it goes."""
+    """Train, or continue training, in ``run_dir``, and close it. ``display`` shows the progress."""
     heard = list(callbacks)
     if display is not None:
         heard.append(display)
@@ -106,7 +106,7 @@ async def evaluate_run(
     model: ChatModel | Models | None = None,
     task: Problems | None = None,
 ) -> Report:
-    """Evaluate the run in ``run_dir``, which is closed at the end; ``display`` shows how it goes."""
+    """Evaluate the run in ``run_dir``, and close it. ``display`` shows the progress."""
     heard = [*callbacks, *([] if display is None else [display])]
     job = evaluate(config, run_dir, split=split, n=n, callbacks=heard, model=model, task=task)
     return await at_work(run_dir, job, display)
@@ -117,7 +117,7 @@ async def at_work(
 ) -> Report:
     """Await ``job`` with a log in the run folder and a live display; closes ``run_dir``.
 
-    ``forecast`` are the settings of a training whose duration is to be said before it starts.
+    ``forecast`` has the settings of a training whose expected duration is shown before it starts.
     """
     handler = log_to(run_dir.log_path)
     try:
@@ -141,9 +141,9 @@ async def at_work(
 
 
 def show_forecast(config: RunConfig, display: Display, *, steps: int) -> None:
-    """Before a training, say how fast the model is on this processor and how long the training will take.
+    """Before a training, show how fast the model is on this processor and how long the training will take.
 
-    ``steps`` have been finished before. Says nothing if the model runs elsewhere. Raises ConfigError or
+    ``steps`` have been finished before. Shows nothing if the model runs elsewhere. Raises ConfigError or
     EngineDeadError if this processor cannot run it.
     """
     speed = speed_here(config)
@@ -157,7 +157,7 @@ def show_forecast(config: RunConfig, display: Display, *, steps: int) -> None:
 
 
 def problems_to_evaluate(config: RunConfig, n: int | None, name: str = "--n") -> int:
-    """How many problems an evaluation takes: ``n``, or as many as the run's own. Raises ConfigError below 1."""
+    """The number of problems to evaluate on: ``n``, or the run's ``n_test``. Raises ConfigError below 1."""
     n = config.task.n_test if n is None else n
     if n < 1:
         raise ConfigError(f"{name} {n}: evaluate on at least one problem")

@@ -36,7 +36,7 @@ class Models:
 def check_model(config: RunConfig, run: Path | None = None) -> None:
     """Raise ConfigError if a model to be hosted is not on this machine, before anything is started.
 
-    ``run`` is the run's folder, for the message about a model that only a program can give again.
+    ``run`` is the run's folder, for the message about a model that was given in Python.
     """
     from serving.model_store import resolve
 
@@ -47,8 +47,8 @@ def check_model(config: RunConfig, run: Path | None = None) -> None:
         if model.name.startswith(IN_PYTHON):
             where = "RUN" if run is None else repr(str(run))
             raise ConfigError(
-                f"the model {model.name.removeprefix(IN_PYTHON)!r} was given in Python, which alone can give it again: "
-                f"ao.resume({where}, model=...), or .agent(model=...) to ask it, after 'import agentopt_local as ao'"
+                f"the model {model.name.removeprefix(IN_PYTHON)!r} was given in Python and cannot be opened here; from "
+                f"Python, continue with ao.resume({where}, model=...), or ask it with ao.load({where}).agent(model=...)"
             )
         resolve(model.name, allow_fetch=False)
 

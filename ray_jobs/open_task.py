@@ -1,4 +1,4 @@
-"""Opening a run's task: by its spec, from the rows in the run folder, or as an object that a program gave."""
+"""Opening a run's task: by its spec, from the rows in the run folder, or as an object given in Python."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ray_jobs.config import RunConfig
 def task_of(config: RunConfig, run: Path | None = None, given: Problems | None = None) -> Task:
     """The task of a run with these settings.
 
-    ``run`` is its folder, if there is one already; ``given`` is the task that a program gives again. Raises ConfigError
-    if it cannot be opened, has too few problems, or is not the one that the run was started with.
+    ``run`` is its folder, if it exists; ``given`` is a task given in Python. Raises ConfigError if it cannot be opened,
+    has too few problems, or is not the task that the run was started with.
     """
     spec, seed = config.task.spec, config.task.seed
     task: Task
@@ -57,7 +57,7 @@ def check_same(task: Task, config: RunConfig, run: Path | None) -> None:
 
 
 class GivenTask:
-    """An object with ``problems`` and ``grade`` as a Task: what it returns is checked."""
+    """Any object with ``problems`` and ``grade`` as a Task; what it returns is checked."""
 
     def __init__(self, spec: str, task: Problems) -> None:
         self.name = spec
@@ -79,12 +79,12 @@ class GivenTask:
         return found
 
     async def grade(self, problem: Problem, answer: str | None, sandbox: Sandbox) -> Grade:
-        """The object's grade. Raises ConfigError if it is neither a Grade nor anything that becomes one."""
+        """The object's grade. Raises ConfigError if it returns something that is not a grade."""
         result = self.task.grade(problem, answer, sandbox)
         return as_grade(self.title, await result if inspect.isawaitable(result) else result, problem, answer or "")
 
     def for_grading(self) -> GivenTask:
-        """This task as small as its object can make itself, by a method of the same name."""
+        """This task with its object's own ``for_grading()``, if it has one."""
         smaller = getattr(self.task, "for_grading", None)
         return self if smaller is None else GivenTask(self.name, smaller())
 

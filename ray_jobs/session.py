@@ -112,7 +112,7 @@ async def open_session(
     """Open everything, cheapest first, so that a user's mistake surfaces before an engine starts.
 
     ``model`` replaces the configured models: a scripted model, or open models that several runs share. It is not
-    closed with the session. ``task`` is the one that the run was given in Python, if it was.
+    closed with the session. ``task`` is the task, if it was given in Python.
     """
     heard = Callbacks(callbacks)
     opened_task = task_of(config, run_dir.path, task)

@@ -31,8 +31,8 @@ async def train(
 ) -> Report:
     """Train until a stop, evaluate, and return the report. Continues where the folder's state is.
 
-    ``model`` and ``task`` are those that were given in Python. A kill at any moment loses only the rollouts and drafts
-    that were in flight.
+    ``model`` and ``task`` are objects given in Python. A kill at any moment loses only the rollouts and drafts that
+    were in flight.
     """
     async with open_session(config, run_dir, callbacks, model=model, task=task) as session:
         if run_dir.meta() is None:

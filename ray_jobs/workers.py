@@ -105,7 +105,7 @@ def worker_nodes(count: int | None) -> list[str]:
 
 
 def sendable(task: Task) -> Task:
-    """What a worker needs of ``task``, small where it can make itself so. Raises ConfigError if it cannot be sent."""
+    """What a worker needs of ``task``, as small as possible. Raises ConfigError if it cannot be sent."""
     smaller = getattr(task, "for_grading", None)
     task = task if smaller is None else smaller()
     _, error = outcome(lambda: ray.cloudpickle.dumps(task))

@@ -5,7 +5,7 @@
     config.json      the resolved settings; ``agentopt resume`` reads nothing else
     meta.json        versions, commit, device, sandbox layers, prompt hashes
     problems.jsonl   the questions and expected answers, so that a report needs no data set
-    task_rows.jsonl  all rows of a task that was given in Python, if they and its grader can be read back
+    task_rows.jsonl  all rows of a task given in Python, if they and the grader can be read back
     state.json       the trainer's state after the last finished step (replaced atomically)
     steps.jsonl      one StepRow per step: actions, decision, scores before and after, tokens, seconds
     proposals.jsonl  the updates that each step tries, written before they are tried

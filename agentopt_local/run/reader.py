@@ -52,13 +52,13 @@ def read_config(run: Path) -> Row:
 
 
 def task_rows(run: Path) -> Path | None:
-    """The file with the rows of the run's task; None if it has none, because the task is opened by its spec."""
+    """The file with the rows of the run's task; None if there is none."""
     path = run / files.TASK_ROWS
     return path if path.is_file() else None
 
 
 def read_problems(run: Path) -> list[ProblemRow]:
-    """The problems that were rolled out, or are to be, in their order; damaged rows are left out."""
+    """The problems of the run in order; damaged rows are left out."""
     return read_rows(run / files.PROBLEMS, lenient(ProblemRow), [])
 
 

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 IN_PYTHON = "python:"
-"""What the spec of a task, and the name of a model, begins with that a program gave as an object: its name follows."""
+"""The prefix of a task's spec, or of a model's name, if it was given in Python as an object."""
 
 
 class Problems(Protocol):
-    """What a task must have at least: problems, and grades of answers to them."""
+    """The least that a task must have: problems, and grades for answers to them."""
 
     def problems(self, split: Split, n: int) -> tuple[Problem, ...]:
         """The first ``n`` problems of ``split``. A larger ``n`` extends the problems of a smaller one.

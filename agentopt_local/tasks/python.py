@@ -1,7 +1,7 @@
-"""Tasks that a program gives as rows: their spec is ``python:NAME``, and there is no file behind it.
+"""Tasks given in Python as rows. Their spec is ``python:NAME``; there is no file behind it.
 
 If the grader has a name and the rows are JSON values, the rows are kept in the run folder, so that the command line can
-open the task again. Otherwise only a program can: it has the grader, or the values.
+open the task again. Otherwise only the program can, because it has the grader or the values.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def rows_task(name: str, rows: Iterable[GivenRow], *, grader: str | Grader, colu
 
 
 def settings_of(task: RowsTask) -> dict[str, Any]:
-    """What a run's settings say of the task: the grader, and the columns that have other names."""
+    """The task's entry in a run's settings: the grader, and the columns with names of their own."""
     return {"grader": task.grader, **task.columns.model_dump(exclude_defaults=True)}
 
 
 def rows_text(task: RowsTask) -> str | None:
-    """The rows as JSONL, from which :func:`reopened` makes the task again; None if that cannot be."""
+    """The rows as JSONL, from which :func:`reopened` makes the task again; None if they cannot be written that way."""
     if not task.named_graders:
         return None
     text, _ = outcome(
@@ -43,7 +43,7 @@ def reopened(spec: str, path: Path, settings: Mapping[str, Any], seed: int) -> R
     columns = {key: value for key, value in settings.items() if key in Columns.model_fields}
     return RowsTask(
         spec,
-        read_lines(path, "The rows of the task belong there"),
+        read_lines(path, "It should hold the rows of the task"),
         source=str(path),
         stem=spec.removeprefix(IN_PYTHON),
         grader=str(settings.get("grader", DEFAULT_GRADER)),
@@ -53,9 +53,9 @@ def reopened(spec: str, path: Path, settings: Mapping[str, Any], seed: int) -> R
 
 
 def only_in_python(spec: str, run: Path | None = None) -> ConfigError:
-    """The error of a task that has to be given again: what it is and how."""
+    """The error for a task that only Python can give again; it says how."""
     where = "RUN" if run is None else repr(str(run))
     return ConfigError(
-        f"the task {spec.removeprefix(IN_PYTHON)!r} was given in Python, which alone can give it again: "
-        f"ao.resume({where}, task=...) after 'import agentopt_local as ao'"
+        f"the task {spec.removeprefix(IN_PYTHON)!r} was given in Python and cannot be opened here; from Python, "
+        f"continue with ao.resume({where}, task=...) after 'import agentopt_local as ao'"
     )

@@ -1,4 +1,4 @@
-"""A task made of rows, wherever they come from: a file (``jsonl.py``), or Python (``python.py``).
+"""A task made of rows, from a file (``jsonl.py``) or from Python (``python.py``).
 
 A row is ``{"question": ..., "answer": ..., "id"?, "kind"?, "split"?, "grader"?, ...}``; other keys become the problem's
 metadata. An answer may be a number or a bool, which becomes text as JSON writes it. The split of a row without
@@ -34,7 +34,7 @@ GRADER = "grader"
 
 
 class Columns(Record):
-    """The keys under which rows hold what a problem has."""
+    """The keys of a row that describe the problem."""
 
     question: str = "question"
     answer: str = "answer"
@@ -43,12 +43,12 @@ class Columns(Record):
     split: str = "split"
 
     def keys(self) -> frozenset[str]:
-        """All of them, and that of a row's own grader."""
+        """All of them, with the key of a row's own grader."""
         return frozenset((self.question, self.answer, self.id, self.kind, self.split, GRADER))
 
 
 class Place(NamedTuple):
-    """Where a row stands, as errors name it: ``line 3``, ``train row 0``."""
+    """A row's place, as errors name it: ``line 3``, ``train row 0``."""
 
     noun: str
     number: int
@@ -69,7 +69,7 @@ class GivenRow(NamedTuple):
     place: Place
     row: Any
     split: Split | None = None
-    """The split that it belongs to whatever the row says; None: the row says it, or its question does."""
+    """The split it belongs to, whatever the row says; None: the row or its question decides."""
 
 
 class _Checked(NamedTuple):
@@ -80,7 +80,7 @@ class _Checked(NamedTuple):
     fixed: bool
     """Whether its split was given with the row and not in it."""
     given: dict[str, Any]
-    """What the row has under the keys of :class:`Columns`, but for the question, which the problem has unchanged."""
+    """The row's values for the keys of :class:`Columns`, except the question, which the problem has unchanged."""
 
 
 class RowsTask:
@@ -110,7 +110,9 @@ class RowsTask:
         self._source = source
         self._stem = stem
         if not isinstance(grader, str) and not callable(grader):
-            raise ConfigError(f"{source}: grader is a {type(grader).__name__}; give the name of a grader or a function")
+            raise ConfigError(
+                f"{source}: grader has the type {type(grader).__name__}; give a grader's name or a function"
+            )
         # The brackets keep a function apart from the grader of that name, which a row may ask for.
         self.grader = grader if isinstance(grader, str) else f"{getattr(grader, '__name__', type(grader).__name__)}()"
         """The name of the grader of rows that name none; ``NAME()`` if it is a function."""
@@ -146,11 +148,11 @@ class RowsTask:
         return apply_grader(name, self._graders[name], problem, answer, row=self.row(problem))
 
     def row(self, problem: Problem) -> dict[str, Any]:
-        """The row that ``problem`` was made of, with the values that it was given with."""
+        """The row that ``problem`` was made from, with its original values."""
         return {self.columns.question: problem.question, **self._given.get(problem.id, {}), **problem.metadata}
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows that are kept, in their order; those with a split of their own have it under its key."""
+        """All rows in order, without repeats. A split given beside a row is added under its key."""
         own = ({self.columns.split: each.split} if each.fixed else {} for each in self._rows)
         return [{**self.row(each.problem), **split} for each, split in zip(self._rows, own, strict=True)]
 
@@ -161,7 +163,7 @@ class RowsTask:
         return other
 
     def for_grading(self) -> RowsTask:
-        """This task without its problems, which is all that a process needs that grades: small to send."""
+        """This task without its problems: all that a grading process needs, and small to send."""
         other = copy.copy(self)
         other._rows, other._by_split = [], {}
         if not any(takes_row(name, grader) for name, grader in self._graders.items()):

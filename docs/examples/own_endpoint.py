@@ -1,6 +1,6 @@
-"""A model behind an OpenAI-compatible endpoint, followed by a callback of one's own.
+"""A model behind an OpenAI-compatible endpoint, and a callback that prints costs.
 
-The key is read from the variable OPENAI_API_KEY and written nowhere; a server without keys needs none.
+The key is read from the variable OPENAI_API_KEY and is never written down; a server without keys needs none.
 
 python docs/examples/own_endpoint.py http://127.0.0.1:8000/v1 NAME
 """
@@ -29,7 +29,7 @@ def rows(n: int) -> list[dict[str, object]]:
 
 
 class Costs(ao.Callback):
-    """Prints what the run has cost after every step."""
+    """Prints what each step and the whole run cost."""
 
     def on_step(self, row: ao.StepRow) -> None:
         """A step ended."""

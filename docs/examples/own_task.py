@@ -1,4 +1,4 @@
-"""A task as a class: problems are generated, so there are as many as you like, and answers are graded by a rule.
+"""A task as a class: problems are generated, as many as you like, and answers are graded by a rule.
 
 python docs/examples/own_task.py [MODEL]
 """
@@ -53,7 +53,7 @@ class RomanNumerals:
         ]
 
     async def grade(self, problem: ao.Problem, answer: str | None, sandbox: Any) -> ao.Grade:
-        """Right is right, in small letters too."""
+        """Lower case is right too."""
         given = (answer or "").strip().upper()
         if given == problem.answer:
             return ao.Grade(reward=1.0, reason="correct")

@@ -1,4 +1,4 @@
-"""Partial credit: a grader that returns a reward from 0 to 1 with its reason, and looks at the whole row.
+"""Partial credit: a grader that returns a reward from 0 to 1 with a reason, and uses the whole row.
 
 An update is kept if the mean reward rises, so half-right answers count; the optimizer reads the reasons.
 

@@ -15,15 +15,15 @@ class Endpoint:
     """A model behind an OpenAI-compatible endpoint, for ``model=`` and ``optimizer_model=``."""
 
     def __init__(self, url: str, name: str, *, api_key_env: str = "OPENAI_API_KEY", **settings: Any) -> None:
-        """Describe the model called ``name`` at ``url``; nothing is asked yet.
+        """Describe the model called ``name`` at ``url``; no request is sent yet.
 
-        ``url``: the address with its version, such as ``http://127.0.0.1:8000/v1``; it must hold no key.
-        ``api_key_env``: the environment variable that holds the key; the key itself is never given or written down.
+        ``url``: the address with its version, such as ``http://127.0.0.1:8000/v1``, without any key in it.
+        ``api_key_env``: the environment variable that holds the key; the key itself is never written down.
         ``settings``: any other key of ``[model]``: ``structured`` (``auto``, ``json_schema``, ``vllm``, ``none``),
         ``send_seed``, ``timeout_s`` (seconds), ``max_retries``, ``max_concurrency`` (requests at once),
         ``requests_per_minute``, ``prices`` (``{"input": ..., "cached": ..., "output": ...}`` per million tokens).
 
-        Raises ConfigError for a setting or a value that is wrong.
+        Raises ConfigError if a setting or value is wrong.
 
         ::
 

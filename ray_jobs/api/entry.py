@@ -1,4 +1,4 @@
-"""``ao.train`` and its kin: runs started, continued, evaluated and opened from Python."""
+"""``ao.train`` and its relatives: starting, continuing, evaluating and opening runs from Python."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ def train(
     ``task``: what ``ao.task`` returns, or a spec as on the command line, such as ``reasoning_gym:spell_backward`` or
     ``jsonl:problems.jsonl``.
 
-    ``model``: agent and optimizer: an embedded model's name (``agentopt models list``), a folder, a Hugging Face id,
-    ``ao.Endpoint(url, name)``, or any object with ``async complete(request)``, such as ``ao.ScriptedChatModel``.
+    ``model``: the model of the agent and the optimizer: an embedded model's name (``agentopt models list``), a folder,
+    a Hugging Face id, ``ao.Endpoint(url, name)``, or any object with ``async complete(request)``.
 
-    ``n_train``, ``n_test``: how many training problems, and how many held-out problems to evaluate on.
+    ``n_train``, ``n_test``: the number of training problems, and of held-out problems to evaluate on.
 
-    ``run_dir``, ``run_name``: where the run's folder is created, and its name; None: one from the task and the time.
+    ``run_dir``, ``run_name``: where the run's folder is created, and its name (None: from the task and the time).
 
-    ``start_functions``: what to start from: a run, an exported package, a folder of .py files, a .py file, or a
+    ``start_functions``: functions to start from: a run, an exported package, a folder of .py files, a .py file, or an
     ``ao.FunctionSet``.
 
-    ``callbacks``: objects of ``ao.Callback`` classes. ``progress``: show on standard error how the run goes on.
+    ``callbacks``: instances of ``ao.Callback`` classes. ``progress``: show the progress on standard error.
 
     ``settings``: any other setting of a run, by section or by dotted key: ``trainer={"max_epochs": 3}``, ``seed=1``,
-    ``**{"agent.max_turns": 4}``. ``optimizer_model`` takes what ``model`` takes.
+    ``**{"agent.max_turns": 4}``. ``optimizer_model`` takes the same values as ``model``.
 
-    It blocks until the run has ended, also in a notebook, where it works in a thread. Ctrl-C (in a notebook: interrupt
-    the kernel) ends engines and sandboxes in order and raises KeyboardInterrupt; ``ao.resume`` continues the run.
+    Blocks until the run has ended. In a notebook it works in a thread. Ctrl-C (in a notebook: interrupting the kernel)
+    shuts down engines and sandboxes in order and raises KeyboardInterrupt; ``ao.resume`` continues the run.
 
-    Raises ConfigError, before anything starts, for what is wrong in the arguments, and for a grader that fails;
-    ModelError, BudgetError or SandboxError if the model, the budget or the machine gives out, and RunDirError if the
-    run's folder exists already or cannot be written. Finished work is kept.
+    Raises ConfigError for mistakes in the arguments, before anything starts, and if a grader fails; ModelError,
+    BudgetError or SandboxError if the model fails, the budget is used up or the sandbox fails; RunDirError if the run's
+    folder already exists or cannot be written. Finished work is kept.
 
     ::
 
@@ -100,9 +100,9 @@ async def atrain(
     progress: bool = True,
     **settings: Any,
 ) -> Run:
-    """:func:`train` to be awaited: it works in the running event loop, beside other tasks.
+    """:func:`train` as a coroutine: it works in the running event loop, beside other tasks.
 
-    Cancelling it ends the run in order.
+    Cancelling it shuts the run down in order.
 
     ::
 
@@ -133,15 +133,15 @@ def resume(
     progress: bool = True,
     **budget: Any,
 ) -> Run:
-    """Continue a run that was interrupted, killed, or out of budget, and return it. A finished run is only read again.
+    """Continue a run that was interrupted, was killed, or ran out of budget, and return it.
 
-    ``run``: the run or its folder. ``task``: the task that it was started with, if that was given in Python and its
-    rows are not in the folder. ``model``, ``optimizer_model``: the same models again, if they were given as objects; or
-    an ``ao.Endpoint`` with the same name elsewhere. ``callbacks``, ``progress``: as for ``ao.train``. ``budget``: a new
-    budget, the one setting that may change: ``budget={"max_cost": 20}``. Blocks as ``ao.train`` does.
+    ``run``: the run or its folder. ``task``: the task it was started with, if it was given in Python and its rows are
+    not in the folder. ``model``, ``optimizer_model``: the same models again, if they were given as objects, or an
+    ``ao.Endpoint`` with the same name at another address. ``callbacks``, ``progress``: as for ``ao.train``.
+    ``budget``: a new budget, the only setting that may change: ``budget={"max_cost": 20}``. Blocks like ``ao.train``.
 
-    Raises ConfigError if the task or a model differs or is missing, RunDirError if the folder is not a run or is in use
-    by another process, and what ``ao.train`` raises.
+    Raises ConfigError if the task or a model is missing or is not the same; RunDirError if the folder is not a run or
+    is in use by another process; and everything that ``ao.train`` raises.
 
     ::
 
@@ -169,7 +169,7 @@ async def aresume(
     progress: bool = True,
     **budget: Any,
 ) -> Run:
-    """:func:`resume` to be awaited.
+    """:func:`resume` as a coroutine.
 
     ::
 
@@ -197,11 +197,11 @@ def evaluate(
     callbacks: Iterable[Callback] = (),
     progress: bool = True,
 ) -> Report:
-    """Compare a run's functions with none on the same problems, and return the report, which is also written down.
+    """Compare a run's functions with none on the same problems. Returns the report, which is also written to the run.
 
-    ``run``: the run or its folder. ``split``: where the problems come from. ``n``: how many; None: the run's
-    ``n_test``. Rollouts that exist are used again. ``task``, ``model``, ``callbacks``, ``progress``: as for
-    ``ao.resume``. Blocks as ``ao.train`` does.
+    ``run``: the run or its folder. ``split``: where the problems come from. ``n``: their number (None: the run's
+    ``n_test``). Existing rollouts are reused. ``task``, ``model``, ``callbacks``, ``progress``: as for ``ao.resume``.
+    Blocks like ``ao.train``.
 
     Raises what ``ao.resume`` raises, and ConfigError if there are fewer than ``n`` problems.
 
@@ -224,7 +224,7 @@ async def aevaluate(
     callbacks: Iterable[Callback] = (),
     progress: bool = True,
 ) -> Report:
-    """:func:`evaluate` to be awaited.
+    """:func:`evaluate` as a coroutine.
 
     ::
 
@@ -243,7 +243,7 @@ async def aevaluate(
 
 
 def load(path: str | Path) -> Run:
-    """Open the run in the folder ``path``, however old it is and whether or not it is finished. Takes no lock.
+    """Open the run in the folder ``path``, even if it is old or unfinished. Takes no lock.
 
     Raises RunDirError if ``path`` is not a run folder.
 
@@ -257,7 +257,7 @@ def load(path: str | Path) -> Run:
 def given_again(
     source: str, path: Path, model: Model | None, optimizer_model: Model | None
 ) -> tuple[ChatModel | Models | None, dict[str, Any]]:
-    """The models of an existing run that a program gives again: objects, and settings that are other for this process.
+    """The models given again for an existing run: objects, and settings that change for this process only.
 
     Raises ConfigError if a model has another name than the run's: rollouts of two models cannot be compared.
     """
@@ -281,7 +281,7 @@ def given_again(
 
 @contextmanager
 def saying_how_to_continue(path: Path, display: Display | None) -> Iterator[None]:
-    """Say of a run that is broken off how it is continued: in a note on the error, and on the display."""
+    """If the run is cut short, say how to continue it: in a note on the error, or on the display."""
     remedy = f"To continue: ao.resume({str(path)!r})"
     try:
         yield

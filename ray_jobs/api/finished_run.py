@@ -54,10 +54,10 @@ class Accuracy(Record):
 
 
 class Run:
-    """A run: what a training left in its folder, finished or not, as it was when it was first looked at.
+    """A run: what a training left in its folder, finished or not.
 
-    ``ao.train`` returns one; ``ao.load(path)`` opens any run's folder again, also to see more of one that goes on.
-    Reading takes no lock, so a training that is under way is not disturbed.
+    ``ao.train`` returns one, and ``ao.load(path)`` opens any run's folder. What was read once stays as it was; load the
+    run again to see the progress of a training. Reading takes no lock, so a training in progress is not disturbed.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -70,7 +70,7 @@ class Run:
     def _files(self) -> RunFiles:
         return read_run(self.path)
 
-    @property
+    @cached_property
     def functions(self) -> FunctionSet:
         """The learned functions, as the evaluation tested them.
 
@@ -78,18 +78,20 @@ class Run:
         """
         try:
             return read_learned(self.path).functions
-        except RunDirError:  # written by another version; the state may be readable nevertheless
+        except RunDirError:  # written by another version; the state may still be readable
             return self._files.state.functions
 
-    @property
+    @cached_property
     def report(self) -> Report | None:
-        """The evaluation on the test problems, with functions, tokens, costs and seconds; None before it has ended."""
+        """The evaluation on the test problems: results, functions, tokens, costs, seconds. None before it has ended."""
         return read_reports(self.path, []).get("test")
 
     @property
     def accuracy(self) -> Accuracy | None:
-        """Accuracy on the test problems before and after training, and the difference, each with ``value``, ``low`` and
-        ``high`` (a 95 % interval) from 0 to 1; None before the evaluation has ended.
+        """Accuracy on the test problems: ``before`` and ``after`` training, and the ``difference``.
+
+        Each has a ``value`` and a 95 % interval from ``low`` to ``high``, as shares from 0 to 1 (the difference from -1
+        to 1). None before the evaluation has ended.
 
         ::
 
@@ -109,7 +111,7 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The run's settings, all of them, as nested dicts."""
+        """All settings of the run, as nested dicts."""
         return read_config(self.path)
 
     @property
@@ -122,8 +124,11 @@ class Run:
 
     @property
     def steps(self) -> pd.DataFrame:
-        """One row per training step: its decision, its actions as text, ``n`` problems, accuracy and reward (0 to 1)
-        before and after, the functions in force after it, how many updates were tried, tokens, seconds."""
+        """One row per training step.
+
+        Its decision, its actions as text, ``n`` problems, accuracy and reward (0 to 1) before and after, the functions
+        in force after it, the number of updates tried, tokens, seconds.
+        """
         return data_frames.steps(self._files.steps)
 
     @property
@@ -131,7 +136,7 @@ class Run:
         """One row per graded attempt, in training and evaluation.
 
         Its stage (``step 1 before``, ``test after``), problem, answer, reward (0 to 1) with the reason, how it ended,
-        turns, calls, tokens, seconds; ``functions`` is the fingerprint of the set that it had.
+        turns, calls, tokens, seconds; ``functions`` is the fingerprint of the function set.
         """
         return data_frames.rollouts(self._files.rollouts, self._files.questions)
 
@@ -154,12 +159,12 @@ class Run:
         *,
         name: str | None = None,
     ) -> Path:
-        """Write the functions for use elsewhere, as ``agentopt export`` does; returns the path that was written.
+        """Write the functions for use elsewhere, like ``agentopt export``; returns the path that was written.
 
         ``format``: ``python`` (a package with tests), ``openai``, ``openai-responses``, ``anthropic`` (tool
         definitions), ``mcp`` (an entry for ``mcp.json``), or ``inspect`` (the evaluation as logs of Inspect AI).
-        ``output``: the file or folder to write; None: next to the run. ``force``: replace an earlier export.
-        ``name``: of the package or the server.
+        ``output``: the file or folder to write (None: next to the run). ``force``: replace an earlier export.
+        ``name``: the name of the package or server.
 
         Raises ConfigError if there is nothing to export or ``output`` must not be replaced.
 
@@ -173,11 +178,11 @@ class Run:
     def agent(
         self, *, model: Model | None = None, functions: FunctionSet | None = None, progress: bool = True
     ) -> TrainedAgent:
-        """The agent of this run, to be opened with ``with`` or ``async with``; then ``agent.solve(question)``.
+        """The agent of this run. Open it with ``with`` or ``async with``, then call ``agent.solve(question)``.
 
-        ``model``: another model than the run's, as ``ao.train`` takes it; needed if the run's was given as an object.
-        ``functions``: others than the learned ones; ``ao.FunctionSet()`` is the untrained agent. ``progress``: say on
-        standard error what is being started.
+        ``model``: a model to use instead of the run's; required if the run's was given as an object. ``functions``:
+        functions to use instead of the learned ones; ``ao.FunctionSet()`` gives the untrained agent. ``progress``: show
+        on standard error what is being started.
 
         Raises ConfigError if the model is not on this machine.
 

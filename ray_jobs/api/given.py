@@ -1,4 +1,4 @@
-"""What a program gives as task, model and settings, as the settings of a run and the objects that stand beside them."""
+"""Task, model and settings as given in Python: a run's settings, and the objects that replace parts of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Model = str | Path | Endpoint | ChatModel
 
 @dataclass(frozen=True)
 class Given:
-    """What a training is started with."""
+    """What a training starts with."""
 
     config: RunConfig
     model: ChatModel | Models | None
@@ -48,8 +48,8 @@ def given(
 ) -> Given:
     """Settings and objects from the arguments of ``source``, such as ``ao.train``.
 
-    ``values`` are settings from arguments of their own, ``settings`` those given by nested or dotted keys. Raises
-    ConfigError as the command line does.
+    ``values`` are settings that have their own arguments, ``settings`` those given by nested or dotted keys. Raises
+    ConfigError with the command line's messages.
     """
     extra = nested(settings)
     task_values, task_object = given_task(source, task, extra.get("task"))
@@ -96,7 +96,7 @@ def given_task(source: str, task: Any, extra: Any) -> tuple[dict[str, Any], Prob
         return {"spec": task}, None
     if not is_task(task):
         raise ConfigError(
-            f"{source}: the task is a {type(task).__name__}; give ao.task(data), or a spec such as "
+            f"{source}: the task has the type {type(task).__name__}; give ao.task(data), or a spec such as "
             "'reasoning_gym:spell_backward'"
         )
     for key in ("spec", "settings"):
@@ -121,7 +121,7 @@ def given_model(source: str, argument: str, model: Any) -> tuple[dict[str, Any],
         checked: ChatModel = model
         return {"name": f"{IN_PYTHON}{title}"}, checked
     raise ConfigError(
-        f"{source}: {argument} is a {'class' if isinstance(model, type) else type(model).__name__}; give a name, a "
+        f"{source}: {argument} {'is a class' if isinstance(model, type) else has_type(model)}; give a name, a "
         "folder, a hub id, ao.Endpoint(url, name), or an object with complete(request)"
     )
 
@@ -142,7 +142,12 @@ def path_text(source: str, argument: str, value: Any) -> str:
     value = getattr(value, "path", value)
     if isinstance(value, (str, PurePath)):
         return str(value)
-    raise ConfigError(f"{source}: {argument} is a {type(value).__name__}; give a path")
+    raise ConfigError(f"{source}: {argument} {has_type(value)}; give a path")
+
+
+def has_type(value: Any) -> str:
+    """The type of a wrong argument, for an error."""
+    return f"has the type {type(value).__name__}"
 
 
 def check_callbacks(source: str, callbacks: Iterable[Callback]) -> list[Callback]:
@@ -150,5 +155,5 @@ def check_callbacks(source: str, callbacks: Iterable[Callback]) -> list[Callback
     found: list[Callback] = list(callbacks)
     for each in found:
         if not isinstance(each, Callback):
-            raise ConfigError(f"{source}: a callback is a {type(each).__name__}; derive its class from ao.Callback")
+            raise ConfigError(f"{source}: a callback {has_type(each)}; derive its class from ao.Callback")
     return found

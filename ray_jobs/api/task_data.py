@@ -1,4 +1,4 @@
-"""``ao.task``: a task from what a program has at hand."""
+"""``ao.task``: a task from data or objects in a program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agentopt_local.tasks.base import Problems
 from agentopt_local.tasks.python import rows_task
 from agentopt_local.tasks.row_task import DEFAULT_GRADER, GRADER, Columns, GivenRow, Place
 
-FORMS = "a list of dicts, a pandas DataFrame, a data set of Hugging Face, or a dict of these by split"
+FORMS = "a list of dicts, a pandas DataFrame, a Hugging Face data set, or a dict of these by split"
 
 
 def task(
@@ -29,30 +29,30 @@ def task(
     split: str = "split",
     name: str = "task",
 ) -> Problems:
-    """A task for ``ao.train``: problems, and how answers to them are graded.
+    """A task for ``ao.train``: problems, and a way to grade answers to them.
 
-    ``data``: rows, as a list (or any iterable) of dicts, a pandas DataFrame, or a data set of Hugging Face; or a dict
-    of these with keys ``train``, ``validation`` and ``test``, such as a DatasetDict. Every row needs a question (text)
+    ``data``: rows, as a list (or any iterable) of dicts, a pandas DataFrame or a Hugging Face data set; or a dict of
+    these with the keys ``train``, ``validation`` and ``test``, such as a DatasetDict. Every row needs a question (text)
     and an answer (text, a number or a bool). Other columns are for the grader.
 
-    ``grader``: how an answer is compared with the expected one: a name (``numeric``, ``normalized``, ``exact``,
-    ``math``, ``module:function``, ...), or a function ``(answer, expected)`` or ``(answer, expected, row)``, where both
-    answers are texts and ``row`` is the whole row, a dict. It returns a bool, a reward from 0 to 1, a pair
+    ``grader``: how an answer is compared with the expected one. Either a name (``numeric``, ``normalized``, ``exact``,
+    ``math``, ``module:function``, ...) or a function ``(answer, expected)`` or ``(answer, expected, row)``, where both
+    answers are text and ``row`` is the whole row as a dict. It returns a bool, a reward from 0 to 1, a pair
     ``(reward, reason)``, or an ``ao.Grade``; the optimizer reads the reason. It runs in this process, outside the
     sandbox.
 
-    ``question``, ``answer``, ``id``, ``kind``, ``split``: the names of the columns. The last three may be missing:
-    ``id`` names a problem, ``kind`` groups failures, ``split`` is ``train``, ``validation`` or ``test`` and is decided
-    by a hash of the question where it is missing (60, 20 and 20 %). A column ``grader`` names a row's own grader.
+    ``question``, ``answer``, ``id``, ``kind``, ``split``: the names of the columns. The last three are optional:
+    ``id`` names a problem, ``kind`` groups failures, and ``split`` is ``train``, ``validation`` or ``test``; without
+    it, a hash of the question decides (60, 20 and 20 %). A column called ``grader`` names a row's own grader.
 
-    ``name``: what the task is called in the run folder and in reports.
+    ``name``: the task's name in the run folder and in reports.
 
     If the grader has a name and all values are JSON, the rows are kept in the run folder, and ``agentopt resume`` can
     continue the run; otherwise only ``ao.resume(run, task=...)`` can.
 
-    ``data`` may also be an object of a class of yours with ``problems(split, n)``, which returns the first ``n``
-    ``ao.Problem`` of a split, and ``async grade(problem, answer, sandbox)``, which returns an ``ao.Grade``; it is
-    returned as it is.
+    ``data`` may also be an instance of your own class with ``problems(split, n)``, which returns the first ``n``
+    ``ao.Problem`` of a split, and ``async grade(problem, answer, sandbox)``, which returns an ``ao.Grade``. It is
+    returned unchanged.
 
     Raises ConfigError that names the row (counted from 0), the key and the value if something is wrong.
 
@@ -123,7 +123,7 @@ def rows_in(data: Any) -> Iterable[Any]:
         rows: Iterable[Any] = data.to_dicts()
         return rows
     if not isinstance(data, Iterable):
-        raise ConfigError(f"ao.task: data is a {type(data).__name__}; give {FORMS}")
+        raise ConfigError(f"ao.task: data has the type {type(data).__name__}; give {FORMS}")
     return data
 
 

@@ -19,9 +19,9 @@ from ray_jobs.session import open_agent
 
 
 class TrainedAgent:
-    """The agent of a run with the functions that it has learned; ``Run.agent`` makes it.
+    """The agent of a run with its learned functions. ``Run.agent`` makes one.
 
-    It has to be open to answer: its model and its sandbox are started when the ``with`` begins and ended with it.
+    It answers while it is open: the ``with`` block starts its model and its sandbox, and ends them.
 
     ::
 
@@ -31,7 +31,7 @@ class TrainedAgent:
         async with run.agent() as agent:
             attempts = await asyncio.gather(*(agent.asolve(each) for each in questions))
 
-    ``open()`` and ``close()`` do the same where a ``with`` cannot be, as between the cells of a notebook.
+    ``open()`` and ``close()`` do the same where a ``with`` block does not fit, such as across cells of a notebook.
     """
 
     def __init__(self, config: RunConfig, functions: FunctionSet, model: ChatModel | None, progress: Progress) -> None:
@@ -46,10 +46,12 @@ class TrainedAgent:
         self._agent: ChatAgent | None = None
 
     def solve(self, question: str, *, seed: int | None = None) -> Attempt:
-        """The agent's attempt at ``question``: ``.answer`` is a text, or None if it gave none; ``.steps`` are its turns
-        with their calls and results, ``.stop_reason`` says why it ended, ``.usage`` what it cost in tokens.
+        """The agent's attempt at ``question``.
 
-        ``seed`` seeds the sampling; None: the run's own. Blocks until the attempt ends.
+        ``.answer`` is its answer as text, or None if it gave none; ``.steps`` has its turns with their calls and
+        results, ``.stop_reason`` says why it ended, and ``.usage`` counts its tokens.
+
+        ``seed`` seeds the sampling (None: the run's seed). Blocks until the attempt ends.
 
         Raises ConfigError if the agent is not open or the question is empty, ModelError or SandboxError if the machine
         fails.
@@ -59,13 +61,13 @@ class TrainedAgent:
         return self._thread.run(self._attempt(question, seed))
 
     async def asolve(self, question: str, *, seed: int | None = None) -> Attempt:
-        """:meth:`solve` to be awaited, in ``async with``. Several may run at once."""
+        """:meth:`solve` as a coroutine, inside ``async with``. Several can run at once."""
         if self._loop is not asyncio.get_running_loop():
             raise ConfigError("the agent is not open for asolve(): write 'async with run.agent() as agent:'")
         return await self._attempt(question, seed)
 
     def open(self) -> TrainedAgent:
-        """Start the model and the sandbox; returns the agent. :meth:`close` ends them."""
+        """Start the model and the sandbox, and return the agent. :meth:`close` ends them."""
         if self._agent is not None:
             raise ConfigError("the agent is open already")
         thread = LoopThread()

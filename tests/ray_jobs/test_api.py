@@ -343,9 +343,9 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a key that is a number": (lambda: ao.task([GOOD | {3: "x"}]), "row 0: the key 3 is not text"),
     "text": (lambda: ao.task("jsonl:rows.jsonl"), "is text, not rows; ao.train takes the spec"),
-    "a number": (lambda: ao.task(3), "data is a int; give a list of dicts"),
+    "a number": (lambda: ao.task(3), "data has the type int; give a list of dicts"),
     "a grader's name": (lambda: ao.task([GOOD], grader="exct"), "grader 'exct' is not known (did you mean 'exact'?)"),
-    "a grader": (lambda: ao.task([GOOD], grader=3), "task 'task': grader is a int"),  # type: ignore[arg-type]
+    "a grader": (lambda: ao.task([GOOD], grader=3), "task 'task': grader has the type int"),  # type: ignore[arg-type]
     "a grader's parameters": (
         lambda: ao.task([GOOD], grader=lambda answer: True),
         "grader '<lambda>()' cannot be called with (answer, expected) or (answer, expected, row)",
@@ -355,7 +355,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "no grade()": (lambda: ao.task(NoGrade()), "NoGrade has problems() only"),
     "grade()": (lambda: ao.task(WrongGrade()), "WrongGrade.grade cannot be called as grade(problem, answer, sandbox)"),
     "grader and grade()": (lambda: ao.task(Quiz(), grader="exact"), "Quiz has its own grade(); leave grader out"),
-    "rows as they are": (lambda: train(ROWS), "ao.train: the task is a list; give ao.task(data)"),
+    "rows as they are": (lambda: train(ROWS), "ao.train: the task has the type list; give ao.task(data)"),
     "too few": (lambda: train(TooFew()), "problems('train', 12) returned 3 problems"),
     "texts": (lambda: train(Texts()), "problems() returned a str, not an ao.Problem"),
     "too few rows": (lambda: train(n_train=99), "has only 12 distinct train problems, not 99"),
@@ -370,11 +370,11 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "a table": (lambda: train(optimizer=3), "ao.train: optimizer = 3 must be a table"),
     "the task's spec": (lambda: train(**{"task.spec": "x"}), "ao.train: task.spec is for a task that is opened by"),
     "a model's name": (lambda: train(model="qwen2.5-coder-1.6b"), "qwen2.5-coder-1.6b"),
-    "a model": (lambda: train(model=3), "ao.train: model is a int; give a name, a folder, a hub id"),
+    "a model": (lambda: train(model=3), "ao.train: model has the type int; give a name, a folder, a hub id"),
     "a model's class": (lambda: train(model=ao.ScriptedChatModel), "ao.train: model is a class"),
     "one object of two": (lambda: train(optimizer_model="x"), "give both model and optimizer_model as objects"),
     "a start": (lambda: train(start_functions="nowhere.py"), "nowhere.py"),
-    "a callback": (lambda: train(callbacks=[print]), "a callback is a builtin_function_or_method"),
+    "a callback": (lambda: train(callbacks=[print]), "a callback has the type builtin_function_or_method"),
     "an endpoint": (lambda: ao.Endpoint("127.0.0.1:8000", "m"), "url = '127.0.0.1:8000' is not an HTTP(S) URL"),
     "a key in an address": (lambda: ao.Endpoint("https://a:b@c/v1", "m"), "an address must hold no user"),
     "an endpoint's setting": (
@@ -555,6 +555,15 @@ def test_an_unfinished_run_is_opened_without_its_lock(named: ao.Run, tmp_path: P
     for table in (ao.load(bare).steps, ao.load(bare).rollouts, ao.load(bare).curve, ao.load(bare).problems):
         assert len(table) == 0
         assert len(table.columns) > 3
+
+
+@pytest.mark.parametrize("name", ["finished", "stopped"])
+def test_runs_of_earlier_versions_are_opened(name: str) -> None:
+    run = ao.load(ROOT / "tests/ray_jobs/old_runs" / name)
+    assert (run.accuracy is None) == (name == "stopped")
+    assert len(run.functions) >= 1
+    assert min(map(len, (run.rollouts, run.steps, run.curve, run.problems))) >= 1
+    assert not run.rollouts.question.eq("").any()
 
 
 def test_exports_are_those_of_the_command_line(named: ao.Run, tmp_path: Path) -> None:
