@@ -761,7 +761,7 @@ def test_other_commands_treat_it_as_any_run(own: ao.Run, tmp_path: Path, capsys:
     assert main(["export", run, "--format", "inspect", "--output", str(tmp_path / "logs")]) == 0
     assert sorted(each.name for each in (tmp_path / "logs").glob("*.eval")) == ["after.eval", "before.eval"]
     assert main(["ask", run, "Reverse: hello"]) == 2
-    assert ".agent(model=...) to ask it" in capsys.readouterr().err
+    assert "or ask it with ao.load(" in capsys.readouterr().err
 
 
 def test_a_run_is_continued_only_with_what_it_was_started_with(own: ao.Run, tmp_path: Path) -> None:
