@@ -36,7 +36,7 @@ def compare(
 def side(trajectories: Sequence[Trajectory]) -> Side:
     """How one function set did."""
     low, high = wilson(sum(each.correct for each in trajectories), len(trajectories))
-    exact = [each.grade.exact for each in trajectories if each.grade is not None and each.grade.exact is not None]
+    exact = [each.grade.exact for each in trajectories if each.grade.exact is not None]
     return Side(
         accuracy=round(accuracy(trajectories), 4),
         reward=round(mean_reward(trajectories), 4),

@@ -53,7 +53,7 @@ def transcript_text(number: int, attempt: Evidence, max_chars: int) -> str:
         else:
             arguments = ", ".join(f"{key}={value!r}" for key, value in each.arguments.items())
             did.append(f"The agent called {each.name}({arguments})\nwhich returned: {each.result}")
-    reason = trajectory.grade.reason if trajectory.grade and not trajectory.correct else ""
+    reason = "" if trajectory.correct else trajectory.grade.reason
     ending = [
         f"The agent answered: {cut(trajectory.answer, max_chars // 6) if trajectory.answer is not None else 'nothing'}"
         f" ({'right' if trajectory.correct else 'wrong'})",

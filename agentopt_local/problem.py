@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, Literal
 
 from pydantic import Field
@@ -68,6 +70,14 @@ def round_robin(streams: Iterable[Iterator[Problem]]) -> Iterator[Problem]:
             else:
                 yield problem
         active = [stream for stream in active if stream not in ended]
+
+
+def alternating(problems: Iterable[Problem], n: int) -> tuple[Problem, ...]:
+    """The first ``n`` problems, taken from their kinds in turn; each kind keeps its order."""
+    kinds: dict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        kinds[problem.kind].append(problem)
+    return tuple(islice(round_robin(iter(kinds[kind]) for kind in sorted(kinds)), n))
 
 
 def check_request(split: str, n: int) -> None:

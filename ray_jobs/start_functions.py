@@ -12,11 +12,6 @@ from ray_jobs.agents import sandbox_of
 from ray_jobs.config import RunConfig, SandboxConfig
 
 
-def start_set(config: RunConfig) -> FunctionSet:
-    """What :func:`read_start_functions` returns. It runs an event loop, so call it before starting another."""
-    return asyncio.run(read_start_functions(config))
-
-
 async def read_start_functions(config: RunConfig) -> FunctionSet:
     """The checked functions at ``config.start_functions``, or the empty set. Raises ConfigError."""
     if config.start_functions is None:

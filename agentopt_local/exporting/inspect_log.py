@@ -139,9 +139,9 @@ def _sample(
         output=ModelOutput(model=model, choices=[ChatCompletionChoice(message=last)], usage=usage),
         scores={
             SCORER: Score(
-                value=grade.reward if grade else 0.0,
+                value=grade.reward,
                 answer=trajectory.answer,
-                explanation=grade.reason if grade else None,
+                explanation=grade.reason,
             )
         },
         metadata={"kind": problem.kind, "stop_reason": trajectory.stop_reason, "seed": trajectory.seed},

@@ -37,7 +37,7 @@ def index(
             [
                 stages.code(str(each.stage)),
                 problems.code(trajectory.problem_id),
-                round(trajectory.grade.reward, 4) if trajectory.grade else None,
+                round(trajectory.grade.reward, 4),
                 stops.code(trajectory.stop_reason),
                 called,
                 len(trajectory.steps),
@@ -111,8 +111,7 @@ def rollout_detail(rollout: RolloutRow) -> list[Any]:
         ]
         for step in trajectory.steps
     ]
-    reason = trajectory.grade.reason if trajectory.grade else ""
-    return [trajectory.answer, reason, trajectory.seed, trajectory.functions, turns]
+    return [trajectory.answer, trajectory.grade.reason, trajectory.seed, trajectory.functions, turns]
 
 
 def given(executed: ToolRun) -> str:

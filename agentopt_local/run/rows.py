@@ -63,17 +63,13 @@ class ActionRow(Record):
     """Shown problems that its function answered in trials, as ``2/3``."""
 
 
-class Score(Record):
-    """How a set did on a step's problems."""
+class Scored(Record):
+    """An accuracy and the mean reward that goes with it."""
 
     accuracy: float
     """Share of problems solved."""
     reward: float
     """Mean reward, 0 to 1: what updates are judged by. Equal to ``accuracy`` where grades are right or wrong."""
-    n: int
-    """Problems."""
-    solved: tuple[str, ...] = ()
-    """Ids of the problems solved."""
 
     @model_validator(mode="before")
     @classmethod
@@ -82,18 +78,20 @@ class Score(Record):
         return {"reward": row.get("accuracy"), **row} if isinstance(row, dict) else row
 
 
-class CandidateRow(Record):
+class Score(Scored):
+    """How a set did on a step's problems."""
+
+    n: int
+    """Problems."""
+    solved: tuple[str, ...] = ()
+    """Ids of the problems solved."""
+
+
+class CandidateRow(Scored):
     """An update, or a part of one, that a step tried."""
 
     actions: tuple[str, ...]
     """``kind name`` of each action."""
-    accuracy: float
-    reward: float
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_reward(cls, row: Any) -> Any:
-        return {"reward": row.get("accuracy"), **row} if isinstance(row, dict) else row
 
 
 class Fingerprints(Record):

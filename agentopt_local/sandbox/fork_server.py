@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from agentopt_local.concurrency import together
 from agentopt_local.errors import SandboxError
 from agentopt_local.sandbox import selftest
 from agentopt_local.sandbox.base import Execution, SandboxLimits
@@ -147,13 +148,7 @@ class ForkServerSandbox:
             return [refusal] * len(arguments)
         size = min(max(math.ceil(len(arguments) / self._pool.count), _MIN_BATCH), _MAX_BATCH)
         shares = [arguments[start : start + size] for start in range(0, len(arguments), size)]
-        tasks = [asyncio.create_task(self._call_share(source, name, share, limit, seed)) for share in shares]
-        try:
-            results = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        results = await together(self._call_share(source, name, share, limit, seed) for share in shares)
         return [execution for executions in results for execution in executions]
 
     async def _call_share(

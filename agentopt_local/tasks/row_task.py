@@ -13,13 +13,12 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentopt_local.errors import ConfigError
 from agentopt_local.graders.catalog import load_grader
 from agentopt_local.grading import Grade, Grader, apply_grader, takes_row
-from agentopt_local.problem import SPLITS, Problem, Split, check_request, content_key, round_robin, split_of
+from agentopt_local.problem import SPLITS, Problem, Split, alternating, check_request, content_key, split_of
 from agentopt_local.record import Record
 from agentopt_local.spelling import did_you_mean
 from agentopt_local.tasks.data_files import shown
@@ -134,10 +133,7 @@ class RowsTask:
                 f"{self._source} has only {len(available)} distinct {split} problems, not {n} ({counts}). Ask for "
                 f'fewer, add rows, or give rows the key "{self.columns.split}": "{split}"'
             )
-        kinds: dict[str, list[Problem]] = defaultdict(list)
-        for problem in available:
-            kinds[problem.kind].append(problem)
-        return tuple(islice(round_robin(iter(kinds[kind]) for kind in sorted(kinds)), n))
+        return alternating(available, n)
 
     async def grade(self, problem: Problem, answer: str | None, sandbox: Sandbox) -> Grade:
         """Apply the problem's grader in this process: user-supplied graders are trusted code.

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import defaultdict
 from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from agentopt_local.errors import ConfigError
-from agentopt_local.problem import SPLITS, Problem, Split, check_request, content_key, round_robin
+from agentopt_local.problem import SPLITS, Problem, Split, alternating, check_request, content_key
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +70,7 @@ class Splits:
                 f"task {self.name!r} has only {len(available)} distinct {split} problems, not {n} ({counts}). "
                 f"Ask for fewer, or for more types or levels"
             )
-        kinds: dict[str, list[Problem]] = defaultdict(list)
-        for problem in available:
-            kinds[problem.kind].append(problem)
-        return tuple(islice(round_robin(iter(kinds[kind]) for kind in sorted(kinds)), n))
+        return alternating(available, n)
 
 
 def _order(seed: int, key: str) -> bytes:

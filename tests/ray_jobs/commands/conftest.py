@@ -15,7 +15,7 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.models.scripted import ScriptedChatModel
 from ray_jobs.config import build
 from ray_jobs.runs import new_run
-from ray_jobs.start_functions import start_set
+from ray_jobs.start_functions import read_start_functions
 from ray_jobs.training import train
 
 REVERSE = 'def reverse(word: str) -> str:\n    """Return word reversed."""\n    return word[::-1]\n'
@@ -94,7 +94,7 @@ def train_in(folder: Path, **changes: Any) -> Path:
         "model": {"name": "a-model"},
     }
     config = build(values | changes, "test")
-    run_dir = new_run(config, start_set(config))
+    run_dir = new_run(config, asyncio.run(read_start_functions(config)))
     try:
         job = train(config, run_dir, model=ScriptedChatModel(brain))
         asyncio.run(job)

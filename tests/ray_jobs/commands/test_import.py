@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from agentopt_local.train_state import TrainState
 from ray_jobs.cli import main
 from ray_jobs.config import build
 from ray_jobs.runs import new_run
-from ray_jobs.start_functions import start_set
+from ray_jobs.start_functions import read_start_functions
 
 
 def config_with(start: Path, folder: Path) -> object:
@@ -66,7 +67,7 @@ def test_every_form_comes_back_as_the_same_functions(
 def test_a_run_keeps_its_start_set(run: Path, functions: FunctionSet, tmp_path: Path) -> None:
     """A resume needs no file outside the run's folder."""
     config = config_with(run, tmp_path)
-    start = start_set(config)  # type: ignore[arg-type]
+    start = asyncio.run(read_start_functions(config))  # type: ignore[arg-type]
     assert start == functions
     with_start = new_run(config, start)  # type: ignore[arg-type]
     try:
