@@ -27,6 +27,9 @@ class Message(Record):
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
+    thought: str = ""
+    """What an assistant turn thought before it spoke. It is never executed or graded; models see it again only where
+    their chat template keeps it."""
     tool_calls: tuple[ToolCall, ...] = ()
     """Calls that an assistant turn makes. The ``tool`` turns after it answer them in order."""
 
@@ -74,12 +77,22 @@ class Sampling(Record):
     """How tokens are drawn."""
 
     max_tokens: int = Field(default=512, ge=1)
-    """Most tokens to generate."""
+    """Most tokens to generate, not counting thoughts."""
     temperature: float = Field(default=0.0, ge=0.0)
     """0 = greedy."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     seed: int | None = None
     """Makes sampling repeatable; backends without seeds ignore it."""
+
+
+class Thinking(Record):
+    """Whether a model thinks before it replies, and how long. Models that cannot think ignore it."""
+
+    effort: Literal["off", "least", "low", "medium", "high", "on"] = "least"
+    """``off``: no thought at all; ``least``: off where the model's chat template can switch thoughts off, little
+    otherwise; ``on``: as the model does by default."""
+    max_tokens: int = Field(default=2048, ge=0)
+    """Longest thought, in tokens. A hosted model's thought is ended there; its reply has its own limit."""
 
 
 class ChatRequest(Record):
@@ -89,6 +102,8 @@ class ChatRequest(Record):
     tools: tuple[ToolSpec, ...] = ()
     constraint: Constraint | None = None
     sampling: Sampling = Sampling()
+    thinking: Thinking | None = None
+    """None: the same as the default :class:`Thinking`."""
     conversation: str | None = None
     """Requests of one conversation carry its name, so they stay on one replica and reuse its prefix cache."""
 
@@ -103,6 +118,8 @@ class Usage(Record):
     evicted_tokens: int = 0
     """Prompt tokens of the conversation's earlier turns that the cache had lost; 0 where that is not reported."""
     completion_tokens: int = 0
+    thought_tokens: int = 0
+    """Of the completion tokens, those spent on thoughts; 0 where that is not reported."""
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -111,6 +128,7 @@ class Usage(Record):
             cached_tokens=self.cached_tokens + other.cached_tokens,
             evicted_tokens=self.evicted_tokens + other.evicted_tokens,
             completion_tokens=self.completion_tokens + other.completion_tokens,
+            thought_tokens=self.thought_tokens + other.thought_tokens,
         )
 
 

@@ -102,6 +102,19 @@ def _calls(value: Any, known: dict[str, ToolSpec] | None) -> list[ToolCall]:
     return [ToolCall(name=name, arguments=arguments)]
 
 
+def call_ids(messages: Sequence[Message]) -> list[tuple[str, ...]]:
+    """For each message the ids of its calls, numbered through the conversation.
+
+    Equal conversations get equal ids and hit a prefix cache. They have nine characters, as Mistral's templates demand.
+    """
+    ids: list[tuple[str, ...]] = []
+    total = 0
+    for message in messages:
+        ids.append(tuple(f"call{total + i:05d}" for i in range(len(message.tool_calls))))
+        total += len(message.tool_calls)
+    return ids
+
+
 def encodable(text: str) -> str:
     """``text`` with "?" for lone surrogates, which can be neither tokenized nor sent."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from agentopt_local.chat import Message, ToolSpec
@@ -72,7 +72,7 @@ class HermesFormat:
         """See :meth:`ToolFormat.grammar`."""
         if not tools:
             return _text_grammar(text_pattern)
-        thought = _thought(max_thought_sentences)
+        thought = thought_pattern(max_thought_sentences)
         lines = [
             'tag: tag_open body "}" TAG_CLOSE',
             f'tag_open[lazy]: /{thought}<tool_call>\\n\\{{"name": "/',
@@ -91,7 +91,7 @@ class HermesFormat:
     def instructions(self, tools: Sequence[ToolSpec]) -> str:
         """See :meth:`ToolFormat.instructions`."""
         shape = '<tool_call>\n{"name": NAME, "arguments": {ARGUMENT: VALUE, ...}}\n</tool_call>'
-        return _instructions(tools, f"To call one, end your message with\n{shape}")
+        return described(tools, f"To call one, end your message with\n{shape}")
 
 
 class LlamaJsonFormat:
@@ -103,7 +103,7 @@ class LlamaJsonFormat:
         """See :meth:`ToolFormat.grammar`. A thought before a call ends with a line break."""
         if not tools:
             return _text_grammar(text_pattern)
-        return _call_grammar(tools, text_pattern, key="parameters", thought=_thought(max_thought_sentences))
+        return _call_grammar(tools, text_pattern, key="parameters", thought=thought_pattern(max_thought_sentences))
 
     def parse(self, text: str, tools: Sequence[ToolSpec]) -> Message:
         """See :meth:`ToolFormat.parse`."""
@@ -112,35 +112,25 @@ class LlamaJsonFormat:
     def instructions(self, tools: Sequence[ToolSpec]) -> str:
         """See :meth:`ToolFormat.instructions`."""
         shape = '{"name": NAME, "parameters": {ARGUMENT: VALUE, ...}}'
-        return _instructions(tools, f"To call one, end your message with a line of this form:\n{shape}")
+        return described(tools, f"To call one, end your message with a line of this form:\n{shape}")
 
 
-def format_for_template(chat_template: str | None, added_tokens: Collection[str] = ()) -> ToolFormat:
-    """The format that a chat template uses; Hermes if it shows none.
-
-    ``added_tokens``: the tokenizer's added vocabulary (``tokenizer.get_added_vocab()``), which decides whether Hermes
-    tags may be single tokens.
-    """
-    template = chat_template or ""
-    if "<tool_call>" not in template and "tools" in template and '"parameters": ' in template:
-        return LlamaJsonFormat()
-    return HermesFormat(mark_tokens="<tool_call>" in added_tokens and "</tool_call>" in added_tokens)
-
-
-def _thought(max_sentences: int) -> str:
+def thought_pattern(max_sentences: int) -> str:
+    """The regular expression of the short text that may precede a call."""
     if max_sentences == 0:
         return ""
     return f"({_RUN}{_SENTENCE_END}){{0,{max_sentences}}}{_RUN}[ ]{{0,2}}"
 
 
-def _text_pattern(pattern: str) -> str:
+def text_pattern_lark(pattern: str) -> str:
+    """A Rust regular expression as a Lark one."""
     from llguidance import regex_to_lark
 
     return f"/(?:{regex_to_lark(pattern)})/"
 
 
 def _text_grammar(text_pattern: str) -> str:
-    return f"%llguidance {{}}\nstart: TEXT\nTEXT: {_text_pattern(text_pattern)}\n"
+    return f"%llguidance {{}}\nstart: TEXT\nTEXT: {text_pattern_lark(text_pattern)}\n"
 
 
 def _call_grammar(
@@ -161,7 +151,7 @@ def _call_grammar(
     grammar = [
         "%llguidance {}",
         "start: TEXT | fence | bare" + (" | tag" if tagged else ""),
-        f"TEXT: {_text_pattern(text_pattern)} & {no_call}",
+        f"TEXT: {text_pattern_lark(text_pattern)} & {no_call}",
         *tagged,
         "fence: fence_open body FENCE_CLOSE",
         f"fence_open[lazy]: /{thought}```json\\n{_OPEN_BRACE}/",
@@ -180,7 +170,8 @@ def _call_grammar(
     return "\n".join(grammar) + "\n"
 
 
-def _instructions(tools: Sequence[ToolSpec], how: str) -> str:
+def described(tools: Sequence[ToolSpec], how: str) -> str:
+    """``tools`` in words, and ``how`` to call them."""
     lines = [
         json.dumps({"name": t.name, "description": t.description, "parameters": t.parameters}, ensure_ascii=False)
         for t in tools

@@ -11,12 +11,12 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from agentopt_local.chat import ChatReply, ChatRequest, Constraint, Message, Usage
+from agentopt_local.chat import ChatReply, ChatRequest, Constraint, Usage
 from agentopt_local.errors import ContextOverflowError, EngineDeadError, ModelError, ModelOverloadedError
 from agentopt_local.tool_formats import COMPACT_JSON
 from serving.engine_config import EngineConfig
 from serving.facts import EngineCounters, EngineFacts
-from serving.transcript import Transcripts
+from serving.transcript import Prompt, Transcripts
 from serving.vllm_options import prepare
 
 MIN_SHARED_TOKENS = 64
@@ -31,14 +31,22 @@ RAISED = re.compile(r"(?:^|\s)((?:\w+\.)*\w*(?:Error|Exception|Timeout\w*): \S.*
 class Engine:
     """A vLLM ``AsyncLLM`` behind the ChatModel Protocol."""
 
-    def __init__(self, model: Path, config: EngineConfig, *, cpu: bool) -> None:
-        """Load ``model`` (a Hugging Face folder), which takes half a minute or more. Raises EngineDeadError."""
+    def __init__(self, model: Path, config: EngineConfig, *, cpu: bool, chat_template: str | None = None) -> None:
+        """Load ``model`` (a Hugging Face folder), which takes half a minute or more.
+
+        ``chat_template``: Jinja to use in place of the model's own. Raises EngineDeadError, and ConfigError if the
+        template cannot be used.
+        """
         from transformers import AutoTokenizer
         from vllm import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self.config = config
+        tokenizer = AutoTokenizer.from_pretrained(str(model))
+        tokenizer.chat_template = chat_template or tokenizer.chat_template
+        # first of all: a template that cannot be used costs seconds here, and minutes after loading
+        self.transcripts = Transcripts(tokenizer, name=model.name, stop_ids=stop_token_ids(model))
         options, speed = prepare(model, config, cpu=cpu)
         self.counters: EngineCounters | None = EngineCounters() if cpu else None
         """What the engine has done so far. Counted only on a CPU, where steps are long."""
@@ -50,8 +58,6 @@ class Engine:
             )
         except RuntimeError as error:  # vLLM only says that another process failed; the log says why
             raise EngineDeadError(f"vLLM could not start: {last_error() or error}") from None
-        self.transcripts = Transcripts(AutoTokenizer.from_pretrained(str(model)))
-        self.stop_ids = stop_token_ids(model, self.transcripts.tokenizer)
         cache = self.llm.vllm_config.cache_config
         self.facts = EngineFacts(
             dtype=str(self.llm.vllm_config.model_config.dtype).removeprefix("torch."),
@@ -94,7 +100,8 @@ class Engine:
         """Answer ``request``. Raises ContextOverflowError if the prompt leaves no room for a reply."""
         from vllm.inputs import TokensPrompt
 
-        ids = self.transcripts.prompt_ids(request.conversation, request.messages, request.tools)
+        prompt = self.transcripts.prompt(request, self.config.max_model_len)
+        ids = prompt.ids
         room = self.config.max_model_len - len(ids)
         if room < 1:
             raise ContextOverflowError(
@@ -102,15 +109,11 @@ class Engine:
             )
         known = self.transcripts.known_tokens(request.conversation, ids)
         await self._warm(request, ids)
-        params = self._sampling_params(request, min(room, request.sampling.max_tokens))
+        wanted = request.sampling.max_tokens + prompt.opening.max_tokens
+        params = self._sampling_params(request, prompt, min(room, wanted))
         output = await self._generate(TokensPrompt(prompt_token_ids=ids), params)
         sampled = list(output.outputs[0].token_ids)
-        text = self.transcripts.tokenizer.decode(sampled, skip_special_tokens=True)
-        if request.constraint is not None and request.constraint.kind != "turn":
-            message = Message(role="assistant", content=text)
-        else:
-            message = self.transcripts.tool_format.parse(text, request.tools)
-        self.transcripts.remember(request.conversation, (*request.messages, message), request.tools, ids + sampled)
+        message, thought_tokens = self.transcripts.read(request, prompt, sampled)
         cached = output.num_cached_tokens or 0
         self._cache_works = self._cache_works or cached > 0
         # Only whole blocks are cached, and the last sampled token has never been computed.
@@ -121,6 +124,7 @@ class Engine:
             cached_tokens=cached,
             evicted_tokens=max(0, computed - cached) if self._cache_works else 0,
             completion_tokens=len(sampled),
+            thought_tokens=thought_tokens,
         )
         # "error": the grammar refused a token that its own mask had let through, such as the tag that closes a call.
         # Retrying would fail again, so what was written before counts as a truncated reply.
@@ -169,7 +173,7 @@ class Engine:
             raise ModelOverloadedError("vLLM broke a request off (abort)")
         return last
 
-    def _sampling_params(self, request: ChatRequest, max_tokens: int) -> Any:
+    def _sampling_params(self, request: ChatRequest, prompt: Prompt, max_tokens: int) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -178,27 +182,26 @@ class Engine:
             temperature=request.sampling.temperature,
             top_p=request.sampling.top_p,
             seed=request.sampling.seed,
-            stop_token_ids=self.stop_ids,
+            stop_token_ids=self.transcripts.stop_ids,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            structured_outputs=self._structured_outputs(request),
+            structured_outputs=self._structured_outputs(request, prompt),
         )
 
-    def _structured_outputs(self, request: ChatRequest) -> Any:
-        """The request's constraint as vLLM takes it; ``turn`` becomes a grammar in the model's own tool format."""
+    def _structured_outputs(self, request: ChatRequest, prompt: Prompt) -> Any:
+        """The request's constraint as vLLM takes it."""
         from vllm.sampling_params import StructuredOutputsParams
 
         constraint = request.constraint
+        if constraint is not None and constraint.kind == "json_schema":
+            # fixed white space: small models would fill their turn with it
+            schema = {"x-guidance": COMPACT_JSON, **json.loads(constraint.value)}
+            request = request.model_copy(
+                update={"constraint": Constraint(kind="json_schema", value=json.dumps(schema))}
+            )
+        constraint = self.transcripts.constraint(request, prompt.opening)
         if constraint is None:
             return None
-        if constraint.kind == "turn":
-            grammar = self.transcripts.tool_format.grammar(
-                request.tools, constraint.value, constraint.max_thought_sentences
-            )
-            constraint = Constraint(kind="grammar", value=grammar)
-        elif constraint.kind == "json_schema":  # fixed white space: small models would fill their turn with it
-            schema = {"x-guidance": COMPACT_JSON, **json.loads(constraint.value)}
-            constraint = Constraint(kind="json_schema", value=json.dumps(schema))
         key = {"json_schema": "json", "regex": "regex", "grammar": "grammar"}[constraint.kind]
         return StructuredOutputsParams(**{key: constraint.value})
 
@@ -207,13 +210,13 @@ class Engine:
         self.llm.shutdown()
 
 
-def stop_token_ids(model: Path, tokenizer: Any) -> list[int]:
-    """All ids that end a turn: the tokenizer's and those of generation_config.json."""
-    ids = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
-    path = model / "generation_config.json"
-    if path.is_file():
-        more = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") or []
-        ids += more if isinstance(more, list) else [more]
+def stop_token_ids(model: Path) -> list[int]:
+    """The ids that end a turn according to generation_config.json and config.json."""
+    ids: list[int] = []
+    for name in ("generation_config.json", "config.json"):
+        path = model / name
+        more = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+        ids += more if isinstance(more, list) else [] if more is None else [more]
     return list(dict.fromkeys(ids))
 
 

@@ -1,21 +1,37 @@
-"""Conversations as append-only token ids.
+"""Conversations as token ids that grow at their end.
 
 Tokenizing a grown conversation from scratch can split its text differently from how the model wrote it, and then the
 prefix cache misses. So the sampled ids are kept, and only the text that the chat template adds after them is
-tokenized.
+tokenized. Where a template rewrites earlier turns, for example by dropping their thoughts, the ids follow the template.
 """
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from agentopt_local.chat import ChatRequest, Message, ToolSpec
+from agentopt_local.chat import ChatRequest, Constraint, Message, Thinking, ToolSpec
 from agentopt_local.errors import ModelError, RefusedPromptError
-from agentopt_local.tool_calls import encodable
-from agentopt_local.tool_formats import ToolFormat, format_for_template
+from agentopt_local.tool_calls import call_ids, encodable
+from serving.chat_template import ChatTemplate
+from serving.family import Family, Opening
+
+MIN_THOUGHT = 32
+"""Tokens; if less room is left for a thought, the model does not think."""
+OTHER = Message(role="user", content="\N{ASTERISM}")
+"""A question with which none begins."""
+
+
+class Prompt(NamedTuple):
+    """A prompt and how the turn after it begins."""
+
+    ids: list[int]
+    opening: Opening
+    chars: int
+    """Length of its text."""
+    digest: int
+    """Hash of its text."""
 
 
 class Transcript(NamedTuple):
@@ -23,99 +39,94 @@ class Transcript(NamedTuple):
 
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...]
+    variables: Mapping[str, Any]
+    prompt: Prompt
     ids: list[int]
-
-
-def template_message(message: Message) -> dict[str, Any]:
-    """``message`` in the form that chat templates read."""
-    out: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        out["tool_calls"] = [
-            {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
-        ]
-    return out
+    """Of prompt and turn, without the token that ended it."""
 
 
 class Transcripts:
     """Renders conversations with the model's chat template and remembers the token ids of each.
 
-    ``conversation`` is the key under which a conversation is remembered; None: it is not.
+    A request's ``conversation`` is the key under which it is remembered; None: it is not.
     """
 
-    def __init__(self, tokenizer: Any, max_conversations: int = 65_536) -> None:
-        """``tokenizer``: a transformers tokenizer with a chat template.
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        name: str | None = None,
+        stop_ids: Sequence[int] = (),
+        max_conversations: int = 65_536,
+    ) -> None:
+        """``tokenizer``: a transformers tokenizer with a chat template. ``name``: of the model, for messages.
 
-        The least recently used conversation is forgotten first.
+        ``stop_ids``: tokens that end a turn, besides those that tokenizer and template show. The least recently used
+        conversation is forgotten first. Raises ConfigError if the template renders not even a question.
         """
         self.tokenizer = tokenizer
         self.max_conversations = max_conversations
         self.conversations: OrderedDict[str, Transcript] = OrderedDict()
-        template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
-        self.tool_format: ToolFormat = format_for_template(template, tokenizer.get_added_vocab())
-        self.native_tools = template is not None and "tools" in template
+        known = [*stop_ids, *([] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)])]
+        template = ChatTemplate(tokenizer, name, known)
+        ending = template.ending_id()
+        self.stop_ids = list(dict.fromkeys([*known, *([] if ending is None else [ending])]))
+        self.family = Family(tokenizer, template, self.stop_ids)
 
-    def render(self, messages: Sequence[Message], tools: Sequence[ToolSpec], *, open_turn: bool) -> str:
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec], variables: Mapping[str, Any], *, open_turn: bool
+    ) -> str:
         """The conversation as text; ``open_turn`` ends it where the assistant's next turn begins.
 
         Raises RefusedPromptError if the chat template refuses a conversation in which the model has replied, and
         ModelError if it refuses the opening already: then it would refuse every conversation.
         """
-        from jinja2 import TemplateError
-
-        rows = [template_message(message) for message in messages]
-        if tools and not self.native_tools:
-            text = self.tool_format.instructions(tools)
-            if rows and rows[0]["role"] == "system":
-                rows[0]["content"] = f"{rows[0]['content']}\n\n{text}"
-            else:
-                rows.insert(0, {"role": "system", "content": text})
-        if not self.native_tools:
-            rows = [self._plain(row) for row in rows]
-        specs = [{"type": "function", "function": tool.model_dump()} for tool in tools]
+        template = self.family.template
+        instructions = self.family.instructions(tools) if tools and not template.rules.tools else ""
         try:
-            rendered = self.tokenizer.apply_chat_template(
-                rows,
-                tools=specs if specs and self.native_tools else None,
-                tokenize=False,
-                add_generation_prompt=open_turn,
-            )
-        except TemplateError as error:
-            begun = any(message.role == "assistant" for message in messages)
-            kind = RefusedPromptError if begun else ModelError
-            name = self.tokenizer.name_or_path
-            raise kind(f"the chat template of {name} refuses the conversation: {error}") from None
-        return str(rendered)
-
-    @staticmethod
-    def _plain(row: dict[str, Any]) -> dict[str, Any]:
-        """A row for a template that supports neither calls nor the tool role."""
-        if row["role"] == "tool":
-            return {"role": "user", "content": f"<tool_response>\n{row['content']}\n</tool_response>"}
-        calls = row.pop("tool_calls", None)
-        if calls:
-            text = "\n".join(
-                f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>" for call in calls
-            )
-            row["content"] = f"{row['content']}\n{text}".strip()
-        return row
+            return template.render(messages, tools, instructions, open_turn=open_turn, variables=variables)
+        except RefusedPromptError as error:
+            if any(message.role == "assistant" for message in messages):
+                raise
+            raise ModelError(f"{error}; set model.chat_template to a file with another template (Jinja)") from None
 
     def encode(self, text: str) -> list[int]:
         """``text`` as token ids, without added special tokens."""
         return list(self.tokenizer.encode(encodable(text), add_special_tokens=False))
 
-    def prompt_ids(
-        self, conversation: str | None, messages: tuple[Message, ...], tools: tuple[ToolSpec, ...]
-    ) -> list[int]:
-        """Token ids of the prompt, which extend the remembered ids if the conversation has only grown."""
-        known = self._known(conversation)
-        if known is not None:
-            grown = len(messages) > len(known.messages) and messages[: len(known.messages)] == known.messages
-            if grown and known.tools == tools:
-                segment = self._segment(known, messages)
-                if segment is not None:
-                    return known.ids + self.encode(segment)
-        return self.encode(self.render(messages, tools, open_turn=True))
+    def prompt(self, request: ChatRequest, max_model_len: int) -> Prompt:
+        """The prompt of ``request``, which extends the remembered ids if the conversation has only grown.
+
+        The thought gets what ``max_model_len`` leaves beside the prompt and the longest reply.
+        """
+        thinking = request.thinking or Thinking()
+        variables = self.family.variables(thinking)
+        text = self.render(request.messages, request.tools, variables, open_turn=True)
+        ids = self._grown(request, variables, text) or self.encode(text)
+        room = max_model_len - len(ids) - request.sampling.max_tokens
+        limit = min(thinking.max_tokens, room) if room >= MIN_THOUGHT else 0
+        opening = self.family.opening(text, thinking.model_copy(update={"max_tokens": limit}))
+        text += opening.added
+        return Prompt(ids + self.encode(opening.added), opening, len(text), hash(text))
+
+    def _grown(self, request: ChatRequest, variables: Mapping[str, Any], text: str) -> list[int] | None:
+        """The ids of ``text`` if the template only adds to what is remembered of the conversation; None if not."""
+        known = self._known(request.conversation)
+        messages = request.messages
+        if known is None or len(messages) <= len(known.messages) or messages[: len(known.messages)] != known.messages:
+            return None
+        if known.tools != request.tools or known.variables != variables:
+            return None
+        base = self.render(known.messages, known.tools, variables, open_turn=False)
+        start = known.prompt.chars
+        if hash(base[:start]) != known.prompt.digest:
+            return None
+        marks = self.tokenizer.convert_ids_to_tokens(self.stop_ids)
+        ends = [at for mark in marks if (at := base.rfind(mark, start)) >= 0]
+        end = max(ends, default=len(base))
+        if not text.startswith(base[:end]):
+            return None
+        return known.ids + self.encode(text[end:])
 
     def known_tokens(self, conversation: str | None, ids: list[int]) -> int:
         """How many leading ``ids`` the conversation's last request and its reply had."""
@@ -132,33 +143,30 @@ class Transcripts:
             return []
         if request.messages[0].role != "system":
             return ids
-        prefix = self.encode(self.render(request.messages[:1], request.tools, open_turn=False))
-        return prefix if ids[: len(prefix)] == prefix else []
+        variables = self.family.variables(request.thinking or Thinking())
+        other = self.encode(self.render((request.messages[0], OTHER), request.tools, variables, open_turn=True))
+        return ids[: next((i for i, (one, two) in enumerate(zip(ids, other, strict=False)) if one != two), 0)]
 
     def _known(self, conversation: str | None) -> Transcript | None:
         return self.conversations.get(conversation) if conversation is not None else None
 
-    def _segment(self, known: Transcript, messages: tuple[Message, ...]) -> str | None:
-        """The text between the known ids and the assistant's next turn; None if the template hides where it begins."""
-        base = self.render(known.messages, known.tools, open_turn=False)
-        full = self.render(messages, known.tools, open_turn=True)
-        end = self.tokenizer.eos_token
-        if not full.startswith(base) or not end or end not in base:
+    def constraint(self, request: ChatRequest, opening: Opening) -> Constraint | None:
+        """The request's constraint for the whole turn that follows its prompt."""
+        if request.constraint is None:
             return None
-        tail = base[base.rfind(end) + len(end) :] + full[len(base) :]
-        return tail if known.ids[-1] == self.tokenizer.eos_token_id else end + tail
+        made = sum(map(len, call_ids(request.messages)))
+        return self.family.grammar(request.constraint, request.tools, opening, call_id=f"call{made:05d}")
 
-    def remember(
-        self,
-        conversation: str | None,
-        messages: tuple[Message, ...],
-        tools: tuple[ToolSpec, ...],
-        ids: list[int],
-    ) -> None:
-        """Remember a conversation that now ends with the assistant's turn."""
-        if conversation is None:
-            return
-        self.conversations[conversation] = Transcript(messages, tools, ids)
-        self.conversations.move_to_end(conversation)
-        while len(self.conversations) > self.max_conversations:
-            self.conversations.popitem(last=False)
+    def read(self, request: ChatRequest, prompt: Prompt, sampled: Sequence[int]) -> tuple[Message, int]:
+        """The sampled turn as a message, and how many of its tokens were a thought. The conversation remembers it."""
+        message, thought = self.family.read(sampled, request.tools, request.constraint, prompt.opening)
+        if request.conversation is not None:
+            body = list(sampled[:-1] if sampled and sampled[-1] in self.stop_ids else sampled)
+            variables = self.family.variables(request.thinking or Thinking())
+            self.conversations[request.conversation] = Transcript(
+                (*request.messages, message), request.tools, variables, prompt, prompt.ids + body
+            )
+            self.conversations.move_to_end(request.conversation)
+            while len(self.conversations) > self.max_conversations:
+                self.conversations.popitem(last=False)
+        return message, thought

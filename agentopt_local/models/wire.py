@@ -9,25 +9,24 @@ from typing import Any
 
 from agentopt_local.chat import ChatReply, ChatRequest, Message, ToolCall, ToolSpec, Usage
 from agentopt_local.models.checking import tidy
-from agentopt_local.tool_calls import encodable, parse_reply
+from agentopt_local.tool_calls import call_ids, encodable, parse_reply
 
 _THINKING = re.compile(r"\A\s*(<think>)?.*?</think>\s*", re.DOTALL)
 
 
-def to_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def to_messages(messages: Sequence[Message], thoughts: str | None = None) -> list[dict[str, Any]]:
     """The messages for a request.
 
-    Call ids number the calls of the whole chat, so equal chats give equal requests and hit the server's prefix cache.
-    They have nine characters, as Mistral's templates demand.
+    ``thoughts``: the field under which the server wrote its thoughts and wants them back; None: it gets none.
     """
     rows: list[dict[str, Any]] = []
-    n_calls = 0
     open_ids: list[str] = []
-    for message in messages:
+    for message, ids in zip(messages, call_ids(messages), strict=True):
         row: dict[str, Any] = {"role": message.role, "content": encodable(message.content)}
+        if message.thought and thoughts is not None:
+            row[thoughts] = encodable(message.thought)
         if message.tool_calls:
-            open_ids = [f"call{n_calls + i:05d}" for i in range(len(message.tool_calls))]
-            n_calls += len(open_ids)
+            open_ids = list(ids)
             row["content"] = row["content"] or None
             row["tool_calls"] = [
                 {

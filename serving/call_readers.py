@@ -1,0 +1,122 @@
+"""Readers of calls in a family's own form: vLLM's tool parsers, chosen by whether they read the template's own call."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from agentopt_local.chat import Message, ToolCall, ToolSpec
+from agentopt_local.tool_calls import encodable
+from serving.call_form import ARGUMENTS, CALL_ID, KEYS, PROBE, PROBE_CALL, CallForm
+
+PARSERS = (
+    "qwen3_coder", "glm45", "gemma4", "mistral", "deepseek_v31", "deepseek_v3", "deepseek_v32", "seed_oss", "lfm2",
+    "minimax_m2", "kimi_k2", "phi4_mini_json", "llama4_pythonic", "pythonic", "granite", "hunyuan_a13b", "apertus",
+    "gigachat3", "minicpm5", "cohere_command3", "jamba", "internlm", "xlam", "olmo3", "step3", "ernie45",
+)  # fmt: skip
+"""vLLM's names of its parsers, tried in this order."""
+FAULTS = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, RecursionError, SyntaxError)
+"""What parsers raise on text that they do not expect."""
+
+
+class CallReader(Protocol):
+    """Finds the calls in a turn."""
+
+    def read(self, text: str, tools: Sequence[ToolSpec]) -> Message | None:
+        """The turn with its calls; None if it makes none. ``text``: with special tokens, without the last."""
+        ...
+
+
+def reader_of(form: CallForm, tokenizer: Any) -> CallReader:
+    """The reader of calls in ``form``: a parser of vLLM, or one made from the form itself if none of them reads it."""
+    for name in PARSERS:
+        try:
+            reader = VllmReader(name, tokenizer)
+            found = reader.read(written(form), [PROBE])
+        except (ImportError, NotImplementedError, *FAULTS):
+            continue  # it lacks its special tokens, for example
+        if found is not None and found.tool_calls == (PROBE_CALL,):
+            return reader
+    return FormReader(form)
+
+
+def written(form: CallForm) -> str:
+    """The call :data:`~serving.call_form.PROBE_CALL` in ``form``."""
+    if form.style == "json":
+        arguments = json.dumps(ARGUMENTS)
+    else:
+        (number, text), values = KEYS, ARGUMENTS
+        arguments = form.separator.join(
+            (
+                f"{form.before}{number}{form.between}{values[number]}{form.after}",
+                f"{form.before}{text}{form.between_text}{form.quote}{values[text]}{form.quote}{form.after}",
+            )
+        )
+    return f"{form.opening}{PROBE.name}{form.named}{arguments}{form.closing}"
+
+
+class VllmReader:
+    """One of vLLM's tool parsers."""
+
+    def __init__(self, name: str, tokenizer: Any) -> None:
+        """Raises what the parser raises if the tokenizer is not of its family."""
+        from vllm.tool_parsers import ToolParserManager
+
+        self.name = name
+        self.tokenizer = tokenizer
+        self.parser = ToolParserManager.get_tool_parser(name)
+        self.parser(tokenizer, None)
+
+    def read(self, text: str, tools: Sequence[ToolSpec]) -> Message | None:
+        """See :class:`CallReader`."""
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+        request = ChatCompletionRequest(
+            model=self.name,
+            messages=[{"role": "user", "content": ""}],
+            tools=[{"type": "function", "function": tool.model_dump()} for tool in tools],
+        )
+        try:
+            # A new one each time: parsers keep what they read.
+            found = self.parser(self.tokenizer, request.tools).extract_tool_calls(text, request)
+            calls = tuple(
+                ToolCall(name=call.function.name, arguments=json.loads(call.function.arguments or "{}"))
+                for call in found.tool_calls
+            )
+        except FAULTS:
+            return None
+        if not calls:
+            return None
+        content = (found.content or "").strip()
+        return Message(role="assistant", content=encodable(content), tool_calls=calls)
+
+
+class FormReader:
+    """Reads calls whose arguments are JSON by the text around them."""
+
+    def __init__(self, form: CallForm) -> None:
+        """``form``: of style ``json``."""
+        self.pattern = re.compile(re.escape(form.opening) + r"([\w.-]+)" + _any_id(form.named) + r"(?=\{)")
+
+    def read(self, text: str, tools: Sequence[ToolSpec]) -> Message | None:
+        """See :class:`CallReader`."""
+        calls: list[ToolCall] = []
+        first, at = len(text), 0
+        while match := self.pattern.search(text, at):
+            at = match.end()
+            try:
+                arguments, at = json.JSONDecoder(strict=False).raw_decode(text, at)
+            except (ValueError, RecursionError):
+                continue
+            calls.append(ToolCall(name=match[1], arguments=arguments))
+            first = min(first, match.start())
+        if not calls:
+            return None
+        return Message(role="assistant", content=encodable(text[:first]).strip(), tool_calls=tuple(calls))
+
+
+def _any_id(text: str) -> str:
+    """A pattern for ``text`` with any call's id in place of the one that it holds."""
+    return r"\w+".join(re.escape(part) for part in CALL_ID.split(text))

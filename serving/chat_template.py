@@ -1,0 +1,309 @@
+"""A model's chat template: what it accepts is tried out once, and conversations are brought into that form.
+
+Chat templates differ in what they refuse: system messages, two user turns in a row, calls without ids, several calls in
+a turn. Some drop what they do not know without a word. So each of these is rendered once with words that can be found
+again, and the answers are kept as :class:`TemplateRules`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from agentopt_local.chat import Message, ToolCall, ToolSpec
+from agentopt_local.errors import ConfigError, RefusedPromptError
+from agentopt_local.record import Record
+from agentopt_local.tool_calls import call_ids
+from serving.call_form import ARGUMENTS, NAME, PROBE, CallForm, common_prefix, read_form
+from serving.grammar_text import pieces
+
+SYSTEM, QUESTION, ANSWER, SECOND, RESULT = "zsystem", "zquestion", "zanswer", "zsecond", "zresult"
+Row = dict[str, Any]
+Variables = Mapping[str, Any]
+
+
+class TemplateRules(Record):
+    """What a chat template accepts."""
+
+    content: Literal["text", "parts"] = "text"
+    """``parts``: content is a list of parts, as models that see images want it."""
+    system: bool = True
+    """Whether it renders system messages; otherwise they open the first user message."""
+    several_users: bool = True
+    """Whether user messages may follow each other; otherwise they are joined."""
+    tools: bool = False
+    """Whether it describes tools; otherwise the system message does."""
+    calls: bool = False
+    """Whether it renders calls and results; otherwise they are put into words."""
+    arguments: Literal["object", "text"] = "object"
+    """Whether a call's arguments are given as an object or as JSON text."""
+    user_after_result: bool = True
+    """Whether a user message may follow a result; otherwise it is appended to the result."""
+    several_calls: bool = True
+    """Whether a turn may make several calls; otherwise each becomes a turn of its own."""
+    form: CallForm | None = None
+    """How it writes a call; None without ``calls``."""
+    text_opening: str = ""
+    """What it writes before the text of an answer."""
+    ending: str = ""
+    """What it writes after it."""
+
+
+class ChatTemplate:
+    """Renders conversations with a tokenizer's chat template, within its rules."""
+
+    def __init__(self, tokenizer: Any, name: str | None = None, stop_ids: Sequence[int] = ()) -> None:
+        """``name``: of the model, for messages; ``stop_ids``: tokens that end its turns.
+
+        Raises ConfigError if not even a single question can be rendered.
+        """
+        self.tokenizer = tokenizer
+        self.name = name or str(tokenizer.name_or_path)
+        self.stop_ids = tuple(stop_ids) or ((tokenizer.eos_token_id,) if tokenizer.eos_token_id is not None else ())
+        self.variables = variables_of(tokenizer.chat_template)
+        self.rules = TemplateRules()
+        if not self._shows([_row("user", QUESTION)], QUESTION):
+            self.rules = TemplateRules(content="parts")
+            if not self._shows([_row("user", QUESTION)], QUESTION):
+                raise ConfigError(
+                    f"the chat template of {self.name} does not render a single question: {self._refusal()}. Set "
+                    "model.chat_template to a file with another template (Jinja), or choose another model"
+                )
+        self._learn()
+
+    def _learn(self) -> None:
+        user, assistant = _row("user", QUESTION), _row("assistant", ANSWER)
+        self._set(system=self._shows([_row("system", SYSTEM), user], SYSTEM, QUESTION))
+        two = [user, assistant, _row("user", SECOND), _row("user", RESULT)]
+        self._set(several_users=self._shows(two, QUESTION, SECOND, RESULT))
+        self._set(ending=(self._try([user, assistant]) or "").partition(ANSWER)[2])
+        lists = self._shows([user], NAME, tools=True) and not self._shows([user], NAME)
+        answered, found, _ = (self._try([user, assistant], tools=lists) or "").partition(ANSWER)
+        if not found:
+            return
+        self._set(tools=lists)
+        for kind in ("object", "text"):
+            self._set(arguments=kind)
+            form = self._form(user, answered) if self._shows([user, *_exchange(1)], RESULT, tools=lists) else None
+            if form is not None:
+                break
+        else:
+            self._set(arguments="object", tools=False)
+            return
+        self._set(calls=True)
+        more = _row("user", SECOND)
+        self._set(user_after_result=self._shows([user, *_exchange(1), more], RESULT, SECOND, tools=lists))
+        self._set(several_calls=self._shows([user, *_exchange(2)], RESULT, RESULT, tools=lists))
+
+    def _form(self, user: Row, answered: str) -> CallForm | None:
+        """How calls are written; ``answered``: a conversation up to the text of an answer."""
+        calls = [
+            self._try([user, *_exchange(1, arguments)[:1]], tools=self.rules.tools) for arguments in ({}, ARGUMENTS)
+        ]
+        if None in calls:
+            return None
+        same = common_prefix(answered, *map(str, calls))
+        start = len(same.rstrip("<[|"))  # not in the middle of a mark
+        form = read_form(*(self._without_ending(str(text)[start:]) for text in calls))
+        if form is not None:
+            self._set(form=form, text_opening=answered[start:])
+        return form
+
+    def _set(self, **rules: Any) -> None:
+        self.rules = self.rules.model_copy(update=rules)
+
+    def _without_ending(self, text: str) -> str:
+        """A turn's text up to the first mark that ends turns."""
+        ends = {*self.stop_ids, self.ending_id()} - {None}
+        marks = [self.tokenizer.convert_ids_to_tokens(each) for each in ends]
+        cuts = [at for mark in marks if mark and (at := text.find(mark)) >= 0]
+        return text[: min(cuts)] if cuts else text.removesuffix(self.rules.ending)
+
+    def ending_id(self) -> int | None:
+        """The first special token that the template writes after an answer; None if it writes none."""
+        added = self.tokenizer.get_added_vocab()
+        return next((each for each in pieces(self.rules.ending, added) if isinstance(each, int)), None)
+
+    def _shows(self, rows: Sequence[Row], *words: str, tools: bool = False) -> bool:
+        """Whether the rendered rows contain the words, in this order."""
+        text = self._try(rows, tools=tools)
+        at = 0
+        for word in words:
+            at = (text or "").find(word, at)
+            if at < 0:
+                return False
+            at += len(word)
+        return True
+
+    def _try(self, rows: Sequence[Row], *, tools: bool = False, open_turn: bool = False) -> str | None:
+        try:
+            return self._apply(rows, (PROBE,) if tools else (), open_turn=open_turn, variables={})
+        except RefusedPromptError:
+            return None
+
+    def _refusal(self) -> str:
+        try:
+            text = self._apply([_row("user", QUESTION)], (), open_turn=False, variables={})
+        except RefusedPromptError as error:
+            return str(error.__cause__)
+        return f"the question is missing in {text[:200]!r}"
+
+    def _apply(self, rows: Sequence[Row], tools: Sequence[ToolSpec], *, open_turn: bool, variables: Variables) -> str:
+        from jinja2 import TemplateError
+
+        rows = [self._formed(row) for row in rows]
+        specs = [{"type": "function", "function": tool.model_dump()} for tool in tools]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                rows, tools=specs or None, tokenize=False, add_generation_prompt=open_turn, **variables
+            )
+        # Templates raise TemplateError on purpose, the others where they meet a value that they do not expect.
+        except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+            raise RefusedPromptError(f"the chat template of {self.name} refuses the conversation: {error}") from error
+        return str(text)
+
+    def _formed(self, row: Row) -> Row:
+        if self.rules.content == "parts":
+            row = {**row, "content": [{"type": "text", "text": row["content"]}]}
+        if self.rules.arguments == "text" and row.get("tool_calls"):
+            calls = [
+                {
+                    **call,
+                    "function": {
+                        **call["function"],
+                        "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False),
+                    },
+                }
+                for call in row["tool_calls"]
+            ]
+            row = {**row, "tool_calls": calls}
+        return row
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec],
+        instructions: str,
+        *,
+        open_turn: bool,
+        variables: Variables,
+    ) -> str:
+        """The conversation as text; ``open_turn`` ends it where the assistant's next turn begins.
+
+        ``instructions`` describe the tools to models whose template does not. Raises RefusedPromptError.
+        """
+        rows = self._conform(to_rows(messages), instructions if tools and not self.rules.tools else "")
+        return self._apply(rows, tools if self.rules.tools else (), open_turn=open_turn, variables=variables)
+
+    def _conform(self, rows: list[Row], instructions: str) -> list[Row]:
+        """``rows`` within the rules."""
+        rules = self.rules
+        if instructions:
+            if rows and rows[0]["role"] == "system":
+                rows[0] = _row("system", f"{rows[0]['content']}\n\n{instructions}")
+            else:
+                rows.insert(0, _row("system", instructions))
+        if not rules.calls:
+            rows = [_in_words(row) for row in rows]
+        elif not rules.several_calls:
+            rows = _one_call_each(rows)
+        if not rules.system and rows and rows[0]["role"] == "system":
+            rows[0] = {**rows[0], "role": "user"}
+            rows = _joined(rows[:2], "user", "user") + rows[2:]
+        if not rules.user_after_result:
+            rows = _joined(rows, "tool", "user")
+        if not rules.several_users:
+            rows = _joined(rows, "user", "user")
+        return rows
+
+
+def variables_of(template: Any) -> frozenset[str]:
+    """The variables that a template reads and that a caller may set, such as ``enable_thinking``."""
+    from jinja2 import Environment, TemplateError, meta
+
+    if not isinstance(template, str):
+        return frozenset()
+    try:
+        tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)  # nothing is rendered
+        return frozenset(meta.find_undeclared_variables(tree))
+    except TemplateError:
+        return frozenset(name for name in ("enable_thinking", "thinking", "reasoning_effort") if name in template)
+
+
+def to_rows(messages: Sequence[Message]) -> list[Row]:
+    """``messages`` in the form that chat templates read, with numbered calls."""
+    rows: list[Row] = []
+    waiting: list[tuple[str, str]] = []
+    for message, ids in zip(messages, call_ids(messages), strict=True):
+        row = _row(message.role, message.content)
+        if message.thought:  # families read it under one of these names
+            row |= dict.fromkeys(("reasoning_content", "reasoning", "thinking"), message.thought)
+        if message.tool_calls:
+            row["tool_calls"] = [
+                {"id": each, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for each, call in zip(ids, message.tool_calls, strict=True)
+            ]
+            waiting = [(each, call.name) for each, call in zip(ids, message.tool_calls, strict=True)]
+        elif message.role == "tool" and waiting:
+            row["tool_call_id"], row["name"] = waiting.pop(0)
+        rows.append(row)
+    return rows
+
+
+def _row(role: str, content: str) -> Row:
+    return {"role": role, "content": content}
+
+
+def _exchange(n: int, arguments: dict[str, Any] | None = None) -> list[Row]:
+    """A turn with ``n`` calls and its results."""
+    call = ToolCall(name=NAME, arguments=ARGUMENTS if arguments is None else arguments)
+    return to_rows(
+        [Message(role="assistant", tool_calls=(call,) * n), *(Message(role="tool", content=RESULT) for _ in range(n))]
+    )
+
+
+def _with_text_arguments(call: Row) -> Row:
+    function = call["function"]
+    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
+
+
+def _in_words(row: Row) -> Row:
+    """A row for a template that renders neither calls nor results."""
+    if row["role"] == "tool":
+        return _row("user", f"<tool_response>\n{row['content']}\n</tool_response>")
+    calls = row.get("tool_calls")
+    if not calls:
+        return row
+    text = "\n".join(f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>" for call in calls)
+    return {**row, "tool_calls": None, "content": f"{row['content']}\n{text}".strip()}
+
+
+def _one_call_each(rows: Sequence[Row]) -> list[Row]:
+    """Turns with several calls as several turns, each followed by its result."""
+    out: list[Row] = []
+    waiting: list[Row] = []
+    for row in rows:
+        if row["role"] == "tool" and waiting:
+            out += [waiting.pop(0), row]
+            continue
+        out, waiting = out + waiting, []
+        calls = row.get("tool_calls") or []
+        if len(calls) < 2:
+            out.append(row)
+        else:
+            waiting = [
+                {**row, "content": "" if i else row["content"], "tool_calls": [call]} for i, call in enumerate(calls)
+            ]
+    return out + waiting
+
+
+def _joined(rows: Sequence[Row], first: str, second: str) -> list[Row]:
+    """``rows`` with the content of a ``second`` row appended to the ``first`` row before it."""
+    out: list[Row] = []
+    for row in rows:
+        if out and out[-1]["role"] == first and row["role"] == second:
+            out[-1] = {**out[-1], "content": f"{out[-1]['content']}\n\n{row['content']}"}
+        else:
+            out.append(row)
+    return out

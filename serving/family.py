@@ -1,0 +1,245 @@
+"""How a model takes its turns: thoughts, text and calls, in the form of its chat template.
+
+Two things are sampled: what a grammar lets through, and text that nothing constrains. Both are read by the same reader.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from agentopt_local.chat import Constraint, Message, Thinking, ToolSpec
+from agentopt_local.record import Record
+from agentopt_local.tool_calls import encodable, parse_reply
+from agentopt_local.tool_formats import HermesFormat, LlamaJsonFormat, ToolFormat, described
+from serving.call_form import CallForm
+from serving.call_grammar import call_grammar
+from serving.call_readers import CallReader, reader_of
+from serving.chat_template import ChatTemplate
+from serving.grammar_text import literal, pieces
+
+THOUGHT_MARKS = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|channel>thought", "<channel|>"),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+)
+"""What opens and closes a thought in the families that think."""
+SWITCHES = ("enable_thinking", "thinking")
+"""Variables of chat templates that turn thoughts on and off."""
+EFFORT = "reasoning_effort"
+HERMES = ('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>")
+LLAMA = ('{"name": "', '", "parameters": ', "}")
+Thinks = Literal["never", "if switched on", "if it likes", "always"]
+
+
+class Opening(Record):
+    """How a turn begins: after the prompt, before its first sampled token."""
+
+    added: str = ""
+    """Text that ends a thought which the template has opened and nobody wants."""
+    thought: Literal["none", "allowed", "begun"] = "none"
+    max_tokens: int = 0
+    """Longest thought."""
+
+
+class Family:
+    """The forms of one model's turns, found out from its tokenizer and chat template."""
+
+    def __init__(self, tokenizer: Any, template: ChatTemplate, stop_ids: Sequence[int]) -> None:
+        """``stop_ids``: the tokens that end a turn."""
+        self.tokenizer = tokenizer
+        self.template = template
+        self.stop_ids = tuple(stop_ids)
+        self.marks: Mapping[str, int] = special_tokens(tokenizer)
+        self.thought_open, self.thought_close = self._thought_marks()
+        self.thinks: Thinks = self._thinks()
+        form = template.rules.form
+        self.format: ToolFormat | None = self._json_format(form)
+        """The format of models that write calls as JSON in Hermes' or Llama's way, or whose template has no calls."""
+        self.reader: CallReader | None = None if self.format is not None or form is None else reader_of(form, tokenizer)
+
+    def _json_format(self, form: CallForm | None) -> ToolFormat | None:
+        if form is not None and (form.opening, form.named, form.closing) == LLAMA:
+            return LlamaJsonFormat()
+        if form is None or (form.opening, form.named, form.closing.rstrip()) == HERMES:
+            return HermesFormat(mark_tokens="<tool_call>" in self.marks and "</tool_call>" in self.marks)
+        return None
+
+    def _thought_marks(self) -> tuple[str, str]:
+        """The marks in the template whose end is a single token; a thought could not be ended otherwise."""
+        source = str(self.tokenizer.chat_template)
+        for opening, closing in THOUGHT_MARKS:
+            shut = next(pieces(closing, self.marks), "")
+            if isinstance(shut, int) and all(part in source for part in (closing.partition("<|start|>")[0],)):
+                return opening, closing
+        return "", ""
+
+    def _thinks(self) -> Thinks:
+        if not self.thought_close:
+            return "never"
+        off, on = (self._prompt_end(self.variables(Thinking(effort=effort))) for effort in ("off", "on"))
+        if off != on:
+            return "if switched on"
+        if on == "begun" or EFFORT in self.template.variables:
+            return "always"
+        return "if it likes"
+
+    def variables(self, thinking: Thinking) -> dict[str, Any]:
+        """The template's variables for a request that thinks so."""
+        known = self.template.variables
+        wanted = thinking.effort not in ("off", "least")
+        values: dict[str, Any] = {name: wanted for name in SWITCHES if name in known}
+        if EFFORT in known and thinking.effort != "on":
+            values[EFFORT] = thinking.effort if wanted else "low"
+        if "thinking_budget" in known:
+            values["thinking_budget"] = thinking.max_tokens if wanted else 0
+        return values
+
+    def _prompt_end(self, variables: Mapping[str, Any]) -> Literal["begun", "over", "open"]:
+        question = (Message(role="user", content="?"),)
+        text = self.template.render(question, (), "", open_turn=True, variables=variables)
+        return self.prompt_state(text)
+
+    def prompt_state(self, prompt: str) -> Literal["begun", "over", "open"]:
+        """Whether a prompt ends in a thought, after one, or before any."""
+        end = prompt.rstrip()
+        if self.thought_open and end.endswith(self.thought_open):
+            return "begun"
+        return "over" if self.thought_close and end.endswith(self.thought_close) else "open"
+
+    def opening(self, prompt: str, thinking: Thinking) -> Opening:
+        """How the turn after ``prompt`` begins."""
+        if self.thinks == "never":
+            return Opening()
+        state = self.prompt_state(prompt)
+        unwanted = thinking.effort == "off" or thinking.max_tokens == 0
+        if state == "begun":
+            if unwanted:
+                return Opening(added=f"{self.thought_close}\n\n")
+            return Opening(thought="begun", max_tokens=thinking.max_tokens)
+        quiet = unwanted or (thinking.effort == "least" and self.thinks == "if switched on")
+        if state == "over" or quiet:
+            return Opening()
+        return Opening(thought="allowed", max_tokens=thinking.max_tokens)
+
+    def instructions(self, tools: Sequence[ToolSpec]) -> str:
+        """Text for the system message of a model whose chat template does not describe tools."""
+        if self.format is not None:
+            return self.format.instructions(tools)
+        form = self.template.rules.form
+        assert form is not None
+        return described(tools, f"To call one, end your message with a call of this form:\n{form.example()}")
+
+    def grammar(
+        self, constraint: Constraint, tools: Sequence[ToolSpec], opening: Opening, *, call_id: str
+    ) -> Constraint:
+        """The constraint of a whole turn, with its thought and its end, as llguidance takes it."""
+        form = self.template.rules.form
+        head = self.template.rules.text_opening
+        if constraint.kind == "turn":
+            if self.format is not None or not tools or form is None:
+                format_ = self.format or HermesFormat()
+                lark = format_.grammar(tools, constraint.value, constraint.max_thought_sentences)
+            else:
+                lark = call_grammar(
+                    form,
+                    tools,
+                    constraint.value,
+                    self.marks,
+                    call_id=call_id,
+                    max_thought_sentences=constraint.max_thought_sentences,
+                    text_opening=head,
+                )
+                head = ""
+            constraint = Constraint(kind="grammar", value=lark)
+        others = [each for each in self.stop_ids if each != self.tokenizer.eos_token_id]
+        ends_otherwise = bool(others) and self.template.ending_id() in others
+        if opening.thought == "none" and not head and not ends_otherwise:
+            return constraint
+        ends = " | ".join(f"<[{each}]>" for each in self.stop_ids)
+        lines = [f"start: {self._thought(opening)} {literal(head, self.marks)} zturn zend?", f"zend: {ends}"]
+        if opening.thought != "none":
+            lines.append(f"zthought[max_tokens={opening.max_tokens}]: /(.|\\n)*/")
+            lines.append("zgap: /\\n{0,2}/")
+        return Constraint(kind="grammar", value="%llguidance {}\n" + "\n".join(lines) + "\n" + as_rule(constraint))
+
+    def _thought(self, opening: Opening) -> str:
+        if opening.thought == "none":
+            return ""
+        close = literal(self.thought_close, self.marks)
+        if opening.thought == "begun":
+            return f"zthought {close} zgap"
+        return f"({literal(self.thought_open, self.marks)} zthought {close})? zgap"
+
+    def read(
+        self, sampled: Sequence[int], tools: Sequence[ToolSpec], constraint: Constraint | None, opening: Opening
+    ) -> tuple[Message, int]:
+        """A sampled turn as a message, and how many of its tokens were a thought."""
+        ids = list(sampled)
+        if ids and ids[-1] in self.stop_ids:
+            ids.pop()
+        thought, ids = self._split(ids, begun=opening.thought == "begun")
+        spoken = self._text(ids, constraint, tools)
+        spoken = spoken.model_copy(update={"thought": encodable(self._decode(thought)).strip()}) if thought else spoken
+        return spoken, len(sampled) - len(ids) if thought else 0
+
+    def _split(self, ids: list[int], *, begun: bool) -> tuple[list[int], list[int]]:
+        """The tokens of the thought and those of what was said after it."""
+        if not self.thought_close:
+            return [], ids
+        opening = self.tokenizer.encode(self.thought_open, add_special_tokens=False)
+        if not begun and ids[: len(opening)] != opening:
+            return [], ids
+        start = len(opening) if ids[: len(opening)] == opening else 0
+        closing = self.tokenizer.encode(self.thought_close, add_special_tokens=False)
+        if closing[0] not in ids[start:]:
+            return ids[start:], []  # cut off in the middle of it
+        end = ids.index(closing[0], start)
+        rest = ids[end:]
+        same = next((i for i, pair in enumerate(zip(rest, closing, strict=False)) if pair[0] != pair[1]), None)
+        return ids[start:end], rest[min(len(rest), len(closing)) if same is None else same :]
+
+    def _text(self, ids: list[int], constraint: Constraint | None, tools: Sequence[ToolSpec]) -> Message:
+        head = self.tokenizer.encode(self.template.rules.text_opening, add_special_tokens=False)
+        if head and ids[: len(head)] == head:
+            ids, tools = ids[len(head) :], ()
+        plain = self._decode(ids)
+        if constraint is not None and constraint.kind != "turn":
+            return Message(role="assistant", content=plain)
+        if self.format is not None:
+            return self.format.parse(plain, tools)
+        if self.reader is not None and tools:
+            found = self.reader.read(self.tokenizer.decode(ids, skip_special_tokens=False), tools)
+            if found is not None:
+                return found
+        return parse_reply(plain, tools)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def special_tokens(tokenizer: Any) -> dict[str, int]:
+    """The tokens that llguidance treats as special, which no string in a grammar matches."""
+    special = set(tokenizer.all_special_tokens)
+    tokens = tokenizer.added_tokens_decoder
+    return {
+        text: index
+        for text, index in tokenizer.get_added_vocab().items()
+        if text in special or tokens[index].special or re.fullmatch(r"<.*>", text)
+    }
+
+
+def as_rule(constraint: Constraint) -> str:
+    """A constraint as Lark rules, the first of which is called ``zturn``."""
+    if constraint.kind == "json_schema":
+        return f"zturn: %json {constraint.value}\n"
+    if constraint.kind == "regex":
+        from llguidance import regex_to_lark
+
+        return f"zturn: ZTEXT\nZTEXT: /{regex_to_lark(constraint.value)}/\n"
+    body = re.sub(r"^%llguidance \{\}\n", "", constraint.value.lstrip())
+    return re.sub(r"^start:", "zturn:", body, count=1, flags=re.M)
