@@ -154,7 +154,7 @@ class _Writer:
             return self.rule(f'"[" ({item} ({comma} {item})*)? "]"')
         if kind == "object":
             inner = self.quoted(form, schema.get("additionalProperties"))
-            key = self.text(form) if form.pythonic else self.rule(r"/[A-Za-z0-9_ ]{1,40}/", terminal=True)
+            key = self.text(form) if form.pythonic else self.rule(r"/[A-Za-z_][A-Za-z0-9_]{0,39}/", terminal=True)
             colon, comma = ('": "', '", "') if form.pythonic else ('":"', '","')
             return self.rule(f'"{{" ({key} {colon} {inner} ({comma} {key} {colon} {inner})*)? "}}"')
         if kind == "string":

@@ -81,10 +81,10 @@ class Family:
     def _thinks(self) -> Thinks:
         if not self.thought_close:
             return "never"
-        off, on = (self._prompt_end(self.variables(Thinking(effort=effort))) for effort in ("off", "on"))
-        if off != on:
+        off, on = (self._question(self.variables(Thinking(effort=effort))) for effort in ("off", "high"))
+        if any(name in self.template.variables for name in SWITCHES) and off != on:
             return "if switched on"
-        if on == "begun" or EFFORT in self.template.variables:
+        if self.prompt_state(on) == "begun" or off != on:
             return "always"
         return "if it likes"
 
@@ -99,10 +99,9 @@ class Family:
             values["thinking_budget"] = thinking.max_tokens if wanted else 0
         return values
 
-    def _prompt_end(self, variables: Mapping[str, Any]) -> Literal["begun", "over", "open"]:
+    def _question(self, variables: Mapping[str, Any]) -> str:
         question = (Message(role="user", content="?"),)
-        text = self.template.render(question, (), "", open_turn=True, variables=variables)
-        return self.prompt_state(text)
+        return self.template.render(question, (), "", open_turn=True, variables=variables)
 
     def prompt_state(self, prompt: str) -> Literal["begun", "over", "open"]:
         """Whether a prompt ends in a thought, after one, or before any."""
@@ -180,10 +179,11 @@ class Family:
     ) -> tuple[Message, int]:
         """A sampled turn as a message, and how many of its tokens were a thought."""
         ids = list(sampled)
-        if ids and ids[-1] in self.stop_ids:
+        ended = bool(ids) and ids[-1] in self.stop_ids
+        if ended:
             ids.pop()
         thought, ids = self._split(ids, begun=opening.thought == "begun")
-        spoken = self._text(ids, constraint, tools)
+        spoken = self._text(ids, constraint, tools, ended=ended)
         spoken = spoken.model_copy(update={"thought": encodable(self._decode(thought)).strip()}) if thought else spoken
         return spoken, len(sampled) - len(ids) if thought else 0
 
@@ -203,7 +203,9 @@ class Family:
         same = next((i for i, pair in enumerate(zip(rest, closing, strict=False)) if pair[0] != pair[1]), None)
         return ids[start:end], rest[min(len(rest), len(closing)) if same is None else same :]
 
-    def _text(self, ids: list[int], constraint: Constraint | None, tools: Sequence[ToolSpec]) -> Message:
+    def _text(
+        self, ids: list[int], constraint: Constraint | None, tools: Sequence[ToolSpec], *, ended: bool
+    ) -> Message:
         head = self.tokenizer.encode(self.template.rules.text_opening, add_special_tokens=False)
         if head and ids[: len(head)] == head:
             ids, tools = ids[len(head) :], ()
@@ -213,7 +215,11 @@ class Family:
         if self.format is not None:
             return self.format.parse(plain, tools)
         if self.reader is not None and tools:
-            found = self.reader.read(self.tokenizer.decode(ids, skip_special_tokens=False), tools)
+            text = self.tokenizer.decode(ids, skip_special_tokens=False)
+            closing = self.template.rules.form.closing.strip() if self.template.rules.form else ""
+            # Parsers complete a call that was cut off; half a call is not what the model meant.
+            whole = ended or (closing != "" and text.rstrip().endswith(closing))
+            found = self.reader.read(text, tools) if whole else None
             if found is not None:
                 return found
         return parse_reply(plain, tools)

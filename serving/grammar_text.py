@@ -31,4 +31,4 @@ def literal(text: str, marks: Mapping[str, int]) -> str:
 
 def regex(text: str) -> str:
     """A pattern for ``text`` itself, for use between slashes."""
-    return re.escape(text).replace("/", "\\/")
+    return re.escape(text).replace("/", "\\/").replace("\\\n", "\\n")
