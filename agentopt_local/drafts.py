@@ -25,7 +25,7 @@ from agentopt_local.actions import (
     parse_header,
     source_type,
 )
-from agentopt_local.chat import ChatModel, ChatRequest, Constraint, Message, Sampling, Usage
+from agentopt_local.chat import ChatModel, ChatRequest, Constraint, Message, Sampling, Thinking, Usage
 from agentopt_local.errors import FunctionError, PromptError
 from agentopt_local.evidence import Evidence, cut
 from agentopt_local.functions import Function, FunctionSet, one_text_parameter, render_value
@@ -54,6 +54,8 @@ class DraftContext:
     prompt: str
     one_text: bool = False
     """Whether functions must take exactly one str."""
+    thinking: Thinking | None = None
+    """How the model thinks before each reply."""
 
 
 class Draft:
@@ -237,6 +239,7 @@ class Draft:
                 top_p=self.config.top_p,
                 seed=derive(self.seed, "request", self._requests),
             ),
+            thinking=self.context.thinking,
             conversation=f"optimizer/{'' if messages is None else 'arguments/'}{self.seed}",
         )
         reply = await self.context.model.complete(request)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from agentopt_local import prompts
 from agentopt_local.actions import Terminate, header_constraint
-from agentopt_local.chat import ChatModel, Usage
+from agentopt_local.chat import ChatModel, Thinking, Usage
 from agentopt_local.concurrency import together
 from agentopt_local.drafts import Draft, DraftContext
 from agentopt_local.evidence import (
@@ -36,17 +36,25 @@ class Optimizer:
     """Proposes updates of a function set, from rollouts made with it."""
 
     def __init__(
-        self, model: ChatModel, task: Task, sandbox: Sandbox, config: OptimizerConfig, *, one_text: bool = False
+        self,
+        model: ChatModel,
+        task: Task,
+        sandbox: Sandbox,
+        config: OptimizerConfig,
+        *,
+        one_text: bool = False,
+        thinking: Thinking | None = None,
     ) -> None:
         """``model`` writes the functions, ``sandbox`` runs their trials and ``task`` grades the results.
 
-        ``one_text``: functions take exactly one str.
+        ``one_text``: functions take exactly one str. ``thinking``: how the model thinks before each reply.
         """
         self.model = model
         self.task = task
         self.sandbox = sandbox
         self.config = config
         self.one_text = one_text
+        self.thinking = thinking
 
     async def propose(
         self,
@@ -108,6 +116,7 @@ class Optimizer:
             evidence=evidence,
             header=header_constraint(functions) if config.constrain else None,
             one_text=self.one_text,
+            thinking=self.thinking,
             prompt=prompts.fill(
                 "optimizer",
                 types="str" if self.one_text else TYPES_ALLOWED,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, NonNegativeInt, field_validator
 from pydantic_core import PydanticCustomError
 
+from agentopt_local.chat import Thinking
+from agentopt_local.errors import ConfigError
 from agentopt_local.models.metered import Prices
 from agentopt_local.record import Record
+from agentopt_local.run.rows import Role
+
+AGENT_THOUGHT, OPTIMIZER_THOUGHT = 2048, 4096
+"""Longest thought of each role in tokens, unless the settings say otherwise."""
 
 
 class ModelConfig(Record):
@@ -20,6 +27,11 @@ class ModelConfig(Record):
     """An OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1; None hosts the model here with vLLM."""
     api_key_env: str = "OPENAI_API_KEY"
     """The environment variable that holds the endpoint's API key."""
+    chat_template: str | None = None
+    """A file with a chat template (Jinja) for a hosted model, to use in place of its own."""
+    thinking: Literal["auto", "off", "on", "low", "medium", "high"] | NonNegativeInt = "auto"
+    """Whether the model thinks before it replies: ``off``, ``on``, an effort, or how many tokens a thought may take.
+    ``auto``: the optimizer thinks if it can; the agent, which calls functions instead, as little as it can."""
     structured: Literal["auto", "json_schema", "vllm", "none"] = "auto"
     """How the endpoint constrains replies; ``auto`` detects it."""
     send_seed: bool = True
@@ -34,6 +46,29 @@ class ModelConfig(Record):
     """How many requests to an endpoint may start per minute, evenly spaced; None means no limit."""
     prices: Prices = Prices()
     """The prices of its tokens; 0 by default."""
+
+    def thinking_as(self, role: Role) -> Thinking:
+        """How the model thinks in a role."""
+        most = AGENT_THOUGHT if role == "agent" else OPTIMIZER_THOUGHT
+        if isinstance(self.thinking, int):
+            return Thinking(effort="on" if self.thinking else "off", max_tokens=self.thinking)
+        if self.thinking == "auto":
+            return Thinking(effort="least" if role == "agent" else "on", max_tokens=most)
+        return Thinking(effort=self.thinking, max_tokens=0 if self.thinking == "off" else most)
+
+    def same_model(self, other: ModelConfig) -> bool:
+        """Whether both mean the same model in the same place, however it thinks and whatever it costs."""
+        free = {"thinking", "prices"}
+        return self.model_dump(exclude=free) == other.model_dump(exclude=free)
+
+    def chat_template_text(self) -> str | None:
+        """The text of ``chat_template``. Raises ConfigError if the file cannot be read."""
+        if self.chat_template is None:
+            return None
+        try:
+            return Path(self.chat_template).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"model.chat_template = {self.chat_template!r} cannot be read: {error}") from None
 
     @field_validator("base_url")
     @classmethod

@@ -60,7 +60,7 @@ async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Progre
     """
     agent, device = await open_model(config.model, config.engine, config, stack, progress)
     model, engine = config.optimizer_model or config.model, config.optimizer_engine or config.engine
-    same = model == config.model and (model.base_url is not None or engine == config.engine)
+    same = model.same_model(config.model) and (model.base_url is not None or engine == config.engine)
     if same:
         return Models(agent, agent, device)
     optimizer, _ = await open_model(model, engine, config, stack, progress)
@@ -108,6 +108,6 @@ async def open_model(
     progress(Stage(part=f"loading {model.name} into vLLM"), 0, 0)
     from serving.pool import start_pool
 
-    pool = await start_pool(path, engine, name=model.name)
+    pool = await start_pool(path, engine, name=model.name, chat_template=model.chat_template_text())
     stack.push_async_callback(pool.aclose)
     return pool, pool.device

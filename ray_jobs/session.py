@@ -130,7 +130,9 @@ async def open_session(
         observers = Observers(metrics, forecast, heard, run_dir)
         ledger = Ledger(run_dir, config.budget, observe=observers.on_usage)
         agent_model = MeteredModel(models.agent, "agent", config.model.prices, ledger)
-        solver: Solver = GradedAgent(make_agent(agent_model, sandbox, config.agent), opened_task, sandbox)
+        solver: Solver = GradedAgent(
+            make_agent(agent_model, sandbox, config.agent, config.model.thinking_as("agent")), opened_task, sandbox
+        )
         if config.ray.rollout_workers or models.device in HOSTED:
             from ray_jobs.workers import open_workers
 
@@ -159,10 +161,11 @@ async def open_session(
 
 def optimizer_of(config: RunConfig, task: Task, sandbox: Sandbox, models: Models, ledger: Ledger) -> Optimizer:
     """The configured optimizer, with its model metered by ``ledger``."""
-    prices = (config.optimizer_model or config.model).prices
-    optimizer_model = MeteredModel(models.optimizer, "optimizer", prices, ledger)
+    settings = config.optimizer_model or config.model
+    optimizer_model = MeteredModel(models.optimizer, "optimizer", settings.prices, ledger)
     one_text = config.agent.kind == "react" and config.agent.one_string_argument
-    return Optimizer(optimizer_model, task, sandbox, config.optimizer, one_text=one_text)
+    thinking = settings.thinking_as("optimizer")
+    return Optimizer(optimizer_model, task, sandbox, config.optimizer, one_text=one_text, thinking=thinking)
 
 
 async def follow_engines(models: Models, metrics: Metrics, forecast: Forecast) -> None:
@@ -244,4 +247,4 @@ async def open_agent(
         sandbox = RepeatingSandbox(await stack.enter_async_context(sandbox_of(config.sandbox)))
         if model is None:
             model, _ = await open_model(config.model, config.engine, config, stack, progress)
-        yield make_agent(model, sandbox, config.agent)
+        yield make_agent(model, sandbox, config.agent, config.model.thinking_as("agent"))

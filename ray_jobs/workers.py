@@ -125,7 +125,7 @@ async def grading_agent(config: RunConfig, task: Task, engines: Callable[[], Eng
         pool = engines()
         stack.push_async_callback(pool.aclose)
         await pool.start()
-        yield GradedAgent(make_agent(pool, sandbox, config.agent), task, sandbox)
+        yield GradedAgent(make_agent(pool, sandbox, config.agent, config.model.thinking_as("agent")), task, sandbox)
 
 
 async def open_workers(

@@ -114,10 +114,12 @@ def pick_device(config: EngineConfig) -> str:
     return "gpu"
 
 
-async def start_pool(model: Path, config: EngineConfig, *, name: str | None = None) -> EnginePool:
+async def start_pool(
+    model: Path, config: EngineConfig, *, name: str | None = None, chat_template: str | None = None
+) -> EnginePool:
     """vLLM with ``model`` in ``config.replicas`` actors on the connected Ray cluster, all loaded.
 
-    ``name``: the model's name in the settings. Raises ConfigError if the cluster lacks the GPUs, EngineDeadError if a
+    ``name``: the model's name in the settings; ``chat_template``: Jinja in place of the model's own. Raises ConfigError if the cluster lacks the GPUs, EngineDeadError if a
     replica does not start.
     """
     device = pick_device(config)
@@ -125,7 +127,9 @@ async def start_pool(model: Path, config: EngineConfig, *, name: str | None = No
     env = engine_environment(config, cpu=cpu, cores=cores())
     hosted = HostedModel(model=name or str(model), device=device, replicas=config.replicas)
     gpus = 0 if cpu else config.tensor_parallel_size
-    return await host(partial(Engine, model, config, cpu=cpu), config, hosted, gpus=gpus, env=env)
+    return await host(
+        partial(Engine, model, config, cpu=cpu, chat_template=chat_template), config, hosted, gpus=gpus, env=env
+    )
 
 
 async def host(

@@ -10,7 +10,7 @@ import time
 
 from agentopt_local.agents.config import AgentConfig
 from agentopt_local.agents.dialect import Act, Answering, CodeBlock, Dialect
-from agentopt_local.chat import ChatModel, ChatRequest, Message, Sampling, ToolCall, Usage
+from agentopt_local.chat import ChatModel, ChatRequest, Message, Sampling, Thinking, ToolCall, Usage
 from agentopt_local.errors import ContextOverflowError, PromptError
 from agentopt_local.functions import FunctionSet, render_value
 from agentopt_local.problem import Problem
@@ -25,8 +25,19 @@ MAX_IDLE_TURNS = 2
 class ChatAgent:
     """Solves problems in turns of a chat; each turn calls functions, runs code, or answers."""
 
-    def __init__(self, model: ChatModel, sandbox: Sandbox, config: AgentConfig, dialect: Dialect) -> None:
-        """``model`` writes the turns as ``dialect`` asks, ``sandbox`` runs their calls and code."""
+    def __init__(
+        self,
+        model: ChatModel,
+        sandbox: Sandbox,
+        config: AgentConfig,
+        dialect: Dialect,
+        thinking: Thinking | None = None,
+    ) -> None:
+        """``model`` writes the turns as ``dialect`` asks, ``sandbox`` runs their calls and code.
+
+        ``thinking``: how the model thinks before each turn.
+        """
+        self.thinking = thinking
         self.model = model
         self.sandbox = sandbox
         self.config = config
@@ -79,7 +90,7 @@ class Episode:
         """Turn by turn until an answer or the end of a budget."""
         idle = 0
         while len(self.steps) < self.config.max_turns:
-            left = self.config.max_tokens - self.usage.completion_tokens
+            left = self.config.max_tokens - (self.usage.completion_tokens - self.usage.thought_tokens)
             if left < 1:
                 return "max_tokens"
             try:
@@ -108,6 +119,7 @@ class Episode:
                 temperature=self.config.temperature,
                 seed=self.seed if self.config.temperature > 0 else None,
             ),
+            thinking=self.agent.thinking,
             conversation=self.conversation,
         )
         reply = await self.agent.model.complete(request)

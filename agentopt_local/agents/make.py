@@ -7,11 +7,14 @@ from agentopt_local.agents.dialect import Dialect
 from agentopt_local.agents.function_calling import FunctionCallingDialect
 from agentopt_local.agents.loop import ChatAgent
 from agentopt_local.agents.react import ReactDialect
-from agentopt_local.chat import ChatModel
+from agentopt_local.chat import ChatModel, Thinking
 from agentopt_local.sandbox.base import Sandbox
 
 
-def make_agent(model: ChatModel, sandbox: Sandbox, config: AgentConfig) -> ChatAgent:
-    """An agent of ``config.kind`` that talks to ``model`` and runs code in ``sandbox``; it closes neither."""
+def make_agent(model: ChatModel, sandbox: Sandbox, config: AgentConfig, thinking: Thinking | None = None) -> ChatAgent:
+    """An agent of ``config.kind`` that talks to ``model`` and runs code in ``sandbox``; it closes neither.
+
+    ``thinking``: how the model thinks before each turn.
+    """
     dialect: Dialect = ReactDialect(config) if config.kind == "react" else FunctionCallingDialect(config)
-    return ChatAgent(model, sandbox, config, dialect)
+    return ChatAgent(model, sandbox, config, dialect, thinking)
