@@ -80,8 +80,8 @@ class HermesFormat:
         ]
         if self.mark_tokens:
             before = "THOUGHT " if thought else ""
-            # Either form may end in either way: where a text must follow, llguidance offers the special token that spells
-            # it, and then refuses it.
+            # Either form may end in either way: where text must follow, llguidance offers the special token that spells
+            # it and then refuses it.
             lines[0] = f'tag: tag_open body "}}" close | {before}<tool_call> HEAD body "}}" close'
             lines.append('close: "\\n" </tool_call> | TAG_CLOSE')
             lines += ['HEAD: /\\n\\{"name": "/'] + ([f"THOUGHT: /{thought}/"] if thought else [])

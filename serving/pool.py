@@ -119,8 +119,8 @@ async def start_pool(
 ) -> EnginePool:
     """vLLM with ``model`` in ``config.replicas`` actors on the connected Ray cluster, all loaded.
 
-    ``name``: the model's name in the settings; ``chat_template``: Jinja in place of the model's own. Raises ConfigError if the cluster lacks the GPUs, EngineDeadError if a
-    replica does not start.
+    ``name``: the model's name in the settings; ``chat_template``: Jinja in place of the model's own. Raises ConfigError
+    if the cluster lacks the GPUs or the template cannot be used, EngineDeadError if a replica does not start.
     """
     device = pick_device(config)
     cpu = device == "cpu"
