@@ -114,6 +114,7 @@ class Engine:
         output = await self._generate(TokensPrompt(prompt_token_ids=ids), params)
         sampled = list(output.outputs[0].token_ids)
         message, thought_tokens = self.transcripts.read(request, prompt, sampled)
+        self.transcripts.remember(request, prompt, message, sampled)
         cached = output.num_cached_tokens or 0
         self._cache_works = self._cache_works or cached > 0
         # Only whole blocks are cached, and the last sampled token has never been computed.

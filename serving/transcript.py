@@ -158,15 +158,21 @@ class Transcripts:
         return self.family.grammar(request.constraint, request.tools, opening, call_id=f"call{made:05d}")
 
     def read(self, request: ChatRequest, prompt: Prompt, sampled: Sequence[int]) -> tuple[Message, int]:
-        """The sampled turn as a message, and how many of its tokens were a thought. The conversation remembers it."""
-        message, thought = self.family.read(sampled, request.tools, request.constraint, prompt.opening)
-        if request.conversation is not None:
-            body = list(sampled[:-1] if sampled and sampled[-1] in self.stop_ids else sampled)
-            variables = self.family.variables(request.thinking or Thinking())
-            self.conversations[request.conversation] = Transcript(
-                (*request.messages, message), request.tools, variables, prompt, prompt.ids + body
-            )
-            self.conversations.move_to_end(request.conversation)
-            while len(self.conversations) > self.max_conversations:
-                self.conversations.popitem(last=False)
-        return message, thought
+        """The sampled turn as a message, and how many of its tokens were a thought."""
+        return self.family.read(sampled, request.tools, request.constraint, prompt.opening)
+
+    def remember(self, request: ChatRequest, prompt: Prompt, message: Message, sampled: Sequence[int]) -> None:
+        """Remember the conversation of ``request``, which now ends with ``message``."""
+        if request.conversation is None:
+            return
+        body = list(sampled[:-1] if sampled and sampled[-1] in self.stop_ids else sampled)
+        self.conversations[request.conversation] = Transcript(
+            messages=(*request.messages, message),
+            tools=request.tools,
+            variables=self.family.variables(request.thinking or Thinking()),
+            prompt=prompt,
+            ids=prompt.ids + body,
+        )
+        self.conversations.move_to_end(request.conversation)
+        while len(self.conversations) > self.max_conversations:
+            self.conversations.popitem(last=False)

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from agentopt_local.chat import ToolSpec
 from agentopt_local.tool_calls import check_arguments
-from agentopt_local.tool_formats import HermesFormat, LlamaJsonFormat, ToolFormat, format_for_template
+from agentopt_local.tool_formats import HermesFormat, LlamaJsonFormat, ToolFormat
 
 PARAMETERS: dict[str, Any] = {
     "type": "object",
@@ -175,7 +175,7 @@ def test_the_embedded_model_writes_its_marks_as_single_tokens() -> None:
     if folder is None:
         pytest.skip("no Qwen2.5-Coder model has been pulled: agentopt models pull qwen2.5-coder-0.5b")
     real = AutoTokenizer.from_pretrained(folder)
-    format_ = format_for_template(real.chat_template, real.get_added_vocab())
+    format_ = HermesFormat(mark_tokens=True)
     grammar = llguidance.grammar_from("grammar", format_.grammar(TOOLS, TEXT))
     real_guide = llguidance.hf.from_tokenizer(real)
     for pieces in ([hermes(CALL)], list(hermes(CALL))):
@@ -186,15 +186,7 @@ def test_the_embedded_model_writes_its_marks_as_single_tokens() -> None:
         assert matcher.is_stopped()
 
 
-def test_the_template_decides_the_format() -> None:
-    qwen = "{% if tools %}<tool_call>{{ tools }}{% endif %}"
-    llama = """{% if tools %}{{ '{"name": "' + name + '", "parameters": ' }}{% endif %}"""
-    assert format_for_template(qwen).name == "hermes"
-    assert format_for_template(llama).name == "llama-json"
-    assert format_for_template(None).name == "hermes"
-    with_marks = format_for_template(qwen, {"<tool_call>": 1, "</tool_call>": 2})
-    assert isinstance(with_marks, HermesFormat)
-    assert with_marks.mark_tokens
+def test_instructions_name_the_tools() -> None:
     for format_ in (HermesFormat(), LlamaJsonFormat()):
         assert '"f2"' in format_.instructions(TOOLS)
 
