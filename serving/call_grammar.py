@@ -151,7 +151,9 @@ class _Writer:
         if kind == "array":
             item = self.quoted(form, schema.get("items"))
             comma = '", "' if form.pythonic else '","'
-            return self.rule(f'"[" ({item} ({comma} {item})*)? "]"')
+            most = schema.get("maxItems")
+            more = "*" if most is None else f"{{0,{max(0, most - 1)}}}"
+            return self.rule(f'"[" ({item} ({comma} {item}){more})? "]"')
         if kind == "object":
             inner = self.quoted(form, schema.get("additionalProperties"))
             key = self.text(form) if form.pythonic else self.rule(r"/[A-Za-z_][A-Za-z0-9_]{0,39}/", terminal=True)

@@ -81,8 +81,12 @@ class VllmReader:
         try:
             # A new one each time: parsers keep what they read.
             found = self.parser(self.tokenizer, request.tools).extract_tool_calls(text, request)
+            schemas = {tool.name: tool.parameters for tool in tools}
             calls = tuple(
-                ToolCall(name=call.function.name, arguments=json.loads(call.function.arguments or "{}"))
+                ToolCall(
+                    name=call.function.name,
+                    arguments=typed(json.loads(call.function.arguments or "{}"), schemas.get(call.function.name)),
+                )
                 for call in found.tool_calls
             )
         except FAULTS:
@@ -91,6 +95,23 @@ class VllmReader:
             return None
         content = (found.content or "").strip()
         return Message(role="assistant", content=encodable(content), tool_calls=calls)
+
+
+def typed(value: Any, schema: Any) -> Any:
+    """``value`` with the numbers and truth values that ``schema`` wants and a parser has left as text."""
+    if not isinstance(schema, dict):
+        return value
+    if isinstance(value, dict):
+        named, others = schema.get("properties", {}), schema.get("additionalProperties")
+        return {key: typed(each, named.get(key, others)) for key, each in value.items()}
+    if isinstance(value, list):
+        return [typed(each, schema.get("items")) for each in value]
+    if isinstance(value, str) and schema.get("type") in ("integer", "number", "boolean"):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
 
 
 class FormReader:

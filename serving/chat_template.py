@@ -19,6 +19,8 @@ from serving.call_form import ARGUMENTS, NAME, PROBE, CallForm, common_prefix, r
 from serving.grammar_text import pieces
 
 SYSTEM, QUESTION, ANSWER, SECOND, RESULT = "zsystem", "zquestion", "zanswer", "zsecond", "zresult"
+EFFORT = "reasoning_effort"
+EFFORTS = ("low", "medium", "high", "xhigh")
 Row = dict[str, Any]
 Variables = Mapping[str, Any]
 
@@ -42,6 +44,10 @@ class TemplateRules(Record):
     """Whether a user message may follow a result; otherwise it is appended to the result."""
     several_calls: bool = True
     """Whether a turn may make several calls; otherwise each becomes a turn of its own."""
+    text_beside_calls: bool = True
+    """Whether a turn that calls may have text too; otherwise the text is appended to the turn's thought."""
+    efforts: tuple[str, ...] = ()
+    """The values of ``reasoning_effort`` that it accepts, from little to much."""
     form: CallForm | None = None
     """How it writes a call; None without ``calls``."""
     text_opening: str = ""
@@ -77,6 +83,8 @@ class ChatTemplate:
         self._set(system=self._shows([_row("system", SYSTEM), user], SYSTEM, QUESTION))
         two = [user, assistant, _row("user", SECOND), _row("user", RESULT)]
         self._set(several_users=self._shows(two, QUESTION, SECOND, RESULT))
+        if EFFORT in self.variables:
+            self._set(efforts=tuple(each for each in EFFORTS if self._accepts(each)))
         self._set(ending=(self._try([user, assistant]) or "").partition(ANSWER)[2])
         lists = self._shows([user], NAME, tools=True) and not self._shows([user], NAME)
         answered, found, _ = (self._try([user, assistant], tools=lists) or "").partition(ANSWER)
@@ -92,6 +100,9 @@ class ChatTemplate:
             self._set(arguments="object", tools=False)
             return
         self._set(calls=True)
+        called, result = _exchange(1)
+        both = called | {"content": ANSWER} | _thought(SECOND)
+        self._set(text_beside_calls=self._shows([user, both, result], ANSWER, RESULT, tools=lists))
         more = _row("user", SECOND)
         self._set(user_after_result=self._shows([user, *_exchange(1), more], RESULT, SECOND, tools=lists))
         self._set(several_calls=self._shows([user, *_exchange(2)], RESULT, RESULT, tools=lists))
@@ -109,6 +120,13 @@ class ChatTemplate:
         if form is not None:
             self._set(form=form, text_opening=answered[start:])
         return form
+
+    def _accepts(self, effort: str) -> bool:
+        try:
+            self._apply([_row("user", QUESTION)], (), open_turn=True, variables={EFFORT: effort})
+        except RefusedPromptError:
+            return False
+        return True
 
     def _set(self, **rules: Any) -> None:
         self.rules = self.rules.model_copy(update=rules)
@@ -208,6 +226,8 @@ class ChatTemplate:
             rows = [_in_words(row) for row in rows]
         elif not rules.several_calls:
             rows = _one_call_each(rows)
+        if not rules.text_beside_calls:
+            rows = [_text_as_thought(row) for row in rows]
         if not rules.system and rows and rows[0]["role"] == "system":
             rows[0] = {**rows[0], "role": "user"}
             rows = _joined(rows[:2], "user", "user") + rows[2:]
@@ -237,8 +257,8 @@ def to_rows(messages: Sequence[Message]) -> list[Row]:
     waiting: list[tuple[str, str]] = []
     for message, ids in zip(messages, call_ids(messages), strict=True):
         row = _row(message.role, message.content)
-        if message.thought:  # families read it under one of these names
-            row |= dict.fromkeys(("reasoning_content", "reasoning", "thinking"), message.thought)
+        if message.thought:
+            row |= _thought(message.thought)
         if message.tool_calls:
             row["tool_calls"] = [
                 {"id": each, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
@@ -253,6 +273,17 @@ def to_rows(messages: Sequence[Message]) -> list[Row]:
 
 def _row(role: str, content: str) -> Row:
     return {"role": role, "content": content}
+
+
+def _thought(text: str) -> Row:
+    """A turn's thought, under each of the names by which families read it."""
+    return dict.fromkeys(("reasoning_content", "reasoning", "thinking"), text)
+
+
+def _text_as_thought(row: Row) -> Row:
+    if not (row.get("tool_calls") and row["content"]):
+        return row
+    return {**row, "content": "", **_thought(f"{row.get('thinking', '')}\n\n{row['content']}".strip())}
 
 
 def _exchange(n: int, arguments: dict[str, Any] | None = None) -> list[Row]:

@@ -16,7 +16,7 @@ from agentopt_local.tool_formats import HermesFormat, LlamaJsonFormat, ToolForma
 from serving.call_form import CallForm
 from serving.call_grammar import call_grammar
 from serving.call_readers import CallReader, reader_of
-from serving.chat_template import ChatTemplate
+from serving.chat_template import EFFORT, ChatTemplate
 from serving.grammar_text import literal, pieces
 
 THOUGHT_MARKS = (
@@ -30,7 +30,6 @@ THOUGHT_MARKS = (
 """What opens and closes a thought in the families that think."""
 SWITCHES = ("enable_thinking", "thinking")
 """Variables of chat templates that turn thoughts on and off."""
-EFFORT = "reasoning_effort"
 HERMES = ('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>")
 LLAMA = ('{"name": "', '", "parameters": ', "}")
 Thinks = Literal["never", "if switched on", "if it likes", "always"]
@@ -74,7 +73,8 @@ class Family:
         source = str(self.tokenizer.chat_template)
         for opening, closing in THOUGHT_MARKS:
             shut = next(pieces(closing, self.marks), "")
-            if isinstance(shut, int) and all(part in source for part in (closing.partition("<|start|>")[0],)):
+            named = closing if closing.count("<") < 2 else opening  # by the mark that no other family has
+            if isinstance(shut, int) and named in source:
                 return opening, closing
         return "", ""
 
@@ -93,8 +93,10 @@ class Family:
         known = self.template.variables
         wanted = thinking.effort not in ("off", "least")
         values: dict[str, Any] = {name: wanted for name in SWITCHES if name in known}
-        if EFFORT in known and thinking.effort != "on":
-            values[EFFORT] = thinking.effort if wanted else "low"
+        efforts = self.template.rules.efforts
+        if efforts and thinking.effort != "on":  # the highest may have another name
+            nearest = {"medium": efforts[len(efforts) // 2], "high": efforts[-1]}.get(thinking.effort, efforts[0])
+            values[EFFORT] = thinking.effort if thinking.effort in efforts else nearest
         if "thinking_budget" in known:
             values["thinking_budget"] = thinking.max_tokens if wanted else 0
         return values

@@ -87,7 +87,14 @@ FAMILIES = (
     TinyFamily("llama3.2", "llama3_2", "llama", ends=("<|eot_id|>",)),
     TinyFamily("mistral-small-3", MISTRAL, "mistral"),
     TinyFamily("gemma3", "gemma3", "gemma3_text", {"sliding_window": 512}, ends=("<end_of_turn>",)),
-    TinyFamily("gemma4", "gemma4_v5", "gemma3_text", {"sliding_window": 512}, ends=("<turn|>", "<|tool_response>")),
+    TinyFamily(
+        "gemma4",
+        "gemma4_v5",
+        "gemma3_text",
+        {"sliding_window": 512},
+        ends=("<turn|>", "<|tool_response>"),
+        drops_thoughts=True,  # an empty one
+    ),
     TinyFamily(
         "gpt-oss",
         "gptoss",
@@ -111,7 +118,7 @@ FAMILIES = (
         {
             **EXPERTS, "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1,
             "topk_group": 1, "q_lora_rank": 32, "kv_lora_rank": 32, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16,
-            "v_head_dim": 32, "num_key_value_heads": 4,
+            "v_head_dim": 32, "num_key_value_heads": 4, "topk_method": "noaux_tc",
         },
         ends=("<｜end▁of▁sentence｜>",),
         drops_thoughts=True,

@@ -1,0 +1,233 @@
+"""Model families: their templates, the calls that their grammars let through, their thoughts, and engines of each."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentopt_local.chat import ChatReply, ChatRequest, Constraint, Message, Sampling, Thinking, ToolCall, ToolSpec
+from agentopt_local.tool_calls import check_arguments
+from serving.transcript import Transcripts
+from tests.tools.tiny_models import FAMILIES, TinyFamily, make_model, make_tokenizer, template_text, templates
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch and vLLM, when they are imported
+pytest.importorskip("vllm")
+FOLDER = templates()
+if FOLDER is None:
+    pytest.skip("trl, which ships the templates, is not installed", allow_module_level=True)
+SURVEYED = sorted(path.stem for path in FOLDER.glob("*.jinja") if not path.stem.endswith("_training"))
+PARAMETERS: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "n": {"type": "integer"},
+        "flag": {"type": "boolean"},
+        "mode": {"enum": ["fast", "slow"]},
+        "text": {"type": "string"},
+        "xs": {"type": "array", "items": {"type": "integer"}, "maxItems": 2},
+        "names": {"type": "array", "items": {"type": "string"}, "maxItems": 2},
+        "maybe": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "table": {"type": "object", "additionalProperties": {"type": "integer"}},
+    },
+    "required": ["n", "text"],
+}
+FIRM = {**PARAMETERS, "properties": {key: PARAMETERS["properties"][key] for key in ("n", "flag", "mode", "xs")}}
+FIRM["required"] = ["n"]
+TOOLS = (
+    ToolSpec(name="gcd", description="Greatest common divisor.", parameters=PARAMETERS),
+    ToolSpec(name="now", description="The time.", parameters={"type": "object", "properties": {}}),
+    ToolSpec(name="options", description="All optional.", parameters={**PARAMETERS, "required": []}),
+)
+FIRM_TOOLS = tuple(ToolSpec(name=name, description="Does it.", parameters=FIRM) for name in ("gcd", "lcm"))
+"""Their arguments end by themselves; random weights would hardly ever end a string."""
+ANSWER = Constraint(kind="turn", value=r"<answer>[a-z]{1,9}</answer>", max_thought_sentences=0)
+SYSTEM = Message(role="system", content="You are zsystem.")
+ASK = Message(role="user", content="What is zask?")
+NUDGE = Message(role="user", content="Go on, znudge.")
+RESULT = Message(role="tool", content="zresult")
+SAY = Message(role="assistant", content="It is zsay.")
+GCD = ToolCall(name="gcd", arguments={"n": 12, "text": 'a "b"\n<c>', "flag": False, "xs": [1, 25]})
+CALL = Message(role="assistant", content="", tool_calls=(GCD,))
+TALK_AND_CALL = Message(role="assistant", content="I call it.", thought="zthought", tool_calls=(GCD,))
+TWO = Message(role="assistant", content="Twice.", tool_calls=(GCD, ToolCall(name="now", arguments={})))
+CONVERSATIONS = (
+    (ASK,),
+    (SYSTEM, ASK),
+    (SYSTEM, ASK, SAY, NUDGE),  # a turn that neither acts nor answers; the output of code
+    (SYSTEM, ASK, CALL, RESULT),
+    (SYSTEM, ASK, TALK_AND_CALL, RESULT, SAY, NUDGE),
+    (SYSTEM, ASK, TWO, RESULT, RESULT),
+    (SYSTEM, ASK, CALL, RESULT, NUDGE),  # an attempt that repeats itself
+    (SYSTEM, ASK, SAY, NUDGE, NUDGE),
+    (SYSTEM, ASK, CALL, RESULT, CALL, RESULT, NUDGE, SAY, NUDGE),
+    (ASK, SAY, NUDGE, SAY, NUDGE),  # the optimizer's
+)
+"""The kinds of conversation that agents and optimizer have."""
+
+
+@functools.cache
+def transcripts_of(template: str, ends: tuple[str, ...] = ()) -> Transcripts:
+    tokenizer = make_tokenizer(template_text(template))
+    return Transcripts(tokenizer, name=template, stop_ids=tokenizer.convert_tokens_to_ids(list(ends)))
+
+
+@pytest.mark.parametrize("template", SURVEYED)
+def test_no_template_refuses_what_agents_say_or_drops_it(template: str) -> None:
+    transcripts = transcripts_of(template)
+    for messages in CONVERSATIONS:
+        for tools in ((), TOOLS):
+            for effort in ("off", "least", "on", "high"):
+                request = ChatRequest(messages=messages, tools=tools, thinking=Thinking(effort=effort))
+                text = transcripts.tokenizer.decode(transcripts.prompt(request, 10_000).ids)
+                at = -1
+                for message in messages:
+                    word = next((word for word in message.content.split() if word.startswith("z")), "")
+                    at = text.find(word.strip(".?"), at + 1)
+                    assert at >= 0, f"{word} is missing in {text}"
+                assert all(tool.name in text for tool in tools)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda each: each.name)
+def test_a_call_is_read_as_it_was_rendered(family: TinyFamily) -> None:
+    transcripts = transcripts_of(family.template, family.ends)
+    before = transcripts.render((SYSTEM, ASK), TOOLS, {}, open_turn=True)
+    after = transcripts.render((SYSTEM, ASK, CALL), TOOLS, {}, open_turn=False)
+    start = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
+    sampled = transcripts.encode(after[start:].rstrip())
+    message, _ = transcripts.family.read(sampled, TOOLS, None, transcripts.family.opening(before, Thinking()))
+    if not family.drops_thoughts:  # their turns begin with a mark that the text lacks
+        assert message.tool_calls == (GCD,)
+
+
+def sample(guide: Any, transcripts: Transcripts, constraint: Constraint, draw: random.Random) -> list[int]:
+    """A turn that a grammar lets through: random tokens, with a liking for special ones and for what ends a string."""
+    import llguidance
+    import llguidance.torch
+    import numpy as np
+
+    kind = "json" if constraint.kind == "json_schema" else constraint.kind
+    matcher = llguidance.LLMatcher(guide, llguidance.grammar_from(kind, constraint.value), log_level=0)
+    assert matcher.get_error() == "", constraint.value
+    mask = llguidance.torch.allocate_token_bitmask(1, guide.vocab_size)
+    marks = [index for index in transcripts.family.marks.values() if index not in transcripts.stop_ids]
+    closers = [transcripts.encode(text)[0] for text in ("</", ">", '"', "'", "\n", "}", "]", "parameter")]
+    ids: list[int] = []
+    for step in range(3000):
+        llguidance.torch.fill_next_token_bitmask(matcher, mask)
+        allowed = np.unpackbits(mask.numpy().view(np.uint8), bitorder="little")[: guide.vocab_size]
+        stops = [index for index in transcripts.stop_ids if allowed[index]]
+        wanted = [index for index in (marks if step < 400 or draw.random() < 0.5 else closers) if allowed[index]]
+        if stops and draw.random() < 0.8:
+            chosen = draw.choice(stops)
+        elif wanted and draw.random() < 0.3:
+            chosen = draw.choice(wanted)
+        else:
+            chosen = int(draw.choice(np.flatnonzero(allowed)))
+        ids.append(chosen)
+        if chosen in transcripts.stop_ids:
+            return ids
+        assert matcher.consume_token(chosen), matcher.get_error()
+    return ids
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda each: each.name)
+def test_whatever_a_grammar_lets_through_is_a_legal_turn_and_the_ids_grow(family: TinyFamily) -> None:
+    import llguidance.hf
+
+    transcripts = transcripts_of(family.template, family.ends)
+    guide = llguidance.hf.from_tokenizer(transcripts.tokenizer)
+    draw = random.Random(family.name)
+    calls = whole = 0
+    for attempt in range(12):
+        thinking = Thinking(effort=draw.choice(["off", "least", "on"]), max_tokens=40)
+        messages: tuple[Message, ...] = (SYSTEM, ASK)
+        known: list[int] = []
+        for _ in range(3):
+            request = ChatRequest(
+                messages=messages,
+                tools=draw.choice([TOOLS, FIRM_TOOLS]) if not known else request.tools,
+                constraint=ANSWER.model_copy(update={"max_thought_sentences": draw.choice([0, 2])}),
+                thinking=thinking,
+                conversation=str(attempt),
+            )
+            prompt = transcripts.prompt(request, 100_000)
+            if not family.drops_thoughts:
+                assert prompt.ids[: len(known)] == known, transcripts.tokenizer.decode(prompt.ids)[-900:]
+            constraint = transcripts.constraint(request, prompt.opening)
+            assert constraint is not None
+            sampled = sample(guide, transcripts, constraint, draw)
+            message, thought = transcripts.read(request, prompt, sampled)
+            transcripts.remember(request, prompt, message, sampled)
+            ended = sampled[-1] in transcripts.stop_ids
+            known = prompt.ids + (sampled[:-1] if ended else sampled)
+            tools = {tool.name: tool for tool in request.tools}
+            assert thought <= 40 + 20  # its marks
+            if ended:
+                whole += 1
+                calls += len(message.tool_calls)
+                said = message.content
+                text = transcripts.tokenizer.decode(sampled)
+                assert message.tool_calls or (said.startswith("<answer>") and said.endswith("</answer>")), text
+                for call in message.tool_calls:
+                    assert check_arguments(tools[call.name], call.arguments) is None, call
+            messages = (*messages, message, *(RESULT for _ in message.tool_calls))
+            messages = messages if message.tool_calls else (*messages, NUDGE)
+    assert whole > 12
+    assert calls > 3
+
+
+THINKING = ("qwen3", "qwen3.6", "glm4.5", "gpt-oss", "gemma4", "nemotron3")
+THINKERS = [family for family in FAMILIES if family.name in THINKING]
+
+
+@pytest.mark.parametrize("family", THINKERS, ids=lambda each: each.name)
+def test_a_thought_is_apart_and_what_it_calls_is_not_called(family: TinyFamily) -> None:
+    transcripts = transcripts_of(family.template, family.ends)
+    made = transcripts.family
+    request = ChatRequest(messages=(SYSTEM, ASK), tools=TOOLS, thinking=Thinking(effort="on"))
+    prompt = transcripts.prompt(request, 10_000)
+    call = '<tool_call>\n{"name": "gcd", "arguments": {"n": 1, "text": ""}}\n</tool_call> ```python\nprint(1)\n```'
+    opened = "" if prompt.opening.thought == "begun" else made.thought_open
+    spoken = made.template.rules.text_opening + "<answer>six</answer>"
+    message, tokens = made.read(
+        [*transcripts.encode(f"{opened}{call}{made.thought_close}{spoken}"), transcripts.stop_ids[-1]],
+        TOOLS,
+        None,
+        prompt.opening,
+    )
+    assert "gcd" in message.thought
+    assert message.content == "<answer>six</answer>"
+    assert message.tool_calls == ()
+    assert tokens > 20
+    cut, _ = made.read(transcripts.encode(f"{opened}{call}"), TOOLS, None, prompt.opening)
+    assert (cut.content, cut.tool_calls) == ("", ())
+    assert "gcd" in cut.thought
+
+
+ALWAYS = """{%- for message in messages %}{{ message.role + ": " + message.content.split("</think>")[-1] + "\n" }}{% endfor %}
+{%- if add_generation_prompt %}{{ "assistant: <think>\n" }}{% endif %}"""
+
+
+def test_a_thought_that_the_template_begins_is_ended_where_none_is_wanted() -> None:
+    transcripts = transcripts_of(ALWAYS)
+    assert transcripts.family.thinks == "always"
+    for thinking, end, thought in (
+        (Thinking(effort="off"), "<think>\n</think>\n\n", "none"),
+        (Thinking(effort="on", max_tokens=0), "<think>\n</think>\n\n", "none"),
+        (Thinking(effort="least"), "<think>\n", "begun"),
+    ):
+        prompt = transcripts.prompt(ChatRequest(messages=(ASK,), thinking=thinking), 10_000)
+        assert transcripts.tokenizer.decode(prompt.ids).endswith(f"assistant: {end}")
+        assert prompt.opening.thought == thought
+
+
+def test_a_thought_leaves_room_for_the_reply() -> None:
+    transcripts = transcripts_of(ALWAYS)
+    request = ChatRequest(messages=(ASK,), thinking=Thinking(max_tokens=900), sampling=Sampling(max_tokens=100))
+    length = len(transcripts.prompt(request, 10_000).ids)
+    assert transcripts.prompt(request, length + 600).opening.max_tokens == 500
+    assert transcripts.prompt(request, length + 110).opening.thought == "none"
