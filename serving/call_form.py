@@ -71,19 +71,26 @@ def read_form(empty: str, full: str) -> CallForm | None:
     if not found or NAME in rest:
         return None
     brace = rest.find("{" + f'"{KEYS[0]}"')
-    if brace >= 0:
-        try:
-            value, length = json.JSONDecoder().raw_decode(rest[brace:])
-        except ValueError:
-            return None
-        if value != ARGUMENTS:
-            return None
-        return CallForm(opening=opening, named=rest[:brace], closing=rest[brace + length :], style="json")
+    return _items(opening, rest, empty) if brace < 0 else _json(opening, rest, brace)
+
+
+def _json(opening: str, rest: str, brace: int) -> CallForm | None:
+    """The form of a call whose arguments are JSON that starts at ``brace``."""
+    try:
+        value, length = json.JSONDecoder().raw_decode(rest[brace:])
+    except ValueError:
+        return None
+    form = CallForm(opening=opening, named=rest[:brace], closing=rest[brace + length :], style="json")
+    return form if value == ARGUMENTS else None
+
+
+def _items(opening: str, rest: str, empty: str) -> CallForm | None:
+    """The form of a call that writes its arguments one by one."""
     pieces = re.split(f"{KEYS[0]}|{ARGUMENTS[KEYS[0]]}|{KEYS[1]}|{ARGUMENTS[KEYS[1]]}", rest)
     if len(pieces) != 5 or NAME not in empty:
         return None
     first, between, middle, between_text, last = pieces
-    before = _common_suffix(first, middle)
+    before = common_prefix(first[::-1], middle[::-1])[::-1]
     middle = middle[: len(middle) - len(before)]
     quote = between_text.removeprefix(between) if between_text.startswith(between) else ""
     if quote and not last.startswith(quote):
@@ -109,7 +116,3 @@ def common_prefix(*texts: str) -> str:
     """The longest text with which all of ``texts`` begin."""
     shortest = min(texts, key=len)
     return next((shortest[:i] for i, same in enumerate(zip(*texts, strict=False)) if len(set(same)) > 1), shortest)
-
-
-def _common_suffix(one: str, other: str) -> str:
-    return common_prefix(one[::-1], other[::-1])[::-1]

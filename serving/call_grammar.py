@@ -139,34 +139,37 @@ class _Writer:
     def quoted(self, form: CallForm, schema: Any) -> str:
         """A value whose strings are quoted wherever they are: Python literals, or with a mark as a quote."""
         schema = schema if isinstance(schema, dict) else {}
-        if "anyOf" in schema:
-            return self.rule(" | ".join(self.quoted(form, each) for each in schema["anyOf"]))
-        if "enum" in schema or "const" in schema:
-            return self.rule(
-                " | ".join(self.constant(form, each) for each in schema.get("enum", [schema.get("const")]))
-            )
         kind = schema.get("type", ["string", "number", "boolean"])
-        if isinstance(kind, list):
-            return self.rule(" | ".join(self.quoted(form, {**schema, "type": each}) for each in kind))
-        if kind == "array":
-            item = self.quoted(form, schema.get("items"))
-            comma = '", "' if form.pythonic else '","'
-            most = schema.get("maxItems")
-            more = "*" if most is None else f"{{0,{max(0, most - 1)}}}"
-            return self.rule(f'"[" ({item} ({comma} {item}){more})? "]"')
-        if kind == "object":
-            inner = self.quoted(form, schema.get("additionalProperties"))
-            key = self.text(form) if form.pythonic else self.rule(r"/[A-Za-z_][A-Za-z0-9_]{0,39}/", terminal=True)
-            colon, comma = ('": "', '", "') if form.pythonic else ('":"', '","')
-            return self.rule(f'"{{" ({key} {colon} {inner} ({comma} {key} {colon} {inner})*)? "}}"')
-        if kind == "string":
-            return self.text(form)
-        if kind in ("integer", "number"):
+        if "anyOf" in schema:
+            options = [self.quoted(form, each) for each in schema["anyOf"]]
+        elif "enum" in schema or "const" in schema:
+            options = [self.constant(form, each) for each in schema.get("enum", [schema.get("const")])]
+        elif isinstance(kind, list):
+            options = [self.quoted(form, {**schema, "type": each}) for each in kind]
+        elif kind in ("boolean", "null"):
+            options = [self.constant(form, each) for each in ((True, False) if kind == "boolean" else (None,))]
+        elif kind in ("integer", "number"):
             fraction = r"(\.[0-9]{1,15})?" if kind == "number" else ""
-            return self.rule(rf"/-?(0|[1-9][0-9]{{0,14}}){fraction}/", terminal=True)
-        return self.rule(
-            " | ".join(self.constant(form, each) for each in ((True, False) if kind == "boolean" else (None,)))
-        )
+            options = [self.rule(rf"/-?(0|[1-9][0-9]{{0,14}}){fraction}/", terminal=True)]
+        else:
+            write = {"array": self.array, "object": self.object}.get(kind)
+            options = [self.text(form) if write is None else write(form, schema)]
+        return options[0] if len(options) == 1 else self.rule(" | ".join(options))
+
+    def array(self, form: CallForm, schema: dict[str, Any]) -> str:
+        """A list."""
+        item = self.quoted(form, schema.get("items"))
+        comma = '", "' if form.pythonic else '","'
+        most = schema.get("maxItems")
+        more = "*" if most is None else f"{{0,{max(0, most - 1)}}}"
+        return self.rule(f'"[" ({item} ({comma} {item}){more})? "]"')
+
+    def object(self, form: CallForm, schema: dict[str, Any]) -> str:
+        """A dict."""
+        value = self.quoted(form, schema.get("additionalProperties"))
+        key = self.text(form) if form.pythonic else self.rule(r"/[A-Za-z_][A-Za-z0-9_]{0,39}/", terminal=True)
+        colon, comma = ('": "', '", "') if form.pythonic else ('":"', '","')
+        return self.rule(f'"{{" ({key} {colon} {value} ({comma} {key} {colon} {value})*)? "}}"')
 
     def text(self, form: CallForm) -> str:
         """A quoted string."""

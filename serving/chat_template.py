@@ -11,17 +11,27 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from agentopt_local.chat import Message, ToolCall, ToolSpec
+from agentopt_local.chat import Message, ToolSpec
 from agentopt_local.errors import ConfigError, RefusedPromptError
 from agentopt_local.record import Record
-from agentopt_local.tool_calls import call_ids
 from serving.call_form import ARGUMENTS, NAME, PROBE, CallForm, common_prefix, read_form
 from serving.grammar_text import pieces
+from serving.template_rows import (
+    RESULT,
+    Row,
+    exchange,
+    in_words,
+    joined,
+    one_call_each,
+    row_of,
+    text_as_thought,
+    thought_fields,
+    to_rows,
+)
 
-SYSTEM, QUESTION, ANSWER, SECOND, RESULT = "zsystem", "zquestion", "zanswer", "zsecond", "zresult"
+SYSTEM, QUESTION, ANSWER, SECOND = "zsystem", "zquestion", "zanswer", "zsecond"
 EFFORT = "reasoning_effort"
 EFFORTS = ("low", "medium", "high", "xhigh")
-Row = dict[str, Any]
 Variables = Mapping[str, Any]
 
 
@@ -69,9 +79,9 @@ class ChatTemplate:
         self.stop_ids = tuple(stop_ids) or ((tokenizer.eos_token_id,) if tokenizer.eos_token_id is not None else ())
         self.variables = variables_of(tokenizer.chat_template)
         self.rules = TemplateRules()
-        if not self._shows([_row("user", QUESTION)], QUESTION):
+        if not self._shows([row_of("user", QUESTION)], QUESTION):
             self.rules = TemplateRules(content="parts")
-            if not self._shows([_row("user", QUESTION)], QUESTION):
+            if not self._shows([row_of("user", QUESTION)], QUESTION):
                 raise ConfigError(
                     f"the chat template of {self.name} does not render a single question: {self._refusal()}. Set "
                     "model.chat_template to a file with another template (Jinja), or choose another model"
@@ -79,9 +89,9 @@ class ChatTemplate:
         self._learn()
 
     def _learn(self) -> None:
-        user, assistant = _row("user", QUESTION), _row("assistant", ANSWER)
-        self._set(system=self._shows([_row("system", SYSTEM), user], SYSTEM, QUESTION))
-        two = [user, assistant, _row("user", SECOND), _row("user", RESULT)]
+        user, assistant = row_of("user", QUESTION), row_of("assistant", ANSWER)
+        self._set(system=self._shows([row_of("system", SYSTEM), user], SYSTEM, QUESTION))
+        two = [user, assistant, row_of("user", SECOND), row_of("user", RESULT)]
         self._set(several_users=self._shows(two, QUESTION, SECOND, RESULT))
         if EFFORT in self.variables:
             self._set(efforts=tuple(each for each in EFFORTS if self._accepts(each)))
@@ -93,24 +103,24 @@ class ChatTemplate:
         self._set(tools=lists)
         for kind in ("object", "text"):
             self._set(arguments=kind)
-            form = self._form(user, answered) if self._shows([user, *_exchange(1)], RESULT, tools=lists) else None
+            form = self._form(user, answered) if self._shows([user, *exchange(1)], RESULT, tools=lists) else None
             if form is not None:
                 break
         else:
             self._set(arguments="object", tools=False)
             return
         self._set(calls=True)
-        called, result = _exchange(1)
-        both = called | {"content": ANSWER} | _thought(SECOND)
+        called, result = exchange(1)
+        both = called | {"content": ANSWER} | thought_fields(SECOND)
         self._set(text_beside_calls=self._shows([user, both, result], ANSWER, RESULT, tools=lists))
-        more = _row("user", SECOND)
-        self._set(user_after_result=self._shows([user, *_exchange(1), more], RESULT, SECOND, tools=lists))
-        self._set(several_calls=self._shows([user, *_exchange(2)], RESULT, RESULT, tools=lists))
+        more = row_of("user", SECOND)
+        self._set(user_after_result=self._shows([user, *exchange(1), more], RESULT, SECOND, tools=lists))
+        self._set(several_calls=self._shows([user, *exchange(2)], RESULT, RESULT, tools=lists))
 
     def _form(self, user: Row, answered: str) -> CallForm | None:
         """How calls are written; ``answered``: a conversation up to the text of an answer."""
         calls = [
-            self._try([user, *_exchange(1, arguments)[:1]], tools=self.rules.tools) for arguments in ({}, ARGUMENTS)
+            self._try([user, *exchange(1, arguments)[:1]], tools=self.rules.tools) for arguments in ({}, ARGUMENTS)
         ]
         if None in calls:
             return None
@@ -123,7 +133,7 @@ class ChatTemplate:
 
     def _accepts(self, effort: str) -> bool:
         try:
-            self._apply([_row("user", QUESTION)], (), open_turn=True, variables={EFFORT: effort})
+            self._apply([row_of("user", QUESTION)], (), open_turn=True, variables={EFFORT: effort})
         except RefusedPromptError:
             return False
         return True
@@ -162,7 +172,7 @@ class ChatTemplate:
 
     def _refusal(self) -> str:
         try:
-            text = self._apply([_row("user", QUESTION)], (), open_turn=False, variables={})
+            text = self._apply([row_of("user", QUESTION)], (), open_turn=False, variables={})
         except RefusedPromptError as error:
             return str(error.__cause__)
         return f"the question is missing in {text[:200]!r}"
@@ -219,22 +229,22 @@ class ChatTemplate:
         rules = self.rules
         if instructions:
             if rows and rows[0]["role"] == "system":
-                rows[0] = _row("system", f"{rows[0]['content']}\n\n{instructions}")
+                rows[0] = row_of("system", f"{rows[0]['content']}\n\n{instructions}")
             else:
-                rows.insert(0, _row("system", instructions))
+                rows.insert(0, row_of("system", instructions))
         if not rules.calls:
-            rows = [_in_words(row) for row in rows]
+            rows = [in_words(row) for row in rows]
         elif not rules.several_calls:
-            rows = _one_call_each(rows)
+            rows = one_call_each(rows)
         if not rules.text_beside_calls:
-            rows = [_text_as_thought(row) for row in rows]
+            rows = [text_as_thought(row) for row in rows]
         if not rules.system and rows and rows[0]["role"] == "system":
             rows[0] = {**rows[0], "role": "user"}
-            rows = _joined(rows[:2], "user", "user") + rows[2:]
+            rows = joined(rows[:2], "user", "user") + rows[2:]
         if not rules.user_after_result:
-            rows = _joined(rows, "tool", "user")
+            rows = joined(rows, "tool", "user")
         if not rules.several_users:
-            rows = _joined(rows, "user", "user")
+            rows = joined(rows, "user", "user")
         return rows
 
 
@@ -249,92 +259,3 @@ def variables_of(template: Any) -> frozenset[str]:
         return frozenset(meta.find_undeclared_variables(tree))
     except TemplateError:
         return frozenset(name for name in ("enable_thinking", "thinking", "reasoning_effort") if name in template)
-
-
-def to_rows(messages: Sequence[Message]) -> list[Row]:
-    """``messages`` in the form that chat templates read, with numbered calls."""
-    rows: list[Row] = []
-    waiting: list[tuple[str, str]] = []
-    for message, ids in zip(messages, call_ids(messages), strict=True):
-        row = _row(message.role, message.content)
-        if message.thought:
-            row |= _thought(message.thought)
-        if message.tool_calls:
-            row["tool_calls"] = [
-                {"id": each, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-                for each, call in zip(ids, message.tool_calls, strict=True)
-            ]
-            waiting = [(each, call.name) for each, call in zip(ids, message.tool_calls, strict=True)]
-        elif message.role == "tool" and waiting:
-            row["tool_call_id"], row["name"] = waiting.pop(0)
-        rows.append(row)
-    return rows
-
-
-def _row(role: str, content: str) -> Row:
-    return {"role": role, "content": content}
-
-
-def _thought(text: str) -> Row:
-    """A turn's thought, under each of the names by which families read it."""
-    return dict.fromkeys(("reasoning_content", "reasoning", "thinking"), text)
-
-
-def _text_as_thought(row: Row) -> Row:
-    if not (row.get("tool_calls") and row["content"]):
-        return row
-    return {**row, "content": "", **_thought(f"{row.get('thinking', '')}\n\n{row['content']}".strip())}
-
-
-def _exchange(n: int, arguments: dict[str, Any] | None = None) -> list[Row]:
-    """A turn with ``n`` calls and its results."""
-    call = ToolCall(name=NAME, arguments=ARGUMENTS if arguments is None else arguments)
-    return to_rows(
-        [Message(role="assistant", tool_calls=(call,) * n), *(Message(role="tool", content=RESULT) for _ in range(n))]
-    )
-
-
-def _with_text_arguments(call: Row) -> Row:
-    function = call["function"]
-    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
-
-
-def _in_words(row: Row) -> Row:
-    """A row for a template that renders neither calls nor results."""
-    if row["role"] == "tool":
-        return _row("user", f"<tool_response>\n{row['content']}\n</tool_response>")
-    calls = row.get("tool_calls")
-    if not calls:
-        return row
-    text = "\n".join(f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>" for call in calls)
-    return {**row, "tool_calls": None, "content": f"{row['content']}\n{text}".strip()}
-
-
-def _one_call_each(rows: Sequence[Row]) -> list[Row]:
-    """Turns with several calls as several turns, each followed by its result."""
-    out: list[Row] = []
-    waiting: list[Row] = []
-    for row in rows:
-        if row["role"] == "tool" and waiting:
-            out += [waiting.pop(0), row]
-            continue
-        out, waiting = out + waiting, []
-        calls = row.get("tool_calls") or []
-        if len(calls) < 2:
-            out.append(row)
-        else:
-            waiting = [
-                {**row, "content": "" if i else row["content"], "tool_calls": [call]} for i, call in enumerate(calls)
-            ]
-    return out + waiting
-
-
-def _joined(rows: Sequence[Row], first: str, second: str) -> list[Row]:
-    """``rows`` with the content of a ``second`` row appended to the ``first`` row before it."""
-    out: list[Row] = []
-    for row in rows:
-        if out and out[-1]["role"] == first and row["role"] == second:
-            out[-1] = {**out[-1], "content": f"{out[-1]['content']}\n\n{row['content']}"}
-        else:
-            out.append(row)
-    return out

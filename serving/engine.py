@@ -66,6 +66,8 @@ class Engine:
             step_tokens=options["max_num_batched_tokens"],
             # measured by vLLM while it started
             kv_cache_tokens=(cache.num_gpu_blocks or 0) * cache.block_size or None,
+            calls=self.transcripts.family.calls,
+            thinks=self.transcripts.family.thinks,
         )
         self._block = cache.block_size
         self._cache_works = False

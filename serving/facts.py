@@ -60,6 +60,10 @@ class EngineFacts(Record):
     """Largest number of tokens in one step."""
     kv_cache_tokens: int | None = None
     """Capacity of the KV cache, in tokens."""
+    calls: str = ""
+    """How the model writes calls: the name of a format or of the parser that reads it."""
+    thinks: str = ""
+    """Whether the model thinks before it replies: ``never``, ``if switched on``, ``if it likes`` or ``always``."""
 
 
 class EngineCounters(Record):

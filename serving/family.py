@@ -61,6 +61,13 @@ class Family:
         """The format of models that write calls as JSON in Hermes' or Llama's way, or whose template has no calls."""
         self.reader: CallReader | None = None if self.format is not None or form is None else reader_of(form, tokenizer)
 
+    @property
+    def calls(self) -> str:
+        """How calls are written, by the name of the format or of vLLM's parser for it."""
+        if self.format is not None:
+            return self.format.name if self.template.rules.calls else f"{self.format.name}, described in words"
+        return getattr(self.reader, "name", "in the form of the chat template")
+
     def _json_format(self, form: CallForm | None) -> ToolFormat | None:
         if form is not None and (form.opening, form.named, form.closing) == LLAMA:
             return LlamaJsonFormat()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -146,10 +148,11 @@ def test_whatever_a_grammar_lets_through_is_a_legal_turn_and_the_ids_grow(family
         thinking = Thinking(effort=draw.choice(["off", "least", "on"]), max_tokens=40)
         messages: tuple[Message, ...] = (SYSTEM, ASK)
         known: list[int] = []
+        offered = draw.choice([TOOLS, FIRM_TOOLS])
         for _ in range(3):
             request = ChatRequest(
                 messages=messages,
-                tools=draw.choice([TOOLS, FIRM_TOOLS]) if not known else request.tools,
+                tools=offered,
                 constraint=ANSWER.model_copy(update={"max_thought_sentences": draw.choice([0, 2])}),
                 thinking=thinking,
                 conversation=str(attempt),
@@ -208,7 +211,8 @@ def test_a_thought_is_apart_and_what_it_calls_is_not_called(family: TinyFamily) 
     assert "gcd" in cut.thought
 
 
-ALWAYS = """{%- for message in messages %}{{ message.role + ": " + message.content.split("</think>")[-1] + "\n" }}{% endfor %}
+ALWAYS = """{%- for message in messages %}
+{{- message.role + ": " + message.content.split("</think>")[-1] + "\n" }}{% endfor %}
 {%- if add_generation_prompt %}{{ "assistant: <think>\n" }}{% endif %}"""
 
 
@@ -231,3 +235,76 @@ def test_a_thought_leaves_room_for_the_reply() -> None:
     length = len(transcripts.prompt(request, 10_000).ids)
     assert transcripts.prompt(request, length + 600).opening.max_tokens == 500
     assert transcripts.prompt(request, length + 110).opening.thought == "none"
+
+
+ALL = "AGENTOPT_ALL_FAMILIES" in os.environ
+"""Set this variable to start an engine of every family, which takes ten minutes; otherwise these:"""
+IN_CI = ("qwen3.6", "mistral-small-3", "gpt-oss", "gemma4")
+CONFIG = {
+    "concurrency": 16,
+    "task": {"spec": "reasoning_gym:spell_backward", "n_train": 4, "n_test": 2},
+    "agent": {"max_turns": 2, "max_turn_tokens": 60, "think": False, "interpreter": False},
+    "optimizer": {"n_samples": 2, "max_retries": 0, "max_source_tokens": 80, "max_actions": 1},
+    "trainer": {"max_epochs": 1},
+}
+
+
+@pytest.mark.engine
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("family", [each for each in FAMILIES if ALL or each.name in IN_CI], ids=lambda each: each.name)
+def test_an_engine_takes_its_turns_and_trains(family: TinyFamily, tmp_path: Path, cluster: None) -> None:
+    from agentopt_local.run.report import Report
+    from agentopt_local.run.writer import RunDir
+    from ray_jobs.config import build
+    from ray_jobs.training import train
+    from serving.engine_config import EngineConfig
+    from serving.pool import start_pool
+
+    folder = make_model(family, tmp_path / "model")
+
+    async def converse(pool: Any, number: int) -> list[tuple[ChatRequest, ChatReply]]:
+        messages: tuple[Message, ...] = (SYSTEM, Message(role="user", content=f"What is {number}?"))
+        made = []
+        for turn in range(3):
+            request = ChatRequest(
+                messages=messages,
+                tools=FIRM_TOOLS,
+                constraint=ANSWER,
+                thinking=Thinking(effort="on" if number % 2 else "least", max_tokens=12),
+                sampling=Sampling(max_tokens=200, temperature=1.0, seed=10 * number + turn),
+                conversation=str(number),
+            )
+            reply = await pool.complete(request)
+            made.append((request, reply))
+            messages = (*messages, reply.message, *(RESULT for _ in reply.message.tool_calls))
+            messages = messages if reply.message.tool_calls else (*messages, NUDGE)
+        return made
+
+    async def work() -> tuple[list[tuple[ChatRequest, ChatReply]], Report]:
+        config = EngineConfig(max_model_len=4096, max_num_seqs=64, kv_cache_gib=0.5)
+        pool = await start_pool(folder, config)
+        try:
+            many = await asyncio.gather(*(converse(pool, number) for number in range(68)))
+            with contextlib.closing(RunDir(tmp_path / "run", create=True)) as run_dir:
+                report = await train(build(CONFIG, "this test"), run_dir, model=pool)
+            return [each for made in many for each in made], report
+        finally:
+            await pool.aclose()
+
+    turns, report = asyncio.run(work())
+    assert len(turns) == 204
+    calls = 0
+    for _, reply in turns:
+        assert reply.finish_reason == "stop"
+        message = reply.message
+        calls += len(message.tool_calls)
+        assert message.tool_calls or (message.content[:8], message.content[-9:]) == ("<answer>", "</answer>")
+        assert all(check_arguments(FIRM_TOOLS[0], call.arguments) is None for call in message.tool_calls)
+        assert {call.name for call in message.tool_calls} <= {"gcd", "lcm"}
+    assert calls > 40
+    assert any(reply.message.thought for _, reply in turns) == (family.name in ("qwen3.6", "gemma4", *THINKING))
+    if not family.drops_thoughts and family.name != "qwen3.6":  # its linear attention has no prefix cache by default
+        assert sum(reply.usage.cached_tokens for _, reply in turns) > 0
+    assert report.test is not None

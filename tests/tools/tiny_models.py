@@ -1,7 +1,7 @@
 """Tiny models of random weights in the architectures and with the chat templates of real families.
 
-Random weights sample anything that a grammar lets through, so a turn that is legal under one shows that the grammar,
-and not the model, sees to it. The templates are those that TRL ships for its tests; Mistral's rules are written out below.
+Random weights sample anything that a grammar lets through: where turns are legal, the grammar has seen to it and not
+the model. The templates are those that TRL ships for its tests; Mistral's rules are written out below.
 """
 
 from __future__ import annotations
