@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agentopt_local.chat import ChatReply, ChatRequest, Constraint, Usage
-from agentopt_local.errors import ContextOverflowError, EngineDeadError, ModelError, ModelOverloadedError
+from agentopt_local.errors import ConfigError, ContextOverflowError, EngineDeadError, ModelError, ModelOverloadedError
 from agentopt_local.tool_formats import COMPACT_JSON
 from serving.engine_config import EngineConfig
 from serving.facts import EngineCounters, EngineFacts
@@ -37,16 +37,13 @@ class Engine:
         ``chat_template``: Jinja to use in place of the model's own. Raises EngineDeadError, and ConfigError if the
         template cannot be used.
         """
-        from transformers import AutoTokenizer
         from vllm import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self.config = config
-        tokenizer = AutoTokenizer.from_pretrained(str(model))
-        tokenizer.chat_template = chat_template or tokenizer.chat_template
         # first of all: a template that cannot be used costs seconds here, and minutes after loading
-        self.transcripts = Transcripts(tokenizer, name=model.name, stop_ids=stop_token_ids(model))
+        self.transcripts = transcripts_of(model, chat_template)
         options, speed = prepare(model, config, cpu=cpu)
         self.counters: EngineCounters | None = EngineCounters() if cpu else None
         """What the engine has done so far. Counted only on a CPU, where steps are long."""
@@ -211,6 +208,20 @@ class Engine:
     async def aclose(self) -> None:
         """End the engine core."""
         self.llm.shutdown()
+
+
+def transcripts_of(model: Path, chat_template: str | None = None) -> Transcripts:
+    """The tokenizer and chat template of ``model``, tried out. Raises ConfigError if they cannot be used."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(model))
+    if not tokenizer.is_fast:  # llguidance cannot read it
+        raise ConfigError(
+            f"{model} has no tokenizer.json but only a tokenizer of another kind ({type(tokenizer).__name__}); choose a "
+            "copy of the model that has one"
+        )
+    tokenizer.chat_template = chat_template or tokenizer.chat_template
+    return Transcripts(tokenizer, name=model.name, stop_ids=stop_token_ids(model))
 
 
 def stop_token_ids(model: Path) -> list[int]:
