@@ -212,13 +212,13 @@ class Engine:
 
 def transcripts_of(model: Path, chat_template: str | None = None) -> Transcripts:
     """The tokenizer and chat template of ``model``, tried out. Raises ConfigError if they cannot be used."""
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     tokenizer = AutoTokenizer.from_pretrained(str(model))
-    if not tokenizer.is_fast:  # llguidance cannot read it
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):  # llguidance reads no other
         raise ConfigError(
-            f"{model} has no tokenizer.json but only a tokenizer of another kind ({type(tokenizer).__name__}); choose a "
-            "copy of the model that has one"
+            f"{model} has no tokenizer.json but only a tokenizer of another kind ({type(tokenizer).__name__}), with which "
+            "replies cannot be constrained; choose a copy of the model that has a tokenizer.json"
         )
     tokenizer.chat_template = chat_template or tokenizer.chat_template
     return Transcripts(tokenizer, name=model.name, stop_ids=stop_token_ids(model))

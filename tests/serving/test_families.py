@@ -7,13 +7,16 @@ import contextlib
 import functools
 import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentopt_local.chat import ChatReply, ChatRequest, Constraint, Message, Sampling, Thinking, ToolCall, ToolSpec
+from agentopt_local.errors import ConfigError
 from agentopt_local.tool_calls import check_arguments
+from serving.engine import transcripts_of as load_transcripts
 from serving.transcript import Transcripts
 from tests.tools.tiny_models import FAMILIES, TinyFamily, make_model, make_tokenizer, template_text, templates
 
@@ -235,6 +238,18 @@ def test_a_thought_leaves_room_for_the_reply() -> None:
     length = len(transcripts.prompt(request, 10_000).ids)
     assert transcripts.prompt(request, length + 600).opening.max_tokens == 500
     assert transcripts.prompt(request, length + 110).opening.thought == "none"
+
+
+def test_a_tokenizer_that_grammars_cannot_read_is_an_error_at_once(tmp_path: Path) -> None:
+    import mistral_common
+    from transformers import AutoTokenizer
+
+    (data,) = sorted((Path(mistral_common.__file__).parent / "data").glob("tekken_240911.json"))
+    shutil.copy(data, tmp_path / "tekken.json")
+    (tmp_path / "config.json").write_text('{"model_type": "mistral"}', encoding="utf-8")
+    assert AutoTokenizer.from_pretrained(tmp_path), "transformers reads it"
+    with pytest.raises(ConfigError, match=r"has no tokenizer\.json"):
+        load_transcripts(tmp_path)
 
 
 ALL = "AGENTOPT_ALL_FAMILIES" in os.environ
