@@ -217,8 +217,8 @@ def transcripts_of(model: Path, chat_template: str | None = None) -> Transcripts
     tokenizer = AutoTokenizer.from_pretrained(str(model))
     if not isinstance(tokenizer, PreTrainedTokenizerFast):  # llguidance reads no other
         raise ConfigError(
-            f"{model} has no tokenizer.json but only a tokenizer of another kind ({type(tokenizer).__name__}), with which "
-            "replies cannot be constrained; choose a copy of the model that has a tokenizer.json"
+            f"{model} has no tokenizer.json but only a tokenizer of another kind ({type(tokenizer).__name__}), with "
+            "which replies cannot be constrained; choose a copy of the model that has a tokenizer.json"
         )
     tokenizer.chat_template = chat_template or tokenizer.chat_template
     return Transcripts(tokenizer, name=model.name, stop_ids=stop_token_ids(model))
