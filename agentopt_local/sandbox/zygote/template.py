@@ -28,14 +28,15 @@ _REQUEST = struct.Struct("=id")  # the process to end (0: none), how many second
 _REPLY = struct.Struct("=ii")  # the process forked if descriptors came with the request (0: none), the other's status
 _PIPES = 4
 
+Scratch = tuple[str, int]
+"""The path and the descriptor of the folder that calls may write to."""
+
 
 class TemplateLink:
     """The supervisor's end. A template that has died is a :class:`ConnectionError`."""
 
-    def __init__(
-        self, settings: Settings, uid: int, scratch: tuple[str, int] | None, connection: socket.socket
-    ) -> None:
-        """Fork the template. ``scratch``: path and descriptor of the calls' folder; ``connection``: not for it."""
+    def __init__(self, settings: Settings, uid: int, scratch: Scratch | None, connection: socket.socket) -> None:
+        """Fork the template, which closes its copy of the ``connection``. Its calls run as ``uid``, if they may."""
         self._answer_bytes = settings.answer_bytes
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         supervisor = os.getpid()
@@ -98,7 +99,7 @@ class TemplateLink:
 class _Template:
     """Forks and reaps children on request."""
 
-    def __init__(self, control: socket.socket, settings: Settings, uid: int, scratch: tuple[str, int] | None) -> None:
+    def __init__(self, control: socket.socket, settings: Settings, uid: int, scratch: Scratch | None) -> None:
         self._control = control
         self._settings = settings
         self._scratch = scratch
