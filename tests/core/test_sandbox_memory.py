@@ -87,9 +87,8 @@ async def as_result(sandbox: ForkServerSandbox) -> Execution:
 
 
 async def as_output(sandbox: ForkServerSandbox) -> Execution:
-    return await sandbox.run(
-        f"import sys\nfor f in (sys.stdout, sys.stderr):\n    print(({HEAD!r} + {TAIL!r}) * 3000, file=f)"
-    )
+    code = "import sys\nfor f in (sys.stdout, sys.stderr):\n    print((%r + %r) * 3000, file=f)"
+    return await sandbox.run(code % (HEAD, TAIL))
 
 
 async def as_error(sandbox: ForkServerSandbox) -> Execution:
@@ -153,3 +152,38 @@ def test_the_search_finds_what_is_there() -> None:
             return await sandbox.call(source, "f", {"head": HEAD, "tail": TAIL})
 
     assert asyncio.run(work()).value["found"] > 0
+
+
+FLAGS = """
+import fcntl, os
+
+def flags():
+    \"\"\"Descriptor -> its flags and position.\"\"\"
+    found = {}
+    for number in range(64):
+        try:
+            found[number] = [fcntl.fcntl(number, fcntl.F_GETFL)]
+            found[number].append(os.lseek(number, 0, os.SEEK_CUR))
+        except OSError:
+            continue
+    return found
+
+def change():
+    before = flags()
+    for number in before:
+        fcntl.fcntl(number, fcntl.F_SETFL, before[number][0] | os.O_NONBLOCK | os.O_APPEND)
+    return len(before), before != flags()
+"""
+
+
+def test_what_a_call_does_to_its_descriptors_ends_with_it() -> None:
+    async def work() -> None:
+        async with open_sandbox(workers=1) as sandbox:
+            before = (await sandbox.call(FLAGS, "flags", {})).value
+            assert {"0", "1", "2"} <= set(before)
+            for _ in range(2):
+                changed = (await sandbox.call(FLAGS, "change", {})).value
+                assert changed == [len(before), True]
+                assert (await sandbox.call(FLAGS, "flags", {})).value == before
+
+    asyncio.run(work())
