@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -166,37 +167,40 @@ def test_links_that_are_swapped_in_meanwhile_are_not_followed(tmp_path: Path, vi
     assert swaps > 0
 
 
-@pytest.mark.parametrize("moment", ["open", "scandir", "unlink", "rename", "rmdir", "chmod"])
+@pytest.mark.parametrize("place", ["a", "a/b", "a/b/c"])
+@pytest.mark.parametrize("step", ["open", "fstat", "scandir", "unlink", "rename", "rmdir", "chmod", "stat"])
 def test_a_link_swapped_in_before_any_step_is_not_followed(
-    tmp_path: Path, victim: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+    tmp_path: Path, victim: Path, monkeypatch: pytest.MonkeyPatch, step: str, place: str
 ) -> None:
-    """Every folder becomes a link to the victim just before each use of one system call, once."""
-    top = tmp_path / "top"
-    (top / "a" / "b" / "c").mkdir(parents=True)
-    (top / "a" / "b").chmod(0o300)
-    (top / "a" / "file").touch()
-    original = getattr(os, moment)
-    places = [top / "a" / "b" / "c", top / "a" / "b", top / "a"]
-    count = 0
+    """A folder becomes a link to the victim before the first, the second, ... use of a system call."""
+    original = getattr(os, step)
+    count, uses = 0, 1
+    swapped_in = []
 
-    def swapped(*arguments: object, **named: object) -> object:
+    def use(*arguments: object, **named: object) -> object:
         nonlocal count
         count += 1
-        if places and not places[-1].is_symlink():
-            place = places.pop()
-            monkeypatch.setattr(os, moment, original)
-            if place.exists():
-                place.rename(tmp_path / f"away{count}")
-                place.symlink_to(victim)
-            monkeypatch.setattr(os, moment, swapped)
+        if count == uses:
+            with monkeypatch.context() as undone, contextlib.suppress(FileNotFoundError):
+                undone.setattr(os, step, original)
+                (top / place).rename(tmp_path / f"away{uses}")
+                (top / place).symlink_to(victim)
+                swapped_in.append(uses)
         return original(*arguments, **named)
 
-    monkeypatch.setattr(os, moment, swapped)
-    try:
-        removal.remove(top)
-    finally:
-        monkeypatch.setattr(os, moment, original)
-    assert not top.exists()
+    while uses == 1 or count >= uses - 1:
+        top = tmp_path / f"top{uses}"
+        (top / "a" / "b" / "c").mkdir(parents=True)
+        (top / "a" / "file").touch()
+        (top / "a" / "b" / "c" / "file").touch()
+        (top / "a" / "b").chmod(0o300)
+        count = 0
+        with monkeypatch.context() as patched:
+            patched.setattr(os, step, use)
+            removal.remove(top)
+        assert not top.exists()
+        uses += 1
+    assert swapped_in or place != "a"
 
 
 @needs_root

@@ -40,10 +40,11 @@ class Supervisor:
         self._requests: list[tuple[int, bytes]] = []
         self._scratch = scratch_path(settings, index, os.getpid())
         self._folder = -1
+        self._owners = own_users()
         uid = WORKER_USERS[index % len(WORKER_USERS)]
         if self._scratch:
             os.mkdir(self._scratch, 0o700)  # noqa: PTH102
-            self._folder = removal.open_folder(self._scratch, owners=own_users())
+            self._folder = removal.open_folder(self._scratch, owners=self._owners)
             if settings.on("uid"):
                 os.chown(self._folder, uid, uid)
         # Before the first request is read: what is forked later has never held one.
@@ -73,7 +74,7 @@ class Supervisor:
         self._template.close()
         if self._scratch:
             with contextlib.suppress(OSError):
-                removal.remove(self._scratch, own_users())
+                removal.remove(self._scratch, self._owners)
 
     def _receive(self) -> None:
         data = self._connection.recv(_CHUNK)
@@ -111,7 +112,7 @@ class Supervisor:
         self._template.reap(child, 0.0)
         child.close()
         if self._scratch:
-            removal.empty(self._folder, own_users())
+            removal.empty(self._folder, self._owners)
 
     def _execute(self, call: Call, request: bytes) -> None:
         child = call.child
