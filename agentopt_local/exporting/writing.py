@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agentopt_local.errors import ConfigError
 from agentopt_local.run.files import write_atomically
+from agentopt_local.sandbox.zygote.removal import remove
 
 MARKER = ".agentopt-export"
 """A file in every exported folder; only folders with it are ever replaced."""
@@ -42,14 +43,18 @@ def new_folder(path: Path, *, force: bool) -> Iterator[Path]:
     if path.is_file():
         raise ConfigError(f"{path} is a file; name a folder with --output PATH")
     make_parent(path)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent, ignore_cleanup_errors=True) as temporary:
-        folder = Path(temporary) / "new"
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        folder = temporary / "new"
         folder.mkdir()
         (folder / MARKER).write_text("Written by agentopt export or import.\n", encoding="utf-8")
         yield folder
         if path.exists():
-            path.rename(Path(temporary) / "old")
+            path.rename(temporary / "old")
         folder.rename(path)
+    finally:
+        with suppress(OSError):
+            remove(temporary)
 
 
 def make_parent(path: Path) -> None:

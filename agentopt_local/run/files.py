@@ -12,6 +12,7 @@ from typing import IO, Any
 from agentopt_local.errors import RunDirError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Split
+from agentopt_local.sandbox.zygote.removal import remove
 
 CONFIG = "config.json"
 META = "meta.json"
@@ -124,8 +125,8 @@ def write_atomically(path: Path, text: str) -> None:
 
 def write_functions(folder: Path, functions: FunctionSet) -> None:
     """Write one ``NAME.py`` per function into ``folder``, which is made anew."""
-    shutil.rmtree(folder, ignore_errors=True)
     try:
+        remove(folder)
         folder.mkdir(parents=True)
         for function in functions.each():
             (folder / f"{function.name}.py").write_text(function.source, encoding="utf-8")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +17,11 @@ from typing import Any
 
 from agentopt_local.errors import SandboxError
 from agentopt_local.sandbox.base import SandboxLimits
+from agentopt_local.sandbox.folders import make_root, remove_root, sweep
 from agentopt_local.sandbox.zygote import frames
 from agentopt_local.sandbox.zygote.frames import FrameReader
 
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from zygote.launcher import main; main(sys.argv[1:])"
-_PREFIX = "agentopt-sandbox-"
-_LOCK_SUFFIX = ".lock"
 _START_S = 600.0
 """Imports take seconds, or minutes on a busy machine. A launcher that died is noticed at once by its closed socket."""
 _SPAWN_S = 20.0
@@ -137,7 +134,7 @@ class Launcher:
             self.process.wait()
         if self.process.stderr is not None:
             self.process.stderr.close()
-        _remove(self.root)
+        remove_root(self.root)
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -146,42 +143,6 @@ class Launcher:
         """End everything immediately, without waiting for a clean exit. Safe to call twice."""
         self._control.close()
         self._release()
-
-
-def _remove(root: Path) -> None:
-    """Remove a scratch root and its lock file."""
-    from agentopt_local.sandbox.zygote.scratch import wipe
-
-    with contextlib.suppress(OSError):
-        wipe(os.fspath(root))
-        root.rmdir()
-    root.with_name(root.name + _LOCK_SUFFIX).unlink(missing_ok=True)
-
-
-def _make_root() -> tuple[Path, int]:
-    """A new scratch root, and a lock that marks it as in use, also by the launcher, which inherits it."""
-    root = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    root.chmod(0o711)
-    lock = os.open(root.with_name(root.name + _LOCK_SUFFIX), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_SH)
-    return root, lock
-
-
-def sweep() -> None:
-    """Remove scratch roots whose processes are all gone, as after a power failure or a SIGKILL of all of them."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*{_LOCK_SUFFIX}"):
-        try:
-            lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            continue  # another user's, or gone
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if time.time() - os.fstat(lock).st_mtime > 60.0:
-                _remove(path.with_name(path.name.removesuffix(_LOCK_SUFFIX)))
-        except OSError:
-            continue  # in use
-        finally:
-            os.close(lock)
 
 
 def _site_folders() -> list[str]:
@@ -196,7 +157,7 @@ async def start_launcher(limits: SandboxLimits, preload: Sequence[str], layers_o
     if not sys.executable or shutil.which(sys.executable) is None:
         raise SandboxError("the sandbox needs a Python interpreter, and sys.executable does not name one")
     sweep()
-    root, lock = _make_root()
+    root, lock = make_root()
     ours, theirs = socket.socketpair()
     code_folder = os.fspath(Path(__file__).parent)
     command = [sys.executable, "-s", "-P", "-B", "-c", _CODE, code_folder, str(theirs.fileno()), str(lock)]
@@ -214,7 +175,7 @@ async def start_launcher(limits: SandboxLimits, preload: Sequence[str], layers_o
         )
     except OSError as error:
         ours.close()
-        _remove(root)
+        remove_root(root)
         os.close(lock)
         raise SandboxError(f"the sandbox's interpreter {sys.executable} cannot be executed: {error}") from error
     finally:

@@ -15,7 +15,10 @@ FORBIDDEN = {
     "agentopt_local": {"serving", "ray_jobs", "ray", "vllm", "torch"},
     "serving": {"ray_jobs"},
 }
-SEAM = {f"agentopt_local.{name}" for name in ("chat", "errors", "record", "tool_calls", "tool_formats")}
+SEAM = {
+    f"agentopt_local.{name}"
+    for name in ("chat", "errors", "record", "sandbox.zygote.removal", "tool_calls", "tool_formats")
+}
 """All that ``serving`` may know of the core."""
 UP = {("agentopt_local/__init__.py", "ray_jobs"), ("agentopt_local/__init__.py", "ray_jobs.api")}
 """The one arrow that points up: the names of the Python API, imported on first use."""

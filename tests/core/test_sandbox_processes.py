@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import gc
 import os
 import random
@@ -20,8 +19,6 @@ import pytest
 
 from agentopt_local.errors import SandboxError
 from agentopt_local.sandbox import ForkServerSandbox, SandboxLimits, open_sandbox
-from agentopt_local.sandbox.launch import sweep
-from agentopt_local.sandbox.zygote import scratch
 
 ADD = "def add(a, b):\n    return a + b"
 LOOP = "def f():\n    open('left', 'w').close()\n    while True: pass"
@@ -55,7 +52,7 @@ def open_descriptors() -> int:
 
 
 def folders() -> set[str]:
-    return {path.name for path in Path(tempfile.gettempdir()).glob("agentopt-sandbox-*")}
+    return {path.name for path in (Path(tempfile.gettempdir()) / f"agentopt-{os.geteuid()}").glob("*")}
 
 
 def wait_gone(pids: set[int], seconds: float = 15.0) -> set[int]:
@@ -73,6 +70,16 @@ def launcher_of(sandbox: ForkServerSandbox) -> int:
 def supervisors(sandbox: ForkServerSandbox) -> list[int]:
     launcher = launcher_of(sandbox)
     return [child for child, parent in parents().items() if parent == launcher]
+
+
+def template_of(supervisor: int) -> int:
+    (template,) = (child for child, parent in parents().items() if parent == supervisor)
+    return template
+
+
+def calls_of(supervisor: int) -> set[int]:
+    """The processes of a worker's calls."""
+    return descendants(template := template_of(supervisor)) - {template}
 
 
 def root_of(sandbox: ForkServerSandbox) -> Path:
@@ -194,9 +201,8 @@ def test_a_killed_child_is_a_crashed_call() -> None:
         async with open_sandbox(workers=1) as sandbox:
             running = asyncio.create_task(sandbox.call(LOOP, "f", {}, timeout_s=30))
             await asyncio.sleep(0.2)
-            above = parents()
             (supervisor,) = supervisors(sandbox)
-            for child in [child for child, parent in above.items() if parent == supervisor]:
+            for child in calls_of(supervisor):
                 os.kill(child, signal.SIGKILL)
             assert (await running).status == "crashed"
             await add_works(sandbox)
@@ -209,7 +215,7 @@ def test_a_spare_that_died_is_replaced_unseen() -> None:
         async with open_sandbox(workers=1) as sandbox:
             (supervisor,) = supervisors(sandbox)
             for number in range(3):
-                for child in descendants(supervisor) - {supervisor}:
+                for child in calls_of(supervisor):
                     os.kill(child, signal.SIGKILL)
                 await asyncio.sleep(0.3)
                 assert (await sandbox.call(ADD, "add", {"a": number, "b": 1})).value == number + 1
@@ -224,7 +230,7 @@ def test_cancelling_kills_the_process_and_wipes_its_folder() -> None:
             for _ in range(5):
                 running = asyncio.create_task(sandbox.call(LOOP, "f", {}, timeout_s=60))
                 await asyncio.sleep(0.1)
-                busy = descendants(supervisor) - {supervisor}
+                busy = calls_of(supervisor)
                 running.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await running
@@ -289,21 +295,6 @@ def test_cancelling_the_end_leaves_nothing() -> None:
     assert (folders(), open_descriptors()) == before
 
 
-def test_folders_of_dead_sandboxes_are_swept() -> None:
-    old, used = (Path(tempfile.mkdtemp(prefix="agentopt-sandbox-test-")) for _ in range(2))
-    (old / "w0").mkdir()
-    locks = [path.with_name(path.name + ".lock") for path in (old, used)]
-    for lock in locks:
-        lock.touch()
-        os.utime(lock, (0, 0))
-    with locks[1].open() as holder:
-        fcntl.flock(holder, fcntl.LOCK_SH)
-        sweep()
-        assert [path.exists() for path in (old, locks[0], used, locks[1])] == [False, False, True, True]
-    sweep()
-    assert not used.exists()
-
-
 def test_it_works_under_uvloop() -> None:
     uvloop = pytest.importorskip("uvloop")
 
@@ -339,6 +330,33 @@ def test_a_forked_copy_refuses_to_work() -> None:
     asyncio.run(work())
 
 
+def test_a_template_that_died_is_replaced_unseen() -> None:
+    async def work() -> None:
+        async with open_sandbox(workers=1) as sandbox:
+            (supervisor,) = supervisors(sandbox)
+            template = template_of(supervisor)
+            os.kill(template, signal.SIGKILL)
+            assert not await asyncio.to_thread(wait_gone, {supervisor, template})
+            await add_works(sandbox)
+
+    asyncio.run(work())
+
+
+def test_a_template_that_dies_during_a_call_loses_the_worker() -> None:
+    async def work() -> None:
+        async with open_sandbox(workers=1) as sandbox:
+            running = asyncio.create_task(sandbox.call(LOOP, "f", {}, timeout_s=30))
+            await asyncio.sleep(0.2)
+            (supervisor,) = supervisors(sandbox)
+            pids = descendants(supervisor)
+            os.kill(template_of(supervisor), signal.SIGKILL)
+            assert (await running).status == "worker_lost"
+            assert not await asyncio.to_thread(wait_gone, pids)
+            await add_works(sandbox)
+
+    asyncio.run(work())
+
+
 def test_timeouts_are_kept_and_the_next_call_is_right() -> None:
     async def work() -> None:
         async with open_sandbox(workers=1, limits=SandboxLimits(timeout_s=0.3)) as sandbox:
@@ -365,25 +383,3 @@ def test_a_worker_that_says_nothing_is_replaced(monkeypatch: pytest.MonkeyPatch)
             assert supervisor not in supervisors(sandbox)
 
     asyncio.run(work())
-
-
-def test_a_scratch_folder_of_any_shape_is_wiped(tmp_path: Path) -> None:
-    top = tmp_path / "w0"
-    top.mkdir()
-    here = os.open(top, os.O_RDONLY)
-    for depth in range(1500):  # deeper than a path can be long
-        os.mkdir("d" * 50, dir_fd=here)
-        inner = os.open("d" * 50, os.O_RDONLY, dir_fd=here)
-        if depth % 100 == 0:
-            os.close(os.open(f"file{depth}", os.O_CREAT, dir_fd=here))
-        os.close(here)
-        here = inner
-    os.close(here)
-    (top / "closed").mkdir(0)
-    (top / "0").mkdir()
-    (top / "0" / "0").mkdir()
-    (top / "outside").symlink_to(tmp_path)
-    (tmp_path / "kept").write_text("kept")
-    scratch.wipe(str(top))
-    assert list(top.iterdir()) == []
-    assert (tmp_path / "kept").read_text() == "kept"

@@ -9,6 +9,7 @@ allocated together (``preload.py``), and a successful call never inspects a sign
 call's processor time.
 
 launcher.py     imports the scientific packages once, forks supervisors
-supervisor.py   one per worker: forks a child per call, enforces the time limit, forwards results
+supervisor.py   one per worker: forwards requests and results, enforces the time limit
+template.py     one per worker, forked by its supervisor before the first request: forks a child per call
 child.py        executes untrusted code, after the child has locked itself down
 """

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-FIRST_UID = 64000
-"""Worker ``n`` runs its calls as user and group ``FIRST_UID + n`` if it may change its user."""
+WORKER_USERS = range(64000, 65000)
+"""Worker ``n`` runs its calls as the n-th of these users and groups if it may change its user."""
 
 EXIT_FAILED = 97
 """Exit status of a child whose own program failed: the lock-down did, or the code broke it."""
+
+
+def own_users() -> Collection[int]:
+    """The users whose folders this process may have made: its own and, if it is root, those of its workers."""
+    return (0, *WORKER_USERS) if os.geteuid() == 0 else (os.geteuid(),)
 
 
 @dataclass
@@ -22,7 +29,7 @@ class Settings:
     result_bytes: int
     file_bytes: int
     root: str
-    """Folder that holds one scratch folder per worker."""
+    """Folder that holds a scratch folder for each worker."""
     preload: list[str] = field(default_factory=list)
     """Modules to import besides the usual ones; they must exist."""
     site_folders: list[str] = field(default_factory=list)

@@ -18,12 +18,12 @@ import time
 import traceback
 from typing import Any
 
-from . import frames, native, scratch
+from . import frames, native, removal
 from .frames import FrameReader
-from .launch_settings import Settings
+from .launch_settings import Settings, own_users
 from .layers import enter_namespaces, find_layers, interpreter_paths
 from .preload import package_folders, preload, settle
-from .supervisor import supervisor_main
+from .supervisor import scratch_path, supervisor_main
 
 _CHECK_S = 1.0
 """Seconds between checks that the trainer is still the parent."""
@@ -129,11 +129,19 @@ class Launcher:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+            self._clean_up(index, pid)
 
     def _reap(self) -> None:
         for index, pid in list(self._workers.items()):
             if os.waitpid(pid, os.WNOHANG)[0]:
                 del self._workers[index]
+                self._clean_up(index, pid)
+
+    def _clean_up(self, index: int, pid: int) -> None:
+        """Remove the folder of a supervisor that has ended."""
+        if self._settings is not None and (folder := scratch_path(self._settings, index, pid)):
+            with contextlib.suppress(OSError):  # a call may still be dying; the rest is removed at the end
+                removal.remove(folder, own_users())
 
     def _end(self) -> None:
         """Let the supervisors exit by themselves, kill those that do not, and remove the folders."""
@@ -146,8 +154,7 @@ class Launcher:
             self._kill(index)
         if self._settings is not None:
             with contextlib.suppress(OSError):
-                scratch.wipe(self._settings.root)
-                os.rmdir(self._settings.root)  # noqa: PTH106
+                removal.remove(self._settings.root, own_users())
                 os.unlink(f"{self._settings.root}.lock")  # noqa: PTH108
 
 

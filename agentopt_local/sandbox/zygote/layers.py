@@ -10,8 +10,8 @@ import sysconfig
 from collections.abc import Callable
 from functools import partial
 
-from . import landlock, lockdown, native, scratch, seccomp
-from .launch_settings import FIRST_UID, Settings
+from . import landlock, lockdown, native, removal, seccomp
+from .launch_settings import WORKER_USERS, Settings, own_users
 from .process import run_and_exit
 
 NO_LANDLOCK = "landlock_in_kernel"
@@ -65,7 +65,7 @@ def _try_landlock() -> None:
 
 def _try_user(read_paths: list[str], folder: str) -> None:
     """As the other user: check that everything required is readable and that the scratch folder is writable."""
-    lockdown.change_user(FIRST_UID)
+    lockdown.change_user(WORKER_USERS[0])
     for path in (os.__file__, *read_paths):
         if not os.access(path, os.R_OK):
             raise OSError(f"the interpreter's {path} is not readable for other users, so calls keep the user")
@@ -84,7 +84,7 @@ def _try_user_and_kill(settings: Settings) -> str:
     os.mkdir(folder, 0o700)  # noqa: PTH102
     reader, writer = os.pipe()
     try:
-        os.chown(folder, FIRST_UID, FIRST_UID)
+        os.chown(folder, WORKER_USERS[0], WORKER_USERS[0])
         pid = os.fork()
         if pid == 0:
             signal.alarm(10)
@@ -100,8 +100,7 @@ def _try_user_and_kill(settings: Settings) -> str:
             if descriptor >= 0:
                 os.close(descriptor)
         with contextlib.suppress(OSError):
-            scratch.wipe(folder)
-            os.rmdir(folder)  # noqa: PTH106
+            removal.remove(folder, own_users())
 
 
 def _kill_probe(pid: int, folder: str, reader: int) -> str:
@@ -117,7 +116,7 @@ def _kill_probe(pid: int, folder: str, reader: int) -> str:
             break
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    scratch.wipe(folder)
+    removal.remove(folder, own_users())
     return "on"
 
 

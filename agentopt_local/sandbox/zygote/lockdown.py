@@ -90,10 +90,10 @@ def close_descriptors(keep: set[int]) -> None:
 
 @dataclass
 class Walls:
-    """What a supervisor prepares once for all its children, because each page that a child writes costs time."""
+    """What is prepared once for all children of a template, because each page that a child writes costs time."""
 
-    supervisor: int
-    """Process id."""
+    parent: int
+    """The template's process id."""
     uid: int
     base_bytes: int
     """Address space of a child before it runs any code."""
@@ -116,8 +116,8 @@ def lock_down(settings: Settings, walls: Walls) -> None:
     if settings.on("parent_death_signal"):
         # after the change of user, which clears it
         native.prctl(native.PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != walls.supervisor:
-            raise OSError("the supervisor has ended")
+        if os.getppid() != walls.parent:
+            raise OSError("the template has ended")
     if settings.on("rlimits"):
         set_limits(settings, walls.base_bytes)
     if walls.ruleset is not None:

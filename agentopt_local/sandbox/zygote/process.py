@@ -47,7 +47,7 @@ class Child:
     reader: FrameReader
     arrived: list[tuple[int, bytes]] = field(default_factory=list)
     status: int | None = None
-    """As returned by ``waitpid``; None while it runs."""
+    """As returned by ``waitpid``; None until it has been reaped."""
 
     def cpu_s(self) -> float:
         """Processor seconds used so far (0.0 if the kernel does not report it)."""
@@ -63,22 +63,10 @@ class Child:
                 os.kill(self.pid, signal.SIGKILL)
 
     def has_ended(self) -> bool:
-        """Whether it has ended by itself."""
-        if self.status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.status = status
-        return self.status is not None
-
-    def reap(self, wait_s: float) -> None:
-        """Wait ``wait_s`` seconds for it to end by itself, then kill it."""
-        end = time.monotonic() + wait_s
-        while self.status is None and time.monotonic() < end:
-            if not self.has_ended():
-                time.sleep(0.001)
-        if self.status is None:
-            self.kill()
-            self.status = os.waitpid(self.pid, 0)[1]
+        """Whether it has ended by itself: nobody else can write answers."""
+        poller = select.poll()
+        poller.register(self.answers, 0)  # an end is reported unasked
+        return self.status is not None or bool(poller.poll(0))
 
     def close(self) -> None:
         """Close this end of its pipes."""

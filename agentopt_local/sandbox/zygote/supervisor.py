@@ -1,6 +1,7 @@
 """One worker: takes requests from the trainer and runs each in a new child that is already locked down.
 
-Statuses and times in a result come from here, never from the child; the child's answer is forwarded unread.
+Statuses and times in a result come from here, never from the child; the child's answer is forwarded unread. Requests
+and results pass through this process, so no call is forked from it (``template.py``).
 """
 
 from __future__ import annotations
@@ -11,17 +12,14 @@ import select
 import socket
 import sys
 import time
-from functools import partial
-from os import write
 from typing import Any, NoReturn
 
-from . import frames, landlock, lockdown, scratch, seccomp
+from . import frames, removal, scratch
 from .capture import KILL_BYTES, CappedOutput
-from .child import child_main
 from .frames import FrameError, FrameReader
-from .launch_settings import EXIT_FAILED, FIRST_UID, Settings
-from .lockdown import Walls
+from .launch_settings import EXIT_FAILED, WORKER_USERS, Settings, own_users
 from .process import Call, Child, run_and_exit
+from .template import TemplateLink
 
 _SCAN_S = 0.1
 """Seconds between checks of the size of the scratch folder."""
@@ -40,49 +38,43 @@ class Supervisor:
         self._settings = settings
         self._reader = FrameReader(frames.MAX_REQUEST_BYTES + 4096)
         self._requests: list[tuple[int, bytes]] = []
-        self._scratch = f"{settings.root}/w{index}" if settings.scratch else None
-        self._walls = Walls(os.getpid(), FIRST_UID + index, lockdown.address_space())
+        self._scratch = scratch_path(settings, index, os.getpid())
+        self._folder = -1
+        self._owners = own_users()
+        uid = WORKER_USERS[index % len(WORKER_USERS)]
+        if self._scratch:
+            os.mkdir(self._scratch, 0o700)  # noqa: PTH102
+            self._folder = removal.open_folder(self._scratch, owners=self._owners)
+            if settings.on("uid"):
+                os.chown(self._folder, uid, uid)
+        # Before the first request is read: what is forked later has never held one.
+        scratch_folder = (self._scratch, self._folder) if self._scratch else None
+        self._template = TemplateLink(settings, uid, scratch_folder, connection)
         self._spare: Child | None = None
-        self._null = os.open("/dev/null", os.O_RDONLY)
+        self._idle = select.poll()
+        self._idle.register(connection.fileno(), select.POLLIN)
+        self._idle.register(self._template.fileno(), select.POLLIN)
 
     def serve(self) -> None:
-        """Handle requests one after another; returns when the trainer is gone."""
-        self._prepare()
+        """Handle requests one after another; returns when the trainer or the template is gone."""
         try:
-            self._spare = self._fork()
+            self._spare = self._template.fork()
             while True:
                 kind, body = self._next_request()
                 if kind == frames.CALL:
                     done = self._serve_call(body)
-                    del body  # the next child must not find this request in its memory
-                    self._spare = self._fork()
+                    self._spare = self._template.fork(done)
                     self._discard(done)
         except (TrainerGone, FrameError, ConnectionError):
             pass
         finally:
             self._clean_up()
 
-    def _prepare(self) -> None:
-        if self._scratch:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self._scratch, 0o700)  # noqa: PTH102
-            scratch.wipe(self._scratch)
-            if self._settings.on("uid"):
-                os.chown(self._scratch, self._walls.uid, self._walls.uid)
-        if self._settings.on("landlock"):
-            rules = lockdown.landlock_rules(self._settings.read_paths, self._scratch)
-            self._walls.ruleset = landlock.create_ruleset(rules)
-        if self._settings.on("seccomp"):
-            self._walls.system_calls = seccomp.build_here(self._settings.files)
-
     def _clean_up(self) -> None:
-        if self._spare:
-            self._spare.kill()
-            self._spare.reap(0)
+        self._template.close()
         if self._scratch:
             with contextlib.suppress(OSError):
-                scratch.wipe(self._scratch)
-                os.rmdir(self._scratch)  # noqa: PTH106
+                removal.remove(self._scratch, self._owners)
 
     def _receive(self) -> None:
         data = self._connection.recv(_CHUNK)
@@ -92,44 +84,17 @@ class Supervisor:
 
     def _next_request(self) -> tuple[int, bytes]:
         while not self._requests:
+            if self._template.fileno() in (descriptor for descriptor, _ in self._idle.poll()):
+                raise ConnectionError("the template has ended")
             self._receive()
         return self._requests.pop(0)
 
-    def _fork(self) -> Child:
-        request_reader, request = os.pipe()
-        answers, answers_writer = os.pipe()
-        stdout, stdout_writer = os.pipe()
-        stderr, stderr_writer = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            theirs = request_reader, answers_writer, stdout_writer, stderr_writer
-            run_and_exit(partial(self._become_child, *theirs), _report_child, EXIT_FAILED)
-        for descriptor in (request_reader, answers_writer, stdout_writer, stderr_writer):
-            os.close(descriptor)
-        os.set_blocking(stdout, False)
-        os.set_blocking(stderr, False)
-        return Child(pid, request, answers, stdout, stderr, FrameReader(self._settings.answer_bytes))
-
-    def _become_child(self, request: int, answers: int, stdout: int, stderr: int) -> NoReturn:
-        """Keep only what a child needs, lock down and serve one request."""
-        os.setsid()
-        os.dup2(self._null, 0)
-        os.dup2(stdout, 1)
-        os.dup2(stderr, 2)
-        keep = {0, 1, 2, request, answers}
-        if self._walls.ruleset is not None:
-            keep.add(self._walls.ruleset)
-        lockdown.close_descriptors(keep)
-        os.chdir(self._scratch or "/")
-        lockdown.lock_down(self._settings, self._walls)
-        child_main(request, answers, self._settings, self._scratch)
-
     def _serve_call(self, body: bytes) -> Child:
         facts, request = frames.split_facts(body)
-        child, self._spare = self._spare or self._fork(), None
+        child, self._spare = self._spare or self._template.fork(), None
         if child.has_ended():  # while it waited, perhaps for lack of memory: not because of this call
             self._discard(child)
-            child = self._fork()
+            child = self._template.fork()
         limit = self._settings.output_bytes
         outputs = CappedOutput(limit), CappedOutput(limit)
         token = os.urandom(frames.TOKEN_BYTES)
@@ -137,23 +102,22 @@ class Supervisor:
         try:
             self._execute(call, request)
         except (TrainerGone, ConnectionError, FrameError):
-            self._discard(child)
+            child.kill()
             raise
         child.kill()
         return child
 
     def _discard(self, child: Child) -> None:
-        """End a child, then remove what it left behind."""
-        child.kill()
-        child.reap(0)
+        """End a child if it has not ended, then remove what it left behind."""
+        self._template.reap(child, 0.0)
         child.close()
         if self._scratch:
-            scratch.wipe(self._scratch)
+            removal.empty(self._folder, self._owners)
 
     def _execute(self, call: Call, request: bytes) -> None:
         child = call.child
         if not child.wait_ready():
-            child.reap(0.5)
+            self._template.reap(child, 0.5)
             failed = child.status is not None and os.waitstatus_to_exitcode(child.status) == EXIT_FAILED
             self._finish(call, "not_locked_down" if failed else "not_ready")
             return
@@ -257,7 +221,7 @@ class Supervisor:
         child = call.child
         facts = self._facts(call, status, last=True)
         if status == "crashed":
-            child.reap(0.02)
+            self._template.reap(child, 0.02)
         else:
             child.kill()
         call.stdout.drain(child.stdout)
@@ -268,13 +232,14 @@ class Supervisor:
         self._connection.sendall(frames.pack_facts(frames.RESULT, facts, b""))
 
 
+def scratch_path(settings: Settings, index: int, pid: int) -> str | None:
+    """The folder of the calls of one supervisor, not shared with calls of an earlier one that are still dying."""
+    return f"{settings.root}/w{index}-{pid}" if settings.scratch else None
+
+
 def supervisor_main(connection: socket.socket, settings: Settings, index: int) -> NoReturn:
     """Run a supervisor in this process and exit. If it fails, the trainer notices the closed connection."""
     run_and_exit(lambda: Supervisor(connection, settings, index).serve(), _report_supervisor)
-
-
-def _report_child(error: BaseException) -> None:
-    write(2, f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:2000])
 
 
 def _report_supervisor(error: BaseException) -> None:
