@@ -61,7 +61,7 @@ def read_json(text: str, at: int = 0) -> tuple[Any, int]:
 
 
 def only_object(text: str) -> Any:
-    """The JSON object in a reply that may say something before and after it. Raises NotJsonError if it holds another."""
+    """The JSON object in a reply, perhaps with prose around it. Raises NotJsonError if there is not exactly one."""
     value, end = read_json(text, max(0, text.find("{")))
     if text.find("}", end) >= 0:
         raise _fault(f"only one object is wanted, and more follows at character {end}")
