@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from agentopt_local.chat import Message, ToolCall, ToolSpec
-from agentopt_local.json_text import NotJsonError, read_json
+from agentopt_local.json_text import NotJsonError, check_json, read_json
 
 _MARK = re.compile(
     r"<tool_call>\s*|```([\w+-]*)[^\S\n]*\n?|(?:^|(?<=\|>))[^\S\n]*(?=[{\[])|(?<=[^`{\s])[^\S\n]+(?=\{)", re.M
@@ -121,6 +121,10 @@ def check_arguments(tool: ToolSpec, arguments: dict[str, Any]) -> str | None:
     """What is wrong with ``arguments`` under the tool's schema, phrased for the model to act on; None if valid."""
     from jsonschema.exceptions import best_match
 
+    try:
+        check_json(arguments)
+    except NotJsonError as fault:
+        return f"{tool.name}: the arguments cannot be used: {fault}"
     error = best_match(_validator(json.dumps(arguments_schema(tool))).iter_errors(arguments))
     if error is None:
         return None

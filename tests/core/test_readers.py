@@ -6,7 +6,9 @@ on every reader.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import json
 import re
 import time
@@ -74,10 +76,22 @@ def assistant(text: str) -> Message:
 
 
 def trajectory(text: str) -> Trajectory:
-    runs = tuple(ToolRun(name=name, arguments=given, ok=True, result=text)
-                 for name in ("python", "add") for given in ({"code": text}, {"code": 1}, {"x": text}))  # fmt: skip
-    return Trajectory(problem_id="p", functions="f", seed=0, answer=text, stop_reason="answer", usage=Usage(), wall_s=0,
-                      steps=(Step(message=assistant(text), executed=runs),), grade=Grade(reward=0, reason=text))  # fmt: skip
+    runs = tuple(
+        ToolRun(name=name, arguments=given, ok=True, result=text)
+        for name in ("python", "add")
+        for given in ({"code": text}, {"code": 1}, {"x": text})
+    )
+    return Trajectory(
+        problem_id="p",
+        functions="f",
+        seed=0,
+        answer=text,
+        stop_reason="answer",
+        usage=Usage(),
+        wall_s=0,
+        steps=(Step(message=assistant(text), executed=runs),),
+        grade=Grade(reward=0, reason=text),
+    )
 
 
 def evidence_text(text: str) -> str:
@@ -102,17 +116,85 @@ def native(text: str) -> object:
     return reply(tool_calls=[{"function": {"name": text, "arguments": text}}])
 
 
-CALLS = ('\n{"name": "add", "arguments": {}} x', "<tool_call>", "```json\n", '\n{"a":', "\n[1,", ' {"', "|>{", '<tool_call>"',
-         '<tool_call>{"name": "add", "arguments": {"a": 1}}', '\n[{"name":', "<tool_call>[…1,")  # fmt: skip
-MATH = ("\\frac", "\\sqrt", "\\sin ", "3\\frac{«1»}{2}", "\\text{«$x$»}", "\\text{a… …b}", "{«x»}", "0.…1…2\\ldots",
-        "\\sqrt{7^{9999}}+", "10^{700}…+\\sin x", "\\{…1,…\\}", "(1,", "x^", "\\pm 1", "9^", "1!", "\\begin{pmatrix}",
-        "\\cup(1,2)", "|", "\\text{ and }", "\\boxed{", "\\log_", "x=", "²", "\\binom")  # fmt: skip
-PLACES = ("the answer is ", "answer: ", "$a$ ", "#### 1", "Final answer", "1/0 ", "1,111", "…-…1", "x… …12 cm", "%… ",
-          "a, ", "\\fbox", "\\frac{1}{0}", "1… …2/3", "the ", "(A) ", "total is 1/0\n")  # fmt: skip
-SOURCES = (HEAD + "x….strip()", HEAD + "…-…1", HEAD + "…(", HEAD + "0x…f", HEAD + '"""…\n', HEAD + "…[", HEAD + "x …if x else x ",
-           "def f(x: …int | …int) -> int:\n    'd'\n", "def f(x: '…int | …int') -> int:\n    'd'\n",
-           "def f(x: int = 0x…f…) -> int:\n    'd'\n", "def f() -> x….y…:\n    'd'\n", "import a\n", "def f():\n 'd'\n",
-           "def f():\n 'd'\n x…;x", "def f():\n    '''d …\\ud800…'''\n", "\x0c", "```", "    ")  # fmt: skip
+CALLS = (
+    '\n{"name": "add", "arguments": {}} x',
+    "<tool_call>",
+    "```json\n",
+    '\n{"a":',
+    "\n[1,",
+    ' {"',
+    "|>{",
+    '<tool_call>"',
+    '<tool_call>{"name": "add", "arguments": {"a": 1}}',
+    '\n[{"name":',
+    "<tool_call>[…1,",
+)
+MATH = (
+    "\\frac",
+    "\\sqrt",
+    "\\sin ",
+    "3\\frac{«1»}{2}",
+    "\\text{«$x$»}",
+    "\\text{a… …b}",
+    "{«x»}",
+    "0.…1…2\\ldots",
+    "\\sqrt{7^{9999}}+",
+    "10^{700}…+\\sin x",
+    "\\{…1,…\\}",
+    "(1,",
+    "x^",
+    "\\pm 1",
+    "9^",
+    "1!",
+    "\\begin{pmatrix}",
+    "\\cup(1,2)",
+    "|",
+    "\\text{ and }",
+    "\\boxed{",
+    "\\log_",
+    "x=",
+    "²",
+    "\\binom",
+)
+PLACES = (
+    "the answer is ",
+    "answer: ",
+    "$a$ ",
+    "#### 1",
+    "Final answer",
+    "1/0 ",
+    "1,111",
+    "…-…1",
+    "x… …12 cm",
+    "%… ",
+    "a, ",
+    "\\fbox",
+    "\\frac{1}{0}",
+    "1… …2/3",
+    "the ",
+    "(A) ",
+    "total is 1/0\n",
+)
+SOURCES = (
+    HEAD + "x….strip()",
+    HEAD + "…-…1",
+    HEAD + "…(",
+    HEAD + "0x…f",
+    HEAD + '"""…\n',
+    HEAD + "…[",
+    HEAD + "x …if x else x ",
+    "def f(x: …int | …int) -> int:\n    'd'\n",
+    "def f(x: '…int | …int') -> int:\n    'd'\n",
+    "def f(x: int = 0x…f…) -> int:\n    'd'\n",
+    "def f() -> x….y…:\n    'd'\n",
+    "import a\n",
+    "def f():\n 'd'\n",
+    "def f():\n 'd'\n x…;x",
+    "def f():\n    '''d …\\ud800…'''\n",
+    "\x0c",
+    "```",
+    "    ",
+)
 LABELS = (
     "Action: ",
     "Action: a… …b",
@@ -125,32 +207,70 @@ LABELS = (
 )
 
 READERS = [
-    *(Reader(f"grader {name}, the answer", lambda text, grade=grade: grade(text, "12 cm"), (), MATH + PLACES)
-      for name, grade in named_graders().items()),
-    *(Reader(f"grader {name}, what is expected", lambda text, grade=grade: grade("x, 1; 12", text), (), MATH + PLACES)
-      for name, grade in named_graders().items()),
-    *(Reader(f"{rule.__name__} {how}", functools.partial(rule, expected="12", **row), (), PLACES)
-      for rule in (tabmwp, tabmwp_lenient) for how, row in (("number", {"unit": "cm"}), ("choice", {"choices": ["a b", "12"]}))),
+    *(
+        Reader(f"grader {name}, the answer", lambda text, grade=grade: grade(text, "12 cm"), (), MATH + PLACES)
+        for name, grade in named_graders().items()
+    ),
+    *(
+        Reader(f"grader {name}, what is expected", lambda text, grade=grade: grade("x, 1; 12", text), (), MATH + PLACES)
+        for name, grade in named_graders().items()
+    ),
+    *(
+        Reader(f"{rule.__name__} {how}", functools.partial(rule, expected="12", **row), (), PLACES)
+        for rule in (tabmwp, tabmwp_lenient)
+        for how, row in (("number", {"unit": "cm"}), ("choice", {"choices": ["a b", "12"]}))
+    ),
     Reader("math, against the same text", lambda text: named_graders()["math"](text + "+0", text), (), MATH),
-    Reader("graded rows", lambda text: list(grade_rows([text.encode("utf-8", "replace"),
-           json.dumps({"gold": text, "prediction": text}).encode()], by_texts(named_graders()["exact"]))), (), ("[", '{"gold":')),
+    Reader(
+        "graded rows",
+        lambda text: list(
+            grade_rows(
+                [text.encode("utf-8", "replace"), json.dumps({"gold": text, "prediction": text}).encode()],
+                by_texts(named_graders()["exact"]),
+            )
+        ),
+        (),
+        ("[", '{"gold":'),
+    ),
     Reader("last box of a turn", lambda text: last_box(text, "turn"), (), ("\\boxed{", "\\boxed ", "{", "\\boxed… ")),
-    Reader("last box of a solution", lambda text: (has_box(text), last_box(text, "solution")), (), ("\\fbox ", "\\boxed… ")),
+    Reader(
+        "last box of a solution", lambda text: (has_box(text), last_box(text, "solution")), (), ("\\fbox ", "\\boxed… ")
+    ),
     Reader("whole box", whole_box, (), ("\\boxed{…{", "\\boxed{")),
-    Reader("answer", lambda text: (answers.read_answer(text), answers.without_answer(text), answers.unboxed(text)), (),
-           ("<answer>", "<answer>a</answer>", "</answer>", "$")),
+    Reader(
+        "answer",
+        lambda text: (answers.read_answer(text), answers.without_answer(text), answers.unboxed(text)),
+        (),
+        ("<answer>", "<answer>a</answer>", "</answer>", "$"),
+    ),
     Reader("turn with calls", lambda text: CALLING.read(assistant(text), FUNCTIONS), (), ("```python\n", "```… ")),
     Reader("turn of ReAct", lambda text: REACT.read(assistant(text), FUNCTIONS), (), LABELS),
-    Reader("input of ReAct", lambda text: (react.input_of(text, 0), react.code_of(text), react.final_answer(text),
-           react.arguments_of(FUNCTIONS.get("shout"), text, as_text=True)), (), (*LABELS, *CALLS)),
+    Reader(
+        "input of ReAct",
+        lambda text: (
+            react.input_of(text, 0),
+            react.code_of(text),
+            react.final_answer(text),
+            react.arguments_of(FUNCTIONS.get("shout"), text, as_text=True),
+        ),
+        (),
+        (*LABELS, *CALLS),
+    ),
     Reader("reply with calls", lambda text: parse_reply(text, TOOLS).model_dump_json(), (), CALLS),
     Reader("native call", native, (ValueError,), CALLS),
     Reader("content of a response", lambda text: reply(content=text), (ValueError,), ("<think>", "</think>", *CALLS)),
     Reader("arguments of a call", lambda text: check_arguments(TOOLS[0], {"a": text, text: text}), (), ("[",)),
     Reader("JSON", read_json, (NotJsonError,), ("[", '{"a":', '"…a', "1", "[…1,", "\\u", "-", "[1,", '["…\\ud800')),
     Reader("JSON in a reply", only_object, (NotJsonError,), ("{", "}", '{"a": 1}')),
-    Reader("reply without its fence", lambda text: tidy(SCHEMA, text), (), ("```json\n", "\n   ", "```json\n…{}\n…\n```")),
-    Reader("header", lambda text: parse_header(text, FUNCTIONS), (FunctionError,), ('{"action": "add_function", "name": "…a…"}',)),
+    Reader(
+        "reply without its fence", lambda text: tidy(SCHEMA, text), (), ("```json\n", "\n   ", "```json\n…{}\n…\n```")
+    ),
+    Reader(
+        "header",
+        lambda text: parse_header(text, FUNCTIONS),
+        (FunctionError,),
+        ('{"action": "add_function", "name": "…a…"}',),
+    ),
     Reader("source", draft, (FunctionError,), SOURCES),
     Reader("module", split_module, (FunctionError,), SOURCES),
     Reader("evidence", evidence_text, (), ("add (", "def add", "add… ")),
@@ -159,11 +279,38 @@ READERS = [
     Reader("encodable text", encodable),
     Reader("cell of a table", plain),
     Reader("a server's refusal", lambda text: prompt_error(400, text), (), ("prompt violat", "input ", "content… ")),
-]  # fmt: skip
+]
 """Every reader, once."""
 
-COMMON = ("x", " ", "\n", "1", "-", "(", "{", "}", "[", "$", "\\", '"', "`", ",", ".", "the ", "a b ", "x1 ", "1 ", "\t", "é",
-          "\u0315\u0300", "\u0f73", "\u2028", "\ud800", "x… …1", "1… …x")  # fmt: skip
+COMMON = (
+    "x",
+    " ",
+    "\n",
+    "1",
+    "-",
+    "(",
+    "{",
+    "}",
+    "[",
+    "$",
+    "\\",
+    '"',
+    "`",
+    ",",
+    ".",
+    "the ",
+    "a b ",
+    "x1 ",
+    "1 ",
+    "\t",
+    "é",
+    "\u0315\u0300",
+    "\u0f73",
+    "\u2028",
+    "\ud800",
+    "x… …1",
+    "1… …x",
+)
 BY_NAME = {reader.name: reader for reader in READERS}
 
 
@@ -181,17 +328,15 @@ def text_of(seed: str, n: int) -> str:
 def seconds(reader: Reader, text: str) -> float:
     """CPU seconds for one reading. Errors that the reader does not declare pass."""
     started = time.thread_time()
-    try:
+    with contextlib.suppress(*reader.errors):
         reader.read(text)
-    except reader.errors:
-        pass
     return time.thread_time() - started
 
 
 def check_growth(reader: Reader, text: Callable[[int], str], sizes: tuple[int, ...] = SIZES) -> None:
     """Double the text again and again; the time may grow by ``GROWTH``. A violation is measured again, three times."""
     before = seconds(reader, text(sizes[0]))
-    for smaller, size in zip(sizes, sizes[1:], strict=False):
+    for smaller, size in itertools.pairwise(sizes):
         after = seconds(reader, text(size))
         if after > GROWTH * max(before, FLOOR_S):
             before = max(seconds(reader, text(smaller)) for _ in range(3))
