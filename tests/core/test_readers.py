@@ -342,7 +342,7 @@ def check_growth(reader: Reader, text: Callable[[int], str], sizes: tuple[int, .
             before = max(seconds(reader, text(smaller)) for _ in range(3))
             after = min(after, *(seconds(reader, text(size)) for _ in range(3)))
             assert after <= GROWTH * max(before, FLOOR_S), (
-                f"{reader.name} took {before:.3f} s for {smaller} characters and {after:.3f} s for {size} of {text(40)!r}"
+                f"{reader.name} took {before:.3f} s for {smaller} characters and {after:.3f} s for {size}: {text(40)!r}"
             )
         before = after
 
