@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from agentopt_local.chat import Constraint
 from agentopt_local.errors import FunctionError
 from agentopt_local.functions import Function, FunctionSet
+from agentopt_local.json_text import only_object
 from agentopt_local.record import Record
 
 if TYPE_CHECKING:  # outlines takes a second to import, which commands that only read a run need not pay
@@ -92,13 +93,21 @@ class Header(Record):
 
     def check(self, functions: FunctionSet) -> None:
         """Raise FunctionError if the header is not legal for ``functions``, which the grammar rules out."""
+        if len(self.name) > MAX_NAME_CHARS:
+            raise FunctionError(f"a name has at most {MAX_NAME_CHARS} characters, not {len(self.name)}")
         if self.action == "add_function":
-            if self.name in functions or not self.name.isidentifier() or self.name in RESERVED:
+            if (
+                self.name in functions
+                or not (self.name.isascii() and self.name.isidentifier())
+                or self.name in RESERVED
+            ):
                 raise FunctionError(f"a new function cannot be called {self.name!r}; it is taken or reserved")
         elif self.action != "terminate":
             functions.get(self.name)
 
 
+MAX_NAME_CHARS = 64
+"""As in the tools of the common interfaces, which also allow ASCII letters only."""
 RESERVED = (
     frozenset(keyword.kwlist) | frozenset(name for name in dir(builtins) if not name.startswith("_")) | {"python"}
 )
@@ -196,11 +205,9 @@ def header_constraint(functions: FunctionSet) -> Constraint:
 
 def parse_header(text: str, functions: FunctionSet) -> Header:
     """The header in ``text``. Raises FunctionError if there is none, or it is not legal for ``functions``."""
-    start, end = text.find("{"), text.rfind("}")
     try:
-        fields = json.loads(text[start : end + 1])
-        header = Header.model_validate(fields)
-    except (ValueError, TypeError):
+        header = Header.model_validate(only_object(text))
+    except ValueError:
         raise FunctionError(
             'reply with one JSON object: {"action": "add_function" | "revise_function" | "remove_function" | '
             f'"terminate", "name": "..."}}, not {text[:80]!r}'

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jsonschema import Draft202012Validator, ValidationError
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
 
 from agentopt_local import prompts
 from agentopt_local.actions import (
@@ -29,6 +30,7 @@ from agentopt_local.chat import ChatModel, ChatRequest, Constraint, Message, Sam
 from agentopt_local.errors import FunctionError, PromptError
 from agentopt_local.evidence import Evidence, cut
 from agentopt_local.functions import Function, FunctionSet, one_text_parameter, render_value
+from agentopt_local.json_text import NotJsonError, only_object
 from agentopt_local.sandbox.base import Execution, Sandbox
 from agentopt_local.seeds import derive
 from agentopt_local.source import clean, with_imports
@@ -142,8 +144,8 @@ class Draft:
 
     def _check(self, source: str, header: Header) -> Function:
         """The function in ``source``. Raises FunctionError for anything that the optimizer must fix."""
-        written = Function(source=clean(source)).source
-        function = Function(source=with_imports(written, self.config.allowed_packages, self.context.functions.names))
+        written = Function.new(clean(source)).source
+        function = Function.new(with_imports(written, self.config.allowed_packages, self.context.functions.names))
         if function.name != header.name:
             raise FunctionError(f"the function must be called {header.name!r}, not {function.name!r}")
         if self.context.one_text and one_text_parameter(function) is None:
@@ -171,12 +173,13 @@ class Draft:
         constraint = Constraint.of(examples_type(function, len(evidence)))
         text = await self._ask(constraint, max_tokens=300, messages=messages)
         try:
-            examples = json.loads(text[text.find("{") : text.rfind("}") + 1])
-            Draft202012Validator(json.loads(constraint.value)).validate(examples)
-        except ValueError as error:
+            examples = only_object(text)
+        except NotJsonError as error:
             raise FunctionError(f"the example arguments were not JSON: {error}") from None
-        except ValidationError as error:
-            raise FunctionError(f"the example arguments do not fit {function.signature}: {error}") from None
+        misfit = best_match(Draft202012Validator(json.loads(constraint.value)).iter_errors(examples))
+        if misfit is not None:
+            where = f"at {misfit.json_path}: {cut(misfit.message, 300)}"
+            raise FunctionError(f"the example arguments do not fit {function.signature}: {where}")
         return dict(examples)
 
     async def _try(self, function: Function, header: Header, examples: dict[str, Any]) -> str | None:

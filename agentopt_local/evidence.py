@@ -13,7 +13,7 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
 from agentopt_local.record import Record
 from agentopt_local.train_state import FailedUpdate
-from agentopt_local.trajectory import Trajectory, function_use
+from agentopt_local.trajectory import PYTHON, Trajectory, function_use
 
 CHARS_PER_TOKEN = 3
 """A conservative estimate: English and code have about four characters per token, digits fewer."""
@@ -48,8 +48,9 @@ def transcript_text(number: int, attempt: Evidence, max_chars: int) -> str:
     problem, trajectory = attempt.problem, attempt.trajectory
     did = []
     for each in trajectory.executed:
-        if each.name == "python":
-            did.append(f"The agent ran:\n{each.arguments['code'].strip()}\nwhich printed: {each.result}")
+        code = each.arguments.get("code")
+        if each.name == PYTHON and isinstance(code, str):  # a model may also call a function of this name
+            did.append(f"The agent ran:\n{code.strip()}\nwhich printed: {each.result}")
         else:
             arguments = ", ".join(f"{key}={value!r}" for key, value in each.arguments.items())
             did.append(f"The agent called {each.name}({arguments})\nwhich returned: {each.result}")

@@ -17,7 +17,18 @@ from pydantic import field_validator
 from agentopt_local.chat import ToolSpec
 from agentopt_local.errors import FunctionError
 from agentopt_local.record import Record, fingerprint
-from agentopt_local.source import RUNTIME_HEADER, function_node, imports_of, schema_of
+from agentopt_local.source import (
+    RUNTIME_HEADER,
+    check_limits,
+    check_shown,
+    code_of,
+    compiling,
+    function_node,
+    imports_of,
+    schema_of,
+    shown,
+)
+from agentopt_local.tool_calls import encodable
 
 
 class Function(Record):
@@ -34,8 +45,22 @@ class Function(Record):
     @classmethod
     def _check(cls, source: str) -> str:
         source = source.strip("\n").rstrip() + "\n"
-        schema_of(function_node(source))
+        with compiling():
+            schema_of(function_node(source))
         return source
+
+    @staticmethod
+    def new(source: str) -> Function:
+        """A function that a model or a file offers.
+
+        Raises FunctionError also for what is legal, but what a later step would fail or hang on: code that is nested
+        too deeply, numbers with thousands of digits, a docstring that cannot be sent. A run's own files are read
+        without these limits, because an older version may have kept such a function.
+        """
+        check_limits(source)
+        function = Function(source=source)
+        check_shown(function._node)
+        return function
 
     @cached_property
     def _node(self) -> ast.FunctionDef:
@@ -49,18 +74,19 @@ class Function(Record):
     @property
     def description(self) -> str:
         """The docstring."""
-        return ast.get_docstring(self._node) or ""
+        return encodable(ast.get_docstring(self._node) or "")
 
     @cached_property
     def parameters(self) -> dict[str, Any]:
         """JSON schema of the arguments, with ``required``."""
-        return schema_of(self._node)
+        schema: dict[str, Any] = json.loads(encodable(json.dumps(schema_of(self._node), ensure_ascii=False)))
+        return schema
 
     @property
     def signature(self) -> str:
         """``name(a: int, b: str = 'x') -> str``."""
-        returns = f" -> {ast.unparse(self._node.returns)}" if self._node.returns else ""
-        return f"{self.name}({ast.unparse(self._node.args)}){returns}"
+        returns = f" -> {shown(self._node.returns)}" if self._node.returns else ""
+        return f"{self.name}({shown(self._node.args)}){returns}"
 
     @property
     def imports(self) -> frozenset[str]:
@@ -73,11 +99,7 @@ class Function(Record):
 
     def normalized(self) -> str:
         """The source without comments, docstrings and formatting: equal code gives equal text."""
-        tree = ast.parse(self.source)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
-        return ast.unparse(tree)
+        return code_of(self.source)
 
 
 class FunctionSet(Record):

@@ -7,7 +7,6 @@ requested, not the other splits. Two splits can therefore never share a problem.
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -18,6 +17,7 @@ from pydantic import Field
 from agentopt_local.errors import ConfigError
 from agentopt_local.record import Record
 from agentopt_local.spelling import did_you_mean
+from agentopt_local.unicode_form import normal_form
 
 Split = Literal["train", "validation", "test"]
 
@@ -43,7 +43,7 @@ class Problem(Record):
 
 def content_key(question: str) -> str:
     """The identity of a question: 64 hex digits, equal for questions that differ only in case or white space."""
-    normalized = " ".join(unicodedata.normalize("NFKC", question).casefold().split())
+    normalized = " ".join(normal_form("NFKC", question).casefold().split())
     return hashlib.sha256(normalized.encode("utf-8", "surrogatepass")).hexdigest()
 
 

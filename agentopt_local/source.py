@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import inspect
+import io
 import json
 import keyword
 import symtable
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from agentopt_local.errors import FunctionError
+from agentopt_local.json_text import NotJsonError, check_json
 
 MAX_SOURCE_CHARS = 20_000
+MAX_DEPTH = 100
+"""Deepest nesting of a new source's syntax tree. Compiling and printing use Python's stack, of which a caller may have
+used much already."""
+MAX_BITS = 13_000
+"""Largest whole number in a new source: about 3,900 digits. Python refuses to print one of more than 4,300."""
 PLAIN_TYPES = {
     "int": "integer",
     "float": "number",
@@ -35,18 +43,72 @@ ABBREVIATIONS = {"np": "numpy", "pd": "pandas", "sp": "sympy"}
 TYPES_ALLOWED = "int, float, str, bool, list[...], dict[str, ...], Optional[...], Literal[...]"
 
 
-def function_node(source: str) -> ast.FunctionDef:
-    """The one top-level ``def`` of ``source``. Raises FunctionError if there is anything else."""
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+    """Whatever Python raises for a source in the block, as a FunctionError."""
+    try:
+        yield
+    except SyntaxError as error:
+        line = (error.text or "").strip()[:200]
+        message = "a number has too many digits" if "integer string conversion" in error.msg else error.msg
+        raise FunctionError(f"syntax error in line {error.lineno}: {message}: {line}") from None
+    except RecursionError:
+        raise FunctionError(f"the source cannot be compiled: {TOO_DEEP}") from None
+    except (ValueError, MemoryError) as error:
+        raise FunctionError(f"the source cannot be compiled: {error or TOO_DEEP}") from None
+
+
+TOO_DEEP = (
+    f"the code is nested more than {MAX_DEPTH} levels deep. Each call, operator or elif of a chain is a level: "
+    "use variables, a loop or a dict"
+)
+
+
+def parsed(source: str) -> ast.Module:
+    """The syntax tree of ``source``. Raises FunctionError if it is too long or not Python."""
     if len(source) > MAX_SOURCE_CHARS:
         raise FunctionError(f"the source has {len(source)} characters; at most {MAX_SOURCE_CHARS} are allowed")
+    with compiling():
+        return ast.parse(source)
+
+
+def check_limits(source: str) -> None:
+    """Raise FunctionError for a source that is Python, but that a later step could fail or hang on.
+
+    Every new source must pass; functions of older runs need not.
+    """
+    level: list[tuple[ast.AST, bool]] = [(parsed(source), False)]
+    for _ in range(MAX_DEPTH + 1):
+        below: list[tuple[ast.AST, bool]] = []
+        for node, guarded in level:
+            if isinstance(node, ast.Constant) and isinstance(node.value, int) and node.value.bit_length() > MAX_BITS:
+                raise FunctionError(f"line {node.lineno}: a number has too many digits; compute it, as in 10**5000")
+            ends = getattr(node, "finalbody", None)
+            if guarded and ends:  # Python compiles a copy of each block for every way out, so their numbers multiply
+                raise FunctionError("a try with finally is inside another one; move it into a function of its own")
+            inside = (guarded or bool(ends)) and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            below += [(child, inside) for child in ast.iter_child_nodes(node)]
+        if not below:
+            return
+        level = below
+    raise FunctionError(TOO_DEEP)
+
+
+def check_shown(node: ast.FunctionDef) -> None:
+    """Raise FunctionError if a function's docstring or schema cannot be sent to a model."""
     try:
-        tree = ast.parse(source)
-        compile(tree, "<function>", "exec", dont_inherit=True)
-    except SyntaxError as error:
-        line = (error.text or "").strip()
-        raise FunctionError(f"syntax error in line {error.lineno}: {error.msg}: {line}") from None
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise FunctionError(f"the source cannot be compiled: {error}") from None
+        check_json([ast.get_docstring(node), schema_of(node)])
+    except NotJsonError as error:
+        raise FunctionError(
+            f"{node.name}: its docstring, types or defaults cannot be sent to a model: {error}"
+        ) from None
+
+
+def function_node(source: str) -> ast.FunctionDef:
+    """The one top-level ``def`` of ``source``. Raises FunctionError if there is anything else."""
+    tree = parsed(source)
+    with compiling():
+        compile(source, "<function>", "exec", dont_inherit=True)
     definitions = [node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
     if len(definitions) != 1 or not isinstance(definitions[0], ast.FunctionDef):
         kinds = ", ".join(type(node).__name__ for node in definitions) or "nothing"
@@ -90,20 +152,16 @@ def schema_of(node: ast.FunctionDef) -> dict[str, Any]:
 def json_literal(node: ast.expr, where: str) -> Any:
     """The value of a literal that JSON can express; ``where`` begins the error message."""
     try:
-        value = ast.literal_eval(node)
-        json.dumps(value, allow_nan=False)
-    except (ValueError, TypeError, RecursionError):
-        raise FunctionError(f"{where} must be a plain JSON literal, not {ast.unparse(node)[:80]}") from None
-    return value
+        return json.loads(json.dumps(ast.literal_eval(node), allow_nan=False))
+    except (ValueError, TypeError, RecursionError, MemoryError):
+        raise FunctionError(f"{where} must be a plain JSON literal, not {shown(node)[:80]}") from None
 
 
 def annotation_schema(node: ast.expr, where: str) -> dict[str, Any]:
     """JSON schema of one annotation; ``where`` begins the error message."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        try:
+        with contextlib.suppress(SyntaxError, ValueError):  # of the parser: not Python
             return annotation_schema(ast.parse(node.value, mode="eval").body, where)
-        except SyntaxError:
-            pass
     if type_name(node) in PLAIN_TYPES:
         return {"type": PLAIN_TYPES[type_name(node)]}
     if isinstance(node, ast.Constant) and node.value is None:
@@ -114,7 +172,7 @@ def annotation_schema(node: ast.expr, where: str) -> dict[str, Any]:
         schema = subscript_schema(node, where)
         if schema is not None:
             return schema
-    raise FunctionError(f"{where} has type {ast.unparse(node)}; use one of {TYPES_ALLOWED}")
+    raise FunctionError(f"{where} has type {shown(node)[:200]}; use one of {TYPES_ALLOWED}")
 
 
 def subscript_schema(node: ast.Subscript, where: str) -> dict[str, Any] | None:
@@ -168,10 +226,47 @@ def with_imports(source: str, packages: Iterable[str], others: Iterable[str] = (
         return source
     node = function_node(source)
     first = node.body[1] if len(node.body) > 1 else node.body[0]
-    rows = source.splitlines(keepends=True)
-    indent = " " * first.col_offset
+    rows = lines_of(source)
+    indent = rows[first.lineno - 1][: first.col_offset]
     rows[first.lineno - 1 : first.lineno - 1] = [f"{indent}{line}\n" for line in lines]
     return "".join(rows)
+
+
+def lines_of(source: str) -> list[str]:
+    """The lines of ``source`` with their ends, as Python counts them: only line breaks end a line."""
+    return io.StringIO(source, newline="").readlines()
+
+
+def shown(node: ast.AST) -> str:
+    """Code as a message or a signature shows it; an ellipsis where it is nested too deeply to be written."""
+    try:
+        return ast.unparse(node)
+    except (ValueError, RecursionError):
+        return "..."
+
+
+def code_of(source: str) -> str:
+    """The code of ``source`` without comments, docstrings and layout: equal code gives equal text.
+
+    Works without recursion and prints no decimal number, so no source is too deep or has too many digits.
+    """
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    words: list[str] = []
+    rest: list[Any] = [tree]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, ast.AST):
+            words.append(type(item).__name__)
+            rest += [getattr(item, name, None) for name in reversed(item._fields)]
+        elif isinstance(item, list):
+            words.append(f"[{len(item)}]")
+            rest += reversed(item)
+        else:
+            words.append(hex(item) if type(item) is int else repr(item))
+    return " ".join(words)
 
 
 def type_name(node: ast.expr) -> str:
@@ -196,7 +291,7 @@ def imports_of(tree: ast.AST) -> frozenset[str]:
 
 def clean(source: str) -> str:
     """``source`` dedented and taken out of the Markdown fence in which models like to write it."""
-    text = source.strip("\n")
+    text = source.replace("\r\n", "\n").replace("\r", "\n").strip("\n")
     if "```" in text:
         parts = text.split("```")
         if len(parts) >= 2:

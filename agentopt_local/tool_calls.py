@@ -9,17 +9,15 @@ from functools import lru_cache
 from typing import Any
 
 from agentopt_local.chat import Message, ToolCall, ToolSpec
+from agentopt_local.json_text import NotJsonError, check_json, read_json
 
-
-def _reject_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-# strict=False allows raw line breaks inside strings, as models write code in arguments.
-_DECODER = json.JSONDecoder(strict=False, parse_constant=_reject_constant)
 _MARK = re.compile(
     r"<tool_call>\s*|```([\w+-]*)[^\S\n]*\n?|(?:^|(?<=\|>))[^\S\n]*(?=[{\[])|(?<=[^`{\s])[^\S\n]+(?=\{)", re.M
 )
+_PYTHON_TAG = re.compile(r"^[^\S\n]*<\|python_tag\|>", re.M)
+_READ_TWICE = 16
+"""How often, on average, a character may be read as part of JSON that holds no call. Marks in a text that is nothing
+but the beginnings of JSON would otherwise take time that grows with the square of its length; what follows is text."""
 _SEPARATOR = re.compile(r"[\s;,]*(?=\{)")
 
 
@@ -42,44 +40,48 @@ def parse_reply(text: str, tools: Sequence[ToolSpec]) -> Message:
 def _scan(text: str, tools: Sequence[ToolSpec]) -> Iterator[tuple[int, list[ToolCall]]]:
     """Yield (offset, calls) for each piece of ``text`` that holds calls, from left to right."""
     known = {tool.name: tool for tool in tools}
+    line_starts = {0} | {tag.end() for tag in _PYTHON_TAG.finditer(text)}
+    last = len(text.rstrip())
+    left = _READ_TWICE * len(text) + 4096
     at = 0
-    while mark := _MARK.search(text, at):
+    while left > 0 and (mark := _MARK.search(text, at)):
         kind, body = mark.group().strip(), mark.end()
         at = max(body, mark.start() + 1)
         if kind == "<tool_call>":
             # Some models put a fence inside the tags.
             inner = re.compile(r"```(?:json)?\s*").match(text, body)
-            value, end = _decode(text, inner.end() if inner else body)
+            value, end, read = _decode(text, inner.end() if inner else body)
             calls = _calls(value, None)
         elif kind.startswith("```"):
-            value, end = _decode(text, body) if mark.group(1) in ("json", "") else (None, body)
+            value, end, read = _decode(text, body) if mark.group(1) in ("json", "") else (None, body, body)
             calls = _calls(value, known)
             close = text.find("```", end)
             end = close + 3 if close >= 0 else len(text)
         else:
-            value, end = _decode(text, body)
+            value, end, read = _decode(text, body)
             calls = _calls(value, known)
-            in_line = body > 0 and text[text.rfind("\n", 0, body) + 1 : body].strip() not in ("", "<|python_tag|>")
-            if in_line and (text[end:].strip() or any(check_arguments(known[c.name], c.arguments) for c in calls)):
+            in_line = mark.start() not in line_starts and text[mark.start() - 1] != "\n"
+            if in_line and (end < last or any(check_arguments(known[c.name], c.arguments) for c in calls)):
                 calls = []
             while calls and (more := _SEPARATOR.match(text, end)):
-                value, next_end = _decode(text, more.end())
+                value, next_end, _ = _decode(text, more.end())
                 if not (further := _calls(value, known)):
                     break
                 calls, end = calls + further, next_end
         if calls:
             yield mark.start(), calls
+        else:
+            left -= read - body
         at = max(at, end) if (calls or kind.startswith("```")) else at
 
 
-def _decode(text: str, at: int) -> tuple[Any, int]:
-    """The JSON value that starts at ``at``, and its end; (None, ``at``) if there is none."""
+def _decode(text: str, at: int) -> tuple[Any, int, int]:
+    """The JSON value that starts at ``at``, its end, and how far the text was read; (None, ``at``, ...) if none."""
     try:
-        value, end = _DECODER.raw_decode(text, len(text) - len(text[at:].lstrip()))
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # rejects 1e999 and lone surrogates
-    except (ValueError, RecursionError):
-        return None, at
-    return value, end
+        value, end = read_json(text, at)
+    except NotJsonError as error:
+        return None, at, error.reached
+    return value, end, end
 
 
 def _calls(value: Any, known: dict[str, ToolSpec] | None) -> list[ToolCall]:
@@ -94,7 +96,7 @@ def _calls(value: Any, known: dict[str, ToolSpec] | None) -> list[ToolCall]:
     name = value.get("name", value.get("function"))
     arguments = value.get("arguments", value.get("parameters", {} if known is None else None))
     if isinstance(arguments, str):
-        arguments, _ = _decode(arguments, 0)
+        arguments = _decode(arguments, 0)[0]
     if not isinstance(name, str) or not isinstance(arguments, dict):
         return []
     if not name.isprintable() or (known is not None and name not in known):
@@ -132,6 +134,10 @@ def check_arguments(tool: ToolSpec, arguments: dict[str, Any]) -> str | None:
     """What is wrong with ``arguments`` under the tool's schema, phrased for the model to act on; None if valid."""
     from jsonschema.exceptions import best_match
 
+    try:
+        check_json(arguments)
+    except NotJsonError as fault:
+        return f"{tool.name}: the arguments cannot be used: {fault}"
     error = best_match(_validator(json.dumps(arguments_schema(tool))).iter_errors(arguments))
     if error is None:
         return None

@@ -31,7 +31,7 @@ from ray_jobs.interrupts import interruptible
 from ray_jobs.open_models import Models, check_model
 from ray_jobs.open_task import task_of
 from ray_jobs.terminal.display import Display
-from ray_jobs.terminal.printing import error_line
+from ray_jobs.terminal.printing import error_line, say
 
 DESCRIPTION = "Train a grid of settings on shared engines and print one table."
 
@@ -66,14 +66,14 @@ def main(argv: Sequence[str] | None = None, *, model: ChatModel | Models | None 
         error_line(f"{error}\nTo continue: python -m ray_jobs.sweep {arguments.sweep}")
         return FAILED
     except (asyncio.CancelledError, KeyboardInterrupt):
-        print(f"To continue: python -m ray_jobs.sweep {arguments.sweep}")
+        say(f"To continue: python -m ray_jobs.sweep {arguments.sweep}")
         return INTERRUPTED
     table = {"trainings": rows, "over_seeds": over_seeds(rows, list(sweep.grid)) if "seed" in sweep.grid else []}
     write_json(folder / "table.json", table)
-    print(table_text(rows))
+    say(table_text(rows))
     if table["over_seeds"]:
-        print("\nOver seeds:\n" + table_text(table["over_seeds"]))
-    print(folder)
+        say("\nOver seeds:\n" + table_text(table["over_seeds"]))
+    say(folder)
     return FAILED if any("error" in row for row in rows) else 0
 
 

@@ -18,10 +18,11 @@ from agentopt_local.agents.config import AgentConfig
 from agentopt_local.agents.dialect import CODE, Act, Answering, BadInput, CodeBlock, Turn
 from agentopt_local.chat import Constraint, Message, ToolCall
 from agentopt_local.functions import Function, FunctionSet, one_text_parameter
+from agentopt_local.json_text import NotJsonError, read_json
 from agentopt_local.tool_formats import COMPACT_JSON
 from agentopt_local.trajectory import PYTHON
 
-ACTION = re.compile(r"^[ \t]*Action(?: \d+)?[ \t]*:[ \t]*(.*?)[ \t]*$", re.MULTILINE)
+ACTION = re.compile(r"^[ \t]*Action(?: \d+)?[ \t]*:(.*)$", re.MULTILINE)
 INPUT = re.compile(r"^[ \t]*Action(?: \d+)? Input(?: \d+)?[ \t]*:[ \t]*", re.MULTILINE)
 FINAL = re.compile(r"^[ \t]*Final Answer[ \t]*:[ \t]*(.*)", re.MULTILINE | re.DOTALL | re.IGNORECASE)
 OBSERVATION = re.compile(r"^[ \t]*Observation(?: \d+)?[ \t]*:", re.MULTILINE)
@@ -118,7 +119,7 @@ class ReactDialect:
         return Turn(message=message, answer=final_answer(text) if final else read_answer(text))
 
     def _act(self, name: str, given: str, functions: FunctionSet) -> Act:
-        name = name.strip("`'\"*[] ").removesuffix("()")
+        name = name.strip("`'\"*[] \t").removesuffix("()")
         if name.casefold() == PYTHON and self.config.interpreter:
             return CodeBlock(code=code_of(given))
         if name not in functions:
@@ -191,11 +192,9 @@ def arguments_of(function: Function, given: str, *, as_text: bool) -> dict[str, 
 def json_prefix(text: str) -> Any:
     """The JSON value that ``text`` starts with; None if there is none."""
     try:
-        value, _ = json.JSONDecoder(strict=False).raw_decode(text)
-        json.dumps(value, allow_nan=False).encode()
-    except (ValueError, RecursionError):
+        return read_json(text)[0]
+    except NotJsonError:
         return None
-    return value
 
 
 def example(function: Function) -> str:

@@ -14,7 +14,7 @@ from agentopt_local.record import Record
 from agentopt_local.run.files import STATE, is_run
 from agentopt_local.run.reader import read_functions
 from agentopt_local.sandbox.base import Sandbox
-from agentopt_local.source import RUNTIME_HEADER
+from agentopt_local.source import RUNTIME_HEADER, compiling, lines_of, shown
 
 HEADER = re.compile(rf"\A(?:#[^\n]*\n|\n)*{re.escape(RUNTIME_HEADER)}")
 """What precedes the functions in a file that this program wrote."""
@@ -106,12 +106,12 @@ def _in_files(files: Sequence[Path]) -> tuple[list[Found], list[str]]:
             continue
         try:
             sources = split_module(text)
-        except (FunctionError, SyntaxError, ValueError) as error:
+        except FunctionError as error:
             wrong.append(f"{file}: {error}")
             continue
         for source in sources:
             try:
-                found.append(Found(file=file, function=Function(source=source)))
+                found.append(Found(file=file, function=Function.new(source)))
             except FunctionError as error:
                 wrong.append(f"{file}: {error}")
     return found, wrong
@@ -121,11 +121,12 @@ def split_module(text: str) -> list[str]:
     """The sources of the functions in a module, each with the imports directly above it and earlier ones that it uses.
 
     A module written from :attr:`FunctionSet.source` gives exactly the original sources. Raises FunctionError for
-    anything else at the top level, and SyntaxError.
+    anything else at the top level, and for what is not Python.
     """
     text = HEADER.sub("", text, count=1)
-    tree = ast.parse(text)
-    lines = text.splitlines(keepends=True)
+    with compiling():
+        tree = ast.parse(text)
+    lines = lines_of(text)
     sources: list[str] = []
     earlier: list[ast.stmt] = []
     pending: list[ast.stmt] = []
@@ -140,7 +141,7 @@ def split_module(text: str) -> list[str]:
             end = end_of(node, lines)
             own = {name for each in pending for name in bound_names(each)}
             needed = used_names(node) - own
-            borrowed = dict.fromkeys(f"{ast.unparse(each)}\n" for each in earlier if bound_names(each) & needed)
+            borrowed = dict.fromkeys(f"{shown(each)}\n" for each in earlier if bound_names(each) & needed)
             sources.append("".join([*borrowed, *lines[start:end]]).strip("\n") + "\n")
             start, earlier, pending = end, earlier + pending, []
         else:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping
 
 from agentopt_local.graders.final_answer import final_answer
 from agentopt_local.grading import Grade, Grader, no_answer, quote
+from agentopt_local.unicode_form import normal_form
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _THOUSANDS = re.compile(r"[-+]?\$?\d{1,3}(,\d{3})+(\.\d+)?%?")
@@ -112,7 +113,7 @@ def _loose_number(text: str, *, words: bool = False) -> float | None:
 
 
 def _loose(text: str) -> str:
-    text = unicodedata.normalize("NFKD", text.casefold())
+    text = normal_form("NFKD", text.casefold())
     text = re.sub(r"\b(?:the|an?)\s+", "", text.strip(" \"'()[]."))
     return re.sub(r"[\W_]", "", "".join(char for char in text if not unicodedata.combining(char)))
 

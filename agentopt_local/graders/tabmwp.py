@@ -51,6 +51,7 @@ _NUMBER_FORMS = (
     re.compile(rf" ({_SIGNS}+ [AP]\.M\.)"),
     re.compile(r"([-\d$.,/:]+)"),
 )
+_NO_DIGITS = "-$.,/:"
 _ENDS_WITH_DIGIT = (3, 4, 5, 7)
 """The forms, by index, whose number ends at its last digit."""
 
@@ -85,7 +86,7 @@ def tabmwp_lenient(
         return _verdict(_folded(_without(text, unit)) == _folded(_without(expected, unit)), text, expected)
     value = _number(text, unit)
     if value is None:
-        found = [cut for hit in _NUMBER_FORMS[-1].findall(text) if (cut := re.sub(r"\D+$", "", hit))]
+        found = [cut for hit in _NUMBER_FORMS[-1].findall(text) if (cut := hit.rstrip(_NO_DIGITS))]
         text = found[-1] if found else text
         value = _number(text, unit)
     places = text.strip(" .").rpartition(".")[2] if "." in text else ""
@@ -122,7 +123,7 @@ def extract(answer: str, choices: Sequence[str] | None) -> str:
     for index, form in enumerate(_NUMBER_FORMS):
         hits = form.findall(text)
         if index in _ENDS_WITH_DIGIT:
-            hits = [cut for hit in hits if (cut := re.sub(r"\D+$", "", hit))]
+            hits = [cut for hit in hits if (cut := hit.rstrip(_NO_DIGITS))]
         if hits:
             taken = str(hits[-1]).strip()
             return taken[:-1] if taken.endswith(".") and ".M." not in taken else taken
@@ -184,10 +185,10 @@ def _without(text: str, unit: str | None) -> str:
 
 
 def _number(text: str, unit: str | None) -> Fraction | None:
-    text = text.strip().replace("\u2212", "-").replace("%", "")
+    text = text.replace("\u2212", "-").replace("%", "").strip()
     if unit:
-        text = re.sub(rf"\s*{re.escape(unit)}\s*\.?$", "", text)
-    text = re.sub(r"^\s*(-?)\s*\\?\$\s*(-?)", r"\1\2", text).rstrip(" .$")
+        text = re.sub(rf"(?<!\s)\s*{re.escape(unit)}\s*\.?$", "", text).lstrip()
+    text = re.sub(r"^(-?)\s*\\?\$\s*(-?)", r"\1\2", text).rstrip(" .$")
     value, rest = parse_number(text)
     return value if not rest or not re.search(r"\d", rest) else None
 

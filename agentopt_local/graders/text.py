@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 
 from agentopt_local.grading import Grade, Grader, no_answer, right_or_wrong
+from agentopt_local.unicode_form import normal_form
 
 _POWERS = str.maketrans({char: f"^{digit}" for digit, char in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")})
 
@@ -23,7 +23,7 @@ def normalized(answer: str, expected: str) -> Grade:
 def normalize(text: str) -> str:
     """``text`` in NFKC and lower case, with single spaces and without a trailing period."""
     # Superscripts are spelled out first: NFKC would turn 5² into 52.
-    text = unicodedata.normalize("NFKC", text.translate(_POWERS)).replace("\u2212", "-").casefold()
+    text = normal_form("NFKC", text.translate(_POWERS)).replace("\u2212", "-").casefold()
     return " ".join(text.split()).removesuffix(".").rstrip()
 
 

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from agentopt_local.chat import ChatRequest, Constraint, Message
+from agentopt_local.json_text import NotJsonError, read_json
 from agentopt_local.tool_calls import check_arguments
 
 _FENCED = re.compile(r"\s*```(?:json)?[^\S\n]*\n(.*)\n[^\S\n]*```\s*", re.DOTALL)
@@ -60,8 +61,10 @@ def _json_fault(schema: str, content: str) -> str | None:
     from jsonschema.exceptions import best_match
 
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        value, end = read_json(content)
+        if content[end:].strip():
+            raise NotJsonError(f"text follows at character {end}")
+    except NotJsonError as error:
         return f"The answer must be one JSON value and nothing else ({error})."
     misfit = best_match(Draft202012Validator(json.loads(schema)).iter_errors(value))
     return (

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentopt_local.chat import ChatReply, ChatRequest, Message, ToolCall, ToolSpec, Usage
+from agentopt_local.json_text import NotJsonError, check_json, read_json
 from agentopt_local.models.checking import tidy
 from agentopt_local.tool_calls import call_ids, encodable, parse_reply
 
@@ -104,17 +105,26 @@ def _message(request: ChatRequest, content: str, native: list[dict[str, Any]]) -
         return Message(role="assistant", content=tidy(request.constraint, content))
     calls: list[ToolCall] = []
     for call in native:
-        name, arguments = call["function"]["name"], call["function"].get("arguments") or "{}"
-        try:
-            value = json.loads(arguments, strict=False) if isinstance(arguments, str) else arguments
-        except (ValueError, RecursionError):
-            value = None
+        name, arguments = encodable(call["function"]["name"]), call["function"].get("arguments") or "{}"
+        value = _json_or_none(arguments)
         if not isinstance(value, dict):
             # Arguments that are not a JSON object: the turn stays text, so that the model sees what it wrote.
             raw = f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": {arguments}}}\n</tool_call>'
             return Message(role="assistant", content=f"{content}\n{raw}".strip())
         calls.append(ToolCall(name=name, arguments=value))
     return Message(role="assistant", content=content.strip(), tool_calls=tuple(calls))
+
+
+def _json_or_none(arguments: Any) -> Any:
+    """The arguments of a call, which some servers send as text and some as JSON; None if they cannot be used."""
+    try:
+        if isinstance(arguments, str):
+            value, end = read_json(arguments)
+            return None if arguments[end:].strip() else value
+        check_json(arguments)
+    except NotJsonError:
+        return None
+    return arguments
 
 
 def withheld(body: Any) -> bool:

@@ -143,11 +143,6 @@ class RunFiles(Record):
     notes: tuple[str, ...]
     """What is missing or damaged, in sentences."""
 
-    def with_questions(self, questions: Mapping[str, ProblemRow]) -> RunFiles:
-        """The run with questions found elsewhere."""
-        notes = tuple(note for note in self.notes if note != NO_QUESTIONS)
-        return self.model_copy(update={"questions": questions, "notes": notes})
-
 
 NO_QUESTIONS = f"{files.PROBLEMS} is missing: rollouts are shown by the names of their problems."
 

@@ -18,6 +18,7 @@ from agentopt_local.errors import ConfigError
 from ray_jobs.interrupts import interruptible
 from ray_jobs.open_models import check_model
 from ray_jobs.terminal.display import Display
+from ray_jobs.terminal.printing import printable, say
 
 if TYPE_CHECKING:
     from agentopt_local.agents.base import Agent
@@ -93,7 +94,7 @@ def prepared(arguments: argparse.Namespace, rest: Sequence[str]) -> tuple[RunCon
     functions = read_learned(arguments.run_dir).functions if arguments.functions == "learned" else FunctionSet()
     check_model(config, arguments.run_dir)
     if arguments.functions == "learned" and not functions.functions:
-        print(f"{arguments.run_dir} has learned no function (yet); the agent has none", file=sys.stderr)
+        say(f"{arguments.run_dir} has learned no function (yet); the agent has none", error=True)
     return config, functions
 
 
@@ -128,14 +129,14 @@ async def chat(
     ``model`` replaces the configured model.
     """
     async with open_conversation(config, model) as (conversation, agent):
-        print("/clear forgets the conversation; Ctrl-D ends it", file=sys.stderr)
+        say("/clear forgets the conversation; Ctrl-D ends it", error=True)
         while (question := await read()) is not None:
             if question == "/clear":
                 conversation.clear()
             elif question:
                 attempt = await stoppable(answer(conversation, agent, question, functions, config))
                 if attempt is None:
-                    print("stopped", file=sys.stderr)
+                    say("stopped", error=True)
                 else:
                     print_answer(attempt, config)
     return 0
@@ -147,7 +148,7 @@ async def answer(
     """The agent's attempt at a question; if the context is full, once more without the history."""
     attempt = await conversation.ask(agent, question, functions, seed=config.seed)
     if attempt.stop_reason == "context" and conversation.history:
-        print("the conversation no longer fits into the model's context: starting afresh", file=sys.stderr)
+        say("the conversation no longer fits into the model's context: starting afresh", error=True)
         conversation.clear()
         attempt = await conversation.ask(agent, question, functions, seed=config.seed)
     return attempt
@@ -228,18 +229,12 @@ def print_answer(attempt: Attempt, config: RunConfig) -> None:
     """Print the answer on standard output, and on standard error its cost and, without an answer, the reason."""
     if attempt.answer is None:
         reason = UNANSWERED[attempt.stop_reason].format(**config.agent.model_dump(), error=attempt.error)
-        print(reason, file=sys.stderr)
+        say(reason, error=True)
     usage = attempt.usage
-    print(
+    say(
         f"({len(attempt.steps)} turns, {len(attempt.calls)} calls, {usage.prompt_tokens} + "
         f"{usage.completion_tokens} tokens, {attempt.wall_s:.1f} s)",
-        file=sys.stderr,
-        flush=True,
+        error=True,
     )
     if attempt.answer is not None:
-        print(printable(attempt.answer), flush=True)
-
-
-def printable(text: str) -> str:
-    """``text`` without control characters, so that a model's words cannot control the terminal."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)
+        say(attempt.answer)

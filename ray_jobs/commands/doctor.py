@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ray_jobs.terminal.printing import printable, say
+
 if TYPE_CHECKING:
     from ray_jobs.commands.checks import Check
 
@@ -36,10 +38,10 @@ def doctor(json_output: bool = False, groups: Mapping[str, Callable[[], list[Che
             checks.append(Check(name=name, status="missing", found=f"not available: {error}", advice=INSTALL))
     ready = not any(check.required and check.status == "missing" for check in checks)
     if json_output:
-        print(json.dumps({"ready": ready, "checks": [check.model_dump() for check in checks]}, indent=2))
+        say(json.dumps({"ready": ready, "checks": [check.model_dump() for check in checks]}, indent=2))
     else:
         print_table(checks)
-        print("Training can run here." if ready else "Training cannot run here yet.")
+        say("Training can run here." if ready else "Training cannot run here yet.")
     return 0 if ready else 1
 
 
@@ -56,5 +58,5 @@ def print_table(checks: list[Check]) -> None:
         advice = f"\n→ {check.advice}" if check.advice else ""
         colour = colours[check.status] if check.required else "dim"
         status = f"[{colour}]{check.status}[/]"
-        table.add_row(escape(check.name), status, escape(check.found + advice))
+        table.add_row(escape(check.name), status, escape(printable(check.found + advice)))
     Console(width=None if sys.stdout.isatty() else 120).print(table)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from agentopt_local.exporting import FORMATS
+from ray_jobs.terminal.printing import say
 
 
 def add_commands(subparsers: Any) -> None:
@@ -44,18 +45,15 @@ def run_export(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt export RUN --format FORMAT``."""
     from ray_jobs.exports import export_run
 
-    def say(text: str) -> None:
-        print(text, file=sys.stderr)
-
     job = export_run(
         arguments.run_dir,
         arguments.format,
         arguments.output,
         name=arguments.name,
         force=arguments.force,
-        say=say,
+        say=partial(say, error=True),
     )
-    print(asyncio.run(job))
+    say(asyncio.run(job))
     return 0
 
 
@@ -72,7 +70,7 @@ def run_import(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     with new_folder(output, force=arguments.force) as folder:
         for each in functions.each():
             (folder / f"{each.name}.py").write_text(each.source, encoding="utf-8")
-    print(f"{len(functions)} functions: {', '.join(functions.names)}", file=sys.stderr)
-    print(f"To start a training from them: agentopt train CONFIG --start_functions {output}", file=sys.stderr)
-    print(output)
+    say(f"{len(functions)} functions: {', '.join(functions.names)}", error=True)
+    say(f"To start a training from them: agentopt train CONFIG --start_functions {output}", error=True)
+    say(output)
     return 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from agentopt_local.errors import ConfigError
+from ray_jobs.terminal.printing import say
 
 
 def add_commands(subparsers: Any) -> None:
@@ -52,7 +53,7 @@ def grade(task: str, path: Path, *, lenient: bool = False, output: Path | None =
     total, right = counts["True"] + counts["False"], counts["True"]
     share = f" ({right / total:.1%})" if total else ""
     bad = f"; {counts['error']} bad rows" if counts["error"] else ""
-    print(f"{task}{' (lenient)' if lenient else ''}: {right} of {total} correct{share}{bad}", file=sys.stderr)
+    say(f"{task}{' (lenient)' if lenient else ''}: {right} of {total} correct{share}{bad}", error=True)
     return 0
 
 

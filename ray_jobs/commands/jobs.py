@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from ray_jobs.commands.running import finish
 from ray_jobs.interrupts import interruptible
 from ray_jobs.terminal.display import Display
+from ray_jobs.terminal.printing import say
 
 
 def add_commands(subparsers: Any) -> None:
@@ -65,7 +65,7 @@ def run_train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     config = load_config(arguments.config, rest)
     run_dir = asyncio.run(create_run(config))
     if kept(Path(config.run_dir)) != Path(config.run_dir):
-        print(f"Ray deletes this working directory; the run is kept in {run_dir.path}", file=sys.stderr)
+        say(f"Ray deletes this working directory; the run is kept in {run_dir.path}", error=True)
     return finish(run_dir, train_run(config, run_dir, display=Display()))
 
 
@@ -96,7 +96,7 @@ def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
     config = load_config(arguments.config, rest)
     if arguments.stop:
-        print(f"{serve.stop(config)} engines stopped")
+        say(f"{serve.stop(config)} engines stopped")
         return 0
     display = Display()
     try:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ray_jobs.terminal.printing import say
+
 if TYPE_CHECKING:
     from serving.model_store import Progress
 
@@ -35,7 +37,7 @@ def models_list() -> int:
     for entry in list_models():
         default = " (default)" if entry.name == DEFAULT_MODEL else ""
         size = f"{entry.size_bytes / 1e9:.1f} GB"
-        print(f"{entry.name + default:<30} {size:>7}  {entry.licence:<11} {entry.path or 'not here'}")
+        say(f"{entry.name + default:<30} {size:>7}  {entry.licence:<11} {entry.path or 'not here'}")
     return 0
 
 
@@ -45,7 +47,7 @@ def models_pull(name: str) -> int:
 
     with show_progress() as progress:
         folder = resolve(name, allow_fetch=True, progress=progress, note=print)
-    print(folder)
+    say(folder)
     return 0
 
 
@@ -53,7 +55,7 @@ def models_path(name: str) -> int:
     """Print only the folder of the model ``name``. Raises ConfigError if it is not on this machine."""
     from serving.model_store import resolve
 
-    print(resolve(name, allow_fetch=False))
+    say(resolve(name, allow_fetch=False))
     return 0
 
 
@@ -78,7 +80,7 @@ def show_progress() -> Iterator[Progress]:
     def write(stage: str, done: int, total: int) -> None:
         if (tenth := done * 10 // max(total, 1)) > tenths.get(stage, -1):
             tenths[stage] = tenth
-            print(f"{stage} {tenth * 10:3d} %  {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", flush=True)
+            say(f"{stage} {tenth * 10:3d} %  {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
 
     try:
         yield draw if bars.console.is_terminal else write

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import webbrowser
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentopt_local.errors import AgentOptError, ConfigError
+from agentopt_local.errors import ConfigError
+from ray_jobs.terminal.printing import say
 
 if TYPE_CHECKING:
-    from agentopt_local.problem import Split
-    from agentopt_local.run.reader import RunFiles
-    from agentopt_local.run.rows import ProblemRow
+    pass
 
 
 def add_commands(subparsers: Any) -> None:
@@ -46,7 +45,7 @@ def report(runs: Sequence[Path], *, output: Path | None = None, open_it: bool = 
     ]
     if twice:
         raise ConfigError(f"{twice[0]} is given twice; name each run once")
-    files = [with_questions(read_run(path)) for path in runs]
+    files = [read_run(path) for path in runs]
     defaults = RunConfig(task=TaskConfig(spec="")).model_dump(mode="json")
     pages = [run_page(each, defaults) for each in files]
     if len({page.summary["name"] for page in pages}) < len(pages):
@@ -59,35 +58,7 @@ def report(runs: Sequence[Path], *, output: Path | None = None, open_it: bool = 
     if not target.parent.is_dir():
         raise ConfigError(f"--output {target}: there is no folder {target.parent}")
     write_atomically(target, text)
-    print(target)
+    say(target)
     if open_it and not webbrowser.open(target.resolve().as_uri()):
-        print("No browser was found. The file is self-contained: copy it to a machine that has one.")
+        say("No browser was found. The file is self-contained: copy it to a machine that has one.")
     return 0
-
-
-def with_questions(run: RunFiles) -> RunFiles:
-    """``run`` with the questions of its rollouts, regenerated from the task if the run folder lacks them."""
-    if run.questions or not run.rollouts:
-        return run
-    questions = regenerated(run.config)
-    return run.with_questions(questions) if questions else run
-
-
-def regenerated(config: dict[str, Any]) -> Mapping[str, ProblemRow]:
-    """The problems of a run's task; none if the task cannot be loaded here."""
-    from agentopt_local.run.rows import ProblemRow
-    from ray_jobs.config import build
-    from ray_jobs.open_task import task_of
-
-    try:
-        settings = build(config, "the run's settings")
-        task = task_of(settings)
-        wanted: dict[Split, int] = {"train": settings.task.n_train, "test": settings.task.n_test}
-        found = {split: task.problems(split, n) for split, n in wanted.items()}
-    except AgentOptError:
-        return {}
-    return {
-        each.id: ProblemRow(id=each.id, split=split, kind=each.kind, question=each.question, answer=each.answer)
-        for split, problems in found.items()
-        for each in problems
-    }

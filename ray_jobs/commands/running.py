@@ -12,7 +12,7 @@ from agentopt_local.run.report import Report
 from agentopt_local.run.writer import RunDir
 from ray_jobs.interrupts import interruptible
 from ray_jobs.terminal.display import Display
-from ray_jobs.terminal.printing import error_line, report_text
+from ray_jobs.terminal.printing import error_line, report_text, say
 
 if TYPE_CHECKING:
     from ray_jobs.config import RunConfig
@@ -45,12 +45,12 @@ def finish(run_dir: RunDir, job: Coroutine[Any, Any, Report], *, split: Split = 
     try:
         report = asyncio.run(interruptible(job))
     except (asyncio.CancelledError, KeyboardInterrupt):
-        print(f"To continue: agentopt resume {run_dir.path}")
+        say(f"To continue: agentopt resume {run_dir.path}")
         return INTERRUPTED
     except AgentOptError as error:
         error_line(str(error))
-        print(f"To continue: agentopt resume {run_dir.path}")
+        say(f"To continue: agentopt resume {run_dir.path}")
         return USER_MISTAKE if isinstance(error, ConfigError) else FAILED
-    print(report_text(report, split))
-    print(run_dir.path)
+    say(report_text(report, split))
+    say(run_dir.path)
     return 0

@@ -11,6 +11,7 @@ from typing import Any
 from agentopt_local.errors import ConfigError
 from agentopt_local.run.files import is_run
 from ray_jobs.interrupts import interruptible
+from ray_jobs.terminal.printing import say
 
 
 def add_commands(subparsers: Any) -> None:
@@ -57,7 +58,7 @@ def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     name = path.resolve().name
 
     def ready(address: str) -> None:
-        print(f"Serving {', '.join(functions.names)} at {address}; Ctrl-C stops", flush=True)
+        say(f"Serving {', '.join(functions.names)} at {address}; Ctrl-C stops")
 
     async def serve() -> None:
         async with sandbox_of(settings) as sandbox:

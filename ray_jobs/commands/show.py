@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.terminal.printing import functions_diff, report_text
+from ray_jobs.terminal.printing import functions_diff, report_text, say
 
 
 def add_commands(subparsers: Any) -> None:
@@ -28,16 +27,16 @@ def run_show(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     if arguments.diff:
         old = None
         for step, folder in function_folders(path):
-            print(f"# step {step}")
-            print(functions_diff(old, folder))
+            say(f"# step {step}")
+            say(functions_diff(old, folder))
             old = folder
         return 0
     functions = read_functions(path)
     for function in functions.each():
-        print(function.source)
+        say(function.source)
     if not functions.functions:
-        print("No function was learned (yet).", file=sys.stderr)
+        say("No function was learned (yet).", error=True)
     report = read_report(path)
     if report is not None:
-        print(report_text(report), file=sys.stderr)
+        say(report_text(report), error=True)
     return 0

@@ -13,7 +13,7 @@ from agentopt_local.run.report import Report
 from agentopt_local.run.rows import MetricRow
 from agentopt_local.run.tail import RunTail
 from ray_jobs.terminal.display import Display
-from ray_jobs.terminal.printing import report_text
+from ray_jobs.terminal.printing import report_text, say
 
 POLL_S = 1.0
 
@@ -42,7 +42,7 @@ def watch(run: Path, *, display: Display | None = None, poll_s: float = POLL_S) 
     display.view.max_steps = None if config.trainer.count_accepted else config.trainer.max_epochs
     with display.live():
         report = follow(run, display, poll_s)
-    print(report_text(report))
+    say(report_text(report))
     return 0
 
 

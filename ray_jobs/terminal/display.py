@@ -15,6 +15,7 @@ from agentopt_local.callback import Callback
 from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.stage import Stage
 from ray_jobs.terminal.live import LiveView, actions_text, pace, score_text
+from ray_jobs.terminal.printing import printable
 
 log = logging.getLogger("agentopt")
 PLAIN_S = 15.0
@@ -57,6 +58,7 @@ class Display(Callback):
 
     def line(self, text: str) -> None:
         """Print a line that stays on the screen, and log it."""
+        text = printable(text)
         log.info("%s", text)
         self.console.print(text)
 
@@ -76,7 +78,7 @@ class Display(Callback):
 
     def _draw(self, stage: Stage, done: int, total: int) -> None:
         if stage not in self._tasks:
-            self._tasks[stage] = self.bars.add_task(str(stage), total=total)
+            self._tasks[stage] = self.bars.add_task(printable(str(stage)), total=total)
         self.bars.update(self._tasks[stage], completed=done, total=total)
         if done == total:
             self.bars.remove_task(self._tasks.pop(stage))

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.statistics import wilson
+from ray_jobs.terminal.printing import printable
 
 
 class LiveView:
@@ -38,7 +39,7 @@ class LiveView:
         """The view as two columns of plain text."""
         grid = Table.grid(padding=(0, 2))
         for name, value in self.facts():
-            grid.add_row(Text(name, style="dim"), Text(value))
+            grid.add_row(Text(name, style="dim"), Text(printable(value)))
         return grid
 
     def facts(self) -> list[tuple[str, str]]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from pathlib import Path
 
 from agentopt_local.problem import Split
 from agentopt_local.run.report import Report
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but line breaks and tabs, marks of direction, and halves of surrogate pairs."""
 
 
 def report_text(report: Report, split: Split = "test") -> str:
@@ -58,6 +62,19 @@ def functions_diff(old: Path | None, new: Path) -> str:
     return "".join(parts)
 
 
+def printable(text: str) -> str:
+    """``text`` without what could control a terminal: escapes, returns to the line's start, changes of direction.
+
+    Models, files and strangers' run folders decide about most of what is shown.
+    """
+    return _CONTROLS.sub("\ufffd", text.replace("\r\n", "\n"))
+
+
+def say(text: object, *, error: bool = False) -> None:
+    """Print a line on standard output, or on standard error: all that the commands print passes here."""
+    print(printable(str(text)), file=sys.stderr if error else sys.stdout, flush=True)
+
+
 def error_line(text: str) -> None:
     """Print an error on standard error."""
-    print(f"agentopt: {text}", file=sys.stderr)
+    say(f"agentopt: {text}", error=True)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+from pathlib import Path
 
 import pytest
 
+from agentopt_local.actions import AddFunction
 from agentopt_local.errors import FunctionError
+from agentopt_local.evidence import functions_text
 from agentopt_local.functions import Function, FunctionSet
+from agentopt_local.run.writer import RunDir
 from agentopt_local.source import clean, unbound_names, with_imports
+from agentopt_local.steps import distinct
+from agentopt_local.update import Update
 
 ADD = 'def add(a: int, b: int = 2) -> int:\n    """Return a + b."""\n    return a + b\n'
 JOIN = (
@@ -65,6 +72,88 @@ def test_what_cannot_be_a_function_is_refused(source: str, what: str) -> None:
         Function(source=source)
 
 
+BODY = "def f(x: str) -> str:\n    'Return x.'\n    return {}\n"
+HUGE = "0x" + "f" * 4000
+NESTED = """def f(x: str) -> str:
+    'Return x.'
+    try:
+        try:
+            return x
+        finally:
+            x = ''
+    finally:
+        x = ''
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        (BODY.format("x" + ".strip()" * 170), "nested more than 100 levels deep.*use variables, a loop or a dict"),
+        (BODY.format(HUGE), "line 3: a number has too many digits; compute it"),
+        (BODY.format("9" * 5000), "syntax error in line 3: a number has too many digits"),
+        (BODY.format("x").replace("x: str", f"x: int = {HUGE}"), "too many digits"),
+        (BODY.format("x").replace("Return", "\\ud800"), "docstring, types or defaults.*half of a surrogate pair"),
+        (BODY.format("x").replace("x: str", "x: str = '\\ud800'"), "half of a surrogate pair"),
+        (BODY.format("x").replace("x: str", "x: Literal['\\ud800']"), "half of a surrogate pair"),
+        (BODY.format("x").replace("x: str", "x: " + "int | " * 150 + "str"), "nested more than 100 levels"),
+        (BODY.format("x").replace("x: str", f"x: '{'int | ' * 600}str'"), "nested more than 100 levels"),
+        (BODY.format("x").replace("-> str", "-> x" + ".y" * 600), "nested more than 100 levels"),
+        (NESTED, "a try with finally is inside another one; move it into a function"),
+        ("x" * 30_000, "30000 characters; at most 20000"),
+    ],
+)
+def test_a_new_function_must_survive_all_that_is_done_with_it(source: str, what: str) -> None:
+    with pytest.raises(FunctionError, match=what):
+        Function.new(source)
+
+
+def test_the_limits_leave_room_for_ordinary_code() -> None:
+    chain = "\n".join(f"    {'elif' if i else 'if'} x == '{i}':\n        return '{i}'" for i in range(80))
+    inner = "def g():\n            try:\n                return x\n            finally:\n                pass"
+    apart = BODY.format("x").replace(
+        "return x", f"try:\n        {inner}\n        return g()\n    finally:\n        pass"
+    )
+    for source in (
+        BODY.format("+".join(["x"] * 90)),
+        BODY.format("str(" + "9" * 3000 + ")"),
+        BODY.format("x").replace("    return", f"{chain}\n    return"),
+        apart,
+    ):
+        assert Function.new(source).normalized()
+
+
+OLD = [
+    BODY.format("x" + ".strip()" * 400),
+    BODY.format(HUGE),
+    BODY.format("x").replace("Return", "\\ud800"),
+    BODY.format("x").replace("x: str", "x: str = '\\ud800'"),
+    BODY.format("x").replace("-> str", "-> x" + ".y" * 400),
+    NESTED,
+]
+
+
+@pytest.mark.parametrize("source", OLD)
+def test_a_function_that_an_older_version_kept_can_be_read_and_compared(source: str, tmp_path: Path) -> None:
+    functions = FunctionSet(functions=(Function(source=source),))
+    run_dir = RunDir(tmp_path / "run", create=True)
+    run_dir.keep_proposal(1, 0, Update(functions=functions, actions=(AddFunction(function=functions.functions[0]),)))
+    update = run_dir.proposals()[1, 0]
+    run_dir.close()
+    assert update.functions == functions
+    assert distinct([update, update], FunctionSet()) == [0]
+    assert distinct([update], functions) == [0]
+    assert "Return" in functions_text(functions, [], 10_000) or functions.functions[0].description
+    json.dumps(functions.tool_specs()[0].model_dump(), ensure_ascii=False).encode()
+
+
+def test_normalized_tells_code_apart() -> None:
+    sources = [
+        BODY.format(value) for value in ("1", "'1'", "1.0", "True", "x", "x()", "(x,)", "[x]", "x[0]", "-1", "None")
+    ]
+    assert len({Function(source=source).normalized() for source in sources}) == len(sources)
+
+
 def test_a_set_is_immutable_and_comparable() -> None:
     empty = FunctionSet()
     one = empty.adding(Function(source=ADD))
@@ -113,6 +202,12 @@ def test_forgotten_imports_are_added_below_the_docstring() -> None:
     assert sorted(mended.splitlines()[2:4]) == added
     assert [line for line in mended.splitlines() if line not in added] == FORGETFUL.splitlines()
     assert with_imports(mended, ["math", "sympy"], ["helper"]) == mended
+
+
+def test_lines_are_counted_as_python_counts_them() -> None:
+    source = "def f(x: str) -> str:\n\t'Return \u2028 x.\x0c'\n\treturn math.pi\n"
+    lines = with_imports(source, ["math"]).split("\n")
+    assert lines == ["def f(x: str) -> str:", "\t'Return \u2028 x.\x0c'", "\timport math", "\treturn math.pi", ""]
 
 
 def test_names_that_nothing_defines_are_refused() -> None:

@@ -207,6 +207,42 @@ def last(request: ChatRequest) -> str:
     return request.messages[-1].content
 
 
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (SHOUT.replace("word.upper()", "word" + ".strip()" * 170 + ".upper()"), "nested more than 100 levels deep"),
+        (SHOUT.replace("word.upper()", "word.upper() or 0x" + "f" * 4000), "a number has too many digits"),
+        (SHOUT.replace("capitals", "\\ud800"), "half of a surrogate pair"),
+    ],
+)
+def test_a_source_that_would_end_the_run_later_is_a_rejected_draft(bench: Bench, source: str, reason: str) -> None:
+    proposal, requests = bench.propose(Author(sources=[source, SHOUT]))
+    assert proposal.functions == FunctionSet.of(SHOUT)
+    assert reason in last(of_phase(requests, "repair")[0])
+
+
+@pytest.mark.parametrize("value", ["NaN", "[" * 300 + "]" * 300, '"\\ud800"', "9" * 5000, "[" * 100_000])
+def test_example_arguments_that_could_not_be_kept_are_refused(bench: Bench, value: str) -> None:
+    words = [f'"problem_{i + 1}": {{"word": {value}}}' for i in range(3)]
+    answers = iter(["{" + ", ".join(words) + "}"])
+    author = Author(arguments=lambda request: next(answers, None) or word_arguments(request))
+    proposal, requests = bench.propose(author)
+    assert proposal.functions == FunctionSet.of(SHOUT)
+    assert "the example arguments were not JSON" in last(of_phase(requests, "repair")[0])
+
+
+def test_a_call_of_a_tool_named_python_is_shown_like_any_other() -> None:
+    """A model may call ``python`` as if it were a function; such a call has no code."""
+    for arguments in ({"x": 1}, {"code": 3}, {}):
+        run = ToolRun(name="python", arguments=arguments, ok=False, result="Error: there is no function 'python'")
+        one = attempt(WORDS[0])
+        step = Step(message=Message(role="assistant"), executed=(run,))
+        shown = transcript_text(
+            1, one.model_copy(update={"trajectory": one.trajectory.model_copy(update={"steps": (step,)})}), 900
+        )
+        assert "there is no function 'python'" in shown
+
+
 # The four actions
 
 

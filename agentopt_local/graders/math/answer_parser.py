@@ -84,22 +84,26 @@ def _based(text: str) -> Node | None:
 
 def _trimmed(tokens: list[Token]) -> list[Token]:
     """``tokens`` without punctuation at the end and without braces around everything."""
-    while tokens and tokens[-1].kind == "op" and tokens[-1].value in (".", ",", ";", "newline"):
-        tokens = tokens[:-1]
-    while len(tokens) > 2 and tokens[0][:2] == ("op", "{") and _matching(tokens) == len(tokens) - 1:
-        tokens = tokens[1:-1]
-    return tokens
+    end = len(tokens)
+    while end and tokens[end - 1].kind == "op" and tokens[end - 1].value in (".", ",", ";", "newline"):
+        end -= 1
+    tokens = tokens[:end]
+    n = _enclosing(tokens)
+    return tokens[n : len(tokens) - n]
 
 
-def _matching(tokens: list[Token]) -> int:
-    """The index of the bracket that closes the first token; -1 if nothing closes it."""
+def _enclosing(tokens: list[Token]) -> int:
+    """The number of braces that enclose all of ``tokens``: 2 for ``{{x} + {y}}`` in braces."""
+    n, limit = 0, (len(tokens) - 1) // 2
+    while n < limit and tokens[n][:2] == ("op", "{") and tokens[-n - 1][:2] == ("op", "}"):
+        n += 1
     depth = 0
     for index, token in enumerate(tokens):
         if token.kind == "op":
             depth += (token.value in _OPEN or token.value == "deg{") - (token.value in _CLOSE)
-            if depth == 0:
-                return index
-    return -1
+            if n <= index < len(tokens) - n:
+                n = min(n, max(0, depth))
+    return n
 
 
 def _words(tokens: list[Token]) -> Answer | None:
@@ -117,8 +121,8 @@ def _words(tokens: list[Token]) -> Answer | None:
     letters = [token.value for token in tokens if token.kind == "sym"]
     if not has_word and not (len(letters) > 1 and "," in text and all(letter.isupper() for letter in letters)):
         return None
-    text = text.strip()
-    names = re.split(r"\s*(?:,\s*(?:and\b|or\b)?|;|\s+and\s+|\s+or\s+)\s*", text, flags=re.IGNORECASE)
+    text = " ".join(text.split())
+    names = re.split(r" ?(?:, ?(?:and\b|or\b)?|;) ?| (?:and|or) ", text, flags=re.IGNORECASE)
     if text.startswith("(") and "," in text and not has_word:
         return None  # a point whose coordinates are letters
     parts = tuple(Part(_word(name), "") for name in names if name.strip(" ()[]."))
@@ -189,7 +193,7 @@ def _without_unit(tokens: list[Token]) -> tuple[list[Token], str]:
         end -= 1
     if 0 < end < len(tokens) and tokens[end].kind == "text" and tokens[end - 1][:2] not in _NEEDS_MORE:
         text = "".join(f" {token.value}" if token.kind == "text" else token.value for token in tokens[end:])
-        unit = unit_of(text.replace("{", "").replace("}", "").replace("/", " per ")) or unit
+        unit = unit_of(" ".join(text.split()).replace("{", "").replace("}", "").replace("/", " per ")) or unit
         tokens = tokens[:end]
     elif ("op", "deg") in [token[:2] for token in tokens[-1:]] or ("op", "deg{") in [t[:2] for t in tokens[-2:-1]]:
         unit = unit or "degree"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from fractions import Fraction
 
 from agentopt_local.graders.math.failures import UnparsableError
 from agentopt_local.graders.math.lexer import Token
 from agentopt_local.graders.math.tree import Node
 
-MAX_DEPTH = 60
+MAX_DEPTH = 48
 """Deeper nesting is refused, long before Python's own limit."""
 MAX_DIGITS = 2000
 
@@ -86,10 +86,9 @@ class Cursor:
                 self.position += 1
                 block = self.subscript_text()
             elif "." in digits and self.op("dots"):
-                match = re.search(r"(\d+?)\1{2,}$|(\d{2,}?)\2+$", digits.partition(".")[2])
-                if match is None:
+                block = repeated_block(digits.partition(".")[2])
+                if not block:
                     raise UnparsableError("which digits repeat is unclear")
-                block = match[1] or match[2]
             if block:
                 if not block.isdigit() or len(block) > 50:
                     raise UnparsableError("the repeating digits are not understood")
@@ -118,8 +117,34 @@ class Cursor:
             return self.bars == 0
         return token.kind == "op" and token.value in _STARTS_FACTOR
 
+    def nested(self, parse: Callable[[], Node]) -> Node:
+        r"""What ``parse`` returns, one level deeper where no brackets follow (they count themselves)."""
+        bracket = self.peek().kind == "op"
+        if not bracket:
+            self.enter()
+        node = parse()
+        self.depth -= not bracket
+        return node
+
     def enter(self) -> None:
         """Go one level deeper. Raises UnparsableError beyond ``MAX_DEPTH``."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise UnparsableError("the answer is nested too deeply")
+
+
+def repeated_block(digits: str) -> str:
+    """The block that the end of ``digits`` repeats: ``3`` of ``1333``, ``45`` of ``4545``; empty if that is unclear.
+
+    Repeats that start earliest count, then a block that comes three times, then the shortest. A single digit must come
+    three times.
+    """
+    found: list[tuple[int, int, int]] = []
+    for length in range(1, len(digits) // 2 + 1):
+        block, start = digits[-length:], len(digits) - length
+        while start >= length and digits.startswith(block, start - length):
+            start -= length
+        n = (len(digits) - start) // length
+        if n >= 3 or (n == 2 and length > 1):
+            found.append((start, n == 2, length))
+    return digits[-min(found)[2] :] if found else ""

@@ -208,6 +208,7 @@ class Evaluator:
         if exponent.denominator > 64 or (base < 0 and exponent.denominator % 2 == 0):
             return None
         order, sign = exponent.denominator, -1 if base < 0 else 1
+        self.budget.charge((base.numerator.bit_length() + base.denominator.bit_length()) // 64)
         top, bottom = _integer_root(abs(base.numerator), order), _integer_root(base.denominator, order)
         if top is None or bottom is None:
             return None
@@ -267,11 +268,11 @@ def _integer_root(value: int, order: int) -> int | None:
     """The ``order``-th root of ``value`` if it is whole, or None."""
     if value < 2:
         return value
-    low, high = 1, 1 << (value.bit_length() // order + 1)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if middle**order <= value:
-            low = middle
-        else:
-            high = middle - 1
-    return low if low**order == value else None
+    if order == 2:
+        root = math.isqrt(value)
+    else:  # Newton's method, from above
+        root, following = 0, 1 << -(-value.bit_length() // order)
+        while root == 0 or following < root:
+            root = following
+            following = ((order - 1) * root + value // root ** (order - 1)) // order
+    return root if root**order == value else None

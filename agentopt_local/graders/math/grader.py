@@ -111,3 +111,5 @@ def _read(text: str, *, thousands: bool = True, short_units: bool = False) -> An
         return parse_answer(text, thousands=thousands, short_units=short_units)
     except UnparsableError as error:
         return str(error)
+    except RecursionError:
+        return "it is nested too deeply"

@@ -26,6 +26,8 @@ from agentopt_local.graders.math.words import CONNECTORS, SHORT_WORDS
 
 MAX_CHARS = 4000
 """Longer answers are only compared as text."""
+MAX_TEXTS = 20
+"""Most ``\\text{...}`` inside one another."""
 
 
 class Token(NamedTuple):
@@ -62,7 +64,7 @@ def _prepare(text: str) -> str:
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda m: "_{" + "".join(SUBSCRIPTS[c] for c in m[0]) + "}", text)
     text = re.sub(r"(?<=\d)(?=[½¼¾⅓⅔])", " ", text)
     text = "".join(UNICODE.get(char, char) for char in text)
-    text = re.sub(r"\\+\Z|^\\\[|\\\]$|^\\\(|\\\)$", "", text.strip()).strip()
+    text = re.sub(r"(?<!\\)\\+\Z|^\\\[|\\\]$|^\\\(|\\\)$", "", text.strip()).strip()
     text = re.sub(r"\^\s*\{?\s*\\\w+\s*\{\s*(st|nd|rd|th)\s*\}\s*\}?", r"\1", text)
     text = re.sub(r"\b([AaPp])\.\s?([Mm])\b\.?", r"\1\2", text)
     text = re.sub(r"\\left\s*\.|\\right\s*\.", "", text)
@@ -72,7 +74,10 @@ def _prepare(text: str) -> str:
 class _Scanner:
     """One pass over a text."""
 
-    def __init__(self, text: str, short_units: bool) -> None:
+    def __init__(self, text: str, short_units: bool, depth: int = 0) -> None:
+        if depth > MAX_TEXTS:
+            raise UnparsableError("the answer is nested too deeply")
+        self.depth = depth
         self.text = text
         self.short_units = short_units
         self.found: list[Token] = []
@@ -214,7 +219,7 @@ class _Scanner:
             self.found += tokenize(stripped, thousands=False)
         elif "$" in stripped or not re.search(r"[A-Za-z]", stripped):
             self.space = self.space or content != content.lstrip()
-            inner = _Scanner(_prepare(content), self.short_units)
+            inner = _Scanner(_prepare(content), self.short_units, self.depth + 1)
             inner.space = self.space
             self.found += inner.tokens()
         elif stripped:

@@ -80,20 +80,22 @@ class Parser(Cursor):
                 return node
 
     def mixed(self, whole: Node) -> Node | None:
-        r"""``3\frac{1}{2}`` or ``3 1/2``, given the whole number; None if no proper fraction follows."""
+        r"""``3\frac{1}{2}`` or ``3 1/2`` as a number, given the whole number; None if no fraction follows.
+
+        A fraction that makes no mixed number is a factor. It is not parsed again: nested ones would take twice as long
+        with each level.
+        """
         if whole[0] != "num" or whole[1].denominator != 1 or self.tokens[self.position - 1].kind != "num":
             return None
-        start = self.position
-        ahead = [token[:2] for token in self.tokens[start : start + 3]]
-        fraction: Node | None = None
+        ahead = [token[:2] for token in self.tokens[self.position : self.position + 3]]
         if ahead[:1] == [("cmd", "frac")]:
             fraction = self.power()
-        elif len(ahead) == 3 and ahead[0][0] == ahead[2][0] == "num" and ahead[1] == ("op", "/"):
+            return _mixed_number(whole, fraction) or ("mul", whole, fraction)
+        start = self.position
+        if len(ahead) == 3 and ahead[0][0] == ahead[2][0] == "num" and ahead[1] == ("op", "/"):
             fraction = ("div", self.number(), (self.need("/"), self.number())[1])
-        if fraction is not None and fraction[0] == "div" and fraction[1][0] == fraction[2][0] == "num":
-            top, bottom = fraction[1][1], fraction[2][1]
-            if top.denominator == bottom.denominator == 1 and 0 < top < bottom:
-                return ("num", whole[1] + top / bottom)
+            if (number := _mixed_number(whole, fraction)) is not None:
+                return number
         self.position = start
         return None
 
@@ -134,7 +136,7 @@ class Parser(Cursor):
             self.tokens[self.position : self.position + 1] = [
                 Token("num", token.value[0], token.space), Token("num", token.value[1:]),
             ]  # fmt: skip
-        return self.primary()
+        return self.nested(self.primary)
 
     def primary(self) -> Node:
         token = self.peek()
@@ -276,9 +278,18 @@ class Parser(Cursor):
         if self.peek()[:2] in (("op", "("), ("op", "{"), ("op", "[")):
             argument = self.postfix(self.primary())
         else:
-            argument = self.power()
+            argument = self.nested(self.power)
             while self.starts_factor() and self.peek().kind in ("sym", "const", "cmd"):
                 argument = ("mul", argument, self.power())
         if name == "log" or base is not None:
             return ("log", base or ("num", Fraction(10)), argument)
         return ("fn", name, argument)
+
+
+def _mixed_number(whole: Node, fraction: Node) -> Node | None:
+    """The sum of a whole number and a proper fraction of whole numbers; None for any other node."""
+    if fraction[0] == "div" and fraction[1][0] == fraction[2][0] == "num":
+        top, bottom = fraction[1][1], fraction[2][1]
+        if top.denominator == bottom.denominator == 1 and 0 < top < bottom:
+            return ("num", whole[1] + top / bottom)
+    return None

@@ -16,6 +16,7 @@ import pytest
 
 from agentopt_local.chat import ChatRequest
 from agentopt_local.models.scripted import ScriptedChatModel
+from ray_jobs.cli import main
 from ray_jobs.commands.report import report
 from ray_jobs.config import build, load_config
 from ray_jobs.runs import new_run, read_config
@@ -130,12 +131,34 @@ def test_the_settings_shown_repeat_the_run(run: Path, tmp_path: Path) -> None:
     assert load_config(path).model_copy(update=left_out) == read_config(run)
 
 
-def test_questions_of_a_run_that_did_not_write_them_down_come_from_its_task(run: Path, tmp_path: Path) -> None:
+def test_a_viewer_runs_nothing_that_a_run_folder_names(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "named_by_the_run.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     (copy / "problems.jsonl").unlink()
+    config = json.loads((copy / "config.json").read_text())
+    config["task"]["settings"] = {"grader": "named_by_the_run:grade"}
+    (copy / "config.json").write_text(json.dumps(config))
     report([copy])
-    assert "problems.jsonl is missing" not in (copy / "report.html").read_text()
+    assert "problems.jsonl is missing" in (copy / "report.html").read_text()
+
+
+def test_what_a_run_folder_says_cannot_control_the_terminal(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "a\x1b]0;title\x07\r\u202eb"
+    shutil.copytree(run, copy)
+    for folder in (copy / "functions").iterdir():
+        for file in folder.glob("*.py"):
+            file.write_text(file.read_text() + "# \x1b[2J\n")
+    for words in (["show", str(copy), "--diff"], ["show", str(copy)], ["report", str(copy)], ["show", f"{copy}c"]):
+        main(words)
+    shown = "".join(capsys.readouterr())
+    assert not re.search("[\x1b\x07\r\u202e]", shown)
+    assert "\ufffd[2J" in shown
 
 
 # The page in a browser

@@ -1,0 +1,99 @@
+"""JSON that a model or a server wrote: read in linear time, and only what can be kept, sent and shown later."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+MAX_DEPTH = 100
+"""Deepest nesting of lists and objects. Records are written to disk with at most 255 levels, and each room that a value
+passes (a request, a call in the sandbox, a row, a report) adds some of its own."""
+_WINDOW = 4096
+"""Characters that are read at first: a failure costs time for all of the text that the decoder was given."""
+_TORN = 16
+"""An error this near to a window's end may come from the cut: longer than every literal and escape of JSON."""
+_SPACE = re.compile(r"\s*")
+
+
+class NotJsonError(ValueError):
+    """There is no JSON value, or none that can be kept. The message says why, for a model to act on."""
+
+    reached: int = 0
+    """The offset up to which the text was read."""
+
+
+def _reject_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+# strict=False allows raw line breaks inside strings, as models write code in arguments.
+_DECODER = json.JSONDecoder(strict=False, parse_constant=_reject_constant)
+
+
+def read_json(text: str, at: int = 0) -> tuple[Any, int]:
+    """The JSON value that starts at ``at``, perhaps after white space, and the offset of its end.
+
+    Raises NotJsonError if there is none, or it does not pass :func:`check_json`.
+    """
+    spaces = _SPACE.match(text, at)
+    start = spaces.end() if spaces else at
+    size = _WINDOW
+    while True:
+        window = text[start : start + size]
+        cut = start + size < len(text)
+        reached = start + len(window)
+        try:
+            value, end = _DECODER.raw_decode(window)
+            if not (cut and end == size):  # a number may go on beyond the window
+                check_json(value)
+                return value, start + end
+        except json.JSONDecodeError as error:
+            torn = error.pos > size - _TORN or error.msg.startswith("Unterminated string")
+            if not (cut and torn):
+                reached = reached if torn else start + error.pos
+                raise _fault(f"{error.msg} at character {start + error.pos}", reached) from None
+        except RecursionError:
+            raise _fault(f"it is nested more than {MAX_DEPTH} levels deep", reached) from None
+        except ValueError as error:
+            raise _fault(str(error), reached) from None
+        size *= 8
+
+
+def only_object(text: str) -> Any:
+    """The JSON object in a reply, perhaps with prose around it. Raises NotJsonError if there is not exactly one."""
+    value, end = read_json(text, max(0, text.find("{")))
+    if text.find("}", end) >= 0:
+        raise _fault(f"only one object is wanted, and more follows at character {end}")
+    return value
+
+
+def check_json(value: Any) -> None:
+    """Raise NotJsonError for a value that JSON cannot express, or that something later would refuse.
+
+    That is: a nesting deeper than ``MAX_DEPTH``, a number that is infinite or has thousands of digits, and text with a
+    lone surrogate, which can be neither tokenized nor sent.
+    """
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [item for each in level if isinstance(each, list | dict) for item in _items(each)]
+        if not level:
+            break
+    else:
+        raise _fault(f"it is nested more than {MAX_DEPTH} levels deep")
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        raise _fault("it holds half of a surrogate pair, such as \\ud800; write whole characters") from None
+    except (ValueError, TypeError) as error:
+        raise _fault(str(error)) from None
+
+
+def _items(value: list[Any] | dict[str, Any]) -> Any:
+    return value.values() if isinstance(value, dict) else value
+
+
+def _fault(message: str, reached: int = 0) -> NotJsonError:
+    error = NotJsonError(message)
+    error.reached = reached
+    return error
