@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from agentopt_local.chat import Message, ToolCall, ToolSpec
+from agentopt_local.json_text import NotJsonError, only_object, read_json
 from agentopt_local.tool_calls import encodable
 from serving.call_form import ARGUMENTS, CALL_ID, KEYS, PROBE, PROBE_CALL, CallForm
 
@@ -17,6 +18,8 @@ PARSERS = (
     "gigachat3", "minicpm5", "cohere_command3", "jamba", "internlm", "xlam", "olmo3", "step3", "ernie45",
 )  # fmt: skip
 """vLLM's names of its parsers, tried in this order."""
+MAX_CALLS = 32
+"""Calls that are read of one turn; what follows them is left out."""
 FAULTS = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, RecursionError, SyntaxError)
 """What parsers raise on text that they do not expect."""
 
@@ -33,7 +36,7 @@ def reader_of(form: CallForm, tokenizer: Any) -> CallReader:
     """The reader of calls in ``form``: a parser of vLLM, or one made from the form itself if none of them reads it."""
     for name in PARSERS:
         try:
-            reader = VllmReader(name, tokenizer)
+            reader = VllmReader(name, form, tokenizer)
             found = reader.read(written(form), [PROBE])
         except (ImportError, NotImplementedError, *FAULTS):
             continue  # it lacks its special tokens, for example
@@ -60,11 +63,12 @@ def written(form: CallForm) -> str:
 class VllmReader:
     """One of vLLM's tool parsers."""
 
-    def __init__(self, name: str, tokenizer: Any) -> None:
-        """Raises what the parser raises if the tokenizer is not of its family."""
+    def __init__(self, name: str, form: CallForm, tokenizer: Any) -> None:
+        """``form``: of the calls it reads. Raises what the parser raises if the tokenizer is not of its family."""
         from vllm.tool_parsers import ToolParserManager
 
         self.name = name
+        self.opening = form.opening
         self.tokenizer = tokenizer
         self.parser = ToolParserManager.get_tool_parser(name)
         self.parser(tokenizer, None)
@@ -80,12 +84,12 @@ class VllmReader:
         )
         try:
             # A new one each time: parsers keep what they read.
-            found = self.parser(self.tokenizer, request.tools).extract_tool_calls(text, request)
-            schemas = {tool.name: tool.parameters for tool in tools}
+            found = self.parser(self.tokenizer, request.tools).extract_tool_calls(self._few(text), request)
+            schemas: dict[str, Any] = {tool.name: tool.parameters for tool in tools}
             calls = tuple(
                 ToolCall(
                     name=call.function.name,
-                    arguments=typed(json.loads(call.function.arguments or "{}"), schemas.get(call.function.name)),
+                    arguments=typed(only_object(call.function.arguments or "{}"), schemas.get(call.function.name)),
                 )
                 for call in found.tool_calls
             )
@@ -95,6 +99,15 @@ class VllmReader:
             return None
         content = (found.content or "").strip()
         return Message(role="assistant", content=encodable(content), tool_calls=calls)
+
+    def _few(self, text: str) -> str:
+        """``text`` up to its first ``MAX_CALLS`` calls: some parsers take quadratic time in openings without an end."""
+        at = -1
+        for _ in range(MAX_CALLS + 1):
+            at = text.find(self.opening, at + 1)
+            if at < 0:
+                return text
+        return text[:at]
 
 
 def typed(value: Any, schema: Any) -> Any:
@@ -108,8 +121,8 @@ def typed(value: Any, schema: Any) -> Any:
         return [typed(each, schema.get("items")) for each in value]
     if isinstance(value, str) and schema.get("type") in ("integer", "number", "boolean"):
         try:
-            return json.loads(value)
-        except ValueError:
+            return read_json(value)[0]
+        except NotJsonError:
             return value
     return value
 
@@ -125,11 +138,11 @@ class FormReader:
         """See :class:`CallReader`."""
         calls: list[ToolCall] = []
         first, at = len(text), 0
-        while match := self.pattern.search(text, at):
+        while len(calls) < MAX_CALLS and (match := self.pattern.search(text, at)):
             at = match.end()
             try:
-                arguments, at = json.JSONDecoder(strict=False).raw_decode(text, at)
-            except (ValueError, RecursionError):
+                arguments, at = read_json(text, at)
+            except NotJsonError:
                 continue
             calls.append(ToolCall(name=match[1], arguments=arguments))
             first = min(first, match.start())

@@ -8,6 +8,7 @@ import functools
 import os
 import random
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,22 @@ def test_a_tokenizer_that_grammars_cannot_read_is_an_error_at_once(tmp_path: Pat
     assert AutoTokenizer.from_pretrained(tmp_path), "transformers reads it"
     with pytest.raises(ConfigError, match=r"has no tokenizer\.json"):
         load_transcripts(tmp_path)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda each: each.name)
+def test_odd_text_is_read_in_linear_time(family: TinyFamily) -> None:
+    transcripts = transcripts_of(family.template, family.ends)
+    reader, form = transcripts.family.reader, transcripts.family.template.rules.form
+    if reader is None or form is None:
+        return  # the readers of tests/core/test_readers.py
+    begun = form.opening + "gcd" + form.named
+    for seed in (form.opening, begun, begun + form.before + "n" + form.between, form.closing, '{"n": [', '"', "<"):
+        seconds = []
+        for size in (8_000, 64_000):
+            started = time.process_time()
+            reader.read((seed * size)[:size], TOOLS)
+            seconds.append(time.process_time() - started)
+        assert seconds[1] < 40 * max(seconds[0], 0.02), seed
 
 
 ALL = "AGENTOPT_ALL_FAMILIES" in os.environ
