@@ -17,7 +17,7 @@ import pytest
 from agentopt_local.chat import ChatReply, ChatRequest, Usage
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.tool_calls import parse_reply
-from ray_jobs.commands.report import report
+from ray_jobs.commands.report import defaults_for, report
 from ray_jobs.config import build, load_config
 from ray_jobs.runs import new_run, read_config
 from ray_jobs.training import train
@@ -132,11 +132,9 @@ def test_mistakes_are_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 def test_the_settings_shown_repeat_the_run(run: Path, tmp_path: Path) -> None:
     from agentopt_local.reporting.data import run_page
     from agentopt_local.run.reader import read_run
-    from ray_jobs.config import RunConfig, TaskConfig
 
-    defaults = RunConfig(task=TaskConfig(spec="")).model_dump(mode="json")
-    path = tmp_path / "repeat.toml"
-    path.write_text(run_page(read_run(run), defaults).summary["toml"])
+    path, files = tmp_path / "repeat.toml", read_run(run)
+    path.write_text(run_page(files, defaults_for(files.config)).summary["toml"])
     left_out = {"run_dir": str(run.parent), "run_name": "run"}
     assert load_config(path).model_copy(update=left_out) == read_config(run)
 
