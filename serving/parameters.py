@@ -22,13 +22,12 @@ def count_parameters(folder: Path) -> int | None:
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         bits = quantized_bits(config.get("quantization_config") or {})
-        tensors: dict[str, Any] = {}
+        tensors: dict[str, tuple[str, list[int]]] = {}
         for file in weight_files(folder):
             tensors |= read_header(file)
-        counts = [elements(name, *tensor, bits) for name, tensor in tensors.items()]
+        return sum(elements(name, dtype, shape, bits) for name, (dtype, shape) in tensors.items()) or None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return sum(counts) or None
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -107,7 +107,24 @@ def test_packed_weights_count_as_what_is_packed(
     assert count_parameters(folder) == 8_000_000_000
 
 
-@pytest.mark.parametrize("content", [b"", b"\x05\0\0\0\0\0\0\0[1]", b"\xff" * 20, b"\x02\0\0\0\0\0\0\0{}", b"\0" * 8])
+def header(tensor: str) -> bytes:
+    text = b'{"w": ' + tensor.encode() + b"}"
+    return len(text).to_bytes(8, "little") + text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff" * 20,
+        b"\0" * 8,
+        header("3"),
+        header("{}"),
+        header('{"dtype": "BF16", "shape": ["x"]}'),
+        header('{"dtype": "BF16", "shape": 9}'),
+        header('{"dtype": [], "shape": []}')[:-4],
+    ],
+)
 def test_files_that_do_not_say_are_passed_over(content: bytes, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "Model-7B", billions(1))
     (folder / "model.safetensors").write_bytes(content)
