@@ -96,7 +96,7 @@ class Draft:
 
     async def _header(self) -> Header | None:
         for _ in range(self.config.max_retries + 1):
-            text = await self._ask(self.context.header, max_tokens=64)
+            text = await self._ask(self.context.header, max_tokens=self.config.max_header_tokens)
             self._sampled += 1
             try:
                 header = parse_header(text, self.context.functions)
@@ -171,7 +171,8 @@ class Draft:
         )
         messages = [Message(role="user", content=question)]
         constraint = Constraint.of(examples_type(function, len(evidence)))
-        text = await self._ask(constraint, max_tokens=300, messages=messages)
+        limit = self.config.max_arguments_tokens * self.config.n_evidence
+        text = await self._ask(constraint, max_tokens=limit, messages=messages)
         try:
             examples = only_object(text)
         except NotJsonError as error:

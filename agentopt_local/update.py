@@ -44,8 +44,12 @@ class OptimizerConfig(Record):
     """Approximate budget for the sources of the current functions in the prompt."""
     failures_tokens: int = Field(default=300, ge=0)
     """Approximate budget for the list of updates that did not help."""
+    max_header_tokens: int = Field(default=64, ge=16)
+    """Generated tokens of an action's kind and name."""
     max_source_tokens: int = Field(default=400, ge=64)
     """Generated tokens of one source."""
+    max_arguments_tokens: int = Field(default=100, ge=16)
+    """Generated tokens of the arguments of trial calls, for each of ``n_evidence`` problems."""
     temperature: float = Field(default=0.8, ge=0)
     repair_temperature: float = Field(default=1.0, ge=0)
     """Temperature for sources written after feedback; higher, because small models tend to repeat themselves."""

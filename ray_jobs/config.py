@@ -18,6 +18,7 @@ from agentopt_local.record import Record
 from agentopt_local.train_state import PRESETS, TrainerConfig, check_training
 from agentopt_local.update import OptimizerConfig
 from ray_jobs.model_config import ModelConfig
+from ray_jobs.model_size import settings_by_size
 from serving.engine_config import EngineConfig
 
 
@@ -119,17 +120,22 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return build(values, str(path), origin)
 
 
-def build(values: dict[str, Any], source: str, origin: dict[str, str] | None = None) -> RunConfig:
-    """Build a RunConfig from plain values on top of their preset.
+def build(
+    values: dict[str, Any], source: str, origin: dict[str, str] | None = None, *, stored: bool = False
+) -> RunConfig:
+    """Build a RunConfig from plain values, on top of their preset and of settings for the models' sizes.
 
-    ``source`` names the file in errors; ``origin`` maps keys that came from the command line to their flags. Raises
-    ConfigError.
+    ``source`` names the file in errors; ``origin`` maps keys that came from the command line to their flags.
+    ``stored``: the values are those of a run, whose sizes have been chosen. Raises ConfigError.
     """
     preset = values.get("preset", "default")
     if isinstance(preset, str) and preset in PRESETS:
         values = merged(PRESETS[preset], values)
     try:
         config = RunConfig.model_validate(values)
+        if not stored:
+            below, sizes = settings_by_size(config)
+            config = RunConfig.model_validate(merged(merged(below, values), sizes))
     except ValidationError as error:
         raise ConfigError(explain(error, source, origin or {})) from None
     check_training(config.trainer, config.optimizer, source)
@@ -143,7 +149,7 @@ def changed_budget(config: RunConfig, changes: Mapping[str, Any], prefix: str = 
         if not key.startswith("budget."):
             raise ConfigError(f"{prefix}{key}: a run is resumed with its own settings; only its budget can be changed")
         set_key(values, key, value)
-    return build(values, "the run's settings", {key: f"{prefix}{key}" for key in changes})
+    return build(values, "the run's settings", {key: f"{prefix}{key}" for key in changes}, stored=True)
 
 
 def explain(error: ValidationError, source: str, origin: dict[str, str]) -> str:

@@ -28,7 +28,7 @@ from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
 from ray_jobs.config import RunConfig, load_config
 from ray_jobs.open_models import Models, open_models
-from ray_jobs.runs import kept, new_run
+from ray_jobs.runs import kept, new_run, read_config
 from ray_jobs.training import train
 
 SHARED = ("engine", "model", "ray", "run_dir", "run_name")
@@ -132,11 +132,12 @@ async def run_sweep(
 async def train_one(training: Training, folder: Path, progress: Progress, model: ChatModel | Models | None) -> Report:
     """Start or continue one training."""
     path = folder / training.name
-    run_dir = RunDir(path) if is_run(path) else new_run(training.config)
+    config = read_config(path) if is_run(path) else training.config
+    run_dir = RunDir(path) if is_run(path) else new_run(config)
     number = training.name.split("-")[0]
     try:
         return await train(
-            training.config,
+            config,
             run_dir,
             callbacks=[ProgressOnly(lambda stage, *counts: progress(Stage(part=f"{number} {stage}"), *counts))],
             model=model,

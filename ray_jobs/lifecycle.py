@@ -21,6 +21,7 @@ from agentopt_local.tasks.row_task import RowsTask
 from ray_jobs.config import RunConfig, changed_budget
 from ray_jobs.evaluation import evaluate
 from ray_jobs.forecast import Forecast, expectations, speed_here
+from ray_jobs.model_size import explain_sizes, sizes_line
 from ray_jobs.open_models import Models, check_model
 from ray_jobs.open_task import task_of
 from ray_jobs.runs import new_run, read_config
@@ -138,6 +139,11 @@ async def at_work(
         job.close()  # in case it was never started
         stop_logging(handler)
         run_dir.close()
+
+
+def show_sizes(config: RunConfig, display: Display) -> None:
+    """Before a training, show whose settings each role has, and why."""
+    display.line(sizes_line(explain_sizes(config)))
 
 
 def show_forecast(config: RunConfig, display: Display, *, steps: int) -> None:

@@ -18,6 +18,10 @@ AGENT_THOUGHT, OPTIMIZER_THOUGHT = 2048, 4096
 """Longest thought of each role in tokens, unless the settings say otherwise."""
 
 
+Size = Literal["small", "medium", "large", "api"]
+"""Of a model, in the settings that suit it (model_size.py)."""
+
+
 class ModelConfig(Record):
     """A model and how to reach it."""
 
@@ -29,6 +33,9 @@ class ModelConfig(Record):
     """The environment variable that holds the endpoint's API key."""
     chat_template: str | None = None
     """A file with a chat template (Jinja) for a hosted model, to use in place of its own."""
+    size: Literal["auto", "small", "medium", "large", "api"] = "auto"
+    """Whose settings suit it: ``small`` (below 3 billion parameters), ``medium``, ``large`` (from 15), or ``api``.
+    ``auto``: by its files or its name. Decides what is not set of ``agent`` and, for the optimizer's, ``optimizer``."""
     thinking: Literal["auto", "off", "on", "low", "medium", "high"] | NonNegativeInt = "auto"
     """Whether the model thinks before it replies: ``off``, ``on``, an effort, or how many tokens a thought may take.
     ``auto``: the optimizer thinks if it can; the agent, which calls functions instead, as little as it can."""
@@ -58,7 +65,7 @@ class ModelConfig(Record):
 
     def same_model(self, other: ModelConfig) -> bool:
         """Whether both mean the same model in the same place, however it thinks and whatever it costs."""
-        free = {"thinking", "prices"}
+        free = {"thinking", "prices", "size"}
         return self.model_dump(exclude=free) == other.model_dump(exclude=free)
 
     def chat_template_text(self) -> str | None:

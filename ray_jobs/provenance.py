@@ -12,6 +12,7 @@ from typing import Any
 
 from agentopt_local import prompts
 from agentopt_local.version import __version__
+from ray_jobs.model_size import explain_sizes
 from ray_jobs.session import Session
 
 PACKAGES = (
@@ -33,6 +34,7 @@ def describe_run(session: Session) -> dict[str, Any]:
         "engine": session.engine.model_dump(mode="json") if session.engine else None,
         "model": session.config.model.name,
         "optimizer_model": (session.config.optimizer_model or session.config.model).name,
+        "sizes": explain_sizes(session.config),
         "task": getattr(session.task, "description", None),  # for tasks with files: which, and what was dropped
         "sandbox": session.layers,
         "prompts": prompts.hashes(),

@@ -58,4 +58,4 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     for key, value in parse_overrides(overrides):
         set_key(values, key, value)
         origin[key] = f"--{key}"
-    return build(values, str(path / CONFIG), origin)
+    return build(values, str(path / CONFIG), origin, stored=True)

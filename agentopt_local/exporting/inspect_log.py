@@ -10,7 +10,7 @@ from typing import Any, Literal
 from agentopt_local import prompts
 from agentopt_local.agents.answers import FORMS
 from agentopt_local.agents.config import AgentConfig
-from agentopt_local.chat import Usage
+from agentopt_local.chat import Message, Usage
 from agentopt_local.errors import ConfigError
 from agentopt_local.exporting.learned import Provenance
 from agentopt_local.functions import FunctionSet
@@ -126,7 +126,7 @@ def _sample(
     for number, step in enumerate(trajectory.steps):
         messages += _turn(step, number)
     usage = _usage(trajectory.usage)
-    last = ChatMessageAssistant(content=trajectory.steps[-1].message.content if trajectory.steps else "")
+    last = ChatMessageAssistant(content=_said(trajectory.steps[-1].message) if trajectory.steps else "")
     grade = trajectory.grade
     kind = LIMITS.get(trajectory.stop_reason)
     limit = float(budgets.get(trajectory.stop_reason, 0))
@@ -163,7 +163,7 @@ def _turn(step: Step, number: int) -> list[Any]:
         ToolCall(id=call_id, function=call.name, arguments=call.arguments)
         for call_id, call in zip(ids, step.message.tool_calls, strict=True)
     ]
-    messages: list[Any] = [ChatMessageAssistant(content=step.message.content, tool_calls=calls or None)]
+    messages: list[Any] = [ChatMessageAssistant(content=_said(step.message), tool_calls=calls or None)]
     results = list(step.executed) if calls else []
     for index, observation in enumerate(step.observations):
         if observation.role != "tool" or index >= len(results):
@@ -178,6 +178,16 @@ def _turn(step: Step, number: int) -> list[Any]:
     return messages
 
 
+def _said(message: Message) -> Any:
+    """A turn's text, after its thought if it has one."""
+    from inspect_ai.model import ContentReasoning, ContentText
+
+    if not message.thought:
+        return message.content
+    spoken = [ContentText(text=message.content)] if message.content else []
+    return [ContentReasoning(reasoning=message.thought), *spoken]
+
+
 def _usage(usage: Usage) -> Any:
     from inspect_ai.model import ModelUsage
 
@@ -185,5 +195,6 @@ def _usage(usage: Usage) -> Any:
         input_tokens=usage.prompt_tokens - usage.cached_tokens,
         input_tokens_cache_read=usage.cached_tokens,
         output_tokens=usage.completion_tokens,
+        reasoning_tokens=usage.thought_tokens or None,
         total_tokens=usage.prompt_tokens + usage.completion_tokens,
     )

@@ -100,18 +100,22 @@ class Codes:
 
 
 def rollout_detail(rollout: RolloutRow) -> list[Any]:
-    """``[answer, reason, seed, function set, turns]``; a turn is ``[text, executions, other observations]``, and an
-    execution ``[name, arguments as JSON or the code, ok, result]``."""
+    """``[answer, reason, seed, function set, turns, tokens of thoughts]``.
+
+    A turn is ``[text, executions, other observations, thought]``, and an execution ``[name, arguments as JSON or the
+    code, ok, result]``."""
     trajectory = rollout.trajectory
     turns = [
         [
             step.message.content,
             [[each.name, given(each), each.ok, each.result] for each in step.executed],
             [] if step.executed else [each.content for each in step.observations],
+            step.message.thought,
         ]
         for step in trajectory.steps
     ]
-    return [trajectory.answer, trajectory.grade.reason, trajectory.seed, trajectory.functions, turns]
+    thoughts = trajectory.usage.thought_tokens
+    return [trajectory.answer, trajectory.grade.reason, trajectory.seed, trajectory.functions, turns, thoughts]
 
 
 def given(executed: ToolRun) -> str:

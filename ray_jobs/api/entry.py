@@ -18,7 +18,7 @@ from agentopt_local.tasks.base import Problems
 from ray_jobs.api.finished_run import Run
 from ray_jobs.api.given import Model, both, check_callbacks, dotted, given, given_model, nested, path_text
 from ray_jobs.interrupts import run_blocking
-from ray_jobs.lifecycle import create_run, evaluate_run, problems_to_evaluate, reopen, train_run
+from ray_jobs.lifecycle import create_run, evaluate_run, problems_to_evaluate, reopen, show_sizes, train_run
 from ray_jobs.open_models import Models
 from ray_jobs.runs import read_config
 from ray_jobs.terminal.display import Display
@@ -118,6 +118,8 @@ async def atrain(
     objects: dict[str, Any] = {"model": chosen.model, "task": chosen.task}
     made = await create_run(chosen.config, start=chosen.start, **objects)
     display = Display() if progress else None
+    if display is not None:
+        show_sizes(chosen.config, display)
     with saying_how_to_continue(made.path, display):
         await train_run(chosen.config, made, display=display, callbacks=heard, **objects)
     return Run(made.path)

@@ -195,7 +195,7 @@ class Run:
         chat_model = None
         if model is not None:
             values["model"], chat_model = given_model("Run.agent", "model", model)
-        config = build({**values, "optimizer_model": None}, str(self.path))
+        config = build({**values, "optimizer_model": None}, str(self.path), stored=True)
         if chat_model is None:
             check_model(config, self.path)
         show = Display().on_progress if progress else lambda stage, done, total: None

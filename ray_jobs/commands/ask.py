@@ -36,6 +36,9 @@ UNANSWERED = {
     "no_action": "no answer: two turns had neither a call nor code nor an answer",
 }
 
+THOUGHT_CHARS = 200
+"""Characters of a thought that are shown."""
+
 
 def add_commands(subparsers: Any) -> None:
     """Add the commands of this module to the command line."""
@@ -215,6 +218,8 @@ def show(message: Message) -> None:
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     if message.role == "assistant":
+        if message.thought:
+            console.print(Text(printable(f"(thought) {shortened(message.thought)}"), style="dim"))
         said = without_answer(message.content)
         if said:
             console.print(Text(printable(said)))
@@ -231,10 +236,17 @@ def print_answer(attempt: Attempt, config: RunConfig) -> None:
         reason = UNANSWERED[attempt.stop_reason].format(**config.agent.model_dump(), error=attempt.error)
         say(reason, error=True)
     usage = attempt.usage
+    thoughts = f" ({usage.thought_tokens} in thoughts)" if usage.thought_tokens else ""
     say(
         f"({len(attempt.steps)} turns, {len(attempt.calls)} calls, {usage.prompt_tokens} + "
-        f"{usage.completion_tokens} tokens, {attempt.wall_s:.1f} s)",
+        f"{usage.completion_tokens} tokens{thoughts}, {attempt.wall_s:.1f} s)",
         error=True,
     )
     if attempt.answer is not None:
         say(attempt.answer)
+
+
+def shortened(thought: str) -> str:
+    """The beginning of a thought, on one line."""
+    line = " ".join(thought.split())
+    return line if len(line) <= THOUGHT_CHARS else f"{line[:THOUGHT_CHARS]} …"

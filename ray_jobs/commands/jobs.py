@@ -59,14 +59,16 @@ def add_serve(subparsers: Any) -> None:
 def run_train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt train CONFIG [--key value ...]``."""
     from ray_jobs.config import load_config
-    from ray_jobs.lifecycle import create_run, train_run
+    from ray_jobs.lifecycle import create_run, show_sizes, train_run
     from ray_jobs.runs import kept
 
     config = load_config(arguments.config, rest)
     run_dir = asyncio.run(create_run(config))
     if kept(Path(config.run_dir)) != Path(config.run_dir):
         say(f"Ray deletes this working directory; the run is kept in {run_dir.path}", error=True)
-    return finish(run_dir, train_run(config, run_dir, display=Display()))
+    display = Display()
+    show_sizes(config, display)
+    return finish(run_dir, train_run(config, run_dir, display=display))
 
 
 def run_resume(arguments: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,6 @@ def report(runs: Sequence[Path], *, output: Path | None = None, open_it: bool = 
     from agentopt_local.reporting.html import report_html
     from agentopt_local.run.files import write_atomically
     from agentopt_local.run.reader import read_run
-    from ray_jobs.config import RunConfig, TaskConfig
 
     twice = [
         str(path) for index, path in enumerate(runs) if path.resolve() in {each.resolve() for each in runs[:index]}
@@ -46,8 +45,7 @@ def report(runs: Sequence[Path], *, output: Path | None = None, open_it: bool = 
     if twice:
         raise ConfigError(f"{twice[0]} is given twice; name each run once")
     files = [read_run(path) for path in runs]
-    defaults = RunConfig(task=TaskConfig(spec="")).model_dump(mode="json")
-    pages = [run_page(each, defaults) for each in files]
+    pages = [run_page(each, defaults_for(each.config)) for each in files]
     if len({page.summary["name"] for page in pages}) < len(pages):
         for page in pages:
             page.summary["name"] = page.summary["path"]
@@ -62,3 +60,17 @@ def report(runs: Sequence[Path], *, output: Path | None = None, open_it: bool = 
     if open_it and not webbrowser.open(target.resolve().as_uri()):
         say("No browser was found. The file is self-contained: copy it to a machine that has one.")
     return 0
+
+
+def defaults_for(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the settings of a run would be if its user had set none but its preset and the sizes of its models."""
+    from ray_jobs.config import RunConfig, TaskConfig, build
+
+    plain = RunConfig(task=TaskConfig(spec=""))
+    values: dict[str, Any] = {"task": {"spec": ""}, "preset": config.get("preset", plain.preset)}
+    for key in ("model", "optimizer_model"):
+        if config.get(key):
+            values[key] = {"size": config[key].get("size", "small")}  # older runs: everybody got those settings
+    shown = {"preset", "model", "optimizer_model"}  # a run is repeated with these as they are
+    chosen = build(values, "the run's settings").model_dump(mode="json", exclude=shown)
+    return plain.model_dump(mode="json", include=shown) | chosen

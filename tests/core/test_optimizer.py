@@ -852,6 +852,21 @@ def test_the_whole_prompt_respects_the_budgets(bench: Bench) -> None:
     assert len(last(requests[0])) <= plain + sum(settings.values()) * CHARS_PER_TOKEN + one_line_each + 100
 
 
+def test_what_the_optimizer_thinks_is_in_no_later_request_and_in_no_function(bench: Bench) -> None:
+    author = Author(sources=[WRONG, SHOUT])
+
+    def thinking(request: ChatRequest) -> ChatReply:
+        text = author(request)
+        said = text if isinstance(text, ChatReply) else say(text)
+        return said.model_copy(update={"message": said.message.model_copy(update={"thought": "SECRET " + GREET})})
+
+    proposal, requests = bench.propose(thinking, max_retries=1)
+    assert proposal.functions == FunctionSet.of(SHOUT)
+    assert len(of_phase(requests, "repair")) == 1
+    assert not any("SECRET" in repr(each) for request in requests for each in request.messages)
+    assert "SECRET" not in proposal.model_dump_json()
+
+
 def test_usage_is_summed_over_all_requests(bench: Bench) -> None:
     proposal, requests = bench.propose(Author(sources=[WRONG]), n_samples=2, max_retries=1)
     assert proposal.usage.requests == len(requests) > 0

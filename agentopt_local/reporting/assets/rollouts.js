@@ -207,9 +207,9 @@ function verdictMark(reward) {
   return el('span', { class: `verdict ${style}`, role: 'img', 'aria-label': name }, sign);
 }
 
-function rolloutView(data, row, [answer, reason, seed, set, turns], question) {
+function rolloutView(data, row, [answer, reason, seed, set, turns, thoughts], question) {
   const facts = [data.stages[row[0]], data.kinds[data.problems[row[1]][1]], `ended by ${words(data.stops[row[3]])}`,
-    plural(row[5], 'turn'), `${whole(row[6])} generated tokens`, duration(row[7]), `seed ${seed}`, `function set ${set.slice(0, 8)}`];
+    plural(row[5], 'turn'), `${whole(row[6])} generated tokens${thoughts ? ` (${whole(thoughts)} in thoughts)` : ''}`, duration(row[7]), `seed ${seed}`, `function set ${set.slice(0, 8)}`];
   return [
     el('h3', {}, verdictMark(row[2]), ' ', data.problems[row[1]][0]),
     el('p', { class: 'muted' }, facts.filter(Boolean).join(' · ')),
@@ -224,9 +224,11 @@ function rolloutView(data, row, [answer, reason, seed, set, turns], question) {
 
 const FENCE = /```(?:python|py)?[ \t]*\n[^]*?(?:```|$)/;
 
-function turnView([content, executed, observations], index) {
+function turnView([content, executed, observations, thought], index) {
   const said = executed.some(([name]) => name === 'python') ? content.replace(FENCE, '').trim() : content.trim();
-  return el('li', {}, el('p', { class: 'turn' }, `Turn ${index + 1}`), said && el('p', { class: 'said' }, said),
+  return el('li', {}, el('p', { class: 'turn' }, `Turn ${index + 1}`),
+    thought && el('details', { class: 'thought' }, el('summary', {}, 'Thought'), el('p', { class: 'said' }, thought)),
+    said && el('p', { class: 'said' }, said),
     executed.map(([name, given, ok, result]) => el('div', { class: 'call' },
       el('p', {}, name === 'python' ? 'ran Python' : ['called ', el('code', {}, name)]), code(given),
       el('p', { class: ok ? 'muted' : 'bad' }, ok ? 'which returned' : 'which failed'), el('pre', { class: `code ${ok ? '' : 'failed'}`, tabindex: '0' }, result))),

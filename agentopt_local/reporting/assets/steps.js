@@ -39,7 +39,7 @@ function cost(run) {
   return section('cost', 'Tokens and time', null,
     el('dl', { class: 'facts' },
       fact('Time', duration(spent(run)), run.seconds.work === null ? 'for the training steps' : 'of work, including start and evaluation'),
-      fact('Generated', whole(sum('completion_tokens')), 'tokens'),
+      fact('Generated', whole(sum('completion_tokens')), sum('thought_tokens') ? `tokens, ${percent(sum('thought_tokens') / sum('completion_tokens'))} of them in thoughts` : 'tokens'),
       fact('Read', whole(sum('prompt_tokens')), sum('prompt_tokens') ? `prompt tokens, ${percent(sum('cached_tokens') / sum('prompt_tokens'))} from the prefix cache` : 'prompt tokens'),
       fact('Throughput', rate >= 10 ? whole(rate) : rate.toFixed(1), 'generated tokens per second, on average')),
     run.throughput.length > 1 && figure('Generated tokens per second', 'Throughput over time', throughputChart(run.throughput)),
@@ -49,6 +49,7 @@ function cost(run) {
       ['Prompt tokens', (part) => whole(part.prompt_tokens), 'number'],
       ['Cached', (part) => (part.prompt_tokens ? percent(part.cached_tokens / part.prompt_tokens) : '–'), 'number'],
       ['Generated', (part) => whole(part.completion_tokens), 'number'],
+      ...(sum('thought_tokens') ? [['In thoughts', (part) => whole(part.thought_tokens), 'number']] : []),
       ['', bar],
     ], parts), el('ul', { class: 'key' }, el('li', { class: 'before' }, '■ prompt'), el('li', { class: 'after' }, '■ generated'))]);
 }

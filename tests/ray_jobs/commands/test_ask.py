@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from agentopt_local.chat import ChatRequest
+from agentopt_local.chat import ChatReply, ChatRequest, Message, Usage
 from agentopt_local.errors import ContextOverflowError, RefusedPromptError
 from agentopt_local.exporting.learned import read_learned
 from agentopt_local.functions import FunctionSet
@@ -116,6 +116,20 @@ def test_control_characters_do_not_reach_the_terminal(run: Path, capfd: pytest.C
     assert "\x07" not in out + err
     assert out == "�]0;title�x\n"
     assert printable("a\tb\nc\u202ed") == "a\tb\nc�d"
+
+
+def test_a_thought_is_marked_and_shortened(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    thought = "Hm,\n\n\x1b[2J <answer>no</answer> " + "so " * 500
+    usage = Usage(requests=1, prompt_tokens=3, completion_tokens=9, thought_tokens=7)
+    message = Message(role="assistant", content="<answer>yes</answer>", thought=thought)
+    assert asked(run, "x", ScriptedChatModel([ChatReply(message=message, usage=usage)])) == 0
+    out, err = capfd.readouterr()
+    assert out == "yes\n"
+    first, second = err.splitlines()
+    assert first.startswith("(thought) Hm, �[2J <answer>no</answer> so so")
+    assert first.endswith(" …")
+    assert len(first) < 250
+    assert "3 + 9 tokens (7 in thoughts)" in second
 
 
 def test_a_chat_remembers_and_forgets(run: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from agentopt_local.exporting.learned import read_learned
 from agentopt_local.functions import FunctionSet
+from agentopt_local.problem import Problem
 from agentopt_local.run.reader import read_rollouts
 from agentopt_local.run.report import Comparison
 from ray_jobs.cli import main
@@ -277,6 +278,36 @@ def test_a_sample_holds_the_whole_conversation(logs: dict[str, Any]) -> None:
     before = next(each for each in logs["before"].samples if each.id == "Reverse: tiger")
     assert [message.role for message in before.messages] == ["system", "user", "assistant", "user", "assistant"]
     assert before.messages[3].content == "Output of the code:\ntiger"
+
+
+def test_inspect_gets_thoughts_as_reasoning(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("inspect_ai")
+    from inspect_ai.log import read_eval_log
+    from inspect_ai.model import ContentReasoning
+
+    from agentopt_local.exporting.inspect_log import write_log
+
+    learned = read_learned(run)
+    rollout = next(row.trajectory for row in read_rollouts(run) if row.trajectory.calls)
+    steps = [
+        each.model_copy(update={"message": each.message.model_copy(update={"thought": f"thought {number}"})})
+        for number, each in enumerate(rollout.steps)
+    ]
+    usage = rollout.usage.model_copy(update={"thought_tokens": 3})
+    thinking = rollout.model_copy(update={"steps": tuple(steps), "usage": usage})
+    problem = Problem(id="p", question="?", answer="!")
+    path, settings = tmp_path / "after.eval", {"agent": {}}
+    attempts = [(problem, thinking), (problem.model_copy(update={"id": "q"}), rollout)]
+    write_log(path, learned.provenance, learned.functions, attempts, side="after", config=settings, prompt_hashes={})
+    log: Any = read_eval_log(str(path))
+    turns = [each for each in log.samples[0].messages if each.role == "assistant"]
+    plain = [each for each in log.samples[1].messages if each.role == "assistant"]
+    for number, (turn, without) in enumerate(zip(turns, plain, strict=True)):
+        assert isinstance(turn.content[0], ContentReasoning)
+        assert turn.content[0].reasoning == f"thought {number}"
+        assert (turn.text, turn.tool_calls) == (without.text, without.tool_calls)
+    assert log.samples[0].output.message.text == plain[-1].text
+    assert next(iter(log.stats.model_usage.values())).reasoning_tokens == 3
 
 
 def test_inspects_own_command_reads_a_log(run: Path, tmp_path: Path) -> None:

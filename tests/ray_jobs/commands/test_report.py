@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentopt_local.chat import ChatRequest
+from agentopt_local.chat import ChatReply, ChatRequest, Usage
 from agentopt_local.models.scripted import ScriptedChatModel
+from agentopt_local.tool_calls import parse_reply
 from ray_jobs.cli import main
-from ray_jobs.commands.report import report
+from ray_jobs.commands.report import defaults_for, report
 from ray_jobs.config import build, load_config
 from ray_jobs.runs import new_run, read_config
 from ray_jobs.training import train
@@ -42,7 +43,7 @@ SHOUT = f'def shout(word: str) -> str:\n    """Return word in capitals. {HOSTILE
 WORDS = {"train": ("ab", "cd", "tree", "house"), "test": ("xy", "garden", "stone")}
 
 
-def brain(request: ChatRequest) -> str:
+def brain(request: ChatRequest) -> str | ChatReply:
     """Learns one function; says hostile things meanwhile."""
     last = request.messages[-1]
     if (request.conversation or "").startswith("optimizer/"):
@@ -56,8 +57,18 @@ def brain(request: ChatRequest) -> str:
     if last.role == "tool":
         return f"<answer>{last.content}</answer>"
     word = last.content.split()[1]
+    if request.tools and word == "stone":
+        return thinking(request, word)
     call = {"name": "shout", "arguments": {"word": word}}
     return f"<tool_call>{json.dumps(call)}</tool_call>" if request.tools else f"{HOSTILE}\n<answer>{HOSTILE}</answer>"
+
+
+def thinking(request: ChatRequest, word: str) -> ChatReply:
+    """A call after a thought that takes ten tokens of fifteen."""
+    call = {"name": "shout", "arguments": {"word": word}}
+    message = parse_reply(f"<tool_call>{json.dumps(call)}</tool_call>", request.tools)
+    usage = Usage(requests=1, prompt_tokens=9, completion_tokens=15, thought_tokens=10)
+    return ChatReply(message=message.model_copy(update={"thought": f"I shout. {HOSTILE}"}), usage=usage)
 
 
 @pytest.fixture(scope="module")
@@ -122,11 +133,9 @@ def test_mistakes_are_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 def test_the_settings_shown_repeat_the_run(run: Path, tmp_path: Path) -> None:
     from agentopt_local.reporting.data import run_page
     from agentopt_local.run.reader import read_run
-    from ray_jobs.config import RunConfig, TaskConfig
 
-    defaults = RunConfig(task=TaskConfig(spec="")).model_dump(mode="json")
-    path = tmp_path / "repeat.toml"
-    path.write_text(run_page(read_run(run), defaults).summary["toml"])
+    path, files = tmp_path / "repeat.toml", read_run(run)
+    path.write_text(run_page(files, defaults_for(files.config)).summary["toml"])
     left_out = {"run_dir": str(run.parent), "run_name": "run"}
     assert load_config(path).model_copy(update=left_out) == read_config(run)
 
@@ -222,6 +231,23 @@ def test_hostile_text_stays_text(page: Page) -> None:
     assert HOSTILE in page.inner_text(".said")
     assert HOSTILE in page.inner_text("blockquote")
     assert page.evaluate("window.hacked") is None
+
+
+def test_a_thought_is_folded_and_its_tokens_are_counted(page: Page) -> None:
+    show(page, "stage=test after&q=stone")
+    status(page, "1 of 14 rollouts")
+    thought = page.locator(".turns .thought")
+    assert thought.count() == 1
+    assert not thought.locator("p").is_visible()
+    assert "(10 in thoughts)" in page.inner_text(".detail .muted >> nth=0")
+    thought.locator("summary").click()
+    assert thought.locator("p").inner_text() == f"I shout. {HOSTILE}"
+    assert page.evaluate("window.hacked") is None
+    assert "of them in thoughts" in page.inner_text("#cost .facts")
+    heads = page.locator("#cost thead th").all_inner_texts()
+    cells = page.locator("#cost tbody tr", has_text="test rollouts").locator("th, td").all_inner_texts()
+    assert cells[heads.index("In thoughts")] == "10"
+    show(page, "outcome=")
 
 
 def test_the_policy_refuses_what_a_fault_of_ours_would_let_in(page: Page, run: Path) -> None:
