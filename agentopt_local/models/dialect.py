@@ -105,19 +105,16 @@ class Dialect:
 
         ``thought_field``: where the server wrote the reply's thought.
         """
-        message = reply.message
         if thought_field is not None and thought_field not in self._refused:
             self._thought_field = thought_field
-        if message.thought or reply.usage.thought_tokens:
-            self._thinks.add(thinking_of(request).effort)
-            sent = max(body.get(field, 0) for field in _LIMITS)
-            return reply.finish_reason == "length" and sent < self._limit(request)
-        nothing = reply.finish_reason == "stop" and not message.content and not message.tool_calls
-        if nothing and self._calls == "unknown" and "grammar" in body.get("structured_outputs", {}) and request.tools:
-            # The grammar allows no empty turn: the server's tool parser has taken a call for markup and dropped it.
+        if self._calls == "unknown" and request.tools and _lost_a_call(body, reply):
             self._calls = "fields"
             return True
-        return False
+        if not (reply.message.thought or reply.usage.thought_tokens):
+            return False
+        self._thinks.add(thinking_of(request).effort)
+        sent = max(body.get(field, 0) for field in _LIMITS)
+        return reply.finish_reason == "length" and sent < self._limit(request)
 
     def adapt(self, body: dict[str, Any], refusal: str) -> bool:
         """Stop sending what was refused in ``body``; False if nothing in it can be blamed."""
@@ -168,6 +165,18 @@ class Dialect:
         self._refused.add(field)
         self._thought_field = None
         return True
+
+
+def _lost_a_call(body: dict[str, Any], reply: ChatReply) -> bool:
+    """Whether the server's tool parser has dropped a call, in a format that is not its own, from a turn that a grammar
+    allows to be a call or text but not to be empty."""
+    message, usage = reply.message, reply.usage
+    if "grammar" not in body.get("structured_outputs", {}) or message.content or message.tool_calls:
+        return False
+    if reply.finish_reason != "stop":
+        return False
+    # A turn may end in the middle of a thought; a call takes more tokens than the marks around a thought.
+    return not message.thought or 0 < usage.thought_tokens < usage.completion_tokens - 8
 
 
 def _with_note(messages: tuple[Message, ...], note: str) -> tuple[Message, ...]:

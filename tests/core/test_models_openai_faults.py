@@ -38,7 +38,9 @@ class Server:
         self.answers = list(answers)
         self.requests = 0
 
-    def __call__(self, _: httpx.Request) -> httpx.Response:
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(404)  # it lists no models
         answer = self.answers[min(self.requests, len(self.answers) - 1)]
         self.requests += 1
         if isinstance(answer, Exception):
