@@ -15,7 +15,7 @@ from agentopt_local.chat import ChatReply, ChatRequest, Usage
 from agentopt_local.errors import ContextOverflowError, ModelError, PromptError, RefusedPromptError
 from agentopt_local.models.checking import fault
 from agentopt_local.models.client import BadRequestError, JsonClient
-from agentopt_local.models.dialect import Dialect, Structured
+from agentopt_local.models.server_dialect import ServerDialect, Structured
 from agentopt_local.models.refusals import begun, blames_content, blames_template
 from agentopt_local.models.wire import field_of_thought, from_response, usage_of, withheld
 from agentopt_local.tool_formats import HermesFormat, ToolFormat
@@ -55,7 +55,7 @@ class OpenAIChatModel:
         """
         self.model = model
         self.max_resamples = max_resamples
-        self.dialect = Dialect(model, structured, send_seed=send_seed, tool_format=tool_format)
+        self.dialect = ServerDialect(model, structured, send_seed=send_seed, tool_format=tool_format)
         self.client = JsonClient(
             base_url,
             model,

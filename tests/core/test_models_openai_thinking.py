@@ -29,7 +29,7 @@ def said(content: str | None, cut: bool = False, thoughts: int = 0, **fields: An
     }
     message = {"role": "assistant", "content": content, **fields}
     choice = {"message": message, "finish_reason": "length" if cut else "stop"}
-    return httpx.Response(200, json={"choices": [choice], "usage": usage})
+    return httpx.Response(200, content=json.dumps({"choices": [choice], "usage": usage}))
 
 
 def refusal(message: str, **more: str) -> httpx.Response:

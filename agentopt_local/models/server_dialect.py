@@ -16,7 +16,7 @@ _SAMPLING = ("temperature", "top_p", "seed")
 _LIMITS = ("max_tokens", "max_completion_tokens")
 
 
-class Dialect:
+class ServerDialect:
     """The requests that a server accepts. It starts from the settings and learns from refusals and replies."""
 
     def __init__(self, model: str, structured: Structured, *, send_seed: bool, tool_format: ToolFormat | None) -> None:
@@ -171,7 +171,7 @@ def _lost_a_call(body: dict[str, Any], reply: ChatReply) -> bool:
     """Whether the server's tool parser has dropped a call, in a format that is not its own, from a turn that a grammar
     allows to be a call or text but not to be empty."""
     message, usage = reply.message, reply.usage
-    if "grammar" not in body.get("structured_outputs", {}) or message.content or message.tool_calls:
+    if "grammar" not in body.get("structured_outputs", {}) or message.content.strip() or message.tool_calls:
         return False
     if reply.finish_reason != "stop":
         return False
