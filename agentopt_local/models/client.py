@@ -102,10 +102,11 @@ class JsonClient:
         """The parsed JSON of ``url``, or None for any other answer. For finding out what a server is; no retries."""
         client, _ = self._open()
         try:
-            response = await client.get(url, headers=self._headers(), timeout=min(10.0, self.timeout_s))
+            async with asyncio.timeout(min(10.0, self.timeout_s)):
+                response = await client.get(url, headers=self._headers())
             self.reached = True
             return response.json() if response.is_success else None
-        except (httpx.HTTPError, ValueError):
+        except (httpx.HTTPError, TimeoutError, ValueError):
             return None
 
     async def _attempt(self, client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> tuple[Any, float | None]:

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from agentopt_local.chat import ChatReply, ChatRequest, Message, ToolCall, ToolSpec, Usage
 from agentopt_local.json_text import NotJsonError, check_json, read_json
 from agentopt_local.models.checking import tidy
+from agentopt_local.models.thinking import split_thought, thought_field
 from agentopt_local.tool_calls import call_ids, encodable, parse_reply
 
-_THINKING = re.compile(r"\A\s*(<think>)?.*?</think>\s*", re.DOTALL)
 
-
-def to_messages(messages: Sequence[Message], thoughts: str | None = None) -> list[dict[str, Any]]:
+def to_messages(
+    messages: Sequence[Message], thoughts: str | None = None, *, every_thought: bool = False
+) -> list[dict[str, Any]]:
     """The messages for a request.
 
-    ``thoughts``: the field under which the server wrote its thoughts and wants them back; None: it gets none.
+    ``thoughts``: the field under which the server wrote its thoughts and wants them back; None: it gets none. It gets
+    those since the last user message, which belong to calls under way; with ``every_thought`` it gets the field, even
+    if empty, in every assistant message.
     """
     rows: list[dict[str, Any]] = []
     open_ids: list[str] = []
     for message, ids in zip(messages, call_ids(messages), strict=True):
         row: dict[str, Any] = {"role": message.role, "content": encodable(message.content)}
-        if message.thought and thoughts is not None:
-            row[thoughts] = encodable(message.thought)
         if message.tool_calls:
             open_ids = list(ids)
             row["content"] = row["content"] or None
@@ -41,6 +41,11 @@ def to_messages(messages: Sequence[Message], thoughts: str | None = None) -> lis
             # Servers refuse a tool message that answers no call.
             row |= {"tool_call_id": open_ids.pop(0)} if open_ids else {"role": "user"}
         rows.append(row)
+    if thoughts is not None:
+        asked = max((index for index, row in enumerate(rows) if row["role"] == "user"), default=-1)
+        for index, (row, message) in enumerate(zip(rows, messages, strict=True)):
+            if message.role == "assistant" and (every_thought or (message.thought and index > asked)):
+                row[thoughts] = encodable(message.thought)
     return rows
 
 
@@ -81,12 +86,13 @@ def from_response(request: ChatRequest, body: Any) -> ChatReply:
         content = reply.get("content") or ""
         if isinstance(content, list):
             content = "".join(part.get("text") or "" for part in content)
-        # Reasoning models on a server without a reasoning parser: their thoughts are not the answer.
-        content = _THINKING.sub("", content) if "</think>" in content else content
+        cut = choice.get("finish_reason") == "length"
+        field = thought_field(reply)
+        thought, content = (reply[field], content) if field else split_thought(content, cut=cut)
         message = _message(request, content, reply.get("tool_calls") or [])
         return ChatReply(
-            message=message,
-            finish_reason="length" if choice.get("finish_reason") == "length" else "stop",
+            message=message.model_copy(update={"thought": encodable(thought).strip()}),
+            finish_reason="length" if cut else "stop",
             usage=usage_of(body),
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
@@ -95,8 +101,13 @@ def from_response(request: ChatRequest, body: Any) -> ChatReply:
         raise ValueError(f"the answer is not a chat completion: {said}") from None
 
 
+def field_of_thought(body: Any) -> str | None:
+    """The field that holds the thought of the reply in a chat completion; None if there is none."""
+    return thought_field(body["choices"][0]["message"])
+
+
 def _message(request: ChatRequest, content: str, native: list[dict[str, Any]]) -> Message:
-    content = content.encode("utf-8", "replace").decode()
+    content = encodable(content)
     if not native:
         if request.tools:
             message = parse_reply(content, request.tools)
@@ -139,9 +150,11 @@ def usage_of(body: dict[str, Any]) -> Usage:
     """The tokens of a response; 0 where the server does not count them."""
     usage = body.get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
+    sampled = usage.get("completion_tokens_details") or {}
     return Usage(
         requests=1,
         prompt_tokens=usage.get("prompt_tokens") or 0,
         cached_tokens=details.get("cached_tokens") or 0,
         completion_tokens=usage.get("completion_tokens") or 0,
+        thought_tokens=sampled.get("reasoning_tokens") or 0,
     )

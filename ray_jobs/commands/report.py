@@ -6,13 +6,10 @@ import argparse
 import webbrowser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agentopt_local.errors import ConfigError
 from ray_jobs.terminal.printing import say
-
-if TYPE_CHECKING:
-    pass
 
 
 def add_commands(subparsers: Any) -> None:

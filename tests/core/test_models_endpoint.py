@@ -53,6 +53,9 @@ class FaultyServer:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
             body = await reader.readexactly(int(fields.get("content-length", 0)))
+            if head.startswith("GET"):  # it lists no models
+                writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                return
             self.keys.append(fields.get("authorization", ""))
             self.times.append(time.monotonic())
             self.asked.set()

@@ -93,6 +93,7 @@ def test_a_request_and_its_reply() -> None:
         "cached_tokens": 4,
         "evicted_tokens": 0,
         "completion_tokens": 3,
+        "thought_tokens": 0,
     }
     assert server.bodies == [
         {
@@ -151,10 +152,6 @@ def test_calls_are_read_from_the_field_and_from_the_text() -> None:
     broken = run(Server(completion(native('{"a": '))).model(), ask(tools=(TOOL,))).message
     assert broken.tool_calls == ()
     assert '{"name": "f", "arguments": {"a": }' in broken.content
-
-
-def test_thinking_is_not_the_answer() -> None:
-    assert run(Server("<think>\nwell</think>\n\nyes").model(), ask()).message.content == "yes"
 
 
 def test_fields_that_the_server_refuses_are_left_out_for_good() -> None:
@@ -261,6 +258,42 @@ def test_vllm_is_recognised_and_gets_all_constraints() -> None:
     assert "THOUGHT <tool_call>" in fields[2]["grammar"], "the marks are single tokens, says /tokenize"
     assert server.bodies[2]["tool_choice"] == "none"
     assert server.bodies[2]["tools"]
+
+
+def test_vllm_is_asked_for_text_where_it_has_no_tool_parser() -> None:
+    def vllm(body: dict[str, Any]) -> Answer:
+        if body["tool_choice"] == "auto":
+            return refusal(
+                400, '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+            )
+        return '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
+
+    for options, owner in (({"structured": "auto"}, "vllm"), ({}, "vllm"), ({}, "a gateway")):
+        server = Server(vllm, owned_by=owner)
+        model = server.model(**options)
+
+        async def twice(model: OpenAIChatModel = model) -> list[tuple[ToolCall, ...]]:
+            replies = [await model.complete(ask(tools=(TOOL,))) for _ in range(2)]
+            await model.aclose()
+            return [reply.message.tool_calls for reply in replies]
+
+        assert asyncio.run(twice()) == [(ToolCall(name="f", arguments={"a": 1}),)] * 2
+        assert [body["tool_choice"] for body in server.bodies] == ["auto", "none", "none"]
+
+
+@pytest.mark.parametrize("thought", [{}, {"reasoning": "hm"}])
+def test_a_tool_parser_that_drops_our_calls_is_given_its_own_format(thought: dict[str, str]) -> None:
+    # vLLM's qwen3_xml parser takes JSON in <tool_call> tags for broken XML and returns nothing.
+    def vllm(body: dict[str, Any]) -> Answer:
+        said = {"content": "\n\n", **thought} if "structured_outputs" in body else native('{"a": 1}')
+        usage = {"completion_tokens": 40, "completion_tokens_details": {"reasoning_tokens": 3 if thought else 0}}
+        return httpx.Response(200, json={"choices": [{"message": said, "finish_reason": "stop"}], "usage": usage})
+
+    server = Server(vllm, owned_by="vllm")
+    reply = run(server.model(structured="auto"), ask(constraint=constraint("turn", "x"), tools=(TOOL,)))
+    assert reply.message.tool_calls == (ToolCall(name="f", arguments={"a": 1}),)
+    assert [body["tool_choice"] for body in server.bodies] == ["none", "auto"]
+    assert reply.usage.requests == 2
 
 
 def test_no_more_requests_in_flight_than_allowed() -> None:

@@ -448,6 +448,8 @@ def endpoint() -> OpenAIChatModel:
     """A server that takes no tools and no constraints and answers with text."""
 
     def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(404)  # it lists no models
         body = json.loads(request.content)
         messages = [
             Message(role="tool" if "tool_call_id" in row else row["role"], content=row["content"] or "")
