@@ -14,10 +14,10 @@ import pytest
 from agentopt_local.errors import ConfigError
 from serving import cpu
 from serving.calibration import weights
-from serving.engine import last_error
 from serving.engine_config import EngineConfig
 from serving.facts import Arithmetic, Speed
 from serving.vllm_options import engine_options, step_tokens
+from serving.vllm_start import last_error
 
 AUTO = EngineConfig()
 AVX2 = frozenset({"avx2"})
