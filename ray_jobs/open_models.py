@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agentopt_local.chat import ChatModel
 from agentopt_local.errors import ConfigError
@@ -14,6 +15,12 @@ from agentopt_local.tasks.base import IN_PYTHON
 from ray_jobs.config import RunConfig
 from ray_jobs.model_config import ModelConfig
 from serving.engine_config import EngineConfig
+
+if TYPE_CHECKING:
+    from serving.placement import Placement
+
+ENDPOINT_CONCURRENCY = 64
+"""Requests in flight at an endpoint with ``concurrency = "auto"``."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +41,15 @@ class Models:
 
 
 def check_model(config: RunConfig, run: Path | None = None) -> None:
-    """Raise ConfigError if a model to be hosted is not on this machine, before anything is started.
+    """Before anything is started, raise ConfigError if a model to be hosted is not on this machine, or if the installed
+    vLLM does not know a setting of its engine.
 
     ``run`` is the run's folder, for the message about a model that was given in Python.
     """
     from serving.model_store import resolve
+    from serving.vllm_arguments import check_arguments
 
-    hosted = [(config.model, config.engine), (config.optimizer_model, config.optimizer_engine or config.engine)]
-    for model, engine in hosted:
-        if model is None or model.base_url is not None or engine.pool_name is not None:
-            continue
+    for table, (model, engine) in hosted_models(config).items():
         if model.name.startswith(IN_PYTHON):
             where = "RUN" if run is None else repr(str(run))
             raise ConfigError(
@@ -51,26 +57,69 @@ def check_model(config: RunConfig, run: Path | None = None) -> None:
                 f"Python, continue with ao.resume({where}, model=...), or ask it with ao.load({where}).agent(model=...)"
             )
         resolve(model.name, allow_fetch=False)
+        check_arguments(engine, table)
+
+
+def hosted_models(config: RunConfig) -> dict[str, tuple[ModelConfig, EngineConfig]]:
+    """The models that this run starts engines for, by the table of their engines' settings."""
+    roles = {"engine": (config.model, config.engine)}
+    other = optimizer_of(config)
+    if other is not None:
+        roles["optimizer_engine"] = other
+    return {
+        table: (model, engine)
+        for table, (model, engine) in roles.items()
+        if model.base_url is None and engine.pool_name is None
+    }
+
+
+def optimizer_of(config: RunConfig) -> tuple[ModelConfig, EngineConfig] | None:
+    """The optimizer's model and engine; None if it shares the agent's."""
+    model, engine = config.optimizer_model or config.model, config.optimizer_engine or config.engine
+    same = model == config.model and (model.base_url is not None or engine == config.engine)
+    return None if same else (model, engine)
 
 
 async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Progress) -> Models:
     """Open the configured models; roles with the same settings share one.
 
-    ``stack`` closes them. Raises ConfigError, and EngineDeadError if an engine does not start.
+    ``stack`` closes them. Raises ConfigError if the cluster does not have the GPUs for all engines, and EngineDeadError
+    if an engine does not start.
     """
-    agent, device = await open_model(config.model, config.engine, config, stack, progress)
-    model, engine = config.optimizer_model or config.model, config.optimizer_engine or config.engine
-    same = model == config.model and (model.base_url is not None or engine == config.engine)
-    if same:
+    from ray_jobs.cluster import connect, disconnect
+
+    places: dict[str, Placement] = {}
+    hosted = hosted_models(config)
+    if hosted:
+        from serving.placement import reserve
+
+        progress(Stage(part="starting Ray"), 0, 0)
+        connect(config.ray)
+        stack.callback(disconnect)
+        places = await reserve({table: engine for table, (_, engine) in hosted.items()})
+        for place in places.values():
+            stack.callback(place.release)
+    agent, device = await open_model(config.model, config.engine, config, stack, progress, place=places.get("engine"))
+    other = optimizer_of(config)
+    if other is None:
         return Models(agent, agent, device)
-    optimizer, _ = await open_model(model, engine, config, stack, progress)
+    optimizer, _ = await open_model(*other, config, stack, progress, place=places.get("optimizer_engine"))
     return Models(agent, optimizer, device)
 
 
 async def open_model(
-    model: ModelConfig, engine: EngineConfig, config: RunConfig, stack: AsyncExitStack, progress: Progress
+    model: ModelConfig,
+    engine: EngineConfig,
+    config: RunConfig,
+    stack: AsyncExitStack,
+    progress: Progress,
+    *,
+    place: Placement | None = None,
 ) -> tuple[ChatModel, str]:
-    """Open a model and say where it runs: ``cpu``, ``gpu`` or ``endpoint``. ``stack`` closes it."""
+    """Open a model and say where it runs: ``cpu``, ``gpu`` or ``endpoint``. ``stack`` closes it.
+
+    ``place``: what was reserved for its engines.
+    """
     if model.base_url is not None:
         from agentopt_local.models.openai import OpenAIChatModel
 
@@ -80,7 +129,8 @@ async def open_model(
             api_key_env=model.api_key_env,
             timeout_s=model.timeout_s,
             max_retries=model.max_retries,
-            max_concurrency=model.max_concurrency or config.concurrency,
+            max_concurrency=model.max_concurrency
+            or (ENDPOINT_CONCURRENCY if config.concurrency == "auto" else config.concurrency),
             requests_per_minute=model.requests_per_minute,
             structured=model.structured,
             send_seed=model.send_seed,
@@ -108,6 +158,6 @@ async def open_model(
     progress(Stage(part=f"loading {model.name} into vLLM"), 0, 0)
     from serving.pool import start_pool
 
-    pool = await start_pool(path, engine, name=model.name)
+    pool = await start_pool(path, engine, name=model.name, place=place)
     stack.push_async_callback(pool.aclose)
     return pool, pool.device

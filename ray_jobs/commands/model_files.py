@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from serving.model_store import Progress
+    from serving.hub import Progress
 
 
 def add_commands(subparsers: Any) -> None:
