@@ -115,14 +115,19 @@ def mistake(where: str, name: str, value: Any, known: dict[str, Any]) -> str | N
         nearest = difflib.get_close_matches(wrong, properties, n=1, cutoff=0.6)
         hint = f"; did you mean {nearest[0]}?" if nearest else f"; the keys are: {', '.join(properties)}"
         return f"{where}{inner}.{wrong} is not a key that {installed()} knows{hint}"
-    message = error.message
-    if error.validator == "enum":
-        choices = [str(each) for each in error.validator_value]
-        close = difflib.get_close_matches(str(error.instance), choices, n=1, cutoff=0.6)
-        message = f"not a value that {installed()} knows; " + (
-            f"did you mean {close[0]!r}?" if close else f"one of {', '.join(choices)}"
-        )
-    return f"{where}{inner} = {json.dumps(error.instance)}: {message}"
+    return f"{where}{inner} = {json.dumps(error.instance)}: {expected(error.schema, error.instance)}"
+
+
+def expected(schema: Any, value: Any) -> str:
+    """What a schema allows instead of ``value``: types, and the nearest of the values that it lists."""
+    options = schema.get("anyOf", [schema])
+    listed = [str(each) for option in options for each in option.get("enum", ())]
+    types = [option["type"] for option in options if option.get("type", "null") != "null" and "enum" not in option]
+    if listed and isinstance(value, str):
+        close = difflib.get_close_matches(value, listed, n=1, cutoff=0.6)
+        hint = f"did you mean {close[0]!r}?" if close else f"one of {', '.join(listed)}"
+        return f"not a value that {installed()} knows; {hint}"
+    return f"{installed()} takes {' or '.join(types + listed) or json.dumps(schema)}"
 
 
 def installed() -> str | None:

@@ -11,7 +11,7 @@ from agentopt_local.errors import ConfigError, EngineDeadError, outcome
 
 LOG_BYTES = 64 << 10
 """How much of the end of a log is searched for errors."""
-MAX_REASON = 500
+MAX_REASON = 300
 """Characters of what vLLM says against a setting."""
 RAISED = re.compile(r"(?:^|\s)((?:\w+\.)*\w*(?:Error|Exception|Timeout\w*): \S.*)$")
 
