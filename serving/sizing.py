@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from agentopt_local.record import Record
 from serving.engine_config import CPU_QUANTIZATION, EngineConfig
+from serving.hub import Listing, read_text, weight_files
 
 GIB = 1 << 30
 CPU_MODEL_LEN, CPU_SEQS, CPU_STEP = 8192, 64, 8192
@@ -166,14 +167,18 @@ def state_bytes(text: Mapping[str, Any]) -> int:
 
 def read_folder(model: Path) -> ModelFacts | None:
     """The facts of a model's folder; None if it has no configuration, or one of a kind that is not known."""
-    from serving.hub import weight_files
-
     try:
         config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     names = weight_files([path.name for path in model.iterdir()], lambda name: (model / name).read_text("utf-8"))
     return read_facts(config, sum((model / name).stat().st_size for name in names if (model / name).exists()))
+
+
+def read_listing(name: str, listing: Listing) -> ModelFacts | None:
+    """The facts of a model on the hub, of which only its configuration is fetched. Raises ConfigError."""
+    config = json.loads(read_text(name, listing.commit, "config.json"))
+    return read_facts(config, listing.size(".safetensors"))
 
 
 def cpu_sizes(config: EngineConfig, facts: ModelFacts | None) -> Sizes:
