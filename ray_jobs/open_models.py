@@ -80,22 +80,34 @@ def optimizer_of(config: RunConfig) -> tuple[ModelConfig, EngineConfig] | None:
     return None if same else (model, engine)
 
 
+def use_cluster(config: RunConfig, stack: AsyncExitStack) -> None:
+    """Join or start the Ray cluster of a run; ``stack`` leaves it. Does nothing if this process is connected already."""
+    import ray
+
+    from ray_jobs.cluster import connect, disconnect
+    from ray_jobs.serve import cluster_of
+
+    if ray.is_initialized():
+        return
+    roles = [(config.model, config.engine), *([other] if (other := optimizer_of(config)) else [])]
+    joins = any(engine.pool_name for model, engine in roles if model.base_url is None)
+    connect(cluster_of(config) if joins else config.ray)
+    stack.callback(disconnect)
+
+
 async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Progress) -> Models:
     """Open the configured models; roles with the same settings share one.
 
     ``stack`` closes them. Raises ConfigError if the cluster does not have the GPUs for all engines, and EngineDeadError
     if an engine does not start.
     """
-    from ray_jobs.cluster import connect, disconnect
-
     places: dict[str, Placement] = {}
     hosted = hosted_models(config)
     if hosted:
         from serving.placement import reserve
 
         progress(Stage(part="starting Ray"), 0, 0)
-        connect(config.ray)
-        stack.callback(disconnect)
+        use_cluster(config, stack)
         places = await reserve({table: engine for table, (_, engine) in hosted.items()})
         for place in places.values():
             stack.callback(place.release)
@@ -137,15 +149,11 @@ async def open_model(
         )
         stack.push_async_callback(endpoint.aclose)
         return endpoint, "endpoint"
-    from ray_jobs.cluster import connect, disconnect
-
     if engine.pool_name is not None:
-        from ray_jobs.serve import cluster_of
         from serving.pool import join
 
         progress(Stage(part=f"joining the engines called {engine.pool_name}"), 0, 0)
-        connect(cluster_of(config))
-        stack.callback(disconnect)
+        use_cluster(config, stack)
         joined = await join(engine, model.name)
         stack.push_async_callback(joined.aclose)
         return joined, joined.device
@@ -153,8 +161,7 @@ async def open_model(
 
     path = resolve(model.name, allow_fetch=False)
     progress(Stage(part="starting Ray"), 0, 0)
-    connect(config.ray)
-    stack.callback(disconnect)
+    use_cluster(config, stack)
     progress(Stage(part=f"loading {model.name} into vLLM"), 0, 0)
     from serving.pool import start_pool
 

@@ -148,11 +148,17 @@ def test_a_gpu_engine_gets_sizes_and_parallelism_and_arguments_passed_through() 
     config = EngineConfig.model_validate(
         {
             "tensor_parallel_size": 4, "pipeline_parallel_size": 2, "expert_parallel": True, "quantization": "fp8",
-            "kv_cache_dtype": "fp8", "speculative_config": {"method": "ngram"}, "vllm": {"swap_space": 1},
+            "kv_cache_dtype": "fp8", "speculative_config": {"method": "ngram"}, "vllm": {"cpu_offload_gb": 1},
         }
     )  # fmt: skip
     options = engine_options(Path("m"), config, memory=CARD_24, spans=True)
-    names = ("tensor_parallel_size", "pipeline_parallel_size", "enable_expert_parallel", "quantization", "swap_space")
+    names = (
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+        "enable_expert_parallel",
+        "quantization",
+        "cpu_offload_gb",
+    )
     assert [options[name] for name in names] == [4, 2, True, "fp8", 1]
     assert options["distributed_executor_backend"] == "ray"
     assert options["max_num_seqs"] == 256
