@@ -81,7 +81,7 @@ def optimizer_of(config: RunConfig) -> tuple[ModelConfig, EngineConfig] | None:
 
 
 def use_cluster(config: RunConfig, stack: AsyncExitStack) -> None:
-    """Join or start the Ray cluster of a run; ``stack`` leaves it. Does nothing if this process is connected already."""
+    """Join or start the Ray cluster of a run, unless this process is connected already. ``stack`` leaves it."""
     import ray
 
     from ray_jobs.cluster import connect, disconnect
