@@ -20,6 +20,7 @@ from agentopt_local.chat import ChatModel, ChatReply, ChatRequest, Constraint, M
 from serving.cpu import cores
 from serving.engine import Engine
 from serving.engine_config import EngineConfig, HostedModel
+from serving.sizing import cpu_sizes
 from serving.vllm_options import engine_environment, prepare
 
 CODE_ONLY = r"```python\n([^`]|`[^`]|``[^`])*\n```\n?"
@@ -206,24 +207,26 @@ async def hosted(
 ) -> AsyncIterator[tuple[ChatModel, str]]:
     """A fresh engine in a Ray actor, as in a run, and its device; or the stand-in."""
     if scripted:
-        paced = PacedModel(notes, max_seqs=config.max_num_seqs)
+        paced = PacedModel(notes, max_seqs=cpu_sizes(config, None).max_num_seqs)
         yield paced, paced.device
         await paced.aclose()
         return
     from ray_jobs.cluster import connect, disconnect
     from ray_jobs.config import RayConfig
     from serving.model_store import resolve
-    from serving.pool import host, pick_device
+    from serving.placement import reserve
+    from serving.pool import host
 
     path = resolve(model, allow_fetch=False)
     connect(RayConfig())
     try:
-        device = pick_device(config)
+        place = (await reserve({"engine": config}))["engine"]
+        device = place.device
         cpu = device == "cpu"
         env = engine_environment(config, cpu=cpu, cores=cores())
         make = partial(NotingEngine, path, config, notes, cpu=cpu)
         info = HostedModel(model=model, device=device, replicas=config.replicas)
-        pool = await host(make, config, info, gpus=0 if cpu else config.tensor_parallel_size, env=env)
+        pool = await host(make, config, info, place=place, env=env)
         try:
             yield pool, device
         finally:
@@ -251,7 +254,7 @@ def ceiling(model: str, config: EngineConfig, notes: Path, device: str) -> dict[
 
 async def scripted_ceiling(config: EngineConfig, lengths: list[int]) -> dict[str, Any]:
     """The stand-in's limit: all logged lengths at once."""
-    slots = asyncio.Semaphore(config.max_num_seqs)
+    slots = asyncio.Semaphore(cpu_sizes(config, None).max_num_seqs)
 
     async def one(tokens: int) -> None:
         async with slots:

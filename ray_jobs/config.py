@@ -7,9 +7,10 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from agentopt_local.agents.config import AgentConfig
 from agentopt_local.errors import ConfigError
@@ -19,6 +20,7 @@ from agentopt_local.train_state import PRESETS, TrainerConfig, check_training
 from agentopt_local.update import OptimizerConfig
 from ray_jobs.model_config import ModelConfig
 from ray_jobs.model_size import settings_by_size
+from ray_jobs.toml_values import merged, near_files, set_key, table, toml_value
 from serving.engine_config import EngineConfig
 
 
@@ -73,8 +75,9 @@ class RunConfig(Record):
     """The name of the run's folder; None derives one from the task and the time."""
     start_functions: str | None = None
     """Functions to start from: a run, an exported package, a folder of .py files, or a single .py file."""
-    concurrency: int = Field(default=64, ge=1)
-    """How many rollouts may run at once."""
+    concurrency: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """How many rollouts may run at once. ``auto``: as many as the agent's engines take in their batches; 64 with an
+    endpoint."""
     model: ModelConfig = ModelConfig()
     """The agent's model, which the optimizer also uses unless ``optimizer_model`` is set."""
     engine: EngineConfig = EngineConfig()
@@ -155,8 +158,8 @@ def changed_budget(config: RunConfig, changes: Mapping[str, Any], prefix: str = 
 def explain(error: ValidationError, source: str, origin: dict[str, str]) -> str:
     """Describe each wrong value on a line of its own: where it is, what it is and what was expected."""
     lines = []
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
+    for key, items in by_key(error).items():
+        item = items[0]
         where = origin.get(key, f"{source}: {key}")
         if item["type"] == "missing":
             lines.append(f"{where} is missing; {describe(key)}")
@@ -164,23 +167,53 @@ def explain(error: ValidationError, source: str, origin: dict[str, str]) -> str:
             lines.append(f"{where} is not a setting{nearest(item['loc'])}")
         elif item["type"] == "secret":
             lines.append(f"{where}: {item['msg']}; put the key into the environment variable that api_key_env names")
+        elif item["type"] == "together":
+            lines.append(f"{where}: {item['msg']}")
         else:
-            message = item["msg"][:1].lower() + item["msg"][1:]
+            message = " or ".join(each["msg"][:1].lower() + each["msg"][1:] for each in items)
             lines.append(f"{where} = {json.dumps(item['input'], default=str)}: {message}; {describe(key)}")
     return "\n".join(lines)
 
 
+def by_key(error: ValidationError) -> dict[str, list[Any]]:
+    """What is wrong, by dotted key. A setting that takes one of several types has an item for each of them."""
+    found: dict[str, list[Any]] = {}
+    for item in error.errors():
+        parts = [str(part) for part in item["loc"]]
+        if item["type"] not in ("missing", "extra_forbidden"):  # pydantic appends the type that was tried
+            parts = next((parts[:n] for n in range(len(parts), 0, -1) if field_of(".".join(parts[:n]))), parts)
+        found.setdefault(".".join(parts), []).append(item)
+    return found
+
+
 def describe(key: str) -> str:
     """What a key means, from the docstring below its field."""
-    record: Any = RunConfig
-    text = ""
-    for part in key.split("."):
-        field = record.model_fields.get(part) if hasattr(record, "model_fields") else None
-        if field is None:
-            break
-        text = (field.description or "").split("\n")[0]
-        record = table(field.annotation)
+    field = field_of(key)
+    text = (field.description or "").split("\n")[0] if field else ""
     return f"it is: {text}" if text else "see agentopt train --help"
+
+
+def field_of(key: str) -> FieldInfo | None:
+    """The declaration of the setting with a dotted key; None if there is none."""
+    record: Any = RunConfig
+    field: FieldInfo | None = None
+    for part in key.split("."):
+        field = record.model_fields.get(part) if record is not None else None
+        if field is None:
+            return None
+        record = table(field.annotation)
+    return field
+
+
+def is_open(key: str) -> bool:
+    """Whether a key is inside a table whose keys are not ours, such as ``task.settings`` or ``engine.vllm``."""
+    parts = key.split(".")
+    fields = [field_of(".".join(parts[:n])) for n in range(1, len(parts))]
+    return any(
+        dict in (get_origin(each) for each in (field.annotation, *get_args(field.annotation)))
+        for field in fields
+        if field is not None
+    )
 
 
 def check_keys(values: dict[str, Any], record: Any, source: str, prefix: str = "") -> None:
@@ -194,14 +227,6 @@ def check_keys(values: dict[str, Any], record: Any, source: str, prefix: str = "
             if not isinstance(value, dict):
                 raise ConfigError(f"{source}: {name} = {value!r} must be a table: write [{name}] and its keys below")
             check_keys(value, inner, source, f"{name}.")
-
-
-def table(annotation: Any) -> type[Record] | None:
-    """The record class of a setting that is a table of settings, optional or not; None for a plain value."""
-    for each in (annotation, *get_args(annotation)):
-        if isinstance(each, type) and issubclass(each, Record):
-            return each
-    return None
 
 
 def nearest(parts: Sequence[str | int]) -> str:
@@ -246,7 +271,7 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
             if not rest:
                 raise ConfigError(f"--{key} needs a value: --{key} VALUE")
             text = rest.pop(0)
-        if key not in all_keys() and not key.startswith("task.settings."):
+        if key not in all_keys() and not is_open(key):
             raise ConfigError(f"--{key} is not a setting{nearest(key.split('.'))}")
         pairs.append((key, text if takes_text(key) and text.lower() != "none" else toml_value(text)))
     return pairs
@@ -254,47 +279,5 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
 
 def takes_text(key: str) -> bool:
     """Whether a setting holds text, so that ``--run_name 2024`` is not read as a number."""
-    record: Any = RunConfig
-    for part in key.split("."):
-        if not hasattr(record, "model_fields") or part not in record.model_fields:
-            return False
-        annotation = record.model_fields[part].annotation
-        record = table(annotation) or annotation
-    return record is str or record == str | None
-
-
-def toml_value(text: str) -> Any:
-    """Read ``3``, ``true`` or ``[1, 2]`` as TOML does; ``none`` is None, and anything else is text."""
-    if text.lower() == "none":
-        return None
-    try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def set_key(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key in nested tables. Raises ConfigError if one of its sections is not a table."""
-    *sections, last = key.split(".")
-    for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"--{key}: {section} = {values!r} in the file is not a table, so it cannot hold {last}")
-    values[last] = value
-
-
-def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Merge ``over`` into ``base``, table by table; neither is modified."""
-    out = dict(base)
-    for key, value in over.items():
-        known = out.get(key)
-        out[key] = merged(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
-    return out
-
-
-def near_files(path: Path) -> str:
-    """A hint that names a .toml file with a similar name in the same folder."""
-    folder = path.parent
-    names = [each.name for each in folder.glob("*.toml")] if folder.is_dir() else []
-    found = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
-    return f"; did you mean {folder / found[0]}?" if found else ""
+    field = field_of(key)
+    return field is not None and field.annotation in (str, str | None)

@@ -18,6 +18,7 @@ from agentopt_local.trajectory import Trajectory
 from ray_jobs.config import RunConfig
 from serving.calibration import measure_in_child
 from serving.facts import Speed
+from serving.sizing import cpu_sizes
 
 GENERATED = 0.25
 """The share of its token budget that an attempt is assumed to generate, until enough have ended."""
@@ -54,6 +55,12 @@ def has_gpu() -> bool:
     return any(path.exists() for path in (Path("/dev/nvidia0"), Path("/dev/nvidiactl"), Path("/dev/kfd")))
 
 
+def at_once(config: RunConfig) -> int:
+    """Sequences in the largest batches of CPU engines, as far as rollouts fill them."""
+    batch = cpu_sizes(config.engine, None).max_num_seqs
+    return batch if config.concurrency == "auto" else min(config.concurrency, batch)
+
+
 def expectations(config: RunConfig, speed: Speed) -> list[str]:
     """What to print before a model is loaded on this processor: arithmetic, speed, and a hint if that is slow."""
     lines = [f"{config.model.name} on this processor, {speed.arithmetic}", f"expected: {speed}"]
@@ -75,7 +82,7 @@ class Forecast:
     ) -> None:
         """``speed`` is the model's, if measured; ``steps`` were finished before; ``clock`` returns seconds."""
         self.config = config
-        self.speed = speed.at(min(config.concurrency, config.engine.max_num_seqs)) if speed else None
+        self.speed = speed.at(at_once(config)) if speed else None
         self.read_cost = self.speed / speed.prompt if speed and self.speed else READ_COST
         self._clock = clock
         self._started = clock()

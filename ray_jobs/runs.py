@@ -12,7 +12,8 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.run import reader
 from agentopt_local.run.files import CONFIG, START
 from agentopt_local.run.writer import RunDir
-from ray_jobs.config import RunConfig, build, parse_overrides, set_key
+from ray_jobs.config import RunConfig, build, parse_overrides
+from ray_jobs.toml_values import set_key
 
 RAY_COPIES = "working_dir_files"
 """The folder in which Ray keeps its copies of working directories of jobs."""

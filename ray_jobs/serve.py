@@ -19,8 +19,10 @@ async def serve(config: RunConfig, progress: Progress) -> None:
     """
     from serving.model_store import resolve
     from serving.pool import is_served, start_pool
+    from serving.vllm_arguments import check_arguments
 
     name = pool_name(config)
+    check_arguments(config.engine)
     path = resolve(config.model.name, allow_fetch=False)
     async with AsyncExitStack() as stack:
         connect(config.ray)

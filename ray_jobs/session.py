@@ -29,7 +29,7 @@ from agentopt_local.trajectory import Trajectory
 from ray_jobs.agents import sandbox_of
 from ray_jobs.config import RunConfig
 from ray_jobs.forecast import Forecast
-from ray_jobs.open_models import Models, open_model, open_models
+from ray_jobs.open_models import ENDPOINT_CONCURRENCY, Models, open_model, open_models
 from ray_jobs.open_task import task_of
 from serving.facts import EngineCounters, EngineFacts
 
@@ -200,8 +200,9 @@ def forecast_of(config: RunConfig, model: ChatModel, *, steps: int = 0) -> Forec
 
 def admission_of(config: RunConfig, model: ChatModel) -> Admission:
     """Admits ``concurrency`` rollouts at once, or fewer if the engines of ``model`` lack room in their KV caches."""
+    most = config.concurrency
     return Admission(
-        config.concurrency,
+        (getattr(model, "max_num_seqs", None) or ENDPOINT_CONCURRENCY) if most == "auto" else most,
         capacity=lambda: getattr(model, "kv_cache_tokens", None),  # None for an endpoint
         expected_tokens=config.agent.max_tokens,
     )

@@ -1,5 +1,7 @@
 """Train a grid of settings on shared engines and print one table: ``python -m ray_jobs.sweep SWEEP.toml``.
 
+The grid may vary the models as well; trainings with the same ones share their engines.
+
 ::
 
     base = "demo.toml"       # the settings that all trainings have in common; a path relative to SWEEP.toml
@@ -26,7 +28,7 @@ from agentopt_local.chat import ChatModel
 from agentopt_local.errors import AgentOptError, ConfigError, RunDirError
 from agentopt_local.run.files import write_json
 from ray_jobs.commands.running import FAILED, INTERRUPTED, USER_MISTAKE
-from ray_jobs.grid import load_sweep, open_folder, over_seeds, run_sweep, table_text
+from ray_jobs.grid import by_models, load_sweep, open_folder, over_seeds, run_sweep, table_text
 from ray_jobs.interrupts import interruptible
 from ray_jobs.open_models import Models, check_model
 from ray_jobs.open_task import task_of
@@ -49,7 +51,8 @@ def main(argv: Sequence[str] | None = None, *, model: ChatModel | Models | None 
     try:
         sweep, folder, trainings = load_sweep(arguments.sweep, arguments.dir)
         if model is None:
-            check_model(trainings[0].config)
+            for group in by_models(trainings):
+                check_model(group[0].config)
         for training in trainings:
             task_of(training.config)
         held = open_folder(folder, trainings)

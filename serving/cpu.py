@@ -17,7 +17,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 from agentopt_local.errors import ConfigError
-from serving.engine_config import EngineConfig
+from serving.engine_config import CPU_QUANTIZATION, EngineConfig
 from serving.facts import Arithmetic, Kernel
 
 INT8_METHOD = "agentopt_int8"
@@ -76,9 +76,10 @@ def choose(config: EngineConfig, found: frozenset[str], *, quantized: bool = Fal
         "float32": True,
         "float16": False,
     }
-    if quantized:
+    if quantized or config.quantization not in CPU_QUANTIZATION:
         dtype = "bfloat16" if config.dtype == "auto" else config.dtype
-        return Arithmetic(dtype=dtype, reason="the model's files are quantized, and vLLM runs them as they are")
+        own = "the model's files are quantized, and vLLM runs them as they are"
+        return Arithmetic(dtype=dtype, reason=own if quantized else f"vLLM's {config.quantization} was asked for")
     if not plugged_in():
         if config.quantization == "int8":
             raise ConfigError(

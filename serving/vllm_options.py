@@ -6,16 +6,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+from agentopt_local.errors import outcome
 from serving.calibration import measure
 from serving.cpu import INT8_METHOD, KERNEL_VARIABLE, plugged_in
 from serving.cpu import environment as cpu_environment
-from serving.engine_config import EngineConfig
+from serving.engine_config import CPU_QUANTIZATION, EngineConfig
 from serving.facts import Speed
+from serving.sizing import GIB, Sizes, cpu_sizes, gpu_sizes, read_folder
 
 STEP_S = 4.0
 """How long a CPU engine may read prompts in one step. Only between steps do others get their next token, and only then
 does the engine report progress; long prompts are therefore read in chunks."""
 DAY_S = 86_400
+UNKNOWN_MEMORY = 24 * GIB
 
 
 def compiled_norms() -> dict[str, list[str]]:
@@ -38,44 +41,59 @@ def engine_environment(config: EngineConfig, *, cpu: bool, cores: int) -> dict[s
     return env | cpu_environment(config, cores=cores) if cpu else env
 
 
-def engine_options(model: Path, config: EngineConfig, *, speed: Speed | None = None) -> dict[str, Any]:
+def engine_options(
+    model: Path, config: EngineConfig, *, speed: Speed | None = None, memory: int = 0, spans: bool = False
+) -> dict[str, Any]:
     """vLLM's arguments for ``model``, the same for its async and its offline engine.
 
-    ``speed``: of this processor, if the engine runs on it; None: on a GPU.
+    ``speed``: of this processor, if the engine runs on it; None: on GPUs with ``memory`` bytes each, which are on
+    several nodes if it ``spans`` them.
     """
+    facts = read_folder(model)
+    sizes = gpu_sizes(config, facts, memory) if speed is None else cpu_sizes(config, facts)
+    several = config.tensor_parallel_size * config.pipeline_parallel_size > 1
     options: dict[str, Any] = {
         "model": str(model),
         "dtype": config.dtype,
         "seed": config.seed,
-        "max_model_len": config.max_model_len,
-        "max_num_seqs": config.max_num_seqs,
-        "max_num_batched_tokens": config.max_num_batched_tokens,
+        **sizes.model_dump(),
+        "quantization": None if config.quantization in CPU_QUANTIZATION else config.quantization,
+        "kv_cache_dtype": config.kv_cache_dtype,
         "tensor_parallel_size": config.tensor_parallel_size,
-        # a second Ray placement group inside an actor would wait forever
-        "distributed_executor_backend": "mp" if config.tensor_parallel_size > 1 else None,
+        "pipeline_parallel_size": config.pipeline_parallel_size,
+        "data_parallel_size": config.data_parallel_size,
+        "enable_expert_parallel": config.expert_parallel,
+        "speculative_config": config.speculative_config,
+        "trust_remote_code": config.trust_remote_code,
+        # on one node not "ray": a second placement group inside an actor would wait forever
+        "distributed_executor_backend": "ray" if spans else "mp" if several else None,
         "enforce_eager": speed is not None if config.enforce_eager is None else config.enforce_eager,
         "enable_prefix_caching": True,
         "generation_config": "vllm",
         "structured_outputs_config": {"backend": "guidance"},
     }
+    if facts is not None and facts.multimodal:
+        options["language_model_only"] = True  # nobody sends pictures: their encoder would only take memory
     if speed is None:
-        return options | {"gpu_memory_utilization": config.gpu_memory_utilization}
+        return options | {"gpu_memory_utilization": config.memory_share} | config.vllm
     options |= {
         "dtype": speed.arithmetic.dtype,
-        "quantization": INT8_METHOD if speed.arithmetic.quantization else None,
-        "max_num_batched_tokens": step_tokens(config, speed),
+        "quantization": INT8_METHOD if speed.arithmetic.quantization else options["quantization"],
+        "max_num_batched_tokens": step_tokens(sizes, speed),
         "block_size": 32,  # the default, 128, caches too little of short prompts
         "ir_op_priority": compiled_norms(),
         "enable_logging_iteration_details": True,  # how many tokens each step has read; a CPU's steps are long
     }
-    if config.tensor_parallel_size == 1:
+    if config.gpus == 1:
         # The model runs in the engine core's own process: with "mp", vLLM spins on a core for as long as a step takes
         # and ends a step that takes 300 s.
         options["distributed_executor_backend"] = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-    return options
+    return options | config.vllm
 
 
-def prepare(model: Path, config: EngineConfig, *, cpu: bool) -> tuple[dict[str, Any], Speed | None]:
+def prepare(
+    model: Path, config: EngineConfig, *, cpu: bool, spans: bool = False
+) -> tuple[dict[str, Any], Speed | None]:
     """vLLM's arguments, and the measured speed that a CPU engine's depend on.
 
     Sets an environment variable that vLLM's processes inherit, so they must start after this.
@@ -83,10 +101,19 @@ def prepare(model: Path, config: EngineConfig, *, cpu: bool) -> tuple[dict[str, 
     speed = measure(model, config) if cpu else None
     if speed is not None and speed.arithmetic.kernel is not None:
         os.environ[KERNEL_VARIABLE] = speed.arithmetic.kernel
-    return engine_options(model, config, speed=speed), speed
+    memory = 0 if cpu else gpu_memory()
+    return engine_options(model, config, speed=speed, memory=memory, spans=spans), speed
 
 
-def step_tokens(config: EngineConfig, speed: Speed) -> int:
+def gpu_memory() -> int:
+    """The memory of this process's first GPU in bytes; UNKNOWN_MEMORY if it cannot be found out."""
+    from vllm.platforms import current_platform
+
+    found, _ = outcome(current_platform.get_device_total_memory)
+    return int(found or UNKNOWN_MEMORY)
+
+
+def step_tokens(sizes: Sizes, speed: Speed) -> int:
     """Prompt and generated tokens of one step: as many as are read in ``STEP_S``, and at least one per sequence."""
     readable = int(speed.prompt * STEP_S) // 32 * 32
-    return max(min(config.max_num_batched_tokens, readable), config.max_num_seqs, 64)
+    return max(min(sizes.max_num_batched_tokens, readable), sizes.max_num_seqs, 64)

@@ -25,7 +25,8 @@ from pydantic import Field, ValidationError
 
 from agentopt_local.errors import ConfigError
 from agentopt_local.record import Record
-from ray_jobs.config import RunConfig, build, merged, parse_overrides, set_key
+from ray_jobs.config import RunConfig, build, parse_overrides
+from ray_jobs.toml_values import merged, set_key
 
 FOLDER = Path(__file__).parent / "protocols"
 

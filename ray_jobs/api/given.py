@@ -16,9 +16,10 @@ from agentopt_local.tasks.python import settings_of
 from agentopt_local.tasks.row_task import RowsTask
 from ray_jobs.api.endpoint import Endpoint
 from ray_jobs.api.task_data import check_task, is_task
-from ray_jobs.config import RunConfig, build, check_keys, merged
+from ray_jobs.config import RunConfig, build, check_keys
 from ray_jobs.model_config import ModelConfig
 from ray_jobs.open_models import Models
+from ray_jobs.toml_values import merged
 
 Model = str | Path | Endpoint | ChatModel
 """What ``model=`` takes: an embedded name, a folder, a hub id, an Endpoint, or any object with ``complete``."""

@@ -175,7 +175,7 @@ def check_processor() -> list[Check]:
 def check_speed() -> list[Check]:
     """Measure the demo's model on this processor, by its matrix products alone."""
     from ray_jobs.config import load_config
-    from ray_jobs.forecast import Forecast, has_gpu, speed_here
+    from ray_jobs.forecast import Forecast, at_once, has_gpu, speed_here
     from ray_jobs.terminal.live import duration
 
     if has_gpu() or not DEMO.is_file():
@@ -191,7 +191,8 @@ def check_speed() -> list[Check]:
         return []
     seconds = Forecast(config, speed).seconds()
     demo = f"; the demo takes at most about {duration(seconds)}" if seconds else ""
-    return [Check(name="CPU engine", status="ok", found=f"{speed.arithmetic}; {speed}{demo}")]
+    batch = f"; batches of {at_once(config)}"
+    return [Check(name="CPU engine", status="ok", found=f"{speed.arithmetic}; {speed}{batch}{demo}")]
 
 
 def check_models() -> list[Check]:

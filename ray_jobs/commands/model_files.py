@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ray_jobs.terminal.printing import say
 
 if TYPE_CHECKING:
-    from serving.model_store import Progress
+    from serving.hub import Progress
 
 
 def add_commands(subparsers: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from agentopt_local.chat import ChatRequest
 from agentopt_local.errors import ConfigError, EngineDeadError
 from agentopt_local.models.scripted import ScriptedChatModel
 from benchmarks.scripted import brain, config_in
+from ray_jobs import grid, sweep
+from ray_jobs.config import RunConfig
 from ray_jobs.grid import load_sweep, over_seeds, table_text
+from ray_jobs.open_models import Models
 from ray_jobs.sweep import main
 
 BASE = """
@@ -90,12 +94,39 @@ def test_a_sweep_is_interrupted_continued_and_told_in_one_table(
     assert "belongs to another sweep" in capsys.readouterr().err
 
 
+def test_a_sweep_varies_the_model_and_shares_engines_per_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = 'base = "base.toml"\nparallel = 2\n[grid]\nseed = [0, 1]\n"model.name" = ["one", "other"]\n'
+    path = sweep_in(tmp_path, text)
+    opened: list[str] = []
+    up: set[str] = set()
+    asked: dict[str, ScriptedChatModel] = {}
+
+    async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Any) -> Models:
+        name = config.model.name
+        opened.append(name)
+        assert not up, "the engines of one model end before those of the next start"
+        up.add(name)
+        stack.callback(up.discard, name)
+        asked[name] = ScriptedChatModel(brain)
+        return Models(asked[name], asked[name], "external")
+
+    monkeypatch.setattr(grid, "open_models", open_models)
+    monkeypatch.setattr(sweep, "check_model", lambda config: None)
+    assert main([str(path), "--dir", str(tmp_path / "sweep")]) == 0
+    assert opened == ["one", "other"]
+    assert all(model.requests for model in asked.values())
+    rows = json.loads((tmp_path / "sweep" / "table.json").read_text())["trainings"]
+    wanted = [(0, "one"), (0, "other"), (1, "one"), (1, "other")]
+    assert [(row["seed"], row["model.name"]) for row in rows] == wanted
+    assert all("error" not in row for row in rows)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (
-            SWEEP.replace("seed =", '"engine.replicas" ='),
-            r"grid\.engine\.replicas: trainings of one sweep share engine",
+            SWEEP.replace("seed =", '"ray.address" ='),
+            r"grid\.ray\.address: trainings of one sweep share ray",
         ),
         (SWEEP.replace("[0, 1]", "[]"), r"grid\.seed = \[\]: give at least one value"),
         (SWEEP.replace("[0, 1]", "3"), r"grid\.seed: input should be a valid list"),

@@ -14,10 +14,11 @@ import pytest
 from agentopt_local.errors import ConfigError
 from serving import cpu
 from serving.calibration import weights
-from serving.engine import last_error
 from serving.engine_config import EngineConfig
 from serving.facts import Arithmetic, Speed
+from serving.sizing import cpu_sizes
 from serving.vllm_options import engine_options, step_tokens
+from serving.vllm_start import last_error
 
 AUTO = EngineConfig()
 AVX2 = frozenset({"avx2"})
@@ -108,7 +109,7 @@ def speed(prompt: float) -> Speed:
 @pytest.mark.parametrize(("prompt", "tokens"), [(1, 64), (50, 192), (200, 800), (100_000, 8192)])
 def test_a_step_reads_what_takes_seconds(prompt: float, tokens: int) -> None:
     config = EngineConfig(max_num_seqs=32)
-    assert step_tokens(config, speed(prompt)) == tokens
+    assert step_tokens(cpu_sizes(config, None), speed(prompt)) == tokens
     options = engine_options(Path("m"), config, speed=speed(prompt))
     assert options["max_num_batched_tokens"] == tokens
     assert options["quantization"] == cpu.INT8_METHOD
@@ -118,7 +119,7 @@ def test_a_gpu_engine_is_left_alone() -> None:
     options = engine_options(Path("m"), AUTO)
     assert options["dtype"] == "auto"
     assert options["max_num_batched_tokens"] == 8192
-    assert "quantization" not in options
+    assert options["quantization"] is None
     assert "enable_logging_iteration_details" not in options
 
 

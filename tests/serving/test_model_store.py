@@ -19,6 +19,7 @@ import pytest
 
 from agentopt_local.errors import ConfigError
 from serving import model_store
+from serving.hub import Progress, is_complete
 from serving.model_store import EmbeddedModel, Sources, cache_dir, list_models, resolve
 
 PIECES = [b"first" * 100, b"second" * 50, b"third" * 10]
@@ -66,7 +67,7 @@ def fake_convert(gguf: Path, out: Path, progress: Callable[[int, int], None]) ->
     progress(1, 1)
 
 
-def no_hub(hub_id: str) -> Path:
+def no_hub(hub_id: str, progress: Progress) -> Path:
     raise ConfigError(f"no hub for {hub_id}")
 
 
@@ -81,7 +82,7 @@ def left_in(cache: Path) -> set[str]:
 def test_the_order_of_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cached, hub, cache = tmp_path / "hub-cache", tmp_path / "hub", tmp_path / "cache"
-    fetch = Sources({"tiny": TINY}, lambda hub_id: None, lambda hub_id: hub, FakePackages(), fake_convert)
+    fetch = Sources({"tiny": TINY}, lambda hub_id: None, lambda hub_id, progress: hub, FakePackages(), fake_convert)
     assert resolve("tiny", allow_fetch=True, cache=cache, sources=fetch) == hub
     in_cache = Sources({"tiny": TINY}, lambda hub_id: cached, no_hub, FakePackages(), fake_convert)
     assert resolve("tiny", allow_fetch=False, cache=cache, sources=in_cache) == cached
@@ -104,7 +105,7 @@ def test_a_missing_model_names_the_command_that_fetches_it(tmp_path: Path) -> No
 
 
 def test_any_hugging_face_id_is_a_name_but_has_no_packages(tmp_path: Path) -> None:
-    sources = Sources({"tiny": TINY}, lambda hub_id: None, lambda hub_id: tmp_path / hub_id)
+    sources = Sources({"tiny": TINY}, lambda hub_id: None, lambda hub_id, progress: tmp_path / hub_id)
     assert resolve("someone/model", allow_fetch=True, cache=tmp_path, sources=sources) == tmp_path / "someone/model"
     with pytest.raises(ConfigError, match="no hub for someone/model"):
         resolve("someone/model", allow_fetch=True, cache=tmp_path, sources=fake_sources(FakePackages()))
@@ -137,16 +138,16 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
 
 def test_a_snapshot_without_all_its_weights_is_not_complete(tmp_path: Path) -> None:
     (tmp_path / "config.json").touch()
-    assert not model_store.is_complete(tmp_path)
+    assert not is_complete(tmp_path)
     (tmp_path / "model.safetensors").touch()
-    assert model_store.is_complete(tmp_path)
+    assert is_complete(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text(
         '{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}'
     )
     (tmp_path / "1.safetensors").touch()
-    assert not model_store.is_complete(tmp_path)
+    assert not is_complete(tmp_path)
     (tmp_path / "2.safetensors").touch()
-    assert model_store.is_complete(tmp_path)
+    assert is_complete(tmp_path)
 
 
 def test_a_pull_leaves_the_folder_and_nothing_else(tmp_path: Path) -> None:

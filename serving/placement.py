@@ -1,0 +1,168 @@
+"""On which GPUs of the cluster engines run: reserved for all pools of a run before the first one starts.
+
+A reservation is a Ray placement group, so Ray itself decides whether the pools fit beside each other and beside others,
+and nobody else takes a GPU while a model loads. A replica has GPUs of one node, or a share of one GPU. One that needs
+more GPUs than any node has gets a group of its own, in which vLLM places a worker per GPU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from agentopt_local.errors import ConfigError
+from serving.engine_config import EngineConfig
+
+WAIT_S = 15.0
+"""How long GPUs that are in use may take to become free, as those of a run that has just ended do."""
+
+
+@dataclass
+class Placement:
+    """Where the replicas of one pool run."""
+
+    config: EngineConfig
+    device: str = "cpu"
+    """``cpu`` or ``gpu``."""
+    spans: bool = False
+    """Whether a replica's GPUs may be on several nodes."""
+    groups: list[PlacementGroup] = field(default_factory=list)
+    """One for all replicas, or one for each that spans nodes."""
+
+    def options(self, index: int) -> dict[str, Any]:
+        """Ray's options for the actor of a replica."""
+        if self.device == "cpu":
+            return {"scheduling_strategy": "SPREAD"}
+        if self.spans:  # the actor only directs the workers
+            strategy = PlacementGroupSchedulingStrategy(self.groups[index], 0, placement_group_capture_child_tasks=True)
+            return {"scheduling_strategy": strategy, "num_gpus": 0}
+        return {
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(self.groups[0], index),
+            "num_gpus": gpus_of(self.config),
+        }
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment variables that an actor needs because of its place."""
+        # without a GPU of its own it still has to see of which kind the GPUs are
+        return {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"} if self.spans else {}
+
+    def release(self) -> None:
+        """Give the GPUs back. Safe to call twice."""
+        groups, self.groups = self.groups, []
+        if ray.is_initialized():
+            for group in groups:
+                remove_placement_group(group)
+
+
+async def reserve(pools: Mapping[str, EngineConfig]) -> dict[str, Placement]:
+    """A place for each pool; they are known by the name of their settings, such as ``engine``.
+
+    Raises ConfigError, and reserves nothing, if the cluster does not have the GPUs for all of them.
+    """
+    nodes = [int(row["Resources"].get("GPU", 0)) for row in ray.nodes() if row["Alive"]]
+    devices = {table: pick_device(table, config, sum(nodes)) for table, config in pools.items()}
+    wanted = {table: config for table, config in pools.items() if devices[table] == "gpu"}
+    check_sum(wanted, sum(nodes))
+    places = {
+        table: Placement(config, devices[table], spans=table in wanted and config.gpus > max(nodes))
+        for table, config in pools.items()
+    }
+    for table, place in places.items():
+        if place.spans and place.config.data_parallel_size > 1:
+            raise ConfigError(
+                f"a replica of {table} has {place.config.gpus} GPUs, and no node has more than {max(nodes)}: set "
+                f"{table}.data_parallel_size = 1 and use {table}.replicas instead, or tensor and pipeline parallelism"
+            )
+    on_gpus = sorted((places[table] for table in wanted), key=lambda place: -place.config.gpus)
+    # spread replicas may leave no node with room for a larger one
+    for strategy in ("SPREAD", "PACK") if len(nodes) > 1 else ("PACK",):
+        for place in on_gpus:
+            place.groups = groups_for(place, strategy)
+        if await all_ready([group for place in on_gpus for group in place.groups]):
+            return places
+        for place in on_gpus:
+            place.release()
+    free = ray.available_resources().get("GPU", 0)
+    raise ConfigError(
+        f"{needs(wanted)}; the Ray cluster has {sum(nodes)} on {len(nodes)} nodes, of which {free:g} are free: end "
+        "what else uses them (see ray status), or lower the replicas and parallel sizes"
+    )
+
+
+def pick_device(table: str, config: EngineConfig, gpus: int) -> str:
+    """``cpu`` or ``gpu``, on a cluster with so many GPUs. Raises ConfigError if the settings contradict that."""
+    if config.device == "cpu" or (config.device == "auto" and gpus == 0):
+        return "cpu"
+    if config.quantization == "int8":
+        raise ConfigError(
+            f"{table}.quantization = 'int8' is for CPU engines, and this cluster has GPUs: use one of vLLM's, such as "
+            f"'fp8', or leave it out, or set {table}.device = 'cpu'"
+        )
+    return "gpu"
+
+
+def check_sum(pools: Mapping[str, EngineConfig], gpus: int) -> None:
+    """Raise ConfigError if all pools together need more GPUs than there are."""
+    if sum(config.replicas * gpus_of(config) for config in pools.values()) <= gpus + 1e-9:
+        return
+    shares = " and ".join(f"{table}.gpu_fraction" for table in pools)
+    share = f"; let them share a GPU by {shares}" if len(pools) > 1 else ""
+    raise ConfigError(
+        f"{needs(pools)}, and the Ray cluster has {gpus}{share}; lower the replicas or parallel sizes, or set "
+        f"{' or '.join(f'{table}.device' for table in pools)} = 'cpu'"
+    )
+
+
+def gpus_of(config: EngineConfig) -> float:
+    """The GPUs of one replica, or its share of one."""
+    return config.gpu_fraction if config.gpus == 1 else config.gpus
+
+
+def needs(pools: Mapping[str, EngineConfig]) -> str:
+    """``engine needs 2 GPUs (2 replicas × 1) and optimizer_engine needs 1 (1 replica × 1), together 3``."""
+    counts = [config.replicas * gpus_of(config) for config in pools.values()]
+    parts = [
+        f"{table} needs {count:g} GPU{'' if count == 1 else 's'} (replicas × GPUs of each = {config.replicas} × "
+        f"{gpus_of(config):g})"
+        for (table, config), count in zip(pools.items(), counts, strict=True)
+    ]
+    return " and ".join(parts) + (f", together {sum(counts):g}" if len(counts) > 1 else "")
+
+
+def groups_for(place: Placement, strategy: str) -> list[PlacementGroup]:
+    """Ask Ray for a pool's GPUs; the groups become ready later, or never."""
+    config = place.config
+
+    def group(bundles: list[dict[str, float]], strategy: str, index: int = 0) -> PlacementGroup:
+        if config.pool_name is None:
+            return placement_group(bundles, strategy=strategy)
+        name = f"{group_prefix(config.pool_name)}{index}"
+        return placement_group(bundles, strategy=strategy, name=name, lifetime="detached")  # outlives this process
+
+    if place.spans:
+        return [group([{"GPU": 1.0}] * config.gpus, "PACK", index) for index in range(config.replicas)]
+    return [group([{"GPU": gpus_of(config)}] * config.replicas, strategy)]
+
+
+async def all_ready(groups: Sequence[PlacementGroup]) -> bool:
+    """Whether all groups are reserved within ``WAIT_S``."""
+    return all(await asyncio.gather(*(asyncio.to_thread(group.wait, WAIT_S) for group in groups)))
+
+
+def group_prefix(pool: str) -> str:
+    """How the names of the groups begin whose engines outlive their command."""
+    return f"engines/{pool}/"
+
+
+def release_named(pool: str) -> None:
+    """Give back the GPUs of engines that another process started under a name."""
+    for key, row in placement_group_table().items():
+        if str(row.get("name")).startswith(group_prefix(pool)) and row.get("state") != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(key))))
