@@ -125,8 +125,8 @@ def check_thinking(model: ModelConfig, facts: EngineFacts | None) -> None:
     wanted = model.thinking not in ("auto", "off", 0)
     if wanted and facts is not None and facts.thinks == "never":
         raise ConfigError(
-            f"model.thinking = {model.thinking!r}, but the chat template of {model.name} has no thoughts; leave it out, "
-            "or choose a model that thinks"
+            f"model.thinking = {model.thinking!r}, but the chat template of {model.name} has no thoughts; leave it "
+            "out, or choose a model that thinks"
         )
 
 
