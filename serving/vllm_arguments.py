@@ -47,6 +47,14 @@ KEPT = {
     "generation_config": "sampling follows the run's own settings, and not a file of the model",
     "override_generation_config": "sampling follows agent.temperature, optimizer.temperature and their like",
     "skip_tokenizer_init": "grammars need the tokenizer",
+    **dict.fromkeys(
+        ("tokenizer_mode", "tokenizer_revision"),
+        "token ids are made with the tokenizer in the model's folder",
+    ),
+    **dict.fromkeys(
+        ("reasoning_parser", "reasoning_parser_plugin", "reasoning_config"),
+        "thoughts are part of the grammar and read by its marks; see model.thinking",
+    ),
     "runner": "the models of a run generate text",
     "convert": "the models of a run generate text",
     "disable_log_stats": "the engine's counters are read for progress and for hung engines",
