@@ -117,7 +117,9 @@ class Family:
         end = prompt.rstrip()
         if self.thought_open and end.endswith(self.thought_open):
             return "begun"
-        return "over" if self.thought_close and end.endswith(self.thought_close) else "open"
+        # gpt-oss ends a thought as it ends the user's turn, so its prompts cannot say that one is over
+        marks = len(list(pieces(self.thought_close, self.marks)))
+        return "over" if marks == 1 and end.endswith(self.thought_close) else "open"
 
     def opening(self, prompt: str, thinking: Thinking) -> Opening:
         """How the turn after ``prompt`` begins."""
@@ -181,7 +183,7 @@ class Family:
         close = literal(self.thought_close, self.marks)
         if opening.thought == "begun":
             return f"zthought {close} zgap"
-        return f"({literal(self.thought_open, self.marks)} zthought {close})? zgap"
+        return f"({literal(self.thought_open, self.marks)} zthought {close} zgap)?"
 
     def read(
         self, sampled: Sequence[int], tools: Sequence[ToolSpec], constraint: Constraint | None, opening: Opening
@@ -200,24 +202,33 @@ class Family:
         """The tokens of the thought and those of what was said after it."""
         if not self.thought_close:
             return [], ids
-        opening = self.tokenizer.encode(self.thought_open, add_special_tokens=False)
-        if not begun and ids[: len(opening)] != opening:
+        start = self._after(ids, self.thought_open)
+        if start is None and not begun:
             return [], ids
-        start = len(opening) if ids[: len(opening)] == opening else 0
-        closing = self.tokenizer.encode(self.thought_close, add_special_tokens=False)
-        if closing[0] not in ids[start:]:
+        start = start or 0
+        shut = next(pieces(self.thought_close, self.marks))
+        if shut not in ids[start:]:
             return ids[start:], []  # cut off in the middle of it
-        end = ids.index(closing[0], start)
+        end = ids.index(int(shut), start)
         rest = ids[end:]
-        same = next((i for i, pair in enumerate(zip(rest, closing, strict=False)) if pair[0] != pair[1]), None)
-        return ids[start:end], rest[min(len(rest), len(closing)) if same is None else same :]
+        return ids[start:end], rest[self._after(rest, self.thought_close) or 1 :]
+
+    def _after(self, ids: Sequence[int], text: str) -> int | None:
+        """How many of ``ids`` write ``text``; None if they begin otherwise. A text has many ways to be written."""
+        for count in range(1, min(len(ids), len(text)) + 1):
+            written = self.tokenizer.decode(ids[:count], skip_special_tokens=False)
+            if written == text:
+                return count
+            if not text.startswith(written):
+                return None
+        return None
 
     def _text(
         self, ids: list[int], constraint: Constraint | None, tools: Sequence[ToolSpec], *, ended: bool
     ) -> Message:
-        head = self.tokenizer.encode(self.template.rules.text_opening, add_special_tokens=False)
-        if head and ids[: len(head)] == head:
-            ids, tools = ids[len(head) :], ()
+        head = self._after(ids, self.template.rules.text_opening)
+        if head is not None:
+            ids, tools = ids[head:], ()
         plain = self._decode(ids)
         if constraint is not None and constraint.kind != "turn":
             return Message(role="assistant", content=plain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Sequence
 
@@ -46,7 +47,7 @@ def check_fit(name: str, engine: EngineConfig, cards: Sequence[tuple[str, int]])
     """
     check_arguments(engine)
     facts, found = look_up(name)
-    checks = [Check(name=f"model {name}", status="ok", found=found)]
+    checks = [Check(name=f"model {name}", status="ok", found=found), *check_template(name, engine)]
     if facts is None:
         advice = "its configuration has keys that are not known here; vLLM may run it all the same"
         return [*checks, Check(name="memory", status="warning", found="cannot be estimated", advice=advice)]
@@ -54,6 +55,22 @@ def check_fit(name: str, engine: EngineConfig, cards: Sequence[tuple[str, int]])
         return [*checks, check_memory(facts, engine, memory_bytes())]
     kinds = dict.fromkeys(cards)
     return [*checks, *(check_card(facts, engine, card, memory, len(cards)) for card, memory in kinds)]
+
+
+def check_template(name: str, engine: EngineConfig) -> list[Check]:
+    """Check the tokenizer and the chat template of a model that is here, and say what they show about its family."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its parsers are imported, which reports about this machine
+    from serving.engine import transcripts_of
+
+    try:
+        folder = resolve(name, allow_fetch=False)
+    except ConfigError:  # on the hub
+        return []
+    try:
+        family = transcripts_of(folder, trust_remote_code=engine.trust_remote_code).family
+    except ConfigError as error:
+        return [Check(name="chat template", status="missing", found=str(error))]
+    return [Check(name="chat template", status="ok", found=f"calls: {family.calls}; thinks: {family.thinks}")]
 
 
 def look_up(name: str) -> tuple[ModelFacts | None, str]:
@@ -99,9 +116,10 @@ def check_memory(facts: ModelFacts, engine: EngineConfig, memory: int) -> Check:
     """Check whether a model fits a CPU engine on a machine with so many bytes of memory."""
     need = facts.weights + int(engine.kv_cache_gib * GIB) + CPU_WORK
     sizes = cpu_sizes(engine, facts)
+    growing = facts.full + facts.sliding  # 0 if all layers have linear attention
+    tokens = f" = {int(engine.kv_cache_gib * GIB / growing):,} tokens" if growing else ""
     text = (
-        f"weights {facts.weights / GIB:.1f} GiB, KV cache {engine.kv_cache_gib:g} GiB = "
-        f"{int(engine.kv_cache_gib * GIB / max(facts.full + facts.sliding, 1)):,} tokens; max_model_len "
+        f"weights {facts.weights / GIB:.1f} GiB, KV cache {engine.kv_cache_gib:g} GiB{tokens}; max_model_len "
         f"{sizes.max_model_len}, max_num_seqs {sizes.max_num_seqs}"
     )
     if need > memory:

@@ -197,6 +197,7 @@ def test_a_thought_is_apart_and_what_it_calls_is_not_called(family: TinyFamily) 
     made = transcripts.family
     request = ChatRequest(messages=(SYSTEM, ASK), tools=TOOLS, thinking=Thinking(effort="on"))
     prompt = transcripts.prompt(request, 10_000)
+    assert prompt.opening.thought != "none"
     call = '<tool_call>\n{"name": "gcd", "arguments": {"n": 1, "text": ""}}\n</tool_call> ```python\nprint(1)\n```'
     opened = "" if prompt.opening.thought == "begun" else made.thought_open
     spoken = made.template.rules.text_opening + "<answer>six</answer>"

@@ -72,13 +72,7 @@ FAMILIES = (
     TinyFamily(
         "qwen3.6",
         "qwen3_6",
-        "qwen3_5_text",
-        {
-            "linear_num_key_heads": 2,
-            "linear_num_value_heads": 4,
-            "linear_key_head_dim": 32,
-            "linear_value_head_dim": 32,
-        },
+        "qwen3",  # its own class needs torchvision, and Qwen3-Next's Triton: a CPU installation has neither
         ends=("<|im_end|>",),
         drops_thoughts=True,
     ),
