@@ -867,6 +867,22 @@ def test_what_the_optimizer_thinks_is_in_no_later_request_and_in_no_function(ben
     assert "SECRET" not in proposal.model_dump_json()
 
 
+@pytest.mark.parametrize(
+    ("settings", "limits"),
+    [
+        ({}, {"header": 64, "source": 400, "arguments": 300}),
+        ({"n_evidence": 20}, {"header": 64, "source": 400, "arguments": 2000}),
+        (
+            {"max_header_tokens": 128, "max_source_tokens": 900, "max_arguments_tokens": 200},
+            {"header": 128, "source": 900, "arguments": 600},
+        ),
+    ],
+)
+def test_each_phase_has_its_own_limit(bench: Bench, settings: dict[str, int], limits: dict[str, int]) -> None:
+    _, requests = bench.propose(Author(), **settings)
+    assert {phase(each): each.sampling.max_tokens for each in requests} == limits
+
+
 def test_usage_is_summed_over_all_requests(bench: Bench) -> None:
     proposal, requests = bench.propose(Author(sources=[WRONG]), n_samples=2, max_retries=1)
     assert proposal.usage.requests == len(requests) > 0

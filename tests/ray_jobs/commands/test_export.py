@@ -27,6 +27,13 @@ def export(run: Path, form: str, output: Path, *more: str) -> int:
     return main(["export", str(run), "--format", form, "--output", str(output), *more])
 
 
+def test_the_metadata_say_whose_settings_each_role_had(run: Path) -> None:
+    meta = json.loads((run / "meta.json").read_text())
+    said = "small: a-model has a size that is not known; model.size can state it"
+    assert meta["sizes"] == {"agent": said, "optimizer": said}
+    assert json.loads((run / "config.json").read_text())["model"]["size"] == "small"
+
+
 # What is exported
 
 
