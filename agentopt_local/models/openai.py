@@ -15,8 +15,8 @@ from agentopt_local.chat import ChatReply, ChatRequest, Usage
 from agentopt_local.errors import ContextOverflowError, ModelError, PromptError, RefusedPromptError
 from agentopt_local.models.checking import fault
 from agentopt_local.models.client import BadRequestError, JsonClient
-from agentopt_local.models.server_dialect import ServerDialect, Structured
 from agentopt_local.models.refusals import begun, blames_content, blames_template
+from agentopt_local.models.server_dialect import ServerDialect, Structured
 from agentopt_local.models.wire import field_of_thought, from_response, usage_of, withheld
 from agentopt_local.tool_formats import HermesFormat, ToolFormat
 

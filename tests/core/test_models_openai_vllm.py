@@ -180,9 +180,9 @@ def check(reply: ChatReply) -> None:
 
 def test_a_constrained_turn_after_a_thought_and_without_one(server: str) -> None:
     thoughtful = ask(server, *[question("on")] * 8)
-    assert all(reply.message.thought and reply.usage.thought_tokens for reply in thoughtful)
+    assert [reply for reply in thoughtful if not (reply.message.thought and reply.usage.thought_tokens)] == []
     quiet = ask(server, *[question("least")] * 4, *[question("off")] * 4)
-    assert not any(reply.message.thought or reply.usage.thought_tokens for reply in quiet)
+    assert [reply for reply in quiet if reply.message.thought or reply.usage.thought_tokens] == []
     for reply in (*thoughtful, *quiet):
         check(reply)
         assert "think>" not in reply.message.content + reply.message.thought
