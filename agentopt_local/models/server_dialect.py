@@ -92,7 +92,7 @@ class ServerDialect:
             if self._calls == "fields" and request.tools:
                 return {}
             format_ = self.tool_format or HermesFormat()
-            kind, value = "grammar", format_.grammar(request.tools, value)
+            kind, value = "grammar", format_.grammar(request.tools, value, constraint.max_thought_sentences)
         if kind == "json_schema":
             wanted = json.loads(value)
             if isinstance(wanted, dict):

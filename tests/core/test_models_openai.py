@@ -260,6 +260,15 @@ def test_vllm_is_recognised_and_gets_all_constraints() -> None:
     assert server.bodies[2]["tools"]
 
 
+def test_vllm_gets_the_longest_text_before_a_call() -> None:
+    server = Server("x", owned_by="vllm")
+    for sentences in (12, 0):
+        wanted = Constraint(kind="turn", value="x", max_thought_sentences=sentences)
+        run(server.model(structured="auto"), ask(constraint=wanted, tools=(TOOL,)))
+    grammars = [body["structured_outputs"]["grammar"] for body in server.bodies]
+    assert ["{0,12}" in grammar for grammar in grammars] == [True, False]
+
+
 def test_vllm_is_asked_for_text_where_it_has_no_tool_parser() -> None:
     def vllm(body: dict[str, Any]) -> Answer:
         if body["tool_choice"] == "auto":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import re
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from agentopt_local.chat import ChatReply, ChatRequest, Constraint, Message, Sampling, Thinking, ToolSpec
@@ -146,9 +148,23 @@ def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) ->
     pytest.fail(f"the server is not up after 300 s: {log.read_text()[-3000:]}")
 
 
-def ask(server: str, *requests: ChatRequest) -> list[ChatReply]:
+class Recorder(httpx.AsyncHTTPTransport):
+    """Notes the ``tool_choice`` of every request for a completion."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.choices: list[str] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/chat/completions"):
+            self.choices.append(json.loads(request.content)["tool_choice"])
+        return await super().handle_async_request(request)
+
+
+def ask(server: str, *requests: ChatRequest, transport: Recorder | None = None) -> list[ChatReply]:
     async def session() -> list[ChatReply]:
-        model = OpenAIChatModel(server, "tiny", send_seed=False, max_resamples=0, max_retries=0, timeout_s=120)
+        settings: dict[str, Any] = {"send_seed": False, "max_resamples": 0, "max_retries": 0, "timeout_s": 120}
+        model = OpenAIChatModel(server, "tiny", transport=transport, **settings)
         try:
             return await asyncio.gather(*map(model.complete, requests))
         finally:
@@ -180,9 +196,9 @@ def check(reply: ChatReply) -> None:
 
 def test_a_constrained_turn_after_a_thought_and_without_one(server: str) -> None:
     thoughtful = ask(server, *[question("on")] * 8)
-    assert all(reply.message.thought and reply.usage.thought_tokens for reply in thoughtful)
+    assert [reply for reply in thoughtful if not (reply.message.thought and reply.usage.thought_tokens)] == []
     quiet = ask(server, *[question("least")] * 4, *[question("off")] * 4)
-    assert not any(reply.message.thought or reply.usage.thought_tokens for reply in quiet)
+    assert [reply for reply in quiet if reply.message.thought or reply.usage.thought_tokens] == []
     for reply in (*thoughtful, *quiet):
         check(reply)
         assert "think>" not in reply.message.content + reply.message.thought
@@ -192,5 +208,8 @@ def test_a_constrained_turn_after_a_thought_and_without_one(server: str) -> None
 
 
 def test_a_free_turn_goes_through_the_servers_own_tool_parser(server: str) -> None:
-    (reply,) = ask(server, question("least", constraint=None, sampling=Sampling(max_tokens=20, temperature=1.0)))
-    assert (reply.finish_reason, reply.usage.requests) == ("length", 1)
+    recorder = Recorder()
+    free = question("off", constraint=None, sampling=Sampling(max_tokens=20, temperature=1.0))
+    (reply,) = ask(server, free, transport=recorder)
+    assert recorder.choices == ["auto"], "it is not refused"
+    assert reply.finish_reason == "length"
