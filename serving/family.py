@@ -55,6 +55,8 @@ class Family:
         self.stop_ids = tuple(stop_ids)
         self.marks: Mapping[str, int] = special_tokens(tokenizer)
         self.thought_open, self.thought_close = self._thought_marks()
+        self._one_mark = len(list(pieces(self.thought_close, self.marks))) == 1
+        """Whether a thought ends with a mark of its own, and not with the beginning of the next message."""
         self.thinks: Thinks = self._thinks()
         form = template.rules.form
         self.format: ToolFormat | None = self._json_format(form)
@@ -118,8 +120,7 @@ class Family:
         if self.thought_open and end.endswith(self.thought_open):
             return "begun"
         # gpt-oss ends a thought as it ends the user's turn, so its prompts cannot say that one is over
-        marks = len(list(pieces(self.thought_close, self.marks)))
-        return "over" if marks == 1 and end.endswith(self.thought_close) else "open"
+        return "over" if self._one_mark and end.endswith(self.thought_close) else "open"
 
     def opening(self, prompt: str, thinking: Thinking) -> Opening:
         """How the turn after ``prompt`` begins."""
@@ -174,7 +175,7 @@ class Family:
         lines = [f"start: {self._thought(opening)} {literal(head, self.marks)} zturn zend?", f"zend: {ends}"]
         if opening.thought != "none":
             lines.append(f"zthought[max_tokens={opening.max_tokens}]: /(.|\\n)*/")
-            lines.append("zgap: /\\n{0,2}/")
+            lines.append("zgap: /\\n{0,2}/" if self._one_mark else 'zgap: ""')
         return Constraint(kind="grammar", value="%llguidance {}\n" + "\n".join(lines) + "\n" + as_rule(constraint))
 
     def _thought(self, opening: Opening) -> str:
