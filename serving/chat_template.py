@@ -7,7 +7,6 @@ again, and the answers are kept as :class:`TemplateRules`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -27,6 +26,7 @@ from serving.template_rows import (
     text_as_thought,
     thought_fields,
     to_rows,
+    with_text_arguments,
 )
 
 SYSTEM, QUESTION, ANSWER, SECOND = "zsystem", "zquestion", "zanswer", "zsecond"
@@ -195,17 +195,7 @@ class ChatTemplate:
         if self.rules.content == "parts":
             row = {**row, "content": [{"type": "text", "text": row["content"]}]}
         if self.rules.arguments == "text" and row.get("tool_calls"):
-            calls = [
-                {
-                    **call,
-                    "function": {
-                        **call["function"],
-                        "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False),
-                    },
-                }
-                for call in row["tool_calls"]
-            ]
-            row = {**row, "tool_calls": calls}
+            row = {**row, "tool_calls": [with_text_arguments(call) for call in row["tool_calls"]]}
         return row
 
     def render(
