@@ -35,16 +35,17 @@ def call_grammar(
     thought = thought_pattern(max_thought_sentences)
     opening = list(pieces(CALL_ID.sub(call_id, form.opening), marks))
     text = text_pattern_lark(text_pattern)
+    closing = writer.literal(CALL_ID.sub(call_id, form.closing.rstrip()))
     lines = ["%llguidance {}", f"start: {literal(text_opening, marks)} TEXT | call"]
     if opening and isinstance(opening[0], int):
         mark = next(mark for mark, token in marks.items() if token == opening[0])
         lines.append(f"TEXT: {text} & ~/(.|\\n)*{regex(mark)}(.|\\n)*/")  # nor spelled out in other tokens
-        lines.append(f"call: THOUGHT? {atoms(opening)} body {writer.literal(form.closing.rstrip())}")
+        lines.append(f"call: THOUGHT? {atoms(opening)} body {closing}")
         lines.append(f"THOUGHT: /{thought or '[ ]?'}/")
     else:
         first, rest = (opening[0], opening[1:]) if opening else ("", [])
         lines.append(f"TEXT: {text} & ~/(.|\\n)*{regex(str(first).strip() or NAME)}(.|\\n)*/")
-        lines.append(f"call: open {atoms(rest)} body {writer.literal(form.closing.rstrip())}")
+        lines.append(f"call: open {atoms(rest)} body {closing}")
         lines.append(f"open[lazy]: /{thought}{regex(str(first))}/")
     lines.append("body: " + " | ".join(f"call_{index}" for index in range(len(tools))))
     named = CALL_ID.sub(call_id, form.named)

@@ -18,6 +18,7 @@ PARSERS = (
     "gigachat3", "minicpm5", "cohere_command3", "jamba", "internlm", "xlam", "olmo3", "step3", "ernie45",
 )  # fmt: skip
 """vLLM's names of its parsers, tried in this order."""
+HARMONY = " to=functions."
 MAX_CALLS = 32
 """Calls that are read of one turn; what follows them is left out."""
 FAULTS = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, RecursionError, SyntaxError)
@@ -32,17 +33,22 @@ class CallReader(Protocol):
         ...
 
 
-def reader_of(form: CallForm, tokenizer: Any) -> CallReader:
-    """The reader of calls in ``form``: a parser of vLLM, or one made from the form itself if none of them reads it."""
+def reader_of(form: CallForm, tokenizer: Any) -> CallReader | None:
+    """The reader of calls in ``form``: a parser of vLLM, or one made from the form itself if none of them reads it.
+
+    None if that does not read it either.
+    """
     for name in PARSERS:
         try:
-            reader = VllmReader(name, form, tokenizer)
+            reader: CallReader = VllmReader(name, form, tokenizer)
             found = reader.read(written(form), [PROBE])
         except (ImportError, NotImplementedError, *FAULTS):
             continue  # it lacks its special tokens, for example
         if found is not None and found.tool_calls == (PROBE_CALL,):
             return reader
-    return FormReader(form)
+    reader = HarmonyReader() if form.opening == HARMONY else FormReader(form)
+    found = reader.read(written(form), [PROBE])
+    return reader if found is not None and found.tool_calls == (PROBE_CALL,) else None
 
 
 def written(form: CallForm) -> str:
@@ -149,6 +155,15 @@ class FormReader:
         if not calls:
             return None
         return Message(role="assistant", content=encodable(text[:first]).strip(), tool_calls=tuple(calls))
+
+
+class HarmonyReader(FormReader):
+    """Reads the calls of gpt-oss, which names the function before or after the channel."""
+
+    def __init__(self) -> None:
+        self.pattern = re.compile(
+            r"(?:<\|channel\|>\w+)? to=functions\.([\w.-]+)(?:[^<{]|<\|(?:channel|constrain)\|>)*<\|message\|>\s*(?=\{)"
+        )
 
 
 def _any_id(text: str) -> str:

@@ -7,13 +7,14 @@ again, and the answers are kept as :class:`TemplateRules`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from agentopt_local.chat import Message, ToolSpec
 from agentopt_local.errors import ConfigError, RefusedPromptError
 from agentopt_local.record import Record
-from serving.call_form import ARGUMENTS, NAME, PROBE, CallForm, common_prefix, read_form
+from serving.call_form import ARGUMENTS, KEYS, NAME, PROBE, CallForm, common_prefix, read_form
 from serving.grammar_text import pieces
 from serving.template_rows import (
     RESULT,
@@ -30,6 +31,15 @@ from serving.template_rows import (
 )
 
 SYSTEM, QUESTION, ANSWER, SECOND = "zsystem", "zquestion", "zanswer", "zsecond"
+THOUGHT_MARKS = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|channel>thought", "<channel|>"),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+)
+"""What opens and closes a thought in the families that think."""
 EFFORT = "reasoning_effort"
 EFFORTS = ("low", "medium", "high", "xhigh")
 Variables = Mapping[str, Any]
@@ -56,6 +66,8 @@ class TemplateRules(Record):
     """Whether a turn may make several calls; otherwise each becomes a turn of its own."""
     text_beside_calls: bool = True
     """Whether a turn that calls may have text too; otherwise the text is appended to the turn's thought."""
+    empty_turns: bool = True
+    """Whether the model's turns may be empty, as one is that was cut off in its thought; otherwise they hold ``…``."""
     efforts: tuple[str, ...] = ()
     """The values of ``reasoning_effort`` that it accepts, from little to much."""
     form: CallForm | None = None
@@ -78,6 +90,8 @@ class ChatTemplate:
         self.name = name or str(tokenizer.name_or_path)
         self.stop_ids = tuple(stop_ids) or ((tokenizer.eos_token_id,) if tokenizer.eos_token_id is not None else ())
         self.variables = variables_of(tokenizer.chat_template)
+        added = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
+        self._marks = re.compile("|".join(map(re.escape, added)) or r"(?!)")
         self.rules = TemplateRules()
         if not self._shows([row_of("user", QUESTION)], QUESTION):
             self.rules = TemplateRules(content="parts")
@@ -93,6 +107,8 @@ class ChatTemplate:
         self._set(system=self._shows([row_of("system", SYSTEM), user], SYSTEM, QUESTION))
         two = [user, assistant, row_of("user", SECOND), row_of("user", RESULT)]
         self._set(several_users=self._shows(two, QUESTION, SECOND, RESULT))
+        empty = [user, row_of("assistant", "") | thought_fields(SECOND), row_of("user", RESULT)]
+        self._set(empty_turns=self._shows(empty, QUESTION, RESULT))
         if EFFORT in self.variables:
             self._set(efforts=tuple(each for each in EFFORTS if self._accepts(each)))
         self._set(ending=(self._try([user, assistant]) or "").partition(ANSWER)[2])
@@ -112,10 +128,17 @@ class ChatTemplate:
         self._set(calls=True)
         called, result = exchange(1)
         both = called | {"content": ANSWER} | thought_fields(SECOND)
-        self._set(text_beside_calls=self._shows([user, both, result], ANSWER, RESULT, tools=lists))
+        self._set(text_beside_calls=self._shows([user, both, result], ANSWER, NAME, RESULT, tools=lists))
         more = row_of("user", SECOND)
         self._set(user_after_result=self._shows([user, *exchange(1), more], RESULT, SECOND, tools=lists))
-        self._set(several_calls=self._shows([user, *exchange(2)], RESULT, RESULT, tools=lists))
+        first, second = exchange(1), exchange(1, {KEYS[0]: 8462})
+        two_calls = [
+            {**first[0], "tool_calls": [*first[0]["tool_calls"], *second[0]["tool_calls"]]},
+            first[1],
+            second[1],
+        ]
+        numbers = (str(ARGUMENTS[KEYS[0]]), "8462")
+        self._set(several_calls=self._shows([user, *two_calls], *numbers, RESULT, RESULT, tools=lists))
 
     def _form(self, user: Row, answered: str) -> CallForm | None:
         """How calls are written; ``answered``: a conversation up to the text of an answer."""
@@ -124,12 +147,20 @@ class ChatTemplate:
         ]
         if None in calls:
             return None
-        same = common_prefix(answered, *map(str, calls))
-        start = len(same.rstrip("<[|"))  # not in the middle of a mark
-        form = read_form(*(self._without_ending(str(text)[start:]) for text in calls))
+        texts = [answered + ANSWER, *map(str, calls)]
+        start = len(common_prefix(*texts))
+        for text in texts:  # not in the middle of a mark
+            start = min(start, *(match.start() for match in self._marks.finditer(text) if match.end() > start), start)
+        form = read_form(*(self._without_ending(text[start:]) for text in texts[1:]))
         if form is not None:
-            self._set(form=form, text_opening=answered[start:])
+            opening = answered[start:]
+            thought = any(mark in opening for marks in THOUGHT_MARKS for mark in marks)
+            self._set(form=form, text_opening="" if thought else opening)
         return form
+
+    def describe_calls(self) -> None:
+        """Have calls put into words, because nothing reads those that the template writes."""
+        self._set(tools=False, calls=False, form=None, text_opening="")
 
     def _accepts(self, effort: str) -> bool:
         try:
@@ -222,6 +253,8 @@ class ChatTemplate:
                 rows[0] = row_of("system", f"{rows[0]['content']}\n\n{instructions}")
             else:
                 rows.insert(0, row_of("system", instructions))
+        if not rules.empty_turns:
+            rows = [row if row["content"] or row.get("tool_calls") else {**row, "content": "…"} for row in rows]
         if not rules.calls:
             rows = [in_words(row) for row in rows]
         elif not rules.several_calls:

@@ -204,11 +204,15 @@ def transcripts_of(model: Path, chat_template: str | None = None, *, trust_remot
     """The tokenizer and chat template of ``model``, tried out. Raises ConfigError if they cannot be used."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    tokenizer = AutoTokenizer.from_pretrained(str(model), trust_remote_code=trust_remote_code)
+    try:  # mistral_format: transformers prefers Mistral's own tokenizer where both are in the folder
+        tokenizer = AutoTokenizer.from_pretrained(str(model), trust_remote_code=trust_remote_code, mistral_format=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"the tokenizer of {model} cannot be loaded: {reason}; fetch the model again") from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):  # llguidance reads no other
         raise ConfigError(
-            f"{model} has no tokenizer.json but only a tokenizer of another kind ({type(tokenizer).__name__}), with "
-            "which replies cannot be constrained; choose a copy of the model that has a tokenizer.json"
+            f"{model} has a tokenizer of a kind with which replies cannot be constrained ({type(tokenizer).__name__}); "
+            "choose a copy of the model that has a tokenizer.json"
         )
     tokenizer.chat_template = chat_template or tokenizer.chat_template
     return Transcripts(tokenizer, name=model.name, stop_ids=stop_token_ids(model))

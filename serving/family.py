@@ -16,20 +16,13 @@ from agentopt_local.tool_formats import HermesFormat, LlamaJsonFormat, ToolForma
 from serving.call_form import CallForm
 from serving.call_grammar import call_grammar
 from serving.call_readers import CallReader, reader_of
-from serving.chat_template import EFFORT, ChatTemplate
+from serving.chat_template import EFFORT, THOUGHT_MARKS, ChatTemplate
 from serving.grammar_text import literal, pieces
 
-THOUGHT_MARKS = (
-    ("<think>", "</think>"),
-    ("[THINK]", "[/THINK]"),
-    ("<|channel>thought", "<channel|>"),
-    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant"),
-    ("<seed:think>", "</seed:think>"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-)
-"""What opens and closes a thought in the families that think."""
 SWITCHES = ("enable_thinking", "thinking")
 """Variables of chat templates that turn thoughts on and off."""
+FREE = Constraint(kind="regex", value=r"(.|\n)*")
+"""Any text: the constraint of a request that has none, where a thought has to be ended."""
 HERMES = ('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>")
 LLAMA = ('{"name": "', '", "parameters": ', "}")
 Thinks = Literal["never", "if switched on", "if it likes", "always"]
@@ -59,9 +52,12 @@ class Family:
         """Whether a thought ends with a mark of its own, and not with the beginning of the next message."""
         self.thinks: Thinks = self._thinks()
         form = template.rules.form
-        self.format: ToolFormat | None = self._json_format(form)
+        known = form is None or self._json_format(form) is not None
+        self.reader: CallReader | None = None if known or form is None else reader_of(form, tokenizer)
+        if self.reader is None and not known:
+            template.describe_calls()
+        self.format: ToolFormat | None = None if self.reader is not None else self._json_format(template.rules.form)
         """The format of models that write calls as JSON in Hermes' or Llama's way, or whose template has no calls."""
-        self.reader: CallReader | None = None if self.format is not None or form is None else reader_of(form, tokenizer)
 
     @property
     def calls(self) -> str:

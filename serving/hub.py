@@ -25,6 +25,8 @@ from agentopt_local.record import Record
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
 TEXTS = ("*.json", "*.txt", "*.model", "*.jinja", "*.py", "*.tiktoken")
+MISTRALS = frozenset({"tekken.json", "params.json"})
+"""Mistral's own forms of the tokenizer and the configuration."""
 INDEX = "model.safetensors.index.json"
 ANSWER_S = 10.0
 """How long the hub may take to list a model's files. A name lookup has no time limit of its own."""
@@ -83,6 +85,9 @@ def is_read(name: str) -> bool:
 
 def text_files(names: Iterable[str]) -> list[str]:
     """The small files beside the weights: settings, tokenizer, templates and code."""
+    names = set(names)
+    if "tokenizer.json" in names:
+        names -= MISTRALS
     kept = (each for each in names if is_read(each) or fnmatch.fnmatch(each, "additional_chat_templates/*.jinja"))
     return sorted(each for each in kept if any(fnmatch.fnmatch(each, pattern) for pattern in TEXTS))
 

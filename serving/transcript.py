@@ -7,6 +7,7 @@ tokenized. Where a template rewrites earlier turns, for example by dropping thei
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from agentopt_local.chat import ChatRequest, Constraint, Message, Thinking, Tool
 from agentopt_local.errors import ModelError, RefusedPromptError
 from agentopt_local.tool_calls import call_ids, encodable
 from serving.chat_template import ChatTemplate
-from serving.family import Family, Opening
+from serving.family import FREE, Family, Opening
 
 MIN_THOUGHT = 32
 """Tokens; if less room is left for a thought, the model does not think."""
@@ -28,6 +29,8 @@ class Prompt(NamedTuple):
 
     ids: list[int]
     opening: Opening
+    variables: Mapping[str, Any]
+    """The chat template's."""
     chars: int
     """Length of its text."""
     digest: int
@@ -39,7 +42,6 @@ class Transcript(NamedTuple):
 
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...]
-    variables: Mapping[str, Any]
     prompt: Prompt
     ids: list[int]
     """Of prompt and turn, without the token that ended it."""
@@ -72,6 +74,11 @@ class Transcripts:
         ending = template.ending_id()
         self.stop_ids = list(dict.fromkeys([*known, *([] if ending is None else [ending])]))
         self.family = Family(tokenizer, template, self.stop_ids)
+        self.stop_marks: list[str] = tokenizer.convert_ids_to_tokens(self.stop_ids)
+        ending = template.rules.ending.strip()
+        closers = "|".join(map(re.escape, [*([ending] if ending else []), *self.stop_marks]))
+        self._ending = re.compile(rf"(?:(?:{closers})\s*)+\Z" if closers else r"\Z")
+        """What closes a turn at the end of a conversation: Phi's has two such marks."""
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec], variables: Mapping[str, Any], *, open_turn: bool
@@ -100,14 +107,22 @@ class Transcripts:
         The thought gets what ``max_model_len`` leaves beside the prompt and the longest reply.
         """
         thinking = request.thinking or Thinking()
+        prompt = self._prompt(request, thinking)
+        limit = min(thinking.max_tokens, max_model_len - len(prompt.ids) - request.sampling.max_tokens)
+        if prompt.opening.thought != "none" and limit < MIN_THOUGHT:
+            return self._prompt(request, Thinking(effort="off"))
+        opening = prompt.opening
+        return prompt._replace(
+            opening=opening.model_copy(update={"max_tokens": min(opening.max_tokens, max(limit, 0))})
+        )
+
+    def _prompt(self, request: ChatRequest, thinking: Thinking) -> Prompt:
         variables = self.family.variables(thinking)
         text = self.render(request.messages, request.tools, variables, open_turn=True)
         ids = self._grown(request, variables, text) or self.encode(text)
-        room = max_model_len - len(ids) - request.sampling.max_tokens
-        limit = min(thinking.max_tokens, room) if room >= MIN_THOUGHT else 0
-        opening = self.family.opening(text, thinking.model_copy(update={"max_tokens": limit}))
+        opening = self.family.opening(text, thinking)
         text += opening.added
-        return Prompt(ids + self.encode(opening.added), opening, len(text), hash(text))
+        return Prompt(ids + self.encode(opening.added), opening, variables, len(text), hash(text))
 
     def _grown(self, request: ChatRequest, variables: Mapping[str, Any], text: str) -> list[int] | None:
         """The ids of ``text`` if the template only adds to what is remembered of the conversation; None if not."""
@@ -115,16 +130,16 @@ class Transcripts:
         messages = request.messages
         if known is None or len(messages) <= len(known.messages) or messages[: len(known.messages)] != known.messages:
             return None
-        if known.tools != request.tools or known.variables != variables:
+        if known.tools != request.tools or known.prompt.variables != variables:
             return None
         base = self.render(known.messages, known.tools, variables, open_turn=False)
         start = known.prompt.chars
         if hash(base[:start]) != known.prompt.digest:
             return None
-        marks = self.tokenizer.convert_ids_to_tokens(self.stop_ids)
-        ends = [at for mark in marks if (at := base.rfind(mark, start)) >= 0]
-        end = max(ends, default=len(base))
-        if not text.startswith(base[:end]):
+        closed = self._ending.search(base, start)
+        end = closed.start() if closed else len(base)
+        dropped = known.messages[-1].thought not in base[start:end]
+        if dropped or not text.startswith(base[:end]):
             return None
         return known.ids + self.encode(text[end:])
 
@@ -152,10 +167,13 @@ class Transcripts:
 
     def constraint(self, request: ChatRequest, opening: Opening) -> Constraint | None:
         """The request's constraint for the whole turn that follows its prompt."""
-        if request.constraint is None:
-            return None
+        wanted = request.constraint
+        if wanted is None:
+            if opening.thought == "none" or request.tools:  # calls have marks, which free text may not hold
+                return None
+            wanted = FREE
         made = sum(map(len, call_ids(request.messages)))
-        return self.family.grammar(request.constraint, request.tools, opening, call_id=f"call{made:05d}")
+        return self.family.grammar(wanted, request.tools, opening, call_id=f"call{made:05d}")
 
     def read(self, request: ChatRequest, prompt: Prompt, sampled: Sequence[int]) -> tuple[Message, int]:
         """The sampled turn as a message, and how many of its tokens were a thought."""
@@ -169,7 +187,6 @@ class Transcripts:
         self.conversations[request.conversation] = Transcript(
             messages=(*request.messages, message),
             tools=request.tools,
-            variables=self.family.variables(request.thinking or Thinking()),
             prompt=prompt,
             ids=prompt.ids + body,
         )

@@ -54,6 +54,7 @@ def engine_options(
     several = config.tensor_parallel_size * config.pipeline_parallel_size > 1
     options: dict[str, Any] = {
         "model": str(model),
+        "tokenizer_mode": "hf",  # the same as serving/engine.py loads
         "dtype": config.dtype,
         "seed": config.seed,
         **sizes.model_dump(),

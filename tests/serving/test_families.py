@@ -7,6 +7,7 @@ import contextlib
 import functools
 import os
 import random
+import re
 import shutil
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from agentopt_local.chat import ChatReply, ChatRequest, Constraint, Message, Sam
 from agentopt_local.errors import ConfigError
 from agentopt_local.tool_calls import check_arguments
 from serving.engine import transcripts_of as load_transcripts
+from serving.hub import text_files
 from serving.transcript import Transcripts
 from tests.tools.tiny_models import FAMILIES, TinyFamily, make_model, make_tokenizer, template_text, templates
 
@@ -95,6 +97,27 @@ def test_no_template_refuses_what_agents_say_or_drops_it(template: str) -> None:
                     at = text.find(word.strip(".?"), at + 1)
                     assert at >= 0, f"{word} is missing in {text}"
                 assert all(tool.name in text for tool in tools)
+
+
+@pytest.mark.parametrize("template", SURVEYED)
+def test_the_ids_of_a_later_turn_say_what_the_template_says(template: str) -> None:
+    transcripts = transcripts_of(template)
+    for effort in ("least", "on"):
+        thinking = Thinking(effort=effort)
+        for reply in (SAY, SAY.model_copy(update={"thought": "zthought"}), CALL):
+            request = ChatRequest(messages=(SYSTEM, ASK), tools=TOOLS, thinking=thinking, conversation=effort)
+            prompt = transcripts.prompt(request, 100_000)
+            then = (*request.messages, reply)
+            whole = transcripts.render(then, TOOLS, prompt.variables, open_turn=False)
+            shown = transcripts.tokenizer.decode(prompt.ids)
+            said = whole[len(shown) :] if whole.startswith(shown) else reply.content
+            said = transcripts.family.marks and re.split("|".join(map(re.escape, transcripts.stop_marks)), said)[0]
+            transcripts.remember(request, prompt, reply, transcripts.encode(said))
+            after = RESULT if reply.tool_calls else NUDGE
+            later = request.model_copy(update={"messages": (*then, after)})
+            expected = transcripts.render(later.messages, TOOLS, prompt.variables, open_turn=True)
+            expected += transcripts.prompt(later, 100_000).opening.added
+            assert transcripts.tokenizer.decode(transcripts.prompt(later, 100_000).ids) == expected
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda each: each.name)
@@ -242,15 +265,19 @@ def test_a_thought_leaves_room_for_the_reply() -> None:
     assert transcripts.prompt(request, length + 110).opening.thought == "none"
 
 
-def test_a_tokenizer_that_grammars_cannot_read_is_an_error_at_once(tmp_path: Path) -> None:
+def test_mistrals_own_tokenizer_beside_the_usual_one_is_left_alone(tmp_path: Path) -> None:
     import mistral_common
-    from transformers import AutoTokenizer
 
-    (data,) = sorted((Path(mistral_common.__file__).parent / "data").glob("tekken_240911.json"))
-    shutil.copy(data, tmp_path / "tekken.json")
-    (tmp_path / "config.json").write_text('{"model_type": "mistral"}', encoding="utf-8")
-    assert AutoTokenizer.from_pretrained(tmp_path), "transformers reads it"
-    with pytest.raises(ConfigError, match=r"has no tokenizer\.json"):
+    family = next(each for each in FAMILIES if each.name == "mistral-small-3")
+    make_model(family, tmp_path)
+    shutil.copy(Path(mistral_common.__file__).parent / "data" / "tekken_240911.json", tmp_path / "tekken.json")
+    assert load_transcripts(tmp_path).family.template.rules.calls
+    assert "tekken.json" not in text_files(["tekken.json", "tokenizer.json", "config.json"])
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_an_error_at_once(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"the tokenizer of .* cannot be loaded"):
         load_transcripts(tmp_path)
 
 
