@@ -134,15 +134,26 @@ def build(
     preset = values.get("preset", "default")
     if isinstance(preset, str) and preset in PRESETS:
         values = merged(PRESETS[preset], values)
+    other = values.get("optimizer_model")
+    if isinstance(other, dict) and "name" not in other:  # the same model, with some settings of its own
+        values = {**values, "optimizer_model": merged(values.get("model", {}), other)}
     try:
         config = RunConfig.model_validate(values)
         if not stored:
             below, sizes = settings_by_size(config)
-            config = RunConfig.model_validate(merged(merged(below, values), sizes))
+            config = with_templates(RunConfig.model_validate(merged(merged(below, values), sizes)))
     except ValidationError as error:
         raise ConfigError(explain(error, source, origin or {})) from None
     check_training(config.trainer, config.optimizer, source)
     return config
+
+
+def with_templates(config: RunConfig) -> RunConfig:
+    """``config`` with the text of chat templates in place of their files, for a resume. Raises ConfigError."""
+    models = {"model": config.model, "optimizer_model": config.optimizer_model}
+    return config.model_copy(
+        update={table: model.with_template(table) for table, model in models.items() if model and model.chat_template}
+    )
 
 
 def changed_budget(config: RunConfig, changes: Mapping[str, Any], prefix: str = "--") -> RunConfig:

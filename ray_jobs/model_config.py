@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, NonNegativeInt, field_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from agentopt_local.chat import Thinking
@@ -32,7 +32,8 @@ class ModelConfig(Record):
     api_key_env: str = "OPENAI_API_KEY"
     """The environment variable that holds the endpoint's API key."""
     chat_template: str | None = None
-    """A file with a chat template (Jinja) for a hosted model, to use in place of its own."""
+    """A file with a chat template (Jinja) for a hosted model, to use in place of its own.
+    A run keeps its text."""
     size: Literal["auto", "small", "medium", "large", "api"] = "auto"
     """Whose settings suit it: ``small`` (below 3 billion parameters), ``medium``, ``large`` (from 15), or ``api``.
     ``auto``: by its files or its name. Decides what is not set of ``agent`` and, for the optimizer's, ``optimizer``."""
@@ -68,14 +69,29 @@ class ModelConfig(Record):
         free = {"thinking", "prices", "size"}
         return self.model_dump(exclude=free) == other.model_dump(exclude=free)
 
-    def chat_template_text(self) -> str | None:
-        """The text of ``chat_template``. Raises ConfigError if the file cannot be read."""
-        if self.chat_template is None:
-            return None
+    def with_template(self, table: str) -> ModelConfig:
+        """The settings with the text of ``chat_template``. Raises ConfigError if the file cannot be read."""
+        if self.chat_template is None or "{" in self.chat_template:
+            return self
         try:
-            return Path(self.chat_template).expanduser().read_text(encoding="utf-8")
+            text = Path(self.chat_template).expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"model.chat_template = {self.chat_template!r} cannot be read: {error}") from None
+            raise ConfigError(
+                f"{table}.chat_template = {self.chat_template!r} cannot be read ({error}); give the path of a file "
+                "with a chat template"
+            ) from None
+        return self.model_copy(update={"chat_template": text})
+
+    @field_validator("thinking", mode="before")
+    @classmethod
+    def _switch(cls, thinking: object) -> object:
+        return {True: "on", False: "off"}[thinking] if isinstance(thinking, bool) else thinking
+
+    @model_validator(mode="after")
+    def _template_is_ours(self) -> Self:
+        if self.chat_template is not None and self.base_url is not None:
+            raise PydanticCustomError("together", "chat_template is for hosted models; a server has its own")
+        return self
 
     @field_validator("base_url")
     @classmethod

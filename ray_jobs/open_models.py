@@ -113,19 +113,23 @@ async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Progre
         for place in places.values():
             stack.callback(place.release)
     agent, device = await open_model(config.model, config.engine, config, stack, progress, place=places.get("engine"))
+    check_thinking("model", config.model, agent)
     other = optimizer_of(config)
-    if other is None:
-        return Models(agent, agent, device)
-    optimizer, _ = await open_model(*other, config, stack, progress, place=places.get("optimizer_engine"))
+    optimizer = agent
+    if other is not None:
+        optimizer, _ = await open_model(*other, config, stack, progress, place=places.get("optimizer_engine"))
+    if config.optimizer_model is not None:
+        check_thinking("optimizer_model", config.optimizer_model, optimizer)
     return Models(agent, optimizer, device)
 
 
-def check_thinking(model: ModelConfig, facts: EngineFacts | None) -> None:
-    """Raise ConfigError if the settings want thoughts of a model that has none."""
+def check_thinking(table: str, model: ModelConfig, opened: ChatModel) -> None:
+    """Raise ConfigError if the settings in ``table`` want thoughts of a model that has none."""
+    facts: EngineFacts | None = getattr(opened, "facts", None)
     wanted = model.thinking not in ("auto", "off", 0)
     if wanted and facts is not None and facts.thinks == "never":
         raise ConfigError(
-            f"model.thinking = {model.thinking!r}, but the chat template of {model.name} has no thoughts; leave it "
+            f"{table}.thinking = {model.thinking!r}, but the chat template of {model.name} has no thoughts; leave it "
             "out, or choose a model that thinks"
         )
 
@@ -163,11 +167,15 @@ async def open_model(
     if engine.pool_name is not None:
         from serving.pool import join
 
+        if model.chat_template is not None:
+            raise ConfigError(
+                f"model.chat_template: the engines called {engine.pool_name!r} have their template already; give it to "
+                "'agentopt serve', or leave it out here"
+            )
         progress(Stage(part=f"joining the engines called {engine.pool_name}"), 0, 0)
         use_cluster(config, stack)
         joined = await join(engine, model.name)
         stack.push_async_callback(joined.aclose)
-        check_thinking(model, joined.facts)
         return joined, joined.device
     from serving.model_store import resolve
 
@@ -177,7 +185,6 @@ async def open_model(
     progress(Stage(part=f"loading {model.name} into vLLM"), 0, 0)
     from serving.pool import start_pool
 
-    pool = await start_pool(path, engine, name=model.name, place=place, chat_template=model.chat_template_text())
+    pool = await start_pool(path, engine, name=model.name, place=place, chat_template=model.chat_template)
     stack.push_async_callback(pool.aclose)
-    check_thinking(model, pool.facts)
     return pool, pool.device

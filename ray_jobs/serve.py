@@ -30,9 +30,7 @@ async def serve(config: RunConfig, progress: Progress) -> None:
         if is_served(name):
             raise ConfigError(f"engines called {name!r} are there already; end them with: agentopt serve CONFIG --stop")
         progress(Stage(part=f"loading {config.model.name} into {config.engine.replicas} engines called {name}"), 0, 0)
-        pool = await start_pool(
-            path, config.engine, name=config.model.name, chat_template=config.model.chat_template_text()
-        )
+        pool = await start_pool(path, config.engine, name=config.model.name, chat_template=config.model.chat_template)
         stack.push_async_callback(pool.aclose)
         progress(Stage(part=f"serving; use it with: agentopt train CONFIG --engine.pool_name {name}"), 0, 0)
         await asyncio.Event().wait()

@@ -29,7 +29,7 @@ from agentopt_local.trajectory import Trajectory
 from ray_jobs.agents import sandbox_of
 from ray_jobs.config import RunConfig
 from ray_jobs.forecast import Forecast
-from ray_jobs.open_models import ENDPOINT_CONCURRENCY, Models, open_model, open_models
+from ray_jobs.open_models import ENDPOINT_CONCURRENCY, Models, check_thinking, open_model, open_models
 from ray_jobs.open_task import task_of
 from serving.facts import EngineCounters, EngineFacts
 
@@ -248,4 +248,5 @@ async def open_agent(
         sandbox = RepeatingSandbox(await stack.enter_async_context(sandbox_of(config.sandbox)))
         if model is None:
             model, _ = await open_model(config.model, config.engine, config, stack, progress)
+            check_thinking("model", config.model, model)
         yield make_agent(model, sandbox, config.agent, config.model.thinking_as("agent"))

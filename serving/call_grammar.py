@@ -16,7 +16,7 @@ EMPTY = '""'
 
 
 def call_grammar(
-    form: CallForm,
+    forms: Sequence[CallForm],
     tools: Sequence[ToolSpec],
     text_pattern: str,
     marks: Mapping[str, int],
@@ -25,38 +25,39 @@ def call_grammar(
     max_thought_sentences: int,
     text_opening: str = "",
 ) -> str:
-    """A Lark grammar in llguidance's dialect for one turn: a call of one of ``tools``, or text.
+    """A Lark grammar in llguidance's dialect for one turn: a call of one of ``tools`` in one of ``forms``, or text.
 
     See :meth:`~agentopt_local.tool_formats.ToolFormat.grammar`. ``marks``: the tokenizer's special tokens by their
     text; a grammar must name them by id, because no string matches a special token. ``call_id``: the next call's id,
-    for families that write it. ``text_opening``: what precedes text.
+    for families that write it. ``text_opening``: what precedes text; families that have it write none before a call.
     """
     writer = _Writer(marks)
-    thought = thought_pattern(max_thought_sentences)
-    opening = list(pieces(CALL_ID.sub(call_id, form.opening), marks))
+    thought = "" if text_opening else thought_pattern(max_thought_sentences)
     text = text_pattern_lark(text_pattern)
-    closing = writer.literal(CALL_ID.sub(call_id, form.closing.rstrip()))
-    lines = ["%llguidance {}", f"start: {literal(text_opening, marks)} TEXT | call"]
-    if opening and isinstance(opening[0], int):
-        mark = next(mark for mark, token in marks.items() if token == opening[0])
-        lines.append(f"TEXT: {text} & ~/(.|\\n)*{regex(mark)}(.|\\n)*/")  # nor spelled out in other tokens
-        lines.append(f"call: THOUGHT? {atoms(opening)} body {closing}")
-        lines.append(f"THOUGHT: /{thought or '[ ]?'}/")
-    else:
+    calls = []
+    for number, form in enumerate(forms):
+        opening = list(pieces(CALL_ID.sub(call_id, form.opening), marks))
         first, rest = (opening[0], opening[1:]) if opening else ("", [])
-        lines.append(f"TEXT: {text} & ~/(.|\\n)*{regex(str(first).strip() or NAME)}(.|\\n)*/")
-        lines.append(f"call: open {atoms(rest)} body {closing}")
-        lines.append(f"open[lazy]: /{thought}{regex(str(first))}/")
-    lines.append("body: " + " | ".join(f"call_{index}" for index in range(len(tools))))
-    named = CALL_ID.sub(call_id, form.named)
-    for index, tool in enumerate(tools):
-        schema = arguments_schema(tool)
-        if form.style == "json":
-            rule = f"{writer.literal(tool.name + named)} {writer.json(schema)}"
+        if isinstance(first, int):
+            mark = next(mark for mark, token in marks.items() if token == first)
+            text += f" & ~/(.|\\n)*{regex(mark)}(.|\\n)*/"  # nor spelled out in other tokens
+            begin = (f"{writer.rule(f'/{thought}/', terminal=True)}? " if thought else "") + atoms(opening)
         else:
-            rule = _items(writer, form, tool.name, named, schema)
-        lines.append(f"call_{index}: {rule}")
-    return "\n".join(lines + writer.lines) + "\n"
+            text += f" & ~/(.|\\n)*{regex(first.strip() or NAME)}(.|\\n)*/"
+            begin = f"{writer.rule(f'/{thought}{regex(first)}/', attributes='[lazy]')} {atoms(rest)}"
+        body = " | ".join(_call(writer, form, tool, call_id) for tool in tools)
+        closing = writer.literal(CALL_ID.sub(call_id, form.closing.rstrip()))
+        calls.append(f"call_{number}: {begin} ({body}) {closing}")
+    start = " | ".join([f"{literal(text_opening, marks)} TEXT", *(f"call_{number}" for number in range(len(forms)))])
+    return "\n".join(["%llguidance {}", f"start: {start}", f"TEXT: {text}", *calls, *writer.lines]) + "\n"
+
+
+def _call(writer: _Writer, form: CallForm, tool: ToolSpec, call_id: str) -> str:
+    """A rule for the name and the arguments of a call."""
+    named, schema = CALL_ID.sub(call_id, form.named), arguments_schema(tool)
+    if form.style == "json":
+        return writer.rule(f"{writer.literal(tool.name + named)} {writer.json(schema)}")
+    return writer.rule(_items(writer, form, tool.name, named, schema))
 
 
 def _items(writer: _Writer, form: CallForm, name: str, named: str, schema: dict[str, Any]) -> str:

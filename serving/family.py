@@ -15,7 +15,7 @@ from agentopt_local.tool_calls import encodable, parse_reply
 from agentopt_local.tool_formats import HermesFormat, LlamaJsonFormat, ToolFormat, described
 from serving.call_form import CallForm
 from serving.call_grammar import call_grammar
-from serving.call_readers import CallReader, reader_of
+from serving.call_readers import HARMONY, CallReader, reader_of
 from serving.chat_template import EFFORT, THOUGHT_MARKS, ChatTemplate
 from serving.grammar_text import literal, pieces
 
@@ -23,6 +23,10 @@ SWITCHES = ("enable_thinking", "thinking")
 """Variables of chat templates that turn thoughts on and off."""
 FREE = Constraint(kind="regex", value=r"(.|\n)*")
 """Any text: the constraint of a request that has none, where a thought has to be ended."""
+HARMONY_FORM = CallForm(
+    opening="<|channel|>commentary to=functions.", named=" <|constrain|>json<|message|>", closing="", style="json"
+)
+"""How gpt-oss usually writes a call; its chat template names the function before the channel."""
 HERMES = ('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>")
 LLAMA = ('{"name": "', '", "parameters": ', "}")
 Thinks = Literal["never", "if switched on", "if it likes", "always"]
@@ -152,8 +156,9 @@ class Family:
                 format_ = self.format or HermesFormat()
                 lark = format_.grammar(tools, constraint.value, constraint.max_thought_sentences)
             else:
+                usual = [HARMONY_FORM] if form.opening == HARMONY and "<|constrain|>" in self.marks else []
                 lark = call_grammar(
-                    form,
+                    [form, *usual],
                     tools,
                     constraint.value,
                     self.marks,

@@ -75,8 +75,8 @@ class Transcripts:
         self.stop_ids = list(dict.fromkeys([*known, *([] if ending is None else [ending])]))
         self.family = Family(tokenizer, template, self.stop_ids)
         self.stop_marks: list[str] = tokenizer.convert_ids_to_tokens(self.stop_ids)
-        ending = template.rules.ending.strip()
-        closers = "|".join(map(re.escape, [*([ending] if ending else []), *self.stop_marks]))
+        shown = template.rules.ending.strip()
+        closers = "|".join(map(re.escape, [*([shown] if shown else []), *self.stop_marks]))
         self._ending = re.compile(rf"(?:(?:{closers})\s*)+\Z" if closers else r"\Z")
         """What closes a turn at the end of a conversation: Phi's has two such marks."""
 

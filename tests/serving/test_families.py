@@ -19,6 +19,7 @@ from agentopt_local.chat import ChatReply, ChatRequest, Constraint, Message, Sam
 from agentopt_local.errors import ConfigError
 from agentopt_local.tool_calls import check_arguments
 from serving.engine import transcripts_of as load_transcripts
+from serving.family import Opening
 from serving.hub import text_files
 from serving.transcript import Transcripts
 from tests.tools.tiny_models import FAMILIES, TinyFamily, make_model, make_tokenizer, template_text, templates
@@ -242,6 +243,22 @@ def test_a_thought_is_apart_and_what_it_calls_is_not_called(family: TinyFamily) 
 ALWAYS = """{%- for message in messages %}
 {{- message.role + ": " + message.content.split("</think>")[-1] + "\n" }}{% endfor %}
 {%- if add_generation_prompt %}{{ "assistant: <think>\n" }}{% endif %}"""
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        ' to=functions.gcd<|channel|>commentary json<|message|>{"n": 1, "text": ""}',
+        '<|channel|>commentary to=functions.gcd <|constrain|>json<|message|>{"n": 1, "text": ""}',
+        ' to=functions.gcd<|channel|>commentary <|constrain|>json<|message|>{"n": 1, "text": ""}',
+    ],
+)
+def test_gpt_oss_may_name_the_function_before_or_after_the_channel(written: str) -> None:
+    family = next(each for each in FAMILIES if each.name == "gpt-oss")
+    transcripts = transcripts_of(family.template, family.ends)
+    sampled = [*transcripts.encode(written), transcripts.encode("<|call|>")[0]]
+    message, _ = transcripts.family.read(sampled, TOOLS, None, Opening(thought="allowed"))
+    assert message.tool_calls == (ToolCall(name="gcd", arguments={"n": 1, "text": ""}),)
 
 
 def test_a_thought_that_the_template_begins_is_ended_where_none_is_wanted() -> None:

@@ -163,6 +163,8 @@ def make_tokenizer(template: str) -> Any:
     )
     tokenizer.train_from_iterator(['{"name": "gcd", "arguments": {"a": 1}} function parameter answer\n'] * 3, trainer)
     marks = {mark for mark in MARK.findall(template) if not PLAIN.match(mark)}
+    if "<|call|>" in marks:
+        marks.add("<|constrain|>")  # gpt-oss has it; its template does not use it
     tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in sorted(marks)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<|bos|>", eos_token="<|eos|>", chat_template=template
