@@ -66,6 +66,8 @@ def check_template(name: str, engine: EngineConfig) -> list[Check]:
         folder = resolve(name, allow_fetch=False)
     except ConfigError:  # on the hub
         return []
+    if not any(folder.glob("tokenizer*")):
+        return []
     try:
         family = transcripts_of(folder, trust_remote_code=engine.trust_remote_code).family
     except ConfigError as error:

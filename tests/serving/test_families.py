@@ -18,6 +18,7 @@ import pytest
 from agentopt_local.chat import ChatReply, ChatRequest, Constraint, Message, Sampling, Thinking, ToolCall, ToolSpec
 from agentopt_local.errors import ConfigError
 from agentopt_local.tool_calls import check_arguments
+from ray_jobs.cli import main
 from serving.engine import transcripts_of as load_transcripts
 from serving.family import Opening
 from serving.hub import text_files
@@ -290,6 +291,15 @@ def test_mistrals_own_tokenizer_beside_the_usual_one_is_left_alone(tmp_path: Pat
     shutil.copy(Path(mistral_common.__file__).parent / "data" / "tekken_240911.json", tmp_path / "tekken.json")
     assert load_transcripts(tmp_path).family.template.rules.calls
     assert "tekken.json" not in text_files(["tekken.json", "tokenizer.json", "config.json"])
+
+
+def test_doctor_says_what_family_a_model_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_model(next(each for each in FAMILIES if each.name == "glm4.5"), tmp_path)
+    assert main(["doctor", str(tmp_path)]) == 0
+    assert "calls: glm45; thinks: if switched on" in capsys.readouterr().out
+    (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('never') }}", encoding="utf-8")
+    assert main(["doctor", str(tmp_path)]) == 1
+    assert "does not render a single question: never" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_tokenizer_that_cannot_be_loaded_is_an_error_at_once(tmp_path: Path) -> None:
