@@ -92,7 +92,8 @@ class Thinking(Record):
     """``off``: no thought at all; ``least``: off where the model's chat template can switch thoughts off, little
     otherwise; ``on``: as the model does by default."""
     max_tokens: int = Field(default=2048, ge=0)
-    """Longest thought, in tokens. A hosted model's thought is ended there; its reply has its own limit."""
+    """Longest thought, in tokens, besides ``Sampling.max_tokens``. A hosted model's thought is ended there, except in a
+    request with tools and without a constraint, where thought and reply share the sum."""
 
 
 class ChatRequest(Record):

@@ -44,7 +44,7 @@ class EngineConfig(Record):
     max_num_seqs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Largest batch, in sequences. ``auto``: what a GPU's memory has room for; 64 on a CPU."""
     max_num_batched_tokens: Annotated[int, Field(ge=256)] | Literal["auto"] = "auto"
-    """Largest batch, in tokens. ``auto``: 16384 on a GPU with 70 GiB or more, otherwise 8192.
+    """Largest batch, in tokens. ``auto``: 16384 on a GPU with 60 GiB or more, otherwise 8192.
     Less on a CPU that would need more than a few seconds to read that many; long prompts are then read in chunks."""
     kv_cache_gib: float = Field(default=4.0, gt=0)
     """KV cache of a CPU engine, in GiB. A GPU engine sizes its cache by ``gpu_memory_utilization``."""
