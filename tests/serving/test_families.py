@@ -309,7 +309,7 @@ def test_a_tokenizer_that_cannot_be_loaded_is_an_error_at_once(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda each: each.name)
-def test_odd_text_is_read_in_linear_time(family: TinyFamily) -> None:
+def test_odd_text_is_read_in_bounded_time(family: TinyFamily) -> None:
     transcripts = transcripts_of(family.template, family.ends)
     reader, form = transcripts.family.reader, transcripts.family.template.rules.form
     if reader is None or form is None:
