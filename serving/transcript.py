@@ -108,13 +108,13 @@ class Transcripts:
         """
         thinking = request.thinking or Thinking()
         prompt = self._prompt(request, thinking)
-        limit = min(thinking.max_tokens, max_model_len - len(prompt.ids) - request.sampling.max_tokens)
-        if prompt.opening.thought != "none" and limit < MIN_THOUGHT:
-            return self._prompt(request, Thinking(effort="off"))
         opening = prompt.opening
-        return prompt._replace(
-            opening=opening.model_copy(update={"max_tokens": min(opening.max_tokens, max(limit, 0))})
-        )
+        if opening.thought == "none":
+            return prompt
+        room = max_model_len - len(prompt.ids) - request.sampling.max_tokens
+        if room < MIN_THOUGHT:
+            return self._prompt(request, Thinking(effort="off"))
+        return prompt._replace(opening=opening.model_copy(update={"max_tokens": min(opening.max_tokens, room)}))
 
     def _prompt(self, request: ChatRequest, thinking: Thinking) -> Prompt:
         variables = self.family.variables(thinking)
