@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from agentopt_local.chat import ToolSpec
 from agentopt_local.tool_calls import arguments_schema
 from agentopt_local.tool_formats import COMPACT_JSON, text_pattern_lark, thought_pattern
 from serving.call_form import CALL_ID, NAME, CallForm
-from serving.grammar_text import atoms, literal, pieces, regex
+from serving.grammar_text import Marks, atoms, literal, pieces, regex
 
 EMPTY = '""'
 
@@ -19,7 +19,7 @@ def call_grammar(
     forms: Sequence[CallForm],
     tools: Sequence[ToolSpec],
     text_pattern: str,
-    marks: Mapping[str, int],
+    marks: Marks,
     *,
     call_id: str,
     max_thought_sentences: int,
@@ -93,7 +93,7 @@ def is_text(schema: Any) -> bool:
 class _Writer:
     """Writes rules of one grammar and keeps the lines that they need."""
 
-    def __init__(self, marks: Mapping[str, int]) -> None:
+    def __init__(self, marks: Marks) -> None:
         self.marks = marks
         self.lines: list[str] = []
         self._rules: dict[str, str] = {}

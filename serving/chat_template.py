@@ -7,7 +7,6 @@ again, and the answers are kept as :class:`TemplateRules`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ from agentopt_local.chat import Message, ToolSpec
 from agentopt_local.errors import ConfigError, RefusedPromptError
 from agentopt_local.record import Record
 from serving.call_form import ARGUMENTS, KEYS, NAME, PROBE, CallForm, common_prefix, read_form
-from serving.grammar_text import pieces
+from serving.grammar_text import Marks, pieces
 from serving.template_rows import (
     RESULT,
     Row,
@@ -90,8 +89,7 @@ class ChatTemplate:
         self.name = name or str(tokenizer.name_or_path)
         self.stop_ids = tuple(stop_ids) or ((tokenizer.eos_token_id,) if tokenizer.eos_token_id is not None else ())
         self.variables = variables_of(tokenizer.chat_template)
-        added = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
-        self._marks = re.compile("|".join(map(re.escape, added)) or r"(?!)")
+        self._added = Marks(tokenizer.get_added_vocab())
         self.rules = TemplateRules()
         if not self._shows([row_of("user", QUESTION)], QUESTION):
             self.rules = TemplateRules(content="parts")
@@ -119,19 +117,19 @@ class ChatTemplate:
         self._set(tools=lists)
         for kind in ("object", "text"):
             self._set(arguments=kind)
-            form = self._form(user, answered) if self._shows([user, *exchange(1)], RESULT, tools=lists) else None
+            form = self._form(user, answered) if self._shows([user, *exchange()], RESULT, tools=lists) else None
             if form is not None:
                 break
         else:
             self._set(arguments="object", tools=False)
             return
         self._set(calls=True)
-        called, result = exchange(1)
+        called, result = exchange()
         both = called | {"content": ANSWER} | thought_fields(SECOND)
         self._set(text_beside_calls=self._shows([user, both, result], ANSWER, NAME, RESULT, tools=lists))
         more = row_of("user", SECOND)
-        self._set(user_after_result=self._shows([user, *exchange(1), more], RESULT, SECOND, tools=lists))
-        first, second = exchange(1), exchange(1, {KEYS[0]: 8462})
+        self._set(user_after_result=self._shows([user, *exchange(), more], RESULT, SECOND, tools=lists))
+        first, second = exchange(), exchange({KEYS[0]: 8462})
         two_calls = [
             {**first[0], "tool_calls": [*first[0]["tool_calls"], *second[0]["tool_calls"]]},
             first[1],
@@ -142,15 +140,15 @@ class ChatTemplate:
 
     def _form(self, user: Row, answered: str) -> CallForm | None:
         """How calls are written; ``answered``: a conversation up to the text of an answer."""
-        calls = [
-            self._try([user, *exchange(1, arguments)[:1]], tools=self.rules.tools) for arguments in ({}, ARGUMENTS)
-        ]
+        calls = [self._try([user, exchange(arguments)[0]], tools=self.rules.tools) for arguments in ({}, ARGUMENTS)]
         if None in calls:
             return None
         texts = [answered + ANSWER, *map(str, calls)]
         start = len(common_prefix(*texts))
         for text in texts:  # not in the middle of a mark
-            start = min(start, *(match.start() for match in self._marks.finditer(text) if match.end() > start), start)
+            start = min(
+                [start, *(match.start() for match in self._added.pattern.finditer(text) if match.end() > start)]
+            )
         form = read_form(*(self._without_ending(text[start:]) for text in texts[1:]))
         if form is not None:
             opening = answered[start:]
@@ -181,8 +179,7 @@ class ChatTemplate:
 
     def ending_id(self) -> int | None:
         """The first special token that the template writes after an answer; None if it writes none."""
-        added = self.tokenizer.get_added_vocab()
-        return next((each for each in pieces(self.rules.ending, added) if isinstance(each, int)), None)
+        return next((each for each in pieces(self.rules.ending, self._added) if isinstance(each, int)), None)
 
     def _shows(self, rows: Sequence[Row], *words: str, tools: bool = False) -> bool:
         """Whether the rendered rows contain the words, in this order."""

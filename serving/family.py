@@ -17,7 +17,7 @@ from serving.call_form import CallForm
 from serving.call_grammar import call_grammar
 from serving.call_readers import HARMONY, CallReader, reader_of
 from serving.chat_template import EFFORT, THOUGHT_MARKS, ChatTemplate
-from serving.grammar_text import literal, pieces
+from serving.grammar_text import Marks, literal, pieces
 
 SWITCHES = ("enable_thinking", "thinking")
 """Variables of chat templates that turn thoughts on and off."""
@@ -50,7 +50,7 @@ class Family:
         self.tokenizer = tokenizer
         self.template = template
         self.stop_ids = tuple(stop_ids)
-        self.marks: Mapping[str, int] = special_tokens(tokenizer)
+        self.marks = special_tokens(tokenizer)
         self.thought_open, self.thought_close = self._thought_marks()
         self._one_mark = len(list(pieces(self.thought_close, self.marks))) == 1
         """Whether a thought ends with a mark of its own, and not with the beginning of the next message."""
@@ -250,15 +250,17 @@ class Family:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def special_tokens(tokenizer: Any) -> dict[str, int]:
+def special_tokens(tokenizer: Any) -> Marks:
     """The tokens that llguidance treats as special, which no string in a grammar matches."""
     special = set(tokenizer.all_special_tokens)
     tokens = tokenizer.added_tokens_decoder
-    return {
-        text: index
-        for text, index in tokenizer.get_added_vocab().items()
-        if text in special or tokens[index].special or re.fullmatch(r"<.*>", text)
-    }
+    return Marks(
+        {
+            text: index
+            for text, index in tokenizer.get_added_vocab().items()
+            if text in special or tokens[index].special or re.fullmatch(r"<.*>", text)
+        }
+    )
 
 
 def as_rule(constraint: Constraint) -> str:

@@ -7,10 +7,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 
-def pieces(text: str, marks: Mapping[str, int]) -> Iterator[str | int]:
-    """``text`` as pieces of plain text and ids of special tokens. ``marks``: the ids by the tokens' text."""
+class Marks(dict[str, int]):
+    """Special tokens: their ids by their text. Some tokenizers have hundreds, and grammars split texts at them."""
+
+    def __init__(self, ids: Mapping[str, int]) -> None:
+        super().__init__(ids)
+        self.pattern = re.compile("|".join(map(re.escape, sorted(ids, key=len, reverse=True))) or r"(?!)")
+        """One of them."""
+
+
+def pieces(text: str, marks: Marks) -> Iterator[str | int]:
+    """``text`` as pieces of plain text and ids of special tokens."""
     at = 0
-    for match in re.finditer("|".join(map(re.escape, sorted(marks, key=len, reverse=True))) or r"(?!)", text):
+    for match in marks.pattern.finditer(text):
         if match.start() > at:
             yield text[at : match.start()]
         yield marks[match.group()]
@@ -24,7 +33,7 @@ def atoms(parts: Sequence[str | int]) -> str:
     return " ".join(f"<[{each}]>" if isinstance(each, int) else json.dumps(each) for each in parts)
 
 
-def literal(text: str, marks: Mapping[str, int]) -> str:
+def literal(text: str, marks: Marks) -> str:
     """``text`` as a sequence in Lark."""
     return atoms(list(pieces(text, marks)))
 

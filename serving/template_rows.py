@@ -51,12 +51,10 @@ def text_as_thought(row: Row) -> Row:
     return {**row, "content": "", **thought_fields(f"{row.get('thinking', '')}\n\n{row['content']}".strip())}
 
 
-def exchange(n: int, arguments: dict[str, Any] | None = None) -> list[Row]:
-    """A turn with ``n`` calls and its results."""
-    call = ToolCall(name=NAME, arguments=ARGUMENTS if arguments is None else arguments)
-    return to_rows(
-        [Message(role="assistant", tool_calls=(call,) * n), *(Message(role="tool", content=RESULT) for _ in range(n))]
-    )
+def exchange(arguments: dict[str, Any] = ARGUMENTS) -> list[Row]:
+    """A turn with a call, and its result."""
+    call = ToolCall(name=NAME, arguments=arguments)
+    return to_rows([Message(role="assistant", tool_calls=(call,)), Message(role="tool", content=RESULT)])
 
 
 def with_text_arguments(call: Row) -> Row:
