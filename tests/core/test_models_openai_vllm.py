@@ -11,9 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from agentopt_local.chat import ChatReply, ChatRequest, Constraint, Message, Sam
 from agentopt_local.errors import ConfigError
 from agentopt_local.models.openai import OpenAIChatModel
 from agentopt_local.tool_calls import check_arguments
+from tests.tools.servers import wait_until_healthy
 
 pytestmark = pytest.mark.engine
 TEMPLATE = """\
@@ -123,7 +121,7 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with written.open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
-            wait_until_healthy(f"http://127.0.0.1:{port}", process, written)
+            wait_until_healthy(f"http://127.0.0.1:{port}", process, written, 300)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             os.killpg(process.pid, signal.SIGINT)
@@ -132,20 +130,6 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-
-
-def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            pytest.fail(f"the server ended: {log.read_text()[-3000:]}")
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-                if answer.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            time.sleep(1)
-    pytest.fail(f"the server is not up after 300 s: {log.read_text()[-3000:]}")
 
 
 class Recorder(httpx.AsyncHTTPTransport):

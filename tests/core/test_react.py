@@ -15,28 +15,13 @@ from agentopt_local.chat import ChatRequest
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.problem import Problem
-from agentopt_local.sandbox.base import Execution
 from agentopt_local.trajectory import Attempt
+from tests.tools.recorder import Recorder
 
 DOUBLE = 'def double(x: int) -> int:\n    """Return twice x."""\n    return 2 * x\n'
 SHOUT = 'def shout(text: str) -> str:\n    """Return text in capitals."""\n    return text.upper()\n'
 JOIN = 'def join(a: str, b: int = 1) -> str:\n    """Return a, b times."""\n    return a * b\n'
 PROBLEM = Problem(id="p", question="?", answer="gold")
-
-
-class Recorder:
-    """A sandbox that notes what it is asked to do. What it returns is the tests' of the contract business."""
-
-    def __init__(self) -> None:
-        self.did: list[Any] = []
-
-    async def call(self, source: str, name: str, arguments: dict[str, Any], **_: Any) -> Execution:
-        self.did.append((name, arguments))
-        return Execution(ok=True, value="done")
-
-    async def run(self, code: str, **_: Any) -> Execution:
-        self.did.append(code)
-        return Execution(ok=True, stdout="done")
 
 
 def solve(turns: Sequence[str], *sources: str, **settings: Any) -> tuple[Attempt, list[Any], list[ChatRequest]]:

@@ -22,9 +22,9 @@ from agentopt_local.reporting.data import run_page
 from agentopt_local.reporting.html import report_html
 from agentopt_local.run.reader import read_rollouts, read_run
 from agentopt_local.run.writer import RunDir
-from agentopt_local.sandbox.base import Execution
 from agentopt_local.stage import Stage
 from agentopt_local.trajectory import Attempt
+from tests.tools.recorder import Recorder
 
 PROBLEM = Problem(id="p", question="?", answer="42")
 DOUBLE = FunctionSet.of('def double(x: int) -> int:\n    """Return twice x."""\n    return 2 * x\n')
@@ -34,21 +34,6 @@ ACTS = {
 }
 SECRET = "SECRET-THOUGHT"
 ENDS = "\n<answer>wrong</answer> \\boxed{wrong}\nFinal Answer: wrong"
-
-
-class Recorder:
-    """A sandbox that notes what it is asked to do."""
-
-    def __init__(self) -> None:
-        self.did: list[Any] = []
-
-    async def call(self, source: str, name: str, arguments: dict[str, Any], **_: Any) -> Execution:
-        self.did.append((name, arguments))
-        return Execution(ok=True, value="done")
-
-    async def run(self, code: str, **_: Any) -> Execution:
-        self.did.append(code)
-        return Execution(ok=True, stdout="done")
 
 
 def reply(content: str, thought: str) -> ChatReply:

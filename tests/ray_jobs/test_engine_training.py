@@ -11,14 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from agentopt_local.errors import ConfigError
+from tests.tools.servers import wait_until_healthy
 
 pytestmark = pytest.mark.engine
 MODEL = "qwen2.5-coder-0.5b"
@@ -235,25 +234,11 @@ def server(model_path: Path, tmp_path: Path) -> Iterator[str]:
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_until_healthy(url, process, tmp_path / "server.log")
+        wait_until_healthy(url, process, tmp_path / "server.log", 400)
         yield f"{url}/v1"
     finally:
         end(process)
         log.close()
-
-
-def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 400
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            pytest.fail(f"the server ended: {log.read_text()[-3000:]}")
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-                if answer.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            time.sleep(1)
-    pytest.fail(f"the server is not up after 400 s: {log.read_text()[-3000:]}")
 
 
 def test_the_same_config_against_a_server(tmp_path: Path, server: str) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from tests.tools.servers import serving
 
 LARGE = 1000
 """Bytes from which on a file is stored by its SHA-256, as the hub does with files of megabytes."""
@@ -111,16 +111,6 @@ def digest(body: bytes) -> str:
     return (hashlib.sha256 if len(body) >= LARGE else hashlib.sha1)(body).hexdigest()
 
 
-@contextlib.contextmanager
-def fake_hub(repos: dict[str, FakeRepo]) -> Iterator[str]:
-    """The address of a hub with these models."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(repos))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+def fake_hub(repos: dict[str, FakeRepo]) -> contextlib.AbstractContextManager[str]:
+    """The address of a hub with these models, while it is open."""
+    return serving(handler_of(repos))

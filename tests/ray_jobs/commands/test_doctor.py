@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from ray_jobs.commands import checks as module
 from ray_jobs.commands.checks import Check
 from ray_jobs.commands.doctor import doctor
 from ray_jobs.commands.model_files import models_list, models_path, models_pull, show_progress
+from tests.tools.servers import serving
 
 ROOT = Path(__file__).parents[3]
 GOOD = Check(name="good", status="ok", found="here")
@@ -171,19 +170,6 @@ class FakeHub(BaseHTTPRequestHandler):
         return
 
 
-@contextlib.contextmanager
-def hub_server() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 def models(command: str, name: str, endpoint: str, home: Path, **env: str) -> str:
     """What ``models_COMMAND(name)`` printed last, in a process of its own: the hub reads its settings once."""
     code = f"""
@@ -202,7 +188,7 @@ except ConfigError as error:
 
 
 def test_a_hugging_face_id_is_pulled_from_the_hub_and_then_found_in_its_cache(tmp_path: Path) -> None:
-    with hub_server() as endpoint:
+    with serving(FakeHub) as endpoint:
         assert "agentopt models pull makers/tiny" in models("path", "makers/tiny", endpoint, tmp_path)
         folder = Path(models("pull", "makers/tiny", endpoint, tmp_path))
         assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
