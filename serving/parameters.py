@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from serving.hub import weight_files
+
 LONGEST_HEADER = 100_000_000
 """Bytes; the safetensors format allows no longer one."""
 PACKED = {"U8": 8, "I8": 8, "I32": 32, "U32": 32, "I64": 64}
@@ -23,19 +25,17 @@ def count_parameters(folder: Path) -> int | None:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         bits = quantized_bits(config.get("quantization_config") or {})
         tensors: dict[str, tuple[str, list[int]]] = {}
-        for file in weight_files(folder):
+        for file in folder_weights(folder):
             tensors |= read_header(file)
         return sum(elements(name, dtype, shape, bits) for name, (dtype, shape) in tensors.items()) or None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The model's safetensors files; some folders hold a second copy of the weights beside them."""
-    for index in sorted(folder.glob("*.safetensors.index.json")):
-        names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-        return [folder / Path(name).name for name in sorted(names)]
-    return [folder / "model.safetensors"]
+def folder_weights(folder: Path) -> list[Path]:
+    """The files of weights that vLLM reads from ``folder``, whether or not they are all there."""
+    names = [path.name for path in folder.iterdir()]
+    return [folder / Path(name).name for name in weight_files(names, lambda each: (folder / each).read_text("utf-8"))]
 
 
 def read_header(file: Path) -> dict[str, tuple[str, list[int]]]:

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from agentopt_local.record import Record
 from serving.engine_config import CPU_QUANTIZATION, EngineConfig
-from serving.hub import Listing, read_text, weight_files
+from serving.hub import Listing, read_text
+from serving.parameters import folder_weights
 
 GIB = 1 << 30
 CPU_MODEL_LEN, CPU_SEQS, CPU_STEP = 8192, 64, 8192
@@ -171,8 +172,7 @@ def read_folder(model: Path) -> ModelFacts | None:
         config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    names = weight_files([path.name for path in model.iterdir()], lambda name: (model / name).read_text("utf-8"))
-    return read_facts(config, sum((model / name).stat().st_size for name in names if (model / name).exists()))
+    return read_facts(config, sum(path.stat().st_size for path in folder_weights(model) if path.exists()))
 
 
 def read_listing(name: str, listing: Listing) -> ModelFacts | None:
