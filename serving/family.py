@@ -216,11 +216,16 @@ class Family:
         return ids[start:end], rest[self._after(rest, self.thought_close) or 1 :]
 
     def _after(self, ids: Sequence[int], text: str) -> int | None:
-        """How many of ``ids`` write ``text``; None if they begin otherwise. A text has many ways to be written."""
+        """How many of ``ids`` write ``text``; None if they begin otherwise. A text has many ways to be written.
+
+        A token that goes on beyond ``text`` is left to what follows.
+        """
         for count in range(1, min(len(ids), len(text)) + 1):
             written = self.tokenizer.decode(ids[:count], skip_special_tokens=False)
             if written == text:
                 return count
+            if written.startswith(text):
+                return count - 1
             if not text.startswith(written):
                 return None
         return None

@@ -262,6 +262,20 @@ def test_gpt_oss_may_name_the_function_before_or_after_the_channel(written: str)
     assert message.tool_calls == (ToolCall(name="gcd", arguments={"n": 1, "text": ""}),)
 
 
+def test_a_thought_may_begin_in_the_token_that_ends_its_mark() -> None:
+    family = next(each for each in FAMILIES if each.name == "gemma4")
+    transcripts = transcripts_of(family.template, family.ends)
+    tokenizer = transcripts.tokenizer
+    longer = next(text for text in ("ter", "tion", "te", "ta", "t ") if len(transcripts.encode(text)) == 1)
+    spelled = [transcripts.encode(char)[0] for char in "though"]
+    sampled = [*transcripts.encode("<|channel>"), *spelled, *transcripts.encode(longer)]
+    sampled += transcripts.encode("<channel|><answer>six</answer>")
+    assert tokenizer.decode(sampled).startswith(f"<|channel>though{longer}<channel|>")
+    message, _ = transcripts.family.read(sampled, TOOLS, None, Opening(thought="allowed"))
+    assert (message.content, message.tool_calls) == ("<answer>six</answer>", ())
+    assert message.thought == longer.strip()
+
+
 def test_a_thought_that_the_template_begins_is_ended_where_none_is_wanted() -> None:
     transcripts = transcripts_of(ALWAYS)
     assert transcripts.family.thinks == "always"
