@@ -86,6 +86,9 @@ class RunConfig(Record):
     """The optimizer's model, hosted here or behind an endpoint; None means the agent's model."""
     optimizer_engine: EngineConfig | None = None
     """How a separate optimizer model is hosted; None means like the agent's."""
+    take_turns: bool = False
+    """Whether the engines of agent and optimizer use the same GPUs, or a CPU's memory, in turn: while one works, the
+    other sleeps. For two models that do not fit beside each other; each change takes seconds."""
     budget: Budget = Budget()
     """Limits on the tokens and the money that the run may use."""
     agent: AgentConfig = AgentConfig()

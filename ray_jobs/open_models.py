@@ -50,6 +50,7 @@ def check_model(config: RunConfig, run: Path | None = None) -> None:
     from serving.model_store import resolve
     from serving.vllm_arguments import check_arguments
 
+    check_turns(config)
     for table, (model, engine) in hosted_models(config).items():
         if model.name.startswith(IN_PYTHON):
             where = "RUN" if run is None else repr(str(run))
@@ -68,10 +69,28 @@ def hosted_models(config: RunConfig) -> dict[str, tuple[ModelConfig, EngineConfi
     if other is not None:
         roles["optimizer_engine"] = other
     return {
-        table: (model, engine)
+        table: (model, engine.in_turns() if config.take_turns else engine)
         for table, (model, engine) in roles.items()
         if model.base_url is None and engine.pool_name is None
     }
+
+
+def check_turns(config: RunConfig) -> None:
+    """Raise ConfigError if the engines are to take turns and cannot."""
+    if not config.take_turns:
+        return
+    hosted = hosted_models(config)
+    if len(hosted) < 2:
+        raise ConfigError(
+            "take_turns = true is for two models that this run starts engines for: set optimizer_model.name, or leave "
+            "take_turns out"
+        )
+    for table, (_, engine) in hosted.items():
+        if engine.gpu_fraction < 1:
+            raise ConfigError(
+                f"{table}.gpu_fraction = {engine.gpu_fraction:g}, but with take_turns = true an engine has the whole "
+                "GPU while it works: leave one of the two out"
+            )
 
 
 def optimizer_of(config: RunConfig) -> tuple[ModelConfig, EngineConfig] | None:
@@ -105,19 +124,22 @@ async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Progre
     places: dict[str, Placement] = {}
     hosted = hosted_models(config)
     if hosted:
-        from serving.placement import reserve
+        from serving.placement import reserve, reserve_in_turns
 
         progress(Stage(part="starting Ray"), 0, 0)
         use_cluster(config, stack)
-        places = await reserve({table: engine for table, (_, engine) in hosted.items()})
+        places = await (reserve_in_turns if config.take_turns else reserve)(
+            {table: engine for table, (_, engine) in hosted.items()}
+        )
         for place in places.values():
             stack.callback(place.release)
+    other = optimizer_of(config)
+    optimizer = None
+    if other is not None:  # before the agent, which is asked first: if they take turns, the last one is awake
+        optimizer, _ = await open_model(*other, config, stack, progress, place=places.get("optimizer_engine"))
     agent, device = await open_model(config.model, config.engine, config, stack, progress, place=places.get("engine"))
     check_thinking("model", config.model, agent)
-    other = optimizer_of(config)
-    optimizer = agent
-    if other is not None:
-        optimizer, _ = await open_model(*other, config, stack, progress, place=places.get("optimizer_engine"))
+    optimizer = optimizer or agent
     if config.optimizer_model is not None:
         check_thinking("optimizer_model", config.optimizer_model, optimizer)
     return Models(agent, optimizer, device)
@@ -145,7 +167,7 @@ async def open_model(
 ) -> tuple[ChatModel, str]:
     """Open a model and say where it runs: ``cpu``, ``gpu`` or ``endpoint``. ``stack`` closes it.
 
-    ``place``: what was reserved for its engines.
+    ``place``: what was reserved for its engines, with their settings.
     """
     if model.base_url is not None:
         from agentopt_local.models.openai import OpenAIChatModel
@@ -185,6 +207,7 @@ async def open_model(
     progress(Stage(part=f"loading {model.name} into vLLM"), 0, 0)
     from serving.pool import start_pool
 
-    pool = await start_pool(path, engine, name=model.name, place=place, chat_template=model.chat_template)
+    settings = place.config if place else engine
+    pool = await start_pool(path, settings, name=model.name, place=place, chat_template=model.chat_template)
     stack.push_async_callback(pool.aclose)
     return pool, pool.device

@@ -136,11 +136,12 @@ async def open_workers(
     Raises ConfigError, and EngineDeadError if a worker does not start.
     """
     count = config.ray.rollout_workers
-    if not isinstance(model, EnginePool):
+    if not isinstance(model, EnginePool) or model.turns:
         if count:
+            only = "whose engines do not take turns" if isinstance(model, EnginePool) else "whose model is hosted here"
             raise ConfigError(
-                f"ray.rollout_workers = {count}: only an agent whose model is hosted here can work on other nodes; "
-                "leave ray.rollout_workers out"
+                f"ray.rollout_workers = {count}: only an agent {only} can work on other nodes; leave "
+                "ray.rollout_workers out"
             )
         return None
     nodes = worker_nodes(count)

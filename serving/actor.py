@@ -5,10 +5,11 @@ All methods are ``async``: the model batches whatever is in flight.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import uuid
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, cast
 
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest
 from serving.engine_config import HostedModel
@@ -51,18 +52,49 @@ class PooledActor:
         """Release what the actor holds before it is killed."""
 
 
+class SleepingModel(ChatModel, Protocol):
+    """A model that can give its memory back for a while."""
+
+    async def sleep(self) -> None:
+        """Give the memory back. Safe to call twice."""
+
+    async def wake(self) -> None:
+        """Take the memory again. Safe to call twice."""
+
+
 class ModelActor(PooledActor):
     """Hosts a vLLM engine, or any other ChatModel, in the actor's process."""
 
-    def __init__(self, make: Callable[[], ChatModel], hosted: HostedModel) -> None:
-        """Make the model; the actor is ready when this returns."""
+    def __init__(self, make: Callable[[], ChatModel], hosted: HostedModel, *, asleep: bool = False) -> None:
+        """Make the model; the actor is ready when this returns.
+
+        ``asleep``: make it when it is first woken. It takes turns with others, and when Ray restarts the actor it may
+        not be its turn.
+        """
         super().__init__()
-        self.model = make()
+        self._make = make
+        self.model = None if asleep else make()
         self.hosted = hosted
+        self._waking = asyncio.Lock()
 
     async def ready(self) -> Incarnation:
-        """Return once the model is loaded."""
+        """Return once the model is loaded, or sleeps."""
         return Incarnation(self.incarnation, getattr(self.model, "facts", None))
+
+    async def wake(self) -> Incarnation:
+        """Have the model take its memory. Raises ConfigError and EngineDeadError."""
+        async with self._waking:
+            if self.model is None:
+                self.model = self._make()
+            else:
+                await cast("SleepingModel", self.model).wake()
+        return await self.ready()
+
+    async def sleep(self) -> None:
+        """Have the model give its memory back."""
+        async with self._waking:
+            if self.model is not None:
+                await cast("SleepingModel", self.model).sleep()
 
     async def counters(self) -> EngineCounters | None:
         """What the engine has done so far; None for models that do not count."""
@@ -79,8 +111,12 @@ class ModelActor(PooledActor):
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Answer one request."""
+        if self.model is None:  # restarted since its turn began
+            await self.wake()
+        assert self.model is not None
         return await self.model.complete(request)
 
     async def close(self) -> None:
         """Close the model before the actor is killed."""
-        await self.model.aclose()
+        if self.model is not None:
+            await self.model.aclose()

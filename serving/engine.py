@@ -28,30 +28,37 @@ class Engine:
     """A vLLM ``AsyncLLM`` behind the ChatModel Protocol."""
 
     def __init__(
-        self, model: Path, config: EngineConfig, *, cpu: bool, spans: bool = False, chat_template: str | None = None
+        self,
+        model: Path,
+        config: EngineConfig,
+        *,
+        cpu: bool,
+        spans: bool = False,
+        sleeps: bool = False,
+        chat_template: str | None = None,
     ) -> None:
         """Load ``model`` (a Hugging Face folder), which takes half a minute or more.
 
-        ``spans``: whether its GPUs are on several nodes, in this actor's placement group. ``chat_template``: Jinja to
-        use in place of the model's own. Raises ConfigError if vLLM refuses a setting or the template cannot be used,
-        EngineDeadError if vLLM does not start.
+        ``spans``: whether its GPUs are on several nodes, in this actor's placement group. ``sleeps``: whether it will
+        be put to sleep. ``chat_template``: Jinja to use in place of the model's own. Raises ConfigError if vLLM refuses
+        a setting or the template cannot be used, EngineDeadError if vLLM does not start.
         """
         self.config = config
         # first of all: a template that cannot be used costs seconds here, and minutes after loading
         self.transcripts = transcripts_of(model, chat_template, trust_remote_code=config.trust_remote_code)
-        options, speed = prepare(model, config, cpu=cpu, spans=spans)
+        self._options, speed = prepare(model, config, cpu=cpu, spans=spans, sleeps=sleeps)
         self.counters: EngineCounters | None = EngineCounters() if cpu else None
         """What the engine has done so far. Counted only on a CPU, where steps are long."""
-        self.llm = start(options, stat_loggers=[self._counter()] if cpu else None)
+        self._load()
         cache = self.llm.vllm_config.cache_config
         self.facts = EngineFacts(
             dtype=str(self.llm.vllm_config.model_config.dtype).removeprefix("torch."),
             quantization=self.llm.vllm_config.model_config.quantization,
             speed=speed,
-            step_tokens=options["max_num_batched_tokens"],
+            step_tokens=self._options["max_num_batched_tokens"],
             # the rest was found by vLLM while it started
             max_model_len=self.llm.vllm_config.model_config.max_model_len,
-            max_num_seqs=options["max_num_seqs"] * config.data_parallel_size,
+            max_num_seqs=self._options["max_num_seqs"] * config.data_parallel_size,
             kv_cache_tokens=(cache.num_gpu_blocks or 0) * cache.block_size or None,
             calls=self.transcripts.family.calls,
             thinks=self.transcripts.family.thinks,
@@ -61,6 +68,30 @@ class Engine:
         """Whether the prefix cache has ever hit: not every kind of model has one."""
         self._request_ids = itertools.count()
         self._warmed: OrderedDict[int, asyncio.Future[None]] = OrderedDict()
+        self._cold: set[str | None] = set()
+        """Conversations that the prefix cache has lost to sleep."""
+
+    def _load(self) -> None:
+        self.llm = start(self._options, stat_loggers=None if self.counters is None else [self._counter()])
+
+    async def sleep(self) -> None:
+        """Give the memory back: a GPU's weights move to the host's memory, a CPU engine ends. Conversations go on."""
+        if self.llm is None:
+            return
+        if self.counters is None:
+            await self.llm.sleep(level=1)
+        else:  # vLLM has no sleep mode on a CPU
+            self.llm.shutdown()
+            self.llm = None
+        self._warmed.clear()
+        self._cold.update(self.transcripts.conversations)
+
+    async def wake(self) -> None:
+        """Take the memory again. Raises EngineDeadError if vLLM does not start."""
+        if self.llm is None:
+            self._load()
+        elif self.counters is None:
+            await self.llm.wake_up()
 
     def _counter(self) -> Any:
         from vllm.v1.metrics.loggers import StatLoggerBase
@@ -96,7 +127,9 @@ class Engine:
             raise ContextOverflowError(
                 f"the prompt has {len(ids)} tokens; the engine's max_model_len is {self.facts.max_model_len}"
             )
-        known = self.transcripts.known_tokens(request.conversation, ids)
+        cold = request.conversation in self._cold
+        self._cold.discard(request.conversation)
+        known = 0 if cold else self.transcripts.known_tokens(request.conversation, ids)
         await self._warm(request, ids)
         wanted = request.sampling.max_tokens + prompt.opening.max_tokens
         params = self._sampling_params(request, prompt, min(room, wanted))
@@ -197,7 +230,8 @@ class Engine:
 
     async def aclose(self) -> None:
         """End the engine core."""
-        self.llm.shutdown()
+        if self.llm is not None:
+            self.llm.shutdown()
 
 
 def transcripts_of(model: Path, chat_template: str | None = None, *, trust_remote_code: bool = False) -> Transcripts:

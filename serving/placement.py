@@ -3,11 +3,15 @@
 A reservation is a Ray placement group, so Ray itself decides whether the pools fit beside each other and beside others,
 and nobody else takes a GPU while a model loads. A replica has GPUs of one node, or a share of one GPU. One that needs
 more GPUs than any node has gets a group of its own, in which vLLM places a worker per GPU.
+
+Pools that take turns use the same GPUs. Ray would give each GPU to one actor, so one that does nothing else holds them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +22,35 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from agentopt_local.errors import ConfigError
 from serving.engine_config import EngineConfig
+from serving.turns import Turns
 
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+"""Environment variables that say which GPUs a process may use."""
 WAIT_S = 15.0
 """How long GPUs that are in use may take to become free, as those of a run that has just ended do."""
+
+
+class Holder:
+    """An actor that has GPUs of a node and leaves their use to others."""
+
+    async def visible(self) -> tuple[str, list[str]]:
+        """The environment variable that names the GPUs, and its values."""
+        name = next((each for each in VISIBLE if os.environ.get(each)), VISIBLE[0])
+        return name, os.environ.get(name, "").split(",")
+
+
+@dataclass
+class SharedGpus:
+    """GPUs that several pools use in turn."""
+
+    place: Placement
+    """Of the holders."""
+    each: int
+    """GPUs of one holder."""
+    visible: list[tuple[str, list[str]]]
+    """What each holder says."""
+    users: int
+    """Pools that have not given them back."""
 
 
 @dataclass
@@ -34,11 +64,18 @@ class Placement:
     """Whether a replica's GPUs may be on several nodes."""
     groups: list[PlacementGroup] = field(default_factory=list)
     """One for all replicas, or one for each that spans nodes."""
+    turns: Turns | None = None
+    """If the pool takes turns with others."""
+    shared: SharedGpus | None = None
+    """The GPUs that it then uses."""
 
     def options(self, index: int) -> dict[str, Any]:
         """Ray's options for the actor of a replica."""
         if self.device == "cpu":
             return {"scheduling_strategy": "SPREAD"}
+        if self.shared:
+            strategy = PlacementGroupSchedulingStrategy(self.shared.place.groups[0], self._slot(index)[0])
+            return {"scheduling_strategy": strategy, "num_gpus": 0}
         if self.spans:  # the actor only directs the workers
             strategy = PlacementGroupSchedulingStrategy(self.groups[index], 0, placement_group_capture_child_tasks=True)
             return {"scheduling_strategy": strategy, "num_gpus": 0}
@@ -47,14 +84,31 @@ class Placement:
             "num_gpus": gpus_of(self.config),
         }
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """Environment variables that an actor needs because of its place."""
-        # without a GPU of its own it still has to see of which kind the GPUs are
-        return {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"} if self.spans else {}
+    def environment(self, index: int) -> dict[str, str]:
+        """Environment variables that the actor of a replica needs because of its place."""
+        if not (self.spans or self.shared):
+            return {}
+        # Ray hides all GPUs from an actor that asks it for none
+        found = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+        if self.shared:
+            holder, first = self._slot(index)
+            name, ids = self.shared.visible[holder]
+            found[name] = ",".join(ids[first : first + self.config.gpus])
+        return found
+
+    def _slot(self, index: int) -> tuple[int, int]:
+        """The holder whose GPUs a replica uses, and the first of them."""
+        assert self.shared is not None
+        holder, slot = divmod(index, self.shared.each // self.config.gpus)
+        return holder, slot * self.config.gpus
 
     def release(self) -> None:
         """Give the GPUs back. Safe to call twice."""
+        shared, self.shared = self.shared, None
+        if shared is not None:
+            shared.users -= 1
+            if shared.users == 0:
+                shared.place.release()
         groups, self.groups = self.groups, []
         if ray.is_initialized():
             for group in groups:
@@ -96,6 +150,36 @@ async def reserve(pools: Mapping[str, EngineConfig]) -> dict[str, Placement]:
     )
 
 
+async def reserve_in_turns(pools: Mapping[str, EngineConfig]) -> dict[str, Placement]:
+    """The same place for all pools, of which one works at a time; they are known by the name of their settings.
+
+    Raises ConfigError, and reserves nothing, if the cluster does not have the GPUs for the largest of them.
+    """
+    turns = Turns()
+    nodes = [int(row["Resources"].get("GPU", 0)) for row in ray.nodes() if row["Alive"]]
+    devices = {table: pick_device(table, config, sum(nodes)) for table, config in pools.items()}
+    if len(set(devices.values())) > 1:
+        where = " and ".join(f"{table} is on the {device.upper()}" for table, device in devices.items())
+        raise ConfigError(f"take_turns is for engines on the same device, but {where}: leave it out")
+    if "cpu" in devices.values():
+        return {table: Placement(config, turns=turns) for table, config in pools.items()}
+    for table, config in pools.items():
+        if config.gpus > max(nodes):
+            raise ConfigError(
+                f"a replica of {table} has {config.gpus} GPUs, and no node has more than {max(nodes)}: engines that "
+                "take turns cannot span nodes; leave take_turns out, or lower the parallel sizes"
+            )
+    each = max(config.gpus for config in pools.values())
+    holders = max(math.ceil(config.replicas / (each // config.gpus)) for config in pools.values())
+    both = " and ".join(pools) + " in turn"
+    place = (await reserve({both: EngineConfig(device="gpu", tensor_parallel_size=each, replicas=holders)}))[both]
+    remote = ray.remote(Holder)
+    made = [remote.options(num_cpus=0, **place.options(index)).remote() for index in range(holders)]
+    visible = await asyncio.gather(*(holder.visible.remote() for holder in made))
+    shared = SharedGpus(place, each, visible, users=len(pools))
+    return {table: Placement(config, "gpu", turns=turns, shared=shared) for table, config in pools.items()}
+
+
 def pick_device(table: str, config: EngineConfig, gpus: int) -> str:
     """``cpu`` or ``gpu``, on a cluster with so many GPUs. Raises ConfigError if the settings contradict that."""
     if config.device == "cpu" or (config.device == "auto" and gpus == 0):
@@ -113,7 +197,7 @@ def check_sum(pools: Mapping[str, EngineConfig], gpus: int) -> None:
     if sum(config.replicas * gpus_of(config) for config in pools.values()) <= gpus + 1e-9:
         return
     shares = " and ".join(f"{table}.gpu_fraction" for table in pools)
-    share = f"; let them share a GPU by {shares}" if len(pools) > 1 else ""
+    share = f"; let them share a GPU by {shares}, or take turns by take_turns = true" if len(pools) > 1 else ""
     raise ConfigError(
         f"{needs(pools)}, and the Ray cluster has {gpus}{share}; lower the replicas or parallel sizes, or set "
         f"{' or '.join(f'{table}.device' for table in pools)} = 'cpu'"

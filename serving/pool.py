@@ -14,12 +14,15 @@ from ray.exceptions import ActorDiedError, RayError
 
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest
 from agentopt_local.errors import ConfigError, EngineDeadError
+from serving.actor import Incarnation
 from serving.actor_pool import MAX_IN_FLIGHT, ActorPool
 from serving.cpu import cores
 from serving.engine import Engine
 from serving.engine_config import EngineConfig, HostedModel
 from serving.facts import EngineCounters, EngineFacts
 from serving.placement import Placement, release_named, reserve
+from serving.replica import Replica, ReplicaLostError
+from serving.turns import Turns
 from serving.vllm_options import engine_environment
 
 NAMESPACE = "agentopt"
@@ -53,6 +56,12 @@ class EnginePool(ActorPool):
         self.config = config
         self.hosted = hosted
         self.place = place
+        self._was_awake = False
+
+    @property
+    def turns(self) -> Turns | None:
+        """If its engines use the same memory as those of other pools, and work in turn with them."""
+        return self.place.turns if self.place else None
 
     @property
     def device(self) -> str:
@@ -99,9 +108,35 @@ class EnginePool(ActorPool):
         Raises EngineDeadError; see :meth:`~serving.actor_pool.ActorPool.call`.
         """
         what = f"a request ({request.conversation or 'of no conversation'})"
-        reply = await self.call("complete", request, what=what, conversation=request.conversation)
+        async with self.turns.turn_of(self) if self.turns else contextlib.nullcontext():
+            reply = await self.call("complete", request, what=what, conversation=request.conversation)
         assert isinstance(reply, ChatReply)
         return reply
+
+    async def sleep(self) -> None:
+        """Have the engines give their memory back."""
+        await asyncio.gather(*(self._ask(replica, "sleep") for replica in self.replicas if replica.up))
+
+    async def wake(self) -> None:
+        """Have the engines take their memory. Raises ConfigError, and EngineDeadError if none can the first time.
+
+        One that was lost in its sleep is restarted, and loads when it gets a request.
+        """
+        up = [replica for replica in self.replicas if replica.up]
+        answers = await asyncio.gather(*(self._ask(replica, "wake") for replica in up))
+        for replica, answer in zip(up, answers, strict=True):
+            if not isinstance(answer, ReplicaLostError):
+                replica.facts, self._was_awake = Incarnation(*answer).facts, True
+        if not self._was_awake:
+            raise EngineDeadError(f"the engines for {self.hosted.model} did not start: {answers[0]}")
+
+    async def _ask(self, replica: Replica, method: str) -> Any:
+        """What a replica answers, or its loss."""
+        try:
+            return await replica.call(method)
+        except ReplicaLostError as error:
+            self._lose(replica, error)
+            return error
 
     async def start(self) -> None:
         """Wait until every replica has loaded. Raises EngineDeadError if one does not."""
@@ -133,9 +168,10 @@ async def start_pool(
     """
     place = place or (await reserve({"engine": config}))["engine"]
     cpu = place.device == "cpu"
-    env = engine_environment(config, cpu=cpu, cores=cores()) | place.environment
+    env = engine_environment(config, cpu=cpu, cores=cores())
     hosted = HostedModel(model=name or str(model), device=place.device, replicas=config.replicas)
-    make = partial(Engine, model, config, cpu=cpu, spans=place.spans, chat_template=chat_template)
+    where = {"cpu": cpu, "spans": place.spans, "sleeps": place.turns is not None}
+    make = partial(Engine, model, config, **where, chat_template=chat_template)
     return await host(make, config, hosted, place=place, env=env)
 
 
@@ -169,9 +205,9 @@ async def host(
                 num_cpus=0,
                 max_concurrency=MAX_IN_FLIGHT,
                 max_restarts=config.max_restarts,
-                runtime_env={"env_vars": env or {}},
+                runtime_env={"env_vars": (env or {}) | place.environment(index)},
                 **{**options, **named, **place.options(index)},
-            ).remote(make, hosted)
+            ).remote(make, hosted, asleep=place.turns is not None)
             actors.append(actor)
             if config.gpu_fraction < 1:  # vLLM measures the free memory while it starts, so one after another
                 with contextlib.suppress(RayError, TimeoutError):  # start() says what is wrong
@@ -179,6 +215,9 @@ async def host(
         pool = EnginePool(actors, config, hosted, place=place)
         on_error.push_async_callback(pool.aclose)
         await pool.start()
+        if pool.turns:
+            async with pool.turns.turn_of(pool):  # loads it, once the others sleep
+                pass
         on_error.pop_all()
     return pool
 

@@ -116,7 +116,7 @@ class Replica:
             else:  # nothing else has gone wrong with it before
                 self.last_error = f"died while it started: {text}"
             raise EngineDeadError(f"{self.name} {self.last_error}") from None
-        self.incarnation, self.facts = found.id, found.facts
+        self.incarnation, self.facts = found.id, found.facts or self.facts  # one that sleeps has none yet
         self.up = True
         self._last_activity = time.monotonic()
 

@@ -33,6 +33,7 @@ def engine_environment(config: EngineConfig, *, cpu: bool, cores: int) -> dict[s
     env = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # where vllm_start.last_error looks
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",  # the weights are local by now: no request may leave the machine
         # A slow step must not end the engine; hung ones are found by stall_timeout_s.
@@ -42,12 +43,18 @@ def engine_environment(config: EngineConfig, *, cpu: bool, cores: int) -> dict[s
 
 
 def engine_options(
-    model: Path, config: EngineConfig, *, speed: Speed | None = None, memory: int = 0, spans: bool = False
+    model: Path,
+    config: EngineConfig,
+    *,
+    speed: Speed | None = None,
+    memory: int = 0,
+    spans: bool = False,
+    sleeps: bool = False,
 ) -> dict[str, Any]:
     """vLLM's arguments for ``model``, the same for its async and its offline engine.
 
     ``speed``: of this processor, if the engine runs on it; None: on GPUs with ``memory`` bytes each, which are on
-    several nodes if it ``spans`` them.
+    several nodes if it ``spans`` them, and whose memory it gives back for a while if it ``sleeps``.
     """
     facts = read_folder(model)
     sizes = gpu_sizes(config, facts, memory) if speed is None else cpu_sizes(config, facts)
@@ -76,7 +83,7 @@ def engine_options(
     if facts is not None and facts.multimodal:
         options["language_model_only"] = True  # nobody sends pictures: their encoder would only take memory
     if speed is None:
-        return options | {"gpu_memory_utilization": config.memory_share} | config.vllm
+        return options | {"gpu_memory_utilization": config.memory_share, "enable_sleep_mode": sleeps} | config.vllm
     options |= {
         "dtype": speed.arithmetic.dtype,
         "quantization": INT8_METHOD if speed.arithmetic.quantization else options["quantization"],
@@ -93,7 +100,7 @@ def engine_options(
 
 
 def prepare(
-    model: Path, config: EngineConfig, *, cpu: bool, spans: bool = False
+    model: Path, config: EngineConfig, *, cpu: bool, spans: bool = False, sleeps: bool = False
 ) -> tuple[dict[str, Any], Speed | None]:
     """vLLM's arguments, and the measured speed that a CPU engine's depend on.
 
@@ -103,7 +110,7 @@ def prepare(
     if speed is not None and speed.arithmetic.kernel is not None:
         os.environ[KERNEL_VARIABLE] = speed.arithmetic.kernel
     memory = 0 if cpu else gpu_memory()
-    return engine_options(model, config, speed=speed, memory=memory, spans=spans), speed
+    return engine_options(model, config, speed=speed, memory=memory, spans=spans, sleeps=sleeps), speed
 
 
 def gpu_memory() -> int:

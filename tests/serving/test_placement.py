@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import os
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from agentopt_local.chat import ChatReply, ChatRequest, Message
 from agentopt_local.errors import ConfigError
 from serving import placement
 from serving.engine_config import EngineConfig, HostedModel
-from serving.placement import reserve
+from serving.placement import Placement, reserve, reserve_in_turns
 from serving.pool import NAMESPACE, end_named, host
 
 pytestmark = [
@@ -29,7 +30,7 @@ class Located:
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         context = ray.get_runtime_context()
-        where = f"{context.get_node_id()} {','.join(map(str, ray.get_gpu_ids()))}"
+        where = f"{context.get_node_id()} {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}"
         if request.messages[-1].content == "workers":  # as vLLM's Ray executor does in an actor's own group
             group = ray.util.get_current_placement_group()
             where = " ".join(await asyncio.gather(*(self.worker(group, index) for index in range(group.bundle_count))))
@@ -39,6 +40,12 @@ class Located:
         strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(group, index)
         node = ray.remote(lambda: ray.get_runtime_context().get_node_id())
         return str(await node.options(num_gpus=1, num_cpus=0, scheduling_strategy=strategy).remote())
+
+    async def sleep(self) -> None:
+        """Nothing to give back."""
+
+    async def wake(self) -> None:
+        """Nothing to take."""
 
     async def aclose(self) -> None:
         return
@@ -62,7 +69,11 @@ def config(**settings: Any) -> EngineConfig:
     return EngineConfig.model_validate({"start_timeout_s": 60, **settings})
 
 
-async def opened(pools: dict[str, EngineConfig], question: str = "where") -> dict[str, list[str]]:
+async def opened(
+    pools: dict[str, EngineConfig],
+    question: str = "where",
+    reserve: Callable[[dict[str, EngineConfig]], Awaitable[dict[str, Placement]]] = reserve,
+) -> dict[str, list[str]]:
     """What each replica of each pool says, all pools being up at once."""
     places = await reserve(pools)
     found = {}
@@ -133,6 +144,45 @@ def test_a_replica_spans_nodes_in_a_group_of_its_own() -> None:
         assert await all_free()
 
     asyncio.run(use())
+
+
+@pytest.mark.parametrize(
+    ("agents", "optimizers"),
+    [
+        ({}, {}),
+        ({"tensor_parallel_size": 2}, {}),
+        ({"replicas": 3}, {"tensor_parallel_size": 2}),
+        ({"replicas": 4}, {"tensor_parallel_size": 2, "replicas": 2}),
+    ],
+)
+def test_pools_that_take_turns_use_the_same_gpus(agents: dict[str, Any], optimizers: dict[str, Any]) -> None:
+    async def use() -> None:
+        pools = {"engine": config(**agents), "optimizer_engine": config(**optimizers)}
+        found = await opened(pools, reserve=reserve_in_turns)
+        gpus = {}
+        for table, settings in pools.items():
+            where = [each.split() for each in found[table]]
+            assert all(len(ids.split(",")) == settings.gpus for _, ids in where)
+            gpus[table] = [(node, one) for node, ids in where for one in ids.split(",")]
+            assert len(set(gpus[table])) == settings.gpus * settings.replicas, "each replica has its own"
+        fewer, more = sorted(map(set, gpus.values()), key=len)
+        assert fewer <= more
+        assert await all_free()
+
+    asyncio.run(use())
+
+
+def test_what_cannot_take_turns_is_refused_at_once() -> None:
+    across = {"engine": config(), "optimizer_engine": config(tensor_parallel_size=4)}
+    with pytest.raises(ConfigError, match="a replica of optimizer_engine has 4 GPUs, and no node has more than 2: eng"):
+        asyncio.run(reserve_in_turns(across))
+    many = {"engine": config(replicas=5), "optimizer_engine": config()}
+    with pytest.raises(ConfigError, match="engine and optimizer_engine in turn needs 5 GPUs"):
+        asyncio.run(reserve_in_turns(many))
+    apart = {"engine": config(device="cpu"), "optimizer_engine": config()}
+    with pytest.raises(ConfigError, match="but engine is on the CPU and optimizer_engine is on the GPU"):
+        asyncio.run(reserve_in_turns(apart))
+    assert free() == 4
 
 
 @pytest.mark.parametrize(
