@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from agentopt_local.chat import Usage
@@ -16,6 +16,7 @@ from agentopt_local.run.rows import Role, StepRow
 from agentopt_local.stage import Stage
 from agentopt_local.trajectory import Trajectory
 from ray_jobs.config import RunConfig
+from ray_jobs.open_models import hosted_models
 from serving.calibration import measure_in_child
 from serving.facts import Speed
 from serving.sizing import cpu_sizes
@@ -36,18 +37,22 @@ BEFORE_S = 60.0
 """The weight of a speed that was measured beforehand, in seconds of work at that speed."""
 
 
-def speed_here(config: RunConfig) -> Speed | None:
-    """Measure how fast the agent's model would be on this processor. Takes a few seconds and does not load the model.
+def speeds_here(config: RunConfig) -> dict[Role, Speed]:
+    """Measure how fast the models would be on this processor. Takes a few seconds for each and does not load it.
 
-    Returns None if the model will run elsewhere: on a GPU, on a cluster or behind an endpoint. Raises ConfigError if
-    vLLM cannot run on this processor, EngineDeadError if the measurement fails.
+    Leaves out a model that will run elsewhere (on a GPU, on a cluster or behind an endpoint), and the optimizer's if it
+    is the agent's. Raises ConfigError if vLLM cannot run on this processor, EngineDeadError if the measurement fails.
     """
     from serving.model_store import resolve
 
-    elsewhere = config.model.base_url or config.engine.pool_name or config.ray.address or os.environ.get("RAY_ADDRESS")
-    if elsewhere or config.engine.device == "gpu" or (config.engine.device == "auto" and has_gpu()):
-        return None
-    return measure_in_child(resolve(config.model.name, allow_fetch=False), config.engine)
+    found: dict[Role, Speed] = {}
+    if config.ray.address or os.environ.get("RAY_ADDRESS"):
+        return found
+    for table, (model, engine) in hosted_models(config).items():
+        if engine.device == "cpu" or (engine.device == "auto" and not has_gpu()):
+            role: Role = "agent" if table == "engine" else "optimizer"
+            found[role] = measure_in_child(resolve(model.name, allow_fetch=False), engine)
+    return found
 
 
 def has_gpu() -> bool:
@@ -61,9 +66,9 @@ def at_once(config: RunConfig) -> int:
     return batch if config.concurrency == "auto" else min(config.concurrency, batch)
 
 
-def expectations(config: RunConfig, speed: Speed) -> list[str]:
+def expectations(name: str, speed: Speed) -> list[str]:
     """What to print before a model is loaded on this processor: arithmetic, speed, and a hint if that is slow."""
-    lines = [f"{config.model.name} on this processor, {speed.arithmetic}", f"expected: {speed}"]
+    lines = [f"{name} on this processor, {speed.arithmetic}", f"expected: {speed}"]
     if speed.arithmetic.slow:
         lines.append("this is slow; engine.dtype = 'auto' takes what the processor computes fastest")
     return lines
@@ -75,15 +80,22 @@ class Forecast:
     def __init__(
         self,
         config: RunConfig,
-        speed: Speed | None = None,
+        speeds: Mapping[Role, Speed] | None = None,
         *,
         steps: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``speed`` is the model's, if measured; ``steps`` were finished before; ``clock`` returns seconds."""
+        """``speeds``: of the models, as far as measured; ``steps`` were finished before; ``clock`` returns seconds."""
         self.config = config
-        self.speed = speed.at(at_once(config)) if speed else None
+        speed, other = (speeds or {}).get("agent"), (speeds or {}).get("optimizer")
+        batch = at_once(config)
+        self.speed = speed.at(batch) if speed else None
+        """The agent's, in tokens generated per second."""
         self.read_cost = self.speed / speed.prompt if speed and self.speed else READ_COST
+        self.cost: dict[Role, float] = {"agent": 1.0, "optimizer": 1.0}
+        """Of a generated token, in those of the agent's model."""
+        if self.speed and other:
+            self.cost["optimizer"] = self.speed / other.at(batch)
         self._clock = clock
         self._started = clock()
         self._steps = steps
@@ -95,11 +107,11 @@ class Forecast:
         self._written = 0.0
         self._written_steps = 0
         self._in_step = 0.0
-        self._engines: tuple[int, int] | None = None
+        self._engines: Mapping[Role, tuple[int, int]] = {}
 
-    def work(self, read: float, generated: float) -> float:
+    def work(self, read: float, generated: float, role: Role = "agent") -> float:
         """The cost of prompt tokens (``read``) and generated tokens."""
-        return generated + self.read_cost * read
+        return self.cost[role] * (generated + self.read_cost * read)
 
     def attempt(self) -> float:
         """The expected work of one attempt."""
@@ -113,7 +125,7 @@ class Forecast:
             return self._written / self._written_steps
         settings = self.config.optimizer
         drafts = settings.max_actions * settings.n_samples * self.config.trainer.n_candidates
-        return self.work(settings.evidence_tokens, DRAFT * settings.max_source_tokens * drafts)
+        return self.work(settings.evidence_tokens, DRAFT * settings.max_source_tokens * drafts, "optimizer")
 
     def step_work(self) -> float:
         """The expected work of one step: its drafts, and rollouts with each of the updates tried."""
@@ -139,20 +151,21 @@ class Forecast:
         if self.config.trainer.count_accepted:  # the number of steps is not known
             return None
         elapsed = self._clock() - self._started
-        done = self.work(*self._engines) if self._engines else self._replies
+        engines = sum(self.work(*tokens, role) for role, tokens in self._engines.items())
+        done = engines if self._engines else self._replies
         if self.speed is None and (elapsed < SOON_S or done == 0):
             return None
         # The first seconds are slower than the rest, so the measured speed counts as work already observed.
         before = BEFORE_S if self.speed else 0.0
         return self.remaining() * (elapsed + before) / (done + before * (self.speed or 0.0))
 
-    def beat(self, engines: tuple[int, int]) -> None:
-        """Record the prompt tokens and generated tokens that the engines have computed for this run so far."""
+    def beat(self, engines: Mapping[Role, tuple[int, int]]) -> None:
+        """Record the prompt and generated tokens that the engines of each role have computed for this run so far."""
         self._engines = engines
 
     def spent(self, role: Role, usage: Usage) -> None:
         """Record the tokens of a reply, or of a whole attempt by a rollout worker."""
-        work = self.work(usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens)
+        work = self.work(usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens, role)
         self._replies += work
         if role == "optimizer":
             self._written += work

@@ -20,7 +20,7 @@ from agentopt_local.tasks.python import rows_text
 from agentopt_local.tasks.row_task import RowsTask
 from ray_jobs.config import RunConfig, changed_budget
 from ray_jobs.evaluation import evaluate
-from ray_jobs.forecast import Forecast, expectations, speed_here
+from ray_jobs.forecast import Forecast, expectations, speeds_here
 from ray_jobs.model_size import explain_sizes, sizes_line
 from ray_jobs.open_models import Models, check_model
 from ray_jobs.open_task import task_of
@@ -147,17 +147,17 @@ def show_sizes(config: RunConfig, display: Display) -> None:
 
 
 def show_forecast(config: RunConfig, display: Display, *, steps: int) -> None:
-    """Before a training, show how fast the model is on this processor and how long the training will take.
+    """Before a training, show how fast the models are on this processor and how long the training will take.
 
-    ``steps`` have been finished before. Shows nothing if the model runs elsewhere. Raises ConfigError or
-    EngineDeadError if this processor cannot run it.
+    ``steps`` have been finished before. Shows nothing of a model that runs elsewhere. Raises ConfigError or
+    EngineDeadError if this processor cannot run one.
     """
-    speed = speed_here(config)
-    if speed is None:
-        return
-    for line in expectations(config, speed):
-        display.line(line)
-    seconds = Forecast(config, speed, steps=steps).seconds()
+    speeds = speeds_here(config)
+    for role, speed in speeds.items():
+        model = config.model if role == "agent" else config.optimizer_model or config.model
+        for line in expectations(model.name, speed):
+            display.line(line)
+    seconds = Forecast(config, speeds, steps=steps).seconds()
     if seconds is not None and not config.trainer.count_accepted:
         display.line(f"the training will take at most about {duration(seconds)} here")
 

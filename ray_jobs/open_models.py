@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from agentopt_local.chat import ChatModel
 from agentopt_local.errors import ConfigError
 from agentopt_local.rollout import Progress
+from agentopt_local.run.rows import Role
 from agentopt_local.stage import Stage
 from agentopt_local.tasks.base import IN_PYTHON
 from ray_jobs.config import RunConfig
@@ -32,6 +33,11 @@ class Models:
     optimizer: ChatModel
     device: str
     """Where the agent's model runs: ``cpu``, ``gpu``, ``endpoint``, or ``external`` for a caller's model."""
+
+    def by_role(self) -> dict[Role, ChatModel]:
+        """The different models; one that both roles share is the agent's."""
+        both: dict[Role, ChatModel] = {"agent": self.agent}
+        return both if self.optimizer is self.agent else {**both, "optimizer": self.optimizer}
 
     @staticmethod
     def of(model: ChatModel | Models) -> Models:

@@ -31,7 +31,7 @@ from ray_jobs.config import RunConfig
 from ray_jobs.forecast import Forecast
 from ray_jobs.open_models import ENDPOINT_CONCURRENCY, Models, check_thinking, open_model, open_models
 from ray_jobs.open_task import task_of
-from serving.facts import EngineCounters, EngineFacts
+from serving.facts import EngineCounters, EngineFacts, Speed
 
 log = logging.getLogger(__name__)
 BEAT_S = 2.0
@@ -121,7 +121,7 @@ async def open_session(
         opened = await stack.enter_async_context(sandbox_of(config.sandbox, opened_task.preload))
         sandbox = RepeatingSandbox(opened)
         models = await open_models(config, stack, heard.on_progress) if model is None else Models.of(model)
-        forecast = forecast_of(config, models.agent, steps=len(run_dir.steps()))
+        forecast = Forecast(config, speeds_of(models), steps=len(run_dir.steps()))
 
         def under_way(stage: Stage) -> int:
             return ledger.under_way["optimizer"] if stage.part == "proposing" else rollouts.under_way[stage]
@@ -170,20 +170,23 @@ def optimizer_of(config: RunConfig, task: Task, sandbox: Sandbox, models: Models
 
 async def follow_engines(models: Models, metrics: Metrics, forecast: Forecast) -> None:
     """Report the engines' progress every BEAT_S, so that it shows before the first reply arrives."""
-    pools = {id(model): model for model in (models.agent, models.optimizer) if hasattr(model, "counters")}.values()
-    first: EngineCounters | None = None
+    pools = {role: model for role, model in models.by_role().items() if hasattr(model, "counters")}
+    first: dict[Role, EngineCounters] = {}
     while True:
         await asyncio.sleep(BEAT_S)
-        readings = [reading for pool in pools if (reading := await pool.counters()) is not None]
+        readings = {role: reading for role, pool in pools.items() if (reading := await pool.counters()) is not None}
         if len(readings) < len(pools) or not readings:
             metrics.beat()
             continue
-        now = sum(readings, EngineCounters())
-        # Joined engines may have done other work before this run, and a restarted one counts from zero again.
-        first = now if first is None or now.steps < first.steps else first
-        engines = (now.prompt_tokens - first.prompt_tokens, now.completion_tokens - first.completion_tokens)
+        engines: dict[Role, tuple[int, int]] = {}
+        for role, now in readings.items():
+            # Joined engines may have done other work before this run, and a restarted one counts from zero again.
+            before = now if role not in first or now.steps < first[role].steps else first[role]
+            first[role] = before
+            engines[role] = (now.prompt_tokens - before.prompt_tokens, now.completion_tokens - before.completion_tokens)
         forecast.beat(engines)
-        metrics.beat(engines)
+        read, generated = zip(*engines.values(), strict=True)
+        metrics.beat((sum(read), sum(generated)))
 
 
 async def end_task(task: asyncio.Task[None]) -> None:
@@ -192,10 +195,12 @@ async def end_task(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def forecast_of(config: RunConfig, model: ChatModel, *, steps: int = 0) -> Forecast:
-    """A forecast for ``model`` at its expected speed; ``steps`` have been finished before."""
-    facts: EngineFacts | None = getattr(model, "facts", None)
-    return Forecast(config, facts.speed if facts else None, steps=steps)
+def speeds_of(models: Models) -> dict[Role, Speed]:
+    """The expected speeds of the models, as far as they were measured."""
+    facts: dict[Role, EngineFacts | None] = {
+        role: getattr(model, "facts", None) for role, model in models.by_role().items()
+    }
+    return {role: each.speed for role, each in facts.items() if each and each.speed}
 
 
 def admission_of(config: RunConfig, model: ChatModel) -> Admission:

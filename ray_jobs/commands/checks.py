@@ -175,21 +175,22 @@ def check_processor() -> list[Check]:
 def check_speed() -> list[Check]:
     """Measure the demo's model on this processor, by its matrix products alone."""
     from ray_jobs.config import load_config
-    from ray_jobs.forecast import Forecast, at_once, has_gpu, speed_here
+    from ray_jobs.forecast import Forecast, at_once, has_gpu, speeds_here
     from ray_jobs.terminal.live import duration
 
     if has_gpu() or not DEMO.is_file():
         return []
     config = load_config(DEMO)
     try:
-        speed = speed_here(config)
+        speeds = speeds_here(config)
     except ConfigError:  # check_models reports that the model is not here
         return []
     except EngineDeadError as error:
         return [Check(name="CPU engine", status="warning", found=str(error), required=False)]
-    if speed is None:
+    if "agent" not in speeds:
         return []
-    seconds = Forecast(config, speed).seconds()
+    speed = speeds["agent"]
+    seconds = Forecast(config, speeds).seconds()
     demo = f"; the demo takes at most about {duration(seconds)}" if seconds else ""
     batch = f"; batches of {at_once(config)}"
     return [Check(name="CPU engine", status="ok", found=f"{speed.arithmetic}; {speed}{batch}{demo}")]

@@ -10,7 +10,7 @@ from agentopt_local.run.rows import Score, StepRow
 from agentopt_local.stage import Stage
 from agentopt_local.trajectory import Trajectory
 from ray_jobs.config import RunConfig, build
-from ray_jobs.forecast import Forecast, expectations, speed_here
+from ray_jobs.forecast import Forecast, expectations, speeds_here
 from serving.facts import Arithmetic, Speed
 
 SPEED = Speed(
@@ -52,7 +52,7 @@ class Clock:
 
 
 def test_a_forecast_from_the_settings_alone() -> None:
-    forecast = Forecast(config(), SPEED)
+    forecast = Forecast(config(), {"agent": SPEED})
     assert forecast.read_cost == 0.5
     attempts = 2 * 20 + 10 + 2 * 2.5 * 10
     drafts = 2 * forecast.work(1500, 2.0 * 400 * 8)
@@ -63,7 +63,7 @@ def test_a_forecast_from_the_settings_alone() -> None:
 
 def test_what_has_been_seen_replaces_the_guesses() -> None:
     clock = Clock()
-    forecast = Forecast(config(), SPEED, clock=clock)
+    forecast = Forecast(config(), {"agent": SPEED}, clock=clock)
     for number in range(20):
         finish(forecast, "test before", f"t{number}")
     assert forecast.attempt() == 50 + 0.5 * 100
@@ -91,7 +91,7 @@ def test_what_has_been_seen_replaces_the_guesses() -> None:
 
 def test_what_a_resumed_run_remembers_is_no_work_that_it_did() -> None:
     clock = Clock()
-    forecast = Forecast(config(), SPEED, clock=clock)
+    forecast = Forecast(config(), {"agent": SPEED}, clock=clock)
     for number in range(20):  # known from before
         forecast.rollout("test before", attempt(f"t{number}"))
     clock.now += 60.0
@@ -102,28 +102,40 @@ def test_what_a_resumed_run_remembers_is_no_work_that_it_did() -> None:
 
 def test_engines_tell_more_than_their_answers() -> None:
     clock = Clock()
-    forecast = Forecast(config(), SPEED, clock=clock)
+    forecast = Forecast(config(), {"agent": SPEED}, clock=clock)
     clock.now += 50.0
     without = forecast.left()
-    forecast.beat((1000, 500))
+    forecast.beat({"agent": (1000, 500)})
     assert forecast.left() == pytest.approx(forecast.remaining() / ((1000 + 60 * 50) / (50 + 60)))
     assert without is not None
     assert forecast.left() < without
 
 
+def test_the_optimizer_s_tokens_cost_what_its_own_model_takes() -> None:
+    clock = Clock()
+    slow = SPEED.model_copy(update={"generated": {1: 1.0, 32: 10.0}})
+    same = Forecast(config(), {"agent": SPEED})
+    slower = Forecast(config(), {"agent": SPEED, "optimizer": slow}, clock=clock)
+    assert slower.attempt() == same.attempt()
+    assert slower.proposal() == 5 * same.proposal()
+    clock.now += 40.0
+    slower.beat({"agent": (0, 300), "optimizer": (0, 100)})
+    assert slower.left() == pytest.approx(slower.remaining() / ((300 + 5 * 100 + 60 * 50) / (40 + 60)))
+
+
 def test_a_training_that_counts_accepted_updates_has_no_known_end() -> None:
-    assert Forecast(config(trainer={"count_accepted": True}), SPEED).left() is None
+    assert Forecast(config(trainer={"count_accepted": True}), {"agent": SPEED}).left() is None
 
 
 def test_what_is_said_before_a_model_is_loaded() -> None:
-    lines = expectations(config(), SPEED)
+    lines = expectations("qwen2.5-coder-1.5b", SPEED)
     assert lines[0].startswith("qwen2.5-coder-1.5b on this processor, float32: the fastest exact product on AVX2")
     assert lines[1] == "expected: about 50 tokens/s for 32 at once, 5.0 for one, 100 read"
     slow = SPEED.model_copy(update={"arithmetic": SPEED.arithmetic.model_copy(update={"slow": True})})
-    assert "engine.dtype = 'auto'" in expectations(config(), slow)[-1]
+    assert "engine.dtype = 'auto'" in expectations("qwen2.5-coder-1.5b", slow)[-1]
 
 
 def test_models_elsewhere_are_not_measured() -> None:
     for more in ({"model": {"base_url": "http://127.0.0.1:1/v1", "name": "m"}}, {"engine": {"device": "gpu"}},
                  {"ray": {"address": "auto"}}, {"engine": {"pool_name": "shared"}}):  # fmt: skip
-        assert speed_here(config(**more)) is None
+        assert speeds_here(config(**more)) == {}
