@@ -12,11 +12,9 @@ from agentopt_local.statistics import paired_difference, wilson
 from agentopt_local.trajectory import Trajectory, accuracy, function_use, mean_reward, sum_usage
 
 
-def compare(
-    problems: Sequence[Problem], before: Sequence[Trajectory], after: Sequence[Trajectory], *, seed: int = 0
-) -> Comparison:
+def compare(problems: Sequence[Problem], before: Sequence[Trajectory], after: Sequence[Trajectory]) -> Comparison:
     """Compare the rollouts before and after training; both are in the order of ``problems``."""
-    difference = paired_difference([each.correct for each in before], [each.correct for each in after], seed=seed)
+    difference = paired_difference([each.correct for each in before], [each.correct for each in after])
     low, high = difference.ci95
     return Comparison(
         n=len(problems),

@@ -73,7 +73,7 @@ async def evaluate_session(
             training_steps=round(sum((row.seconds for row in steps), 0.0), 1),
             this_process=round(time.monotonic() - session.started, 1),
         ),
-    ).model_copy(update={split: compare(problems, before, after, seed=config.seed)})
+    ).model_copy(update={split: compare(problems, before, after)})
     run_dir.write_report(split, report)
     session.observers.on_evaluation(report)
     return report

@@ -114,9 +114,7 @@ def result_of_report(split: Split, result: Comparison) -> Row:
 
 def result_of_rollouts(run: RunFiles, split: Split, pairs: Sequence[tuple[Trajectory, Trajectory]]) -> Row:
     """A split's result without an evaluation: from the problems that both agents have tried."""
-    difference = paired_difference(
-        [old.correct for old, _ in pairs], [new.correct for _, new in pairs], seed=int(run.config.get("seed", 0))
-    )
+    difference = paired_difference([old.correct for old, _ in pairs], [new.correct for _, new in pairs])
     kinds: dict[str, list[int]] = {}
     for old, new in pairs:
         row = kinds.setdefault(kind_of(run, old.problem_id) or "all", [0, 0, 0])

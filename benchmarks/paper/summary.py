@@ -40,7 +40,7 @@ def share(results: Sequence[Sequence[bool]]) -> Figure:
 def difference(before: Sequence[Sequence[bool]], after: Sequence[Sequence[bool]]) -> Figure:
     """``after`` minus ``before`` in points, on the same problems and seeds.
 
-    A single seed gets a paired bootstrap and an exact McNemar test. With several seeds, problems are resampled together
+    A single seed gets Tango's interval and an exact McNemar test. With several seeds, problems are resampled together
     with all their seeds, and the p-value is from a sign-flip permutation test of the problems' mean differences.
     """
     if len(before) == 1:

@@ -46,7 +46,7 @@ class Accuracy(Record):
     before: Estimate
     after: Estimate
     difference: Estimate
-    """After minus before, with a paired bootstrap's interval; 0.1 is 10 percentage points."""
+    """After minus before, with Tango's interval for paired proportions; 0.1 is 10 percentage points."""
 
     def __str__(self) -> str:
         points, low, high = (100 * each for each in (self.difference.value, self.difference.low, self.difference.high))

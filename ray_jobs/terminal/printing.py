@@ -28,6 +28,8 @@ def report_text(report: Report, split: Split = "test") -> str:
     lines.append(
         f"  change  {change.points:+5.1f} points, 95 % interval {low:+.1f} to {high:+.1f}, "
         f"McNemar p = {change.p_value:.2g} ({change.gained} gained, {change.lost} lost)"
+        if report.functions
+        else "  change  none: both are the agent without functions"
     )
     if len(test.kinds) > 1:
         lines += [f"  {kind}: {row.before} -> {row.after} of {row.n}" for kind, row in test.kinds.items()]
