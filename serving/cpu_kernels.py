@@ -94,8 +94,9 @@ class Int8Linear(UnquantizedLinearMethod):  # type: ignore[misc]
     """A linear layer whose weight is packed after loading and then freed."""
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
-        """Pack the weight."""
-        if layer.weight.ndim != 2 or layer.weight.is_meta:
+        """Pack the weight, unless vLLM reads it itself: a convolution's, or what its latent attention (MLA) expands."""
+        read = layer.weight.ndim != 2 or getattr(layer, "_cpu_skip_gemm_dispatch", False)
+        if read or layer.weight.is_meta:
             super().process_weights_after_loading(layer)
             return
         layer.int8_product = packed(layer.weight.detach())

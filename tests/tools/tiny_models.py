@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 SMALL = {
-    "hidden_size": 64,
+    "hidden_size": 128,  # not every config has head_dim, and the attention for CPUs has no heads of fewer than 32
     "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -125,7 +125,7 @@ FAMILIES = (
         "deepseek_v3",
         {
             **EXPERTS, "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1,
-            "topk_group": 1, "q_lora_rank": 32, "kv_lora_rank": 32, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16,
+            "topk_group": 1, "q_lora_rank": 32, "kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 32,
             "v_head_dim": 32, "num_key_value_heads": 4, "topk_method": "noaux_tc",
         },
         ends=("<｜end▁of▁sentence｜>",),
