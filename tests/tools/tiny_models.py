@@ -26,7 +26,7 @@ SMALL = {
 EXPERTS = {"moe_intermediate_size": 32, "num_experts_per_tok": 2}
 DELTA_NET = {
     "layer_types": ["linear_attention", "full_attention"], "linear_key_head_dim": 128, "linear_value_head_dim": 128,
-    "linear_num_key_heads": 1, "linear_num_value_heads": 2,
+    "linear_num_key_heads": 1, "linear_num_value_heads": 2,  # chunk_gated_delta_rule_cpu takes no heads of 32
 }  # fmt: skip
 MISTRAL = r"""
 {%- if messages[0].role == "system" %}{% set system = messages[0].content %}{% set rest = messages[1:] %}
@@ -139,9 +139,9 @@ FAMILIES = (
         "nemotron_3_nano",
         "nemotron_h",
         {
-            **EXPERTS, "layers_block_type": ["linear_attention", "mlp", "full_attention"], "num_hidden_layers": 3,
-            "n_routed_experts": 4, "moe_shared_expert_intermediate_size": 32, "mamba_num_heads": 4,
-            "mamba_head_dim": 32, "ssm_state_size": 32, "n_groups": 2,
+            # not its experts: vLLM's FusedMoE has is_act_and_mul=False only for CUDA, XPU and ROCm
+            "layers_block_type": ["linear_attention", "mlp", "full_attention"], "num_hidden_layers": 3,
+            "mamba_num_heads": 4, "mamba_head_dim": 32, "ssm_state_size": 32, "n_groups": 2,
         },
         ends=("<|im_end|>",),
         drops_thoughts=True,
