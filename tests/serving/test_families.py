@@ -351,8 +351,8 @@ def test_odd_text_is_read_in_bounded_time(family: TinyFamily) -> None:
 
 ALL = "AGENTOPT_ALL_FAMILIES" in os.environ
 """Set this variable to start an engine of every family, which takes a quarter of an hour; otherwise these, which differ
-most: Gated DeltaNet and experts with thoughts that stay, Mamba2, and latent attention (MLA) with calls in marks."""
-IN_CI = ("qwen3.8", "nemotron3", "deepseek-v3")
+most: Gated DeltaNet and experts with thoughts that stay, Mamba2, and Harmony."""
+IN_CI = ("qwen3.8", "nemotron3", "gpt-oss")
 CONFIG = {
     "concurrency": 16,
     "task": {"spec": "reasoning_gym:spell_backward", "n_train": 4, "n_test": 2},
