@@ -12,6 +12,8 @@ TEST_MODEL := qwen2.5-coder-0.5b
 # vLLM's CPU build needs this torch exactly. PyTorch's own index is asked only if the user's pip cannot find it, and
 # only in the one call that installs torch: an index that cannot be reached costs seconds for every package.
 TORCH := torch==2.13.0+cpu
+# The vision part of multimodal models is not loaded, but its code is imported, which takes the torchvision of this torch.
+TORCHVISION := torchvision==0.28.0+cpu
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 ifndef EXTRA
@@ -24,17 +26,16 @@ STAMP := $(VENV)/installed-$(EXTRA)
 DEV_STAMP := $(STAMP)-dev
 CPUINFO ?= /proc/cpuinfo
 
-# Text models need none of these, but transformers fails on a broken one, and every call of pip that installs the
+# Most models need none of these, but transformers fails on a broken one, and every call of pip that installs the
 # project may bring builds for another torch.
-# torchcodec is not tried on a GPU machine: it needs FFmpeg, and its failing there says nothing about the others.
 SPARE := torchvision torchaudio torchcodec
-TRIED := $(if $(filter gpu,$(EXTRA)),torchvision torchaudio,$(SPARE))
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-INSTALL_TORCH = $(PIP) install $(TORCH) || $(PIP) install $(TORCH) torchvision --extra-index-url $(TORCH_CPU_INDEX)
+INSTALL_TORCH = $(PIP) install $(TORCH) $(TORCHVISION) || $(PIP) install $(TORCH) || \
+	$(PIP) install $(TORCH) $(TORCHVISION) --extra-index-url $(TORCH_CPU_INDEX)
 INSTALL_PROJECT = $(PIP) install -e '.[$(EXTRA)]'
 INSTALL_TOOLS = $(PIP) install -e '.[$(EXTRA),dev]'
-DROP_BROKEN = for name in $(TRIED); do $(BIN)/python -c "import $$name" || { $(PIP) uninstall -y $(SPARE); break; }; done
+DROP_BROKEN = for name in $(SPARE); do $(BIN)/python -c "import $$name" || $(PIP) uninstall -y $$name; done
 
 # $(call stage,what,command): one line for the stage; the command's noise goes to the log, whose end is shown on failure
 stage = @echo "$(1)"; { $(2); } >>$(LOG) 2>&1 </dev/null || \

@@ -24,6 +24,7 @@ from vllm.model_executor.layers.quantization.base_config import QuantizationConf
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod, VocabParallelEmbedding
 from vllm.platforms import current_platform
 
+from serving import vllm_gaps
 from serving.cpu import INT8_METHOD, KERNEL_VARIABLE
 
 PROVIDER = "agentopt_cpu"
@@ -46,6 +47,7 @@ def register() -> None:
     ir.ops.fused_add_rms_norm.register_impl(PROVIDER, supports_args=_fused_fits, inplace=True)(fused_add_rms_norm)
     SiluAndMul.register_oot(FusedSiluAndMul, name=SiluAndMul.__name__)
     register_quantization_config(INT8_METHOD)(Int8)
+    vllm_gaps.fill()
     _patch_sampling()
 
 
@@ -92,8 +94,9 @@ class Int8Linear(UnquantizedLinearMethod):  # type: ignore[misc]
     """A linear layer whose weight is packed after loading and then freed."""
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
-        """Pack the weight."""
-        if layer.weight.ndim != 2 or layer.weight.is_meta:
+        """Pack the weight, unless vLLM reads it itself: a convolution's, or what its latent attention (MLA) expands."""
+        read = layer.weight.ndim != 2 or getattr(layer, "_cpu_skip_gemm_dispatch", False)
+        if read or layer.weight.is_meta:
             super().process_weights_after_loading(layer)
             return
         layer.int8_product = packed(layer.weight.detach())

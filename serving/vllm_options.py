@@ -33,7 +33,7 @@ def engine_environment(config: EngineConfig, *, cpu: bool, cores: int) -> dict[s
     env = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # where vllm_start.last_error looks
+        "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # where last_error() looks; Ray keeps the two apart
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",  # the weights are local by now: no request may leave the machine
         # A slow step must not end the engine; hung ones are found by stall_timeout_s.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -28,7 +29,7 @@ def start(options: dict[str, Any], stat_loggers: list[Any] | None) -> Any:
 
     config, error = outcome(settle)
     if error is not None:
-        raise ConfigError(f"vLLM refuses the engine's settings: {one_line(error)}")
+        raise ConfigError(f"vLLM refuses the engine's settings: {one_line(error)}{not_installed(error)}")
     try:
         return AsyncLLM(
             vllm_config=config,
@@ -48,6 +49,13 @@ def one_line(error: Exception) -> str:
     text = " ".join(told) or type(error).__name__
     text = re.sub(r"\s*\[type=.*?, input_value=.*", "", text).removeprefix("Value error, ")
     return text if len(text) <= MAX_REASON else text[:MAX_REASON] + "..."
+
+
+def not_installed(error: Exception) -> str:
+    """What to install for a model whose code vLLM could not import; empty if that is not known."""
+    if "failed to be inspected" not in str(error) or importlib.util.find_spec("torchvision") is not None:
+        return ""
+    return " Its code for pictures imports torchvision, which is not installed: install the build for this torch."
 
 
 def last_error(log: Path = Path("/proc/self/fd/2")) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -17,8 +18,8 @@ from serving.calibration import weights
 from serving.engine_config import EngineConfig
 from serving.facts import Arithmetic, Speed
 from serving.sizing import cpu_sizes
-from serving.vllm_options import engine_options, step_tokens
-from serving.vllm_start import last_error
+from serving.vllm_options import engine_environment, engine_options, step_tokens
+from serving.vllm_start import last_error, not_installed
 
 AUTO = EngineConfig()
 AVX2 = frozenset({"avx2"})
@@ -157,6 +158,33 @@ def test_the_root_cause_is_found_in_the_log(tmp_path: Path) -> None:
     log.write_text("all is well\n")
     assert last_error(log) is None
     assert last_error(tmp_path / "nothing") is None
+
+
+LOGGING = """
+from pathlib import Path
+from vllm.logger import init_logger
+from serving.vllm_start import last_error, not_installed
+try:
+    raise RuntimeError("no such kernel")
+except RuntimeError:
+    init_logger("vllm.v1.engine.core").exception("EngineCore encountered a fatal error.")
+print(last_error())
+"""
+
+
+def test_what_vllm_logs_goes_where_the_root_cause_is_sought(tmp_path: Path) -> None:
+    env = os.environ | engine_environment(EngineConfig(), cpu=False, cores=2)
+    with (tmp_path / "worker.err").open("w") as log:
+        done = subprocess.run([sys.executable, "-c", LOGGING], env=env, stdout=subprocess.PIPE, stderr=log, check=True)
+    assert done.stdout.decode().strip() == "RuntimeError: no such kernel"
+
+
+def test_a_model_that_needs_torchvision_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ValueError("Model architectures ['Gemma4ForConditionalGeneration'] failed to be inspected. Check the logs.")
+    for found, said in ((None, True), (importlib.util.find_spec("json"), False)):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=found: found)
+        assert ("install the build for this torch" in not_installed(error)) == said
+    assert not_installed(ValueError("Cannot find the config file for awq")) == ""
 
 
 # The kernels, in a process with an engine's environment

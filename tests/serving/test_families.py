@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
 import os
 import random
 import re
@@ -122,16 +123,22 @@ def test_the_ids_of_a_later_turn_say_what_the_template_says(template: str) -> No
             assert transcripts.tokenizer.decode(transcripts.prompt(later, 100_000).ids) == expected
 
 
+def read_back(transcripts: Transcripts, turn: Message, tools: tuple[ToolSpec, ...]) -> tuple[ToolCall, ...]:
+    """The calls of ``turn``, written by the template and read.
+
+    After a question: DeepSeek's template writes a call after a result without the mark that begins calls.
+    """
+    opened = transcripts.encode(transcripts.render((SYSTEM, ASK), tools, {}, open_turn=True))
+    said = (SYSTEM, ASK, turn.model_copy(update={"thought": ""}))
+    whole = transcripts.encode(transcripts.render(said, tools, {}, open_turn=False).rstrip())
+    start = next((i for i, (a, b) in enumerate(zip(opened, whole, strict=False)) if a != b), len(opened))
+    return transcripts.family.read(whole[start:], tools, None, Opening(thought="none"))[0].tool_calls
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda each: each.name)
 def test_a_call_is_read_as_it_was_rendered(family: TinyFamily) -> None:
     transcripts = transcripts_of(family.template, family.ends)
-    before = transcripts.render((SYSTEM, ASK), TOOLS, {}, open_turn=True)
-    after = transcripts.render((SYSTEM, ASK, CALL), TOOLS, {}, open_turn=False)
-    start = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
-    sampled = transcripts.encode(after[start:].rstrip())
-    message, _ = transcripts.family.read(sampled, TOOLS, None, transcripts.family.opening(before, Thinking()))
-    if not family.drops_thoughts:  # their turns begin with a mark that the text lacks
-        assert message.tool_calls == (GCD,)
+    assert read_back(transcripts, CALL, TOOLS) == (GCD,)
 
 
 def sample(guide: Any, transcripts: Transcripts, constraint: Constraint, draw: random.Random) -> list[int]:
@@ -206,6 +213,7 @@ def test_whatever_a_grammar_lets_through_is_a_legal_turn_and_the_ids_grow(family
                 assert message.tool_calls or (said.startswith("<answer>") and said.endswith("</answer>")), text
                 for call in message.tool_calls:
                     assert check_arguments(tools[call.name], call.arguments) is None, call
+                assert read_back(transcripts, message, offered) == message.tool_calls
             messages = (*messages, message, *(RESULT for _ in message.tool_calls))
             messages = messages if message.tool_calls else (*messages, NUDGE)
     assert whole > 12
@@ -342,8 +350,9 @@ def test_odd_text_is_read_in_bounded_time(family: TinyFamily) -> None:
 
 
 ALL = "AGENTOPT_ALL_FAMILIES" in os.environ
-"""Set this variable to start an engine of every family, which takes ten minutes; otherwise these:"""
-IN_CI = ("qwen3.6", "mistral-small-3", "gpt-oss", "gemma4")
+"""Set this variable to start an engine of every family, which takes a quarter of an hour; otherwise these, which differ
+most: Gated DeltaNet and experts with thoughts that stay, Mamba2, and Harmony."""
+IN_CI = ("qwen3.8", "nemotron3", "gpt-oss")
 CONFIG = {
     "concurrency": 16,
     "task": {"spec": "reasoning_gym:spell_backward", "n_train": 4, "n_test": 2},
@@ -351,6 +360,42 @@ CONFIG = {
     "optimizer": {"n_samples": 2, "max_retries": 0, "max_source_tokens": 80, "max_actions": 1},
     "trainer": {"max_epochs": 1},
 }
+
+
+def noting(folder: Path, config: Any, notes: Path) -> Any:
+    """An engine that notes the ids of each prompt, and of the prompt with its turn."""
+    from serving.engine import Engine
+
+    class Noting(Engine):
+        async def complete(self, request: ChatRequest) -> ChatReply:
+            reply = await super().complete(request)
+            if request.conversation in self.transcripts.conversations:
+                made = self.transcripts.conversations[request.conversation]
+                with notes.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps([request.conversation, made.prompt.ids, made.ids]) + "\n")
+            return reply
+
+    return Noting(folder, config, cpu=True)
+
+
+async def converse(pool: Any, number: int) -> list[tuple[ChatRequest, ChatReply]]:
+    """Three turns of a conversation; every other one thinks if it can."""
+    messages: tuple[Message, ...] = (SYSTEM, Message(role="user", content=f"What is {number}?"))
+    made = []
+    for turn in range(3):
+        request = ChatRequest(
+            messages=messages,
+            tools=FIRM_TOOLS,
+            constraint=ANSWER,
+            thinking=Thinking(effort="on" if number % 2 else "least", max_tokens=12),
+            sampling=Sampling(max_tokens=200, temperature=1.0, seed=10 * number + turn),
+            conversation=f"talk {number}",
+        )
+        reply = await pool.complete(request)
+        made.append((request, reply))
+        messages = (*messages, reply.message, *(RESULT for _ in reply.message.tool_calls))
+        messages = messages if reply.message.tool_calls else (*messages, NUDGE)
+    return made
 
 
 @pytest.mark.engine
@@ -363,32 +408,18 @@ def test_an_engine_takes_its_turns_and_trains(family: TinyFamily, tmp_path: Path
     from agentopt_local.run.writer import RunDir
     from ray_jobs.config import build
     from ray_jobs.training import train
-    from serving.engine_config import EngineConfig
-    from serving.pool import start_pool
+    from serving.engine_config import EngineConfig, HostedModel
+    from serving.pool import host
+    from serving.vllm_options import engine_environment
 
     folder = make_model(family, tmp_path / "model")
-
-    async def converse(pool: Any, number: int) -> list[tuple[ChatRequest, ChatReply]]:
-        messages: tuple[Message, ...] = (SYSTEM, Message(role="user", content=f"What is {number}?"))
-        made = []
-        for turn in range(3):
-            request = ChatRequest(
-                messages=messages,
-                tools=FIRM_TOOLS,
-                constraint=ANSWER,
-                thinking=Thinking(effort="on" if number % 2 else "least", max_tokens=12),
-                sampling=Sampling(max_tokens=200, temperature=1.0, seed=10 * number + turn),
-                conversation=str(number),
-            )
-            reply = await pool.complete(request)
-            made.append((request, reply))
-            messages = (*messages, reply.message, *(RESULT for _ in reply.message.tool_calls))
-            messages = messages if reply.message.tool_calls else (*messages, NUDGE)
-        return made
+    notes = tmp_path / "notes.jsonl"
 
     async def work() -> tuple[list[tuple[ChatRequest, ChatReply]], Report]:
-        config = EngineConfig(max_model_len=4096, max_num_seqs=64, kv_cache_gib=0.5)
-        pool = await start_pool(folder, config)
+        config = EngineConfig(device="cpu", max_model_len=4096, max_num_seqs=64, kv_cache_gib=0.5)
+        env = engine_environment(config, cpu=True, cores=2)
+        hosted = HostedModel(model=str(folder), device="cpu")
+        pool = await host(functools.partial(noting, folder, config, notes), config, hosted, env=env)
         try:
             many = await asyncio.gather(*(converse(pool, number) for number in range(68)))
             with contextlib.closing(RunDir(tmp_path / "run", create=True)) as run_dir:
@@ -398,7 +429,9 @@ def test_an_engine_takes_its_turns_and_trains(family: TinyFamily, tmp_path: Path
             await pool.aclose()
 
     turns, report = asyncio.run(work())
+    assert report.test is not None
     assert len(turns) == 204
+    transcripts = load_transcripts(folder)
     calls = 0
     for _, reply in turns:
         assert reply.finish_reason == "stop"
@@ -407,8 +440,16 @@ def test_an_engine_takes_its_turns_and_trains(family: TinyFamily, tmp_path: Path
         assert message.tool_calls or (message.content[:8], message.content[-9:]) == ("<answer>", "</answer>")
         assert all(check_arguments(FIRM_TOOLS[0], call.arguments) is None for call in message.tool_calls)
         assert {call.name for call in message.tool_calls} <= {"gcd", "lcm"}
+        assert read_back(transcripts, message, FIRM_TOOLS) == message.tool_calls
     assert calls > 40
-    assert any(reply.message.thought for _, reply in turns) == (family.name in ("qwen3.6", "gemma4", *THINKING))
-    if not family.drops_thoughts and family.name != "qwen3.6":  # its linear attention has no prefix cache by default
+    assert any(reply.message.thought for _, reply in turns) == (transcripts.family.thinks != "never")
+
+    known: dict[str, list[int]] = {}
+    grown = 0
+    for conversation, prompt, whole in map(json.loads, notes.read_text(encoding="utf-8").splitlines()):
+        before = known.get(conversation, [])
+        grown += bool(before) and prompt[: len(before)] == before
+        known[conversation] = whole if conversation.startswith("talk") else []
+    assert grown == 136 or family.drops_thoughts
+    if not family.drops_thoughts and "layer_types" not in family.config:  # Gated DeltaNet's blocks hold 544 tokens
         assert sum(reply.usage.cached_tokens for _, reply in turns) > 0
-    assert report.test is not None

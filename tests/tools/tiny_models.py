@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 SMALL = {
-    "hidden_size": 64,
+    "hidden_size": 128,  # not every config has head_dim, and the attention for CPUs has no heads of fewer than 32
     "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -24,6 +24,10 @@ SMALL = {
     "tie_word_embeddings": False,
 }
 EXPERTS = {"moe_intermediate_size": 32, "num_experts_per_tok": 2}
+DELTA_NET = {
+    "layer_types": ["linear_attention", "full_attention"], "linear_key_head_dim": 128, "linear_value_head_dim": 128,
+    "linear_num_key_heads": 1, "linear_num_value_heads": 2,  # chunk_gated_delta_rule_cpu takes no heads of 32
+}  # fmt: skip
 MISTRAL = r"""
 {%- if messages[0].role == "system" %}{% set system = messages[0].content %}{% set rest = messages[1:] %}
 {%- else %}{% set rest = messages %}{% endif %}
@@ -73,11 +77,18 @@ FAMILIES = (
     TinyFamily(
         "qwen3.6",
         "qwen3_6",
-        "qwen3",  # its own class needs torchvision, and Qwen3-Next's Triton: a CPU installation has neither
+        "qwen3_5_text",
+        DELTA_NET,
         ends=("<|im_end|>",),
         drops_thoughts=True,
     ),
-    TinyFamily("qwen3.8", "qwen3_8", "qwen3_moe", {**EXPERTS, "num_experts": 4}, ends=("<|im_end|>",)),
+    TinyFamily(
+        "qwen3.8",
+        "qwen3_8",
+        "qwen3_5_moe_text",
+        {**DELTA_NET, **EXPERTS, "num_experts": 4, "shared_expert_intermediate_size": 32},
+        ends=("<|im_end|>",),
+    ),
     TinyFamily("llama3.1", "llama3_1", "llama", ends=("<|eot_id|>", "<|eom_id|>")),
     TinyFamily("llama3.2", "llama3_2", "llama", ends=("<|eot_id|>",)),
     TinyFamily("mistral-small-3", MISTRAL, "mistral"),
@@ -85,8 +96,11 @@ FAMILIES = (
     TinyFamily(
         "gemma4",
         "gemma4_v5",
-        "gemma3_text",
-        {"sliding_window": 512},
+        "gemma4_text",
+        {
+            "sliding_window": 512, "layer_types": ["sliding_attention", "full_attention"], "global_head_dim": 64,
+            "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 1024,
+        },
         ends=("<turn|>", "<|tool_response>"),
         drops_thoughts=True,  # an empty one
     ),
@@ -112,7 +126,7 @@ FAMILIES = (
         "deepseek_v3",
         {
             **EXPERTS, "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1,
-            "topk_group": 1, "q_lora_rank": 32, "kv_lora_rank": 32, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16,
+            "topk_group": 1, "q_lora_rank": 32, "kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 32,
             "v_head_dim": 32, "num_key_value_heads": 4, "topk_method": "noaux_tc",
         },
         ends=("<｜end▁of▁sentence｜>",),
@@ -124,8 +138,12 @@ FAMILIES = (
     TinyFamily(
         "nemotron3",
         "nemotron_3_nano",
-        "qwen3_moe",
-        {**EXPERTS, "num_experts": 4},
+        "nemotron_h",
+        {
+            # not its experts: vLLM's FusedMoE has is_act_and_mul=False only for CUDA, XPU and ROCm
+            "layers_block_type": ["linear_attention", "mlp", "full_attention"], "num_hidden_layers": 3,
+            "mamba_num_heads": 4, "mamba_head_dim": 32, "ssm_state_size": 32, "n_groups": 2,
+        },
         ends=("<|im_end|>",),
         drops_thoughts=True,
     ),
