@@ -70,8 +70,7 @@ class TinyFamily:
 
 
 FAMILIES = (
-    # its class ignores head_dim, and vLLM's attention on a CPU has no heads of 16 numbers
-    TinyFamily("qwen2.5", "qwen2_5", "qwen2", {"hidden_size": 128}, ends=("<|im_end|>",)),
+    TinyFamily("qwen2.5", "qwen2_5", "qwen2", ends=("<|im_end|>",)),
     TinyFamily("qwen3", "qwen3", "qwen3", ends=("<|im_end|>",), drops_thoughts=True),
     TinyFamily("qwen3-instruct", "qwen3_instruct_2507", "qwen3", ends=("<|im_end|>",)),
     TinyFamily(
