@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from agentopt_local.chat import ChatRequest, Constraint, Message, Thinking, ToolSpec
 from agentopt_local.errors import ModelError, RefusedPromptError
-from agentopt_local.tool_calls import call_ids, encodable
+from agentopt_local.tool_calls import encodable
 from serving.chat_template import ChatTemplate
 from serving.family import FREE, Family, Opening
 
@@ -139,9 +139,20 @@ class Transcripts:
         closed = self._ending.search(base, start)
         end = closed.start() if closed else len(base)
         dropped = known.messages[-1].thought not in base[start:end]
-        if dropped or not text.startswith(base[:end]):
+        if dropped or self._renumbered(known, base[start:end]) or not text.startswith(base[:end]):
             return None
         return known.ids + self.encode(text[end:])
+
+    def _renumbered(self, known: Transcript, written: str) -> bool:
+        """Whether the template gives the calls of a turn, as ``written``, other ids than the model has sampled.
+
+        Results refer to calls by the template's.
+        """
+        form = self.family.template.rules.form
+        if form is None or not known.messages[-1].tool_calls:
+            return False
+        sampled = self.tokenizer.decode(known.ids[len(known.prompt.ids) :], skip_special_tokens=False)
+        return form.ids_in(sampled) != form.ids_in(written)
 
     def known_tokens(self, conversation: str | None, ids: list[int]) -> int:
         """How many leading ``ids`` the conversation's last request and its reply had."""
@@ -172,8 +183,8 @@ class Transcripts:
             if opening.thought == "none" or request.tools:  # calls have marks, which free text may not hold
                 return None
             wanted = FREE
-        made = sum(map(len, call_ids(request.messages)))
-        return self.family.grammar(wanted, request.tools, opening, call_id=f"call{made:05d}")
+        made = sum(len(message.tool_calls) for message in request.messages)
+        return self.family.grammar(wanted, request.tools, opening, made=made)
 
     def read(self, request: ChatRequest, prompt: Prompt, sampled: Sequence[int]) -> tuple[Message, int]:
         """The sampled turn as a message, and how many of its tokens were a thought."""

@@ -130,7 +130,7 @@ FAMILIES = (
     ),
     TinyFamily("phi3.5", "phi3_5", "phi3", {"pad_token_id": 0}, ends=("<|end|>",)),
 )  # fmt: skip
-MARK = re.compile(r"<\|?/?[\w▁｜|\"/:-]+\|?>|<｜[^｜]+｜>|\[/?[A-Z_]+\]")
+MARK = re.compile(r"<\|?/?[\w▁｜|\"/:-]+\|?>|<｜[^｜]+｜>|\[/?[A-Z_]+\]|\[e~\[")
 PLAIN = re.compile(r"</?(function|parameter|tools?|IMPORTANT|arg-|tool_response|name|description|required|br)\b")
 """Marks that families write with ordinary tokens."""
 
