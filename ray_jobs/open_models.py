@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,11 +97,13 @@ def use_cluster(config: RunConfig, stack: AsyncExitStack) -> None:
     stack.callback(disconnect)
 
 
-async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Progress) -> Models:
+async def open_models(
+    config: RunConfig, stack: AsyncExitStack, progress: Progress, *, day: date | None = None
+) -> Models:
     """Open the configured models; roles with the same settings share one.
 
-    ``stack`` closes them. Raises ConfigError if the cluster does not have the GPUs for all engines, and EngineDeadError
-    if an engine does not start.
+    ``stack`` closes them. ``day``: the current date to chat templates that show it, today if None. Raises ConfigError
+    if the cluster does not have the GPUs for all engines, and EngineDeadError if an engine does not start.
     """
     places: dict[str, Placement] = {}
     hosted = hosted_models(config)
@@ -112,12 +115,15 @@ async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Progre
         places = await reserve({table: engine for table, (_, engine) in hosted.items()})
         for place in places.values():
             stack.callback(place.release)
-    agent, device = await open_model(config.model, config.engine, config, stack, progress, place=places.get("engine"))
+    agent, device = await open_model(
+        config.model, config.engine, config, stack, progress, place=places.get("engine"), day=day
+    )
     check_thinking("model", config.model, agent)
     other = optimizer_of(config)
     optimizer = agent
     if other is not None:
-        optimizer, _ = await open_model(*other, config, stack, progress, place=places.get("optimizer_engine"))
+        reserved = places.get("optimizer_engine")
+        optimizer, _ = await open_model(*other, config, stack, progress, place=reserved, day=day)
     if config.optimizer_model is not None:
         check_thinking("optimizer_model", config.optimizer_model, optimizer)
     return Models(agent, optimizer, device)
@@ -142,10 +148,11 @@ async def open_model(
     progress: Progress,
     *,
     place: Placement | None = None,
+    day: date | None = None,
 ) -> tuple[ChatModel, str]:
     """Open a model and say where it runs: ``cpu``, ``gpu`` or ``endpoint``. ``stack`` closes it.
 
-    ``place``: what was reserved for its engines.
+    ``place``: what was reserved for its engines. ``day``: as in :func:`open_models`; engines that are joined have one.
     """
     if model.base_url is not None:
         from agentopt_local.models.openai import OpenAIChatModel
@@ -185,6 +192,6 @@ async def open_model(
     progress(Stage(part=f"loading {model.name} into vLLM"), 0, 0)
     from serving.pool import start_pool
 
-    pool = await start_pool(path, engine, name=model.name, place=place, chat_template=model.chat_template)
+    pool = await start_pool(path, engine, name=model.name, place=place, chat_template=model.chat_template, day=day)
     stack.push_async_callback(pool.aclose)
     return pool, pool.device

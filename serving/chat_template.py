@@ -8,6 +8,7 @@ again, and the answers are kept as :class:`TemplateRules`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from itertools import product
 from typing import Any
 
@@ -41,14 +42,18 @@ Variables = Mapping[str, Any]
 class ChatTemplate:
     """Renders conversations with a tokenizer's chat template, within its rules."""
 
-    def __init__(self, tokenizer: Any, name: str | None = None, stop_ids: Sequence[int] = ()) -> None:
-        """``name``: of the model, for messages; ``stop_ids``: tokens that end its turns.
+    def __init__(
+        self, tokenizer: Any, name: str | None = None, stop_ids: Sequence[int] = (), day: date | None = None
+    ) -> None:
+        """``name``: of the model, for messages; ``stop_ids``: tokens that end its turns; ``day``: the current date as
+        it shows it, today if None.
 
         Raises ConfigError if not even a single question can be rendered.
         """
         self.tokenizer = tokenizer
         self.name = name or str(tokenizer.name_or_path)
         self.stop_ids = tuple(stop_ids) or ((tokenizer.eos_token_id,) if tokenizer.eos_token_id is not None else ())
+        self.day = day or date.today()
         self.variables = variables_of(tokenizer.chat_template)
         self._added = Marks(tokenizer.get_added_vocab())
         for content, no_tools in product(CONTENTS, NO_TOOLS):
@@ -191,7 +196,12 @@ class ChatTemplate:
         specs = [{"type": "function", "function": tool.model_dump()} for tool in tools]
         try:
             text = self.tokenizer.apply_chat_template(
-                rows, tools=specs or none, tokenize=False, add_generation_prompt=open_turn, **variables
+                rows,
+                tools=specs or none,
+                tokenize=False,
+                add_generation_prompt=open_turn,
+                strftime_now=self.day.strftime,  # in place of the clock, which would change prompts from day to day
+                **variables,
             )
         # Templates raise TemplateError on purpose, the others where they meet a value that they do not expect.
         except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:

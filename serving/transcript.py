@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any, NamedTuple
 
 from agentopt_local.chat import ChatRequest, Constraint, Message, Thinking, ToolSpec
@@ -59,18 +60,20 @@ class Transcripts:
         *,
         name: str | None = None,
         stop_ids: Sequence[int] = (),
+        day: date | None = None,
         max_conversations: int = 65_536,
     ) -> None:
         """``tokenizer``: a transformers tokenizer with a chat template. ``name``: of the model, for messages.
 
-        ``stop_ids``: tokens that end a turn, besides those that tokenizer and template show. The least recently used
-        conversation is forgotten first. Raises ConfigError if the template renders not even a question.
+        ``stop_ids``: tokens that end a turn, besides those that tokenizer and template show. ``day``: the current date
+        to templates that show it, today if None. The least recently used conversation is forgotten first. Raises
+        ConfigError if the template renders not even a question.
         """
         self.tokenizer = tokenizer
         self.max_conversations = max_conversations
         self.conversations: OrderedDict[str, Transcript] = OrderedDict()
         known = [*stop_ids, *([] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)])]
-        template = ChatTemplate(tokenizer, name, known)
+        template = ChatTemplate(tokenizer, name, known, day)
         ending = template.ending_id()
         self.stop_ids = list(dict.fromkeys([*known, *([] if ending is None else [ending])]))
         self.family = Family(tokenizer, template, self.stop_ids)
