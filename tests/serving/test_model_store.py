@@ -19,8 +19,9 @@ import pytest
 
 from agentopt_local.errors import ConfigError
 from serving import model_store
-from serving.hub import Progress, is_complete
+from serving.hub import Progress
 from serving.model_store import EmbeddedModel, Sources, cache_dir, list_models, resolve
+from serving.weight_files import is_complete
 
 PIECES = [b"first" * 100, b"second" * 50, b"third" * 10]
 WHOLE = b"".join(PIECES)
