@@ -71,8 +71,8 @@ class CallForm(Record):
         for part, before, after in (("opening", False, True), ("named", True, True), ("closing", True, False)):
             left, *rest = ANY_ID.split(getattr(self, part), maxsplit=1)
             if rest:
-                pattern = (re.escape(left) if before else "") + r"(\w+)" + (loose(rest[0]) if after else "")
-                return re.findall(pattern, text)
+                start = re.escape(left if before else left[-1:]) or r"(?<!\w)"
+                return re.findall(start + r"(\w+)" + (loose(rest[0]) if after else ""), text)
         return []
 
     def is_whole(self, text: str) -> bool:
@@ -172,7 +172,9 @@ def counted(form: CallForm, two: str | None, later: str | None) -> CallForm:
 
 
 def loose(text: str) -> str:
-    """A pattern for ``text`` with any id or number in place of those that it holds, and with any white space."""
+    """A pattern for ``text`` with any id or number in place of those that it holds, and any white space within it."""
+    if text.isspace():
+        return re.escape(text)
     return r"\s*".join(r"\w+".join(map(re.escape, ANY_ID.split(part))) for part in re.split(r"\s+", text))
 
 
