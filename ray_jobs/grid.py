@@ -22,7 +22,7 @@ from agentopt_local.errors import ConfigError, RunDirError
 from agentopt_local.record import Record, fingerprint
 from agentopt_local.rollout import Progress
 from agentopt_local.run.files import LOCK, is_run, lock, read_json, write_json
-from agentopt_local.run.reader import read_report
+from agentopt_local.run.reader import read_day, read_report
 from agentopt_local.run.report import Report
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
@@ -121,7 +121,8 @@ async def run_sweep(
         async with AsyncExitStack() as stack:
             models = model
             if model is None and unfinished:
-                models = await open_models(unfinished[0].config, stack, progress)
+                days = [day for each in trainings if (day := read_day(folder / each.name)) is not None]
+                models = await open_models(unfinished[0].config, stack, progress, day=min(days, default=None))
 
             async def one(training: Training, models: ChatModel | Models | None = models) -> None:
                 report = finished(folder / training.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,11 +122,13 @@ def use_cluster(config: RunConfig, stack: AsyncExitStack) -> None:
     stack.callback(disconnect)
 
 
-async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Progress) -> Models:
+async def open_models(
+    config: RunConfig, stack: AsyncExitStack, progress: Progress, *, day: date | None = None
+) -> Models:
     """Open the configured models; roles with the same settings share one.
 
-    ``stack`` closes them. Raises ConfigError if the cluster does not have the GPUs for all engines, and EngineDeadError
-    if an engine does not start.
+    ``stack`` closes them. ``day``: the current date to chat templates that show it, today if None. Raises ConfigError
+    if the cluster does not have the GPUs for all engines, and EngineDeadError if an engine does not start.
     """
     places: dict[str, Placement] = {}
     hosted = hosted_models(config)
@@ -142,8 +145,11 @@ async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Progre
     other = optimizer_of(config)
     optimizer = None
     if other is not None:  # before the agent, which is asked first: if they take turns, the last one is awake
-        optimizer, _ = await open_model(*other, config, stack, progress, place=places.get("optimizer_engine"))
-    agent, device = await open_model(config.model, config.engine, config, stack, progress, place=places.get("engine"))
+        reserved = places.get("optimizer_engine")
+        optimizer, _ = await open_model(*other, config, stack, progress, place=reserved, day=day)
+    agent, device = await open_model(
+        config.model, config.engine, config, stack, progress, place=places.get("engine"), day=day
+    )
     check_thinking("model", config.model, agent)
     optimizer = optimizer or agent
     if config.optimizer_model is not None:
@@ -170,10 +176,11 @@ async def open_model(
     progress: Progress,
     *,
     place: Placement | None = None,
+    day: date | None = None,
 ) -> tuple[ChatModel, str]:
     """Open a model and say where it runs: ``cpu``, ``gpu`` or ``endpoint``. ``stack`` closes it.
 
-    ``place``: what was reserved for its engines, with their settings.
+    ``place``: what was reserved for its engines. ``day``: as in :func:`open_models`; engines that are joined have one.
     """
     if model.base_url is not None:
         from agentopt_local.models.openai import OpenAIChatModel
@@ -213,7 +220,6 @@ async def open_model(
     progress(Stage(part=f"loading {model.name} into vLLM"), 0, 0)
     from serving.pool import start_pool
 
-    settings = place.config if place else engine
-    pool = await start_pool(path, settings, name=model.name, place=place, chat_template=model.chat_template)
+    pool = await start_pool(path, engine, name=model.name, place=place, chat_template=model.chat_template, day=day)
     stack.push_async_callback(pool.aclose)
     return pool, pool.device

@@ -18,6 +18,7 @@ from agentopt_local.models.metered import Ledger, MeteredModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.rollout import GradedAgent, Progress, Rollouts, Solver
 from agentopt_local.run.metrics import Metrics
+from agentopt_local.run.reader import read_day
 from agentopt_local.run.report import Report
 from agentopt_local.run.rows import MetricRow, Role, StepRow
 from agentopt_local.run.writer import RunDir
@@ -120,7 +121,10 @@ async def open_session(
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(sandbox_of(config.sandbox, opened_task.preload))
         sandbox = RepeatingSandbox(opened)
-        models = await open_models(config, stack, heard.on_progress) if model is None else Models.of(model)
+        if model is None:
+            models = await open_models(config, stack, heard.on_progress, day=read_day(run_dir.path))
+        else:
+            models = Models.of(model)
         forecast = Forecast(config, speeds_of(models), steps=len(run_dir.steps()))
 
         def under_way(stage: Stage) -> int:

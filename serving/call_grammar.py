@@ -9,7 +9,7 @@ from typing import Any
 from agentopt_local.chat import ToolSpec
 from agentopt_local.tool_calls import arguments_schema
 from agentopt_local.tool_formats import COMPACT_JSON, text_pattern_lark, thought_pattern
-from serving.call_form import CALL_ID, NAME, CallForm
+from serving.call_form import NAME, CallForm
 from serving.grammar_text import Marks, atoms, literal, pieces, regex
 
 EMPTY = '""'
@@ -21,22 +21,21 @@ def call_grammar(
     text_pattern: str,
     marks: Marks,
     *,
-    call_id: str,
     max_thought_sentences: int,
     text_opening: str = "",
 ) -> str:
     """A Lark grammar in llguidance's dialect for one turn: a call of one of ``tools`` in one of ``forms``, or text.
 
     See :meth:`~agentopt_local.tool_formats.ToolFormat.grammar`. ``marks``: the tokenizer's special tokens by their
-    text; a grammar must name them by id, because no string matches a special token. ``call_id``: the next call's id,
-    for families that write it. ``text_opening``: what precedes text; families that have it write none before a call.
+    text; a grammar must name them by id, because no string matches a special token. ``text_opening``: what precedes
+    text; families that have it write none before a call.
     """
     writer = _Writer(marks)
     thought = "" if text_opening else thought_pattern(max_thought_sentences)
     text = text_pattern_lark(text_pattern)
     calls = []
     for number, form in enumerate(forms):
-        opening = list(pieces(CALL_ID.sub(call_id, form.opening), marks))
+        opening = list(pieces(form.opening, marks))
         first, rest = (opening[0], opening[1:]) if opening else ("", [])
         if isinstance(first, int):
             mark = next(mark for mark, token in marks.items() if token == first)
@@ -45,22 +44,22 @@ def call_grammar(
         else:
             text += f" & ~/(.|\\n)*{regex(first.strip() or NAME)}(.|\\n)*/"
             begin = f"{writer.rule(f'/{thought}{regex(first)}/', attributes='[lazy]')} {atoms(rest)}"
-        body = " | ".join(_call(writer, form, tool, call_id) for tool in tools)
-        closing = writer.literal(CALL_ID.sub(call_id, form.closing.rstrip()))
+        body = " | ".join(_call(writer, form, tool) for tool in tools)
+        closing = writer.literal(form.closing.rstrip())
         calls.append(f"call_{number}: {begin} ({body}) {closing}")
     start = " | ".join([f"{literal(text_opening, marks)} TEXT", *(f"call_{number}" for number in range(len(forms)))])
     return "\n".join(["%llguidance {}", f"start: {start}", f"TEXT: {text}", *calls, *writer.lines]) + "\n"
 
 
-def _call(writer: _Writer, form: CallForm, tool: ToolSpec, call_id: str) -> str:
+def _call(writer: _Writer, form: CallForm, tool: ToolSpec) -> str:
     """A rule for the name and the arguments of a call."""
-    named, schema = CALL_ID.sub(call_id, form.named), arguments_schema(tool)
+    schema = arguments_schema(tool)
     if form.style == "json":
-        return writer.rule(f"{writer.literal(tool.name + named)} {writer.json(schema)}")
-    return writer.rule(_items(writer, form, tool.name, named, schema))
+        return writer.rule(f"{writer.literal(tool.name + form.named)} {writer.json(schema)}")
+    return writer.rule(_items(writer, form, tool.name, schema))
 
 
-def _items(writer: _Writer, form: CallForm, name: str, named: str, schema: dict[str, Any]) -> str:
+def _items(writer: _Writer, form: CallForm, name: str, schema: dict[str, Any]) -> str:
     """Arguments in the order of their schema; those that are not required may be left out."""
     required = set(schema.get("required", ()))
     separator = writer.literal(form.separator)
@@ -74,7 +73,7 @@ def _items(writer: _Writer, form: CallForm, name: str, named: str, schema: dict[
         rest = writer.rule(f"{separator} {item} {rest}" + (f" | {rest or EMPTY}" if optional else ""))
     if not first:
         return none
-    some = f"{writer.literal(name + named)} {first}"
+    some = f"{writer.literal(name + form.named)} {first}"
     return some if required else f"{some} | {none}"
 
 

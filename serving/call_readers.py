@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from agentopt_local.chat import Message, ToolCall, ToolSpec
 from agentopt_local.json_text import NotJsonError, only_object, read_json
 from agentopt_local.tool_calls import encodable
-from serving.call_form import ARGUMENTS, CALL_ID, KEYS, PROBE, PROBE_CALL, CallForm
+from serving.call_form import ARGUMENTS, COUNT, KEYS, PROBE, PROBE_CALL, CallForm, loose
 
 PARSERS = (
     "qwen3_coder", "glm45", "gemma4", "mistral", "deepseek_v31", "deepseek_v3", "deepseek_v32", "seed_oss", "lfm2",
@@ -38,16 +38,17 @@ def reader_of(form: CallForm, tokenizer: Any) -> CallReader | None:
 
     None if that does not read it either.
     """
+    example = written(form.of(0))
     for name in PARSERS:
         try:
             reader: CallReader = VllmReader(name, form, tokenizer)
-            found = reader.read(written(form), [PROBE])
+            found = reader.read(example, [PROBE])
         except (ImportError, NotImplementedError, *FAULTS):
             continue  # it lacks its special tokens, for example
         if found is not None and found.tool_calls == (PROBE_CALL,):
             return reader
     reader = HarmonyReader() if form.opening == HARMONY else FormReader(form)
-    found = reader.read(written(form), [PROBE])
+    found = reader.read(example, [PROBE])
     return reader if found is not None and found.tool_calls == (PROBE_CALL,) else None
 
 
@@ -74,7 +75,7 @@ class VllmReader:
         from vllm.tool_parsers import ToolParserManager
 
         self.name = name
-        self.opening = form.opening
+        self.opening = form.opening.partition(COUNT)[0]
         self.tokenizer = tokenizer
         self.parser = ToolParserManager.get_tool_parser(name)
         self.parser(tokenizer, None)
@@ -138,13 +139,19 @@ class FormReader:
 
     def __init__(self, form: CallForm) -> None:
         """``form``: of style ``json``."""
-        self.pattern = re.compile(re.escape(form.opening) + r"([\w.-]+)" + _any_id(form.named) + r"(?=\{)")
+        name = r"([\w.-]+)" + loose(form.named) + r"(?=\{)"
+        self.pattern = re.compile((loose(form.opening.lstrip()) or r"(?<![\w.-])") + name)
+        self.again = re.compile(loose(form.again) + name) if form.again else None
 
     def read(self, text: str, tools: Sequence[ToolSpec]) -> Message | None:
         """See :class:`CallReader`."""
         calls: list[ToolCall] = []
         first, at = len(text), 0
-        while len(calls) < MAX_CALLS and (match := self.pattern.search(text, at)):
+        while len(calls) < MAX_CALLS:
+            match = self.again.match(text, at) if self.again and calls else None
+            match = match or self.pattern.search(text, at)
+            if match is None:
+                break
             at = match.end()
             try:
                 arguments, at = read_json(text, at)
@@ -161,11 +168,7 @@ class HarmonyReader(FormReader):
     """Reads the calls of gpt-oss, which names the function before or after the channel."""
 
     def __init__(self) -> None:
+        self.again = None
         self.pattern = re.compile(
             r"(?:<\|channel\|>\w+)? to=functions\.([\w.-]+)(?:[^<{]|<\|(?:channel|constrain)\|>)*<\|message\|>\s*(?=\{)"
         )
-
-
-def _any_id(text: str) -> str:
-    """A pattern for ``text`` with any call's id in place of the one that it holds."""
-    return r"\w+".join(re.escape(part) for part in CALL_ID.split(text))

@@ -8,17 +8,20 @@ again, and the answers are kept as :class:`TemplateRules`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from datetime import date
+from itertools import product
+from typing import Any
 
 from agentopt_local.chat import Message, ToolSpec
 from agentopt_local.errors import ConfigError, RefusedPromptError
-from agentopt_local.record import Record
-from serving.call_form import ARGUMENTS, KEYS, NAME, PROBE, CallForm, common_prefix, read_form
+from serving.call_form import ARGUMENTS, KEYS, NAME, PROBE, CallForm, common_prefix, counted, read_form
 from serving.grammar_text import Marks, pieces
 from serving.template_rows import (
+    IDS,
     RESULT,
+    Ids,
     Row,
-    exchange,
+    exchanges,
     in_words,
     joined,
     one_call_each,
@@ -28,82 +31,47 @@ from serving.template_rows import (
     to_rows,
     with_text_arguments,
 )
+from serving.template_rules import CONTENTS, NO_TOOLS, THOUGHT_MARKS, TemplateRules, variables_of
 
 SYSTEM, QUESTION, ANSWER, SECOND = "zsystem", "zquestion", "zanswer", "zsecond"
-THOUGHT_MARKS = (
-    ("<think>", "</think>"),
-    ("[THINK]", "[/THINK]"),
-    ("<|channel>thought", "<channel|>"),
-    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant"),
-    ("<seed:think>", "</seed:think>"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-)
-"""What opens and closes a thought in the families that think."""
 EFFORT = "reasoning_effort"
 EFFORTS = ("low", "medium", "high", "xhigh")
 Variables = Mapping[str, Any]
 
 
-class TemplateRules(Record):
-    """What a chat template accepts."""
-
-    content: Literal["text", "parts"] = "text"
-    """``parts``: content is a list of parts, as models that see images want it."""
-    system: bool = True
-    """Whether it renders system messages; otherwise they open the first user message."""
-    several_users: bool = True
-    """Whether user messages may follow each other; otherwise they are joined."""
-    tools: bool = False
-    """Whether it describes tools; otherwise the system message does."""
-    calls: bool = False
-    """Whether it renders calls and results; otherwise they are put into words."""
-    arguments: Literal["object", "text"] = "object"
-    """Whether a call's arguments are given as an object or as JSON text."""
-    user_after_result: bool = True
-    """Whether a user message may follow a result; otherwise it is appended to the result."""
-    several_calls: bool = True
-    """Whether a turn may make several calls; otherwise each becomes a turn of its own."""
-    text_beside_calls: bool = True
-    """Whether a turn that calls may have text too; otherwise the text is appended to the turn's thought."""
-    empty_turns: bool = True
-    """Whether the model's turns may be empty, as one is that was cut off in its thought; otherwise they hold ``…``."""
-    efforts: tuple[str, ...] = ()
-    """The values of ``reasoning_effort`` that it accepts, from little to much."""
-    form: CallForm | None = None
-    """How it writes a call; None without ``calls``."""
-    text_opening: str = ""
-    """What it writes before the text of an answer."""
-    ending: str = ""
-    """What it writes after it."""
-
-
 class ChatTemplate:
     """Renders conversations with a tokenizer's chat template, within its rules."""
 
-    def __init__(self, tokenizer: Any, name: str | None = None, stop_ids: Sequence[int] = ()) -> None:
-        """``name``: of the model, for messages; ``stop_ids``: tokens that end its turns.
+    def __init__(
+        self, tokenizer: Any, name: str | None = None, stop_ids: Sequence[int] = (), day: date | None = None
+    ) -> None:
+        """``name``: of the model, for messages; ``stop_ids``: tokens that end its turns; ``day``: the current date as
+        it shows it, today if None.
 
         Raises ConfigError if not even a single question can be rendered.
         """
         self.tokenizer = tokenizer
         self.name = name or str(tokenizer.name_or_path)
         self.stop_ids = tuple(stop_ids) or ((tokenizer.eos_token_id,) if tokenizer.eos_token_id is not None else ())
+        self.day = day or date.today()
         self.variables = variables_of(tokenizer.chat_template)
         self._added = Marks(tokenizer.get_added_vocab())
-        self.rules = TemplateRules()
-        if not self._shows([row_of("user", QUESTION)], QUESTION):
-            self.rules = TemplateRules(content="parts")
-            if not self._shows([row_of("user", QUESTION)], QUESTION):
-                raise ConfigError(
-                    f"the chat template of {self.name} does not render a single question: {self._refusal()}. Set "
-                    "model.chat_template to a file with another template (Jinja), or choose another model"
-                )
+        for content, no_tools in product(CONTENTS, NO_TOOLS):
+            self.rules = TemplateRules(content=content, no_tools=no_tools)
+            if self._shows([row_of("user", QUESTION)], QUESTION):
+                break
+        else:
+            self.rules = TemplateRules()
+            raise ConfigError(
+                f"the chat template of {self.name} does not render a single question: {self._refusal()}. Set "
+                "model.chat_template to a file with another template (Jinja), or choose another model"
+            )
         self._learn()
 
     def _learn(self) -> None:
-        user, assistant = row_of("user", QUESTION), row_of("assistant", ANSWER)
-        self._set(system=self._shows([row_of("system", SYSTEM), user], SYSTEM, QUESTION))
-        two = [user, assistant, row_of("user", SECOND), row_of("user", RESULT)]
+        user, assistant, more = row_of("user", QUESTION), row_of("assistant", ANSWER), row_of("user", SECOND)
+        self._set(system=self._shows([row_of("system", SYSTEM), user, assistant, more], SYSTEM, QUESTION, SECOND))
+        two = [user, assistant, more, row_of("user", RESULT)]
         self._set(several_users=self._shows(two, QUESTION, SECOND, RESULT))
         empty = [user, row_of("assistant", "") | thought_fields(SECOND), row_of("user", RESULT)]
         self._set(empty_turns=self._shows(empty, QUESTION, RESULT))
@@ -115,32 +83,46 @@ class ChatTemplate:
         if not found:
             return
         self._set(tools=lists)
-        for kind in ("object", "text"):
-            self._set(arguments=kind)
-            form = self._form(user, answered) if self._shows([user, *exchange()], RESULT, tools=lists) else None
-            if form is not None:
-                break
-        else:
-            self._set(arguments="object", tools=False)
+        if not any(self._learn_calls(user, answered, ids) for ids in IDS) and self.rules.form is None:
+            self._set(arguments="object", ids="numbered", tools=False)
             return
         self._set(calls=True)
-        called, result = exchange()
+        called, result = self._exchanges([ARGUMENTS])
         both = called | {"content": ANSWER} | thought_fields(SECOND)
         self._set(text_beside_calls=self._shows([user, both, result], ANSWER, NAME, RESULT, tools=lists))
-        more = row_of("user", SECOND)
-        self._set(user_after_result=self._shows([user, *exchange(), more], RESULT, SECOND, tools=lists))
-        first, second = exchange(), exchange({KEYS[0]: 8462})
-        two_calls = [
-            {**first[0], "tool_calls": [*first[0]["tool_calls"], *second[0]["tool_calls"]]},
-            first[1],
-            second[1],
-        ]
+        self._set(user_after_result=self._shows([user, called, result, more], RESULT, SECOND, tools=lists))
+        two_calls = self._exchanges([ARGUMENTS, {KEYS[0]: 8462}])
         numbers = (str(ARGUMENTS[KEYS[0]]), "8462")
         self._set(several_calls=self._shows([user, *two_calls], *numbers, RESULT, RESULT, tools=lists))
 
+    def _learn_calls(self, user: Row, answered: str, ids: Ids) -> bool:
+        """Whether calls with such ids are rendered, and results refer to them by what they show.
+
+        Without the latter, the form that was found first is kept.
+        """
+        known = self.rules
+        for arguments in ("object", "text"):
+            self._set(arguments=arguments, ids=ids)
+            turns = [user, *self._exchanges([ARGUMENTS], [ARGUMENTS])]
+            form = self._form(user, answered) if self._shows(turns, RESULT, RESULT, tools=known.tools) else None
+            if form is None:
+                continue
+            shown = [(self._try(turns[:end], tools=known.tools) or "") for end in (3, 4, 5)]
+            before, called, referred = (text.count(str(turns[-1]["tool_call_id"])) for text in shown)
+            if called > before or referred == called:
+                return True
+            known = self.rules if known.form is None else known
+        self.rules = known
+        return False
+
+    def _exchanges(self, *turns: Sequence[dict[str, Any]]) -> list[Row]:
+        return exchanges(*turns, kind=self.rules.ids)
+
     def _form(self, user: Row, answered: str) -> CallForm | None:
         """How calls are written; ``answered``: a conversation up to the text of an answer."""
-        calls = [self._try([user, exchange(arguments)[0]], tools=self.rules.tools) for arguments in ({}, ARGUMENTS)]
+        two, later = self._exchanges([ARGUMENTS] * 2)[:1], self._exchanges([ARGUMENTS], [ARGUMENTS])[:-1]
+        turns = (self._exchanges([{}])[:1], self._exchanges([ARGUMENTS])[:1], two, later)
+        *calls, two_calls, third_turn = (self._try([user, *rows], tools=self.rules.tools) for rows in turns)
         if None in calls:
             return None
         texts = [answered + ANSWER, *map(str, calls)]
@@ -153,6 +135,7 @@ class ChatTemplate:
         if form is not None:
             opening = answered[start:]
             thought = any(mark in opening for marks in THOUGHT_MARKS for mark in marks)
+            form = counted(form, two_calls, third_turn)
             self._set(form=form, text_opening="" if thought else opening)
         return form
 
@@ -209,10 +192,16 @@ class ChatTemplate:
         from jinja2 import TemplateError
 
         rows = [self._formed(row) for row in rows]
+        none: list[Any] | None = [] if self.rules.no_tools == "empty" else None
         specs = [{"type": "function", "function": tool.model_dump()} for tool in tools]
         try:
             text = self.tokenizer.apply_chat_template(
-                rows, tools=specs or None, tokenize=False, add_generation_prompt=open_turn, **variables
+                rows,
+                tools=specs or none,
+                tokenize=False,
+                add_generation_prompt=open_turn,
+                strftime_now=self.day.strftime,  # in place of the clock, which would change prompts from day to day
+                **variables,
             )
         # Templates raise TemplateError on purpose, the others where they meet a value that they do not expect.
         except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
@@ -239,7 +228,7 @@ class ChatTemplate:
 
         ``instructions`` describe the tools to models whose template does not. Raises RefusedPromptError.
         """
-        rows = self._conform(to_rows(messages), instructions if tools and not self.rules.tools else "")
+        rows = self._conform(to_rows(messages, self.rules.ids), instructions if tools and not self.rules.tools else "")
         return self._apply(rows, tools if self.rules.tools else (), open_turn=open_turn, variables=variables)
 
     def _conform(self, rows: list[Row], instructions: str) -> list[Row]:
@@ -266,16 +255,3 @@ class ChatTemplate:
         if not rules.several_users:
             rows = joined(rows, "user", "user")
         return rows
-
-
-def variables_of(template: Any) -> frozenset[str]:
-    """The variables that a template reads and that a caller may set, such as ``enable_thinking``."""
-    from jinja2 import Environment, TemplateError, meta
-
-    if not isinstance(template, str):
-        return frozenset()
-    try:
-        tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)  # nothing is rendered
-        return frozenset(meta.find_undeclared_variables(tree))
-    except TemplateError:
-        return frozenset(name for name in ("enable_thinking", "thinking", "reasoning_effort") if name in template)

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 from collections import OrderedDict
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +37,18 @@ class Engine:
         spans: bool = False,
         sleeps: bool = False,
         chat_template: str | None = None,
+        day: date | None = None,
     ) -> None:
         """Load ``model`` (a Hugging Face folder), which takes half a minute or more.
 
         ``spans``: whether its GPUs are on several nodes, in this actor's placement group. ``sleeps``: whether it will
-        be put to sleep. ``chat_template``: Jinja to use in place of the model's own. Raises ConfigError if vLLM refuses
-        a setting or the template cannot be used, EngineDeadError if vLLM does not start.
+        be put to sleep. ``chat_template``: Jinja to use in place of the model's own. ``day``: the current date to
+        templates that show it, today if None. Raises ConfigError if vLLM refuses a setting or the template cannot be
+        used, EngineDeadError if vLLM does not start.
         """
         self.config = config
         # first of all: a template that cannot be used costs seconds here, and minutes after loading
-        self.transcripts = transcripts_of(model, chat_template, trust_remote_code=config.trust_remote_code)
+        self.transcripts = transcripts_of(model, chat_template, day, trust_remote_code=config.trust_remote_code)
         self._options, speed = prepare(model, config, cpu=cpu, spans=spans, sleeps=sleeps)
         self.counters: EngineCounters | None = EngineCounters() if cpu else None
         """What the engine has done so far. Counted only on a CPU, where steps are long."""
@@ -62,6 +65,7 @@ class Engine:
             kv_cache_tokens=(cache.num_gpu_blocks or 0) * cache.block_size or None,
             calls=self.transcripts.family.calls,
             thinks=self.transcripts.family.thinks,
+            day=self.transcripts.family.template.day,
         )
         self._block = cache.block_size
         self._cache_works = False
@@ -234,8 +238,13 @@ class Engine:
             self.llm.shutdown()
 
 
-def transcripts_of(model: Path, chat_template: str | None = None, *, trust_remote_code: bool = False) -> Transcripts:
-    """The tokenizer and chat template of ``model``, tried out. Raises ConfigError if they cannot be used."""
+def transcripts_of(
+    model: Path, chat_template: str | None = None, day: date | None = None, *, trust_remote_code: bool = False
+) -> Transcripts:
+    """The tokenizer and chat template of ``model``, tried out. ``day``: as in :class:`Engine`.
+
+    Raises ConfigError if they cannot be used.
+    """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:  # mistral_format: transformers prefers Mistral's own tokenizer where both are in the folder
@@ -249,7 +258,7 @@ def transcripts_of(model: Path, chat_template: str | None = None, *, trust_remot
             "choose a copy of the model that has a tokenizer.json"
         )
     tokenizer.chat_template = chat_template or tokenizer.chat_template
-    return Transcripts(tokenizer, name=model.name, stop_ids=stop_token_ids(model))
+    return Transcripts(tokenizer, name=model.name, stop_ids=stop_token_ids(model), day=day)
 
 
 def stop_token_ids(model: Path) -> list[int]:

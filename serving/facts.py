@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Literal
 
 from agentopt_local.record import Record
@@ -68,6 +69,8 @@ class EngineFacts(Record):
     """How the model writes calls: the name of a format or of the parser that reads it."""
     thinks: str = ""
     """Whether the model thinks before it replies: ``never``, ``if switched on``, ``if it likes`` or ``always``."""
+    day: date | None = None
+    """The current date to chat templates that show it."""
 
 
 class EngineCounters(Record):

@@ -16,8 +16,9 @@ from agentopt_local.tool_formats import HermesFormat, LlamaJsonFormat, ToolForma
 from serving.call_form import CallForm
 from serving.call_grammar import call_grammar
 from serving.call_readers import HARMONY, CallReader, reader_of
-from serving.chat_template import EFFORT, THOUGHT_MARKS, ChatTemplate
+from serving.chat_template import EFFORT, ChatTemplate
 from serving.grammar_text import Marks, literal, pieces
+from serving.template_rules import THOUGHT_MARKS
 
 SWITCHES = ("enable_thinking", "thinking")
 """Variables of chat templates that turn thoughts on and off."""
@@ -100,7 +101,7 @@ class Family:
     def variables(self, thinking: Thinking) -> dict[str, Any]:
         """The template's variables for a request that thinks so."""
         known = self.template.variables
-        wanted = thinking.effort not in ("off", "least")
+        wanted = thinking.effort not in ("off", "least") and bool(self.thought_close)  # others could not be ended
         values: dict[str, Any] = {name: wanted for name in SWITCHES if name in known}
         efforts = self.template.rules.efforts
         if efforts and thinking.effort != "on":  # the highest may have another name
@@ -143,12 +144,15 @@ class Family:
             return self.format.instructions(tools)
         form = self.template.rules.form
         assert form is not None
-        return described(tools, f"To call one, end your message with a call of this form:\n{form.example()}")
+        return described(tools, f"To call one, end your message with a call of this form:\n{form.of(0).example()}")
 
     def grammar(
-        self, constraint: Constraint, tools: Sequence[ToolSpec], opening: Opening, *, call_id: str
+        self, constraint: Constraint, tools: Sequence[ToolSpec], opening: Opening, *, made: int = 0
     ) -> Constraint:
-        """The constraint of a whole turn, with its thought and its end, as llguidance takes it."""
+        """The constraint of a whole turn, with its thought and its end, as llguidance takes it.
+
+        ``made``: how many calls the conversation has.
+        """
         form = self.template.rules.form
         head = self.template.rules.text_opening
         if constraint.kind == "turn":
@@ -158,11 +162,10 @@ class Family:
             else:
                 usual = [HARMONY_FORM] if form.opening == HARMONY and "<|constrain|>" in self.marks else []
                 lark = call_grammar(
-                    [form, *usual],
+                    [form.of(made), *usual],
                     tools,
                     constraint.value,
                     self.marks,
-                    call_id=call_id,
                     max_thought_sentences=constraint.max_thought_sentences,
                     text_opening=head,
                 )
@@ -243,9 +246,9 @@ class Family:
             return self.format.parse(plain, tools)
         if self.reader is not None and tools:
             text = self.tokenizer.decode(ids, skip_special_tokens=False)
-            closing = self.template.rules.form.closing.strip() if self.template.rules.form else ""
+            form = self.template.rules.form
             # Parsers complete a call that was cut off; half a call is not what the model meant.
-            whole = ended or (closing != "" and text.rstrip().endswith(closing))
+            whole = ended or (form is not None and form.is_whole(text))
             found = self.reader.read(text, tools) if whole else None
             if found is not None:
                 return found

@@ -8,13 +8,11 @@ large files are fetched here: a broken download goes on where it stopped, and ea
 from __future__ import annotations
 
 import fcntl
-import fnmatch
 import hashlib
-import json
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -22,12 +20,9 @@ from typing import Any, BinaryIO
 
 from agentopt_local.errors import ConfigError
 from agentopt_local.record import Record
+from serving.weight_files import is_complete, text_files, weight_files
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
-TEXTS = ("*.json", "*.txt", "*.model", "*.jinja", "*.py", "*.tiktoken")
-MISTRALS = frozenset({"tekken.json", "params.json"})
-"""Mistral's own forms of the tokenizer and the configuration."""
-INDEX = "model.safetensors.index.json"
 ANSWER_S = 10.0
 """How long the hub may take to list a model's files. A name lookup has no time limit of its own."""
 READ_S = 30.0
@@ -64,39 +59,6 @@ def split_name(name: str) -> tuple[str, str | None]:
     """``OWNER/NAME@REVISION`` as its two parts."""
     hub_id, at, revision = name.partition("@")
     return hub_id, revision if at else None
-
-
-def weight_files(names: Iterable[str], read: Callable[[str], str]) -> list[str]:
-    """The files of weights that vLLM reads: those in the index, or else all at the top.
-
-    Copies in other formats are left out: folders such as ``original/``, and Mistral's ``consolidated*``, whose presence
-    would also make vLLM use Mistral's own tokenizer. ``read`` returns the text of a file.
-    """
-    present = set(names)
-    if INDEX in present:
-        return sorted(set(json.loads(read(INDEX))["weight_map"].values()))
-    return sorted(each for each in present if fnmatch.fnmatch(each, "*.safetensors") and is_read(each))
-
-
-def is_read(name: str) -> bool:
-    """Whether a file belongs to the format that vLLM is given."""
-    return "/" not in name and not name.startswith("consolidated")
-
-
-def text_files(names: Iterable[str]) -> list[str]:
-    """The small files beside the weights: settings, tokenizer, templates and code."""
-    names = set(names)
-    if "tokenizer.json" in names:
-        names -= MISTRALS
-    kept = (each for each in names if is_read(each) or fnmatch.fnmatch(each, "additional_chat_templates/*.jinja"))
-    return sorted(each for each in kept if any(fnmatch.fnmatch(each, pattern) for pattern in TEXTS))
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether ``folder`` has a configuration and all its files of weights."""
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    weights = weight_files(names, lambda name: (folder / name).read_text("utf-8"))
-    return bool(weights) and all((folder / name).exists() for name in ("config.json", *weights))
 
 
 def commit_of(folder: Path) -> str | None:

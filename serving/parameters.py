@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from serving.hub import weight_files
+from serving.weight_files import folder_weights
 
 LONGEST_HEADER = 100_000_000
 """Bytes; the safetensors format allows no longer one."""
@@ -30,12 +30,6 @@ def count_parameters(folder: Path) -> int | None:
         return sum(elements(name, dtype, shape, bits) for name, (dtype, shape) in tensors.items()) or None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def folder_weights(folder: Path) -> list[Path]:
-    """The files of weights that vLLM reads from ``folder``, whether or not they are all there."""
-    names = [path.name for path in folder.iterdir()]
-    return [folder / Path(name).name for name in weight_files(names, lambda each: (folder / each).read_text("utf-8"))]
 
 
 def read_header(file: Path) -> dict[str, tuple[str, list[int]]]:

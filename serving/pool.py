@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -159,19 +160,22 @@ async def start_pool(
     name: str | None = None,
     place: Placement | None = None,
     chat_template: str | None = None,
+    day: date | None = None,
 ) -> EnginePool:
     """vLLM with ``model`` in ``config.replicas`` actors on the connected Ray cluster, all loaded.
 
     ``name``: the model's name in the settings. ``place``: reserved for it, if several pools start. ``chat_template``:
-    Jinja in place of the model's own. Raises ConfigError if the cluster lacks the GPUs, vLLM refuses a setting or the
-    template cannot be used, EngineDeadError if a replica does not start.
+    Jinja in place of the model's own. ``day``: the current date to templates that show it, today if None. Raises
+    ConfigError if the cluster lacks the GPUs, vLLM refuses a setting or the template cannot be used, EngineDeadError if
+    a replica does not start.
     """
     place = place or (await reserve({"engine": config}))["engine"]
     cpu = place.device == "cpu"
     env = engine_environment(config, cpu=cpu, cores=cores())
     hosted = HostedModel(model=name or str(model), device=place.device, replicas=config.replicas)
+    day = day or date.today()  # of all replicas, restarted ones too
     where = {"cpu": cpu, "spans": place.spans, "sleeps": place.turns is not None}
-    make = partial(Engine, model, config, **where, chat_template=chat_template)
+    make = partial(Engine, model, config, **where, chat_template=chat_template, day=day)
     return await host(make, config, hosted, place=place, env=env)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from agentopt_local.record import Record
 from serving.engine_config import CPU_QUANTIZATION, EngineConfig
 from serving.hub import Listing, read_text
-from serving.parameters import folder_weights
+from serving.weight_files import folder_weights
 
 GIB = 1 << 30
 CPU_MODEL_LEN, CPU_SEQS, CPU_STEP = 8192, 64, 8192

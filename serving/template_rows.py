@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 from agentopt_local.chat import Message, ToolCall
 from agentopt_local.tool_calls import call_ids
-from serving.call_form import ARGUMENTS, NAME
+from serving.call_form import NAME
 
 RESULT = "zresult"
 Row = dict[str, Any]
+Ids = Literal["numbered", "named", "named in turn"]
+"""The ids of calls: numbered as all of ours are, or ``functions.NAME:NUMBER``, counted over the conversation or the
+turn, for templates that print the id in place of the name, or refer to a call by it."""
+IDS: tuple[Ids, ...] = get_args(Ids)
 
 
-def to_rows(messages: Sequence[Message]) -> list[Row]:
-    """``messages`` in the form that chat templates read, with numbered calls."""
+def to_rows(messages: Sequence[Message], kind: Ids = "numbered") -> list[Row]:
+    """``messages`` in the form that chat templates read, with an id of this kind for each call."""
     rows: list[Row] = []
     waiting: list[tuple[str, str]] = []
-    for message, ids in zip(messages, call_ids(messages), strict=True):
+    for message, ids in zip(messages, ids_of(messages, kind), strict=True):
         row = row_of(message.role, message.content)
         if message.thought:
             row |= thought_fields(message.thought)
@@ -32,6 +36,19 @@ def to_rows(messages: Sequence[Message]) -> list[Row]:
             row["tool_call_id"], row["name"] = waiting.pop(0)
         rows.append(row)
     return rows
+
+
+def ids_of(messages: Sequence[Message], kind: Ids) -> list[tuple[str, ...]]:
+    """For each message the ids of its calls."""
+    if kind == "numbered":
+        return call_ids(messages)
+    ids: list[tuple[str, ...]] = []
+    made = 0
+    for message in messages:
+        start = made if kind == "named" else 0
+        ids.append(tuple(f"functions.{call.name}:{start + i}" for i, call in enumerate(message.tool_calls)))
+        made += len(message.tool_calls)
+    return ids
 
 
 def row_of(role: str, content: str) -> Row:
@@ -51,10 +68,13 @@ def text_as_thought(row: Row) -> Row:
     return {**row, "content": "", **thought_fields(f"{row.get('thinking', '')}\n\n{row['content']}".strip())}
 
 
-def exchange(arguments: dict[str, Any] = ARGUMENTS) -> list[Row]:
-    """A turn with a call, and its result."""
-    call = ToolCall(name=NAME, arguments=arguments)
-    return to_rows([Message(role="assistant", tool_calls=(call,)), Message(role="tool", content=RESULT)])
+def exchanges(*turns: Sequence[dict[str, Any]], kind: Ids = "numbered") -> list[Row]:
+    """Turns of calls with these arguments, each followed by the results."""
+    messages: list[Message] = []
+    for turn in turns:
+        calls = tuple(ToolCall(name=NAME, arguments=arguments) for arguments in turn)
+        messages += [Message(role="assistant", tool_calls=calls), *[Message(role="tool", content=RESULT)] * len(calls)]
+    return to_rows(messages, kind)
 
 
 def with_text_arguments(call: Row) -> Row:
@@ -71,7 +91,7 @@ def in_words(row: Row) -> Row:
     if not calls:
         return row
     text = "\n".join(f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>" for call in calls)
-    return {**row, "tool_calls": None, "content": f"{row['content']}\n{text}".strip()}
+    return row_of(row["role"], f"{row['content']}\n{text}".strip())
 
 
 def one_call_each(rows: Sequence[Row]) -> list[Row]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any, NamedTuple
 
 from agentopt_local.chat import ChatRequest, Constraint, Message, Thinking, ToolSpec
 from agentopt_local.errors import ModelError, RefusedPromptError
-from agentopt_local.tool_calls import call_ids, encodable
+from agentopt_local.tool_calls import encodable
 from serving.chat_template import ChatTemplate
 from serving.family import FREE, Family, Opening
 
@@ -59,18 +60,20 @@ class Transcripts:
         *,
         name: str | None = None,
         stop_ids: Sequence[int] = (),
+        day: date | None = None,
         max_conversations: int = 65_536,
     ) -> None:
         """``tokenizer``: a transformers tokenizer with a chat template. ``name``: of the model, for messages.
 
-        ``stop_ids``: tokens that end a turn, besides those that tokenizer and template show. The least recently used
-        conversation is forgotten first. Raises ConfigError if the template renders not even a question.
+        ``stop_ids``: tokens that end a turn, besides those that tokenizer and template show. ``day``: the current date
+        to templates that show it, today if None. The least recently used conversation is forgotten first. Raises
+        ConfigError if the template renders not even a question.
         """
         self.tokenizer = tokenizer
         self.max_conversations = max_conversations
         self.conversations: OrderedDict[str, Transcript] = OrderedDict()
         known = [*stop_ids, *([] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)])]
-        template = ChatTemplate(tokenizer, name, known)
+        template = ChatTemplate(tokenizer, name, known, day)
         ending = template.ending_id()
         self.stop_ids = list(dict.fromkeys([*known, *([] if ending is None else [ending])]))
         self.family = Family(tokenizer, template, self.stop_ids)
@@ -139,9 +142,20 @@ class Transcripts:
         closed = self._ending.search(base, start)
         end = closed.start() if closed else len(base)
         dropped = known.messages[-1].thought not in base[start:end]
-        if dropped or not text.startswith(base[:end]):
+        if dropped or self._renumbered(known, base[start:end]) or not text.startswith(base[:end]):
             return None
         return known.ids + self.encode(text[end:])
+
+    def _renumbered(self, known: Transcript, written: str) -> bool:
+        """Whether the template gives the calls of a turn, as ``written``, other ids than the model has sampled.
+
+        Results refer to calls by the template's.
+        """
+        form = self.family.template.rules.form
+        if form is None or not known.messages[-1].tool_calls:
+            return False
+        sampled = self.tokenizer.decode(known.ids[len(known.prompt.ids) :], skip_special_tokens=False)
+        return form.ids_in(sampled) != form.ids_in(written)
 
     def known_tokens(self, conversation: str | None, ids: list[int]) -> int:
         """How many leading ``ids`` the conversation's last request and its reply had."""
@@ -172,8 +186,8 @@ class Transcripts:
             if opening.thought == "none" or request.tools:  # calls have marks, which free text may not hold
                 return None
             wanted = FREE
-        made = sum(map(len, call_ids(request.messages)))
-        return self.family.grammar(wanted, request.tools, opening, call_id=f"call{made:05d}")
+        made = sum(len(message.tool_calls) for message in request.messages)
+        return self.family.grammar(wanted, request.tools, opening, made=made)
 
     def read(self, request: ChatRequest, prompt: Prompt, sampled: Sequence[int]) -> tuple[Message, int]:
         """The sampled turn as a message, and how many of its tokens were a thought."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -66,6 +67,17 @@ def read_meta(run: Path) -> Row:
     """What was written down about the machine and the versions; empty if nothing was."""
     value = files.read_json(run / files.META)
     return value if isinstance(value, dict) else {}
+
+
+def read_day(run: Path) -> date | None:
+    """The current date to the run's hosted models or, in older runs, the day of its start; None before there is one."""
+    meta = read_meta(run)
+    engine = meta.get("engine")
+    day = engine.get("day") if isinstance(engine, dict) else None
+    try:
+        return date.fromisoformat(str(day or meta.get("started"))[:10])
+    except ValueError:
+        return None
 
 
 def read_state(run: Path) -> TrainState | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import AsyncExitStack
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_a_sweep_varies_the_model_and_shares_engines_per_model(tmp_path: Path, m
     up: set[str] = set()
     asked: dict[str, ScriptedChatModel] = {}
 
-    async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Any) -> Models:
+    async def open_models(config: RunConfig, stack: AsyncExitStack, progress: Any, *, day: date | None) -> Models:
         name = config.model.name
         opened.append(name)
         assert not up, "the engines of one model end before those of the next start"

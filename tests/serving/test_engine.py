@@ -179,6 +179,7 @@ def test_a_prompt_in_chunks_leaves_the_seed_alone(loop: asyncio.AbstractEventLoo
 def test_an_engine_tells_how_it_computes_and_what_it_has_done(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
     facts = pool.facts
     assert facts.step_tokens == 256
+    assert facts.day is not None, "a resumed run asks for the same one"
     if pool.device == "cpu":
         expected = cpu.choose(pool.config, cpu.features(pool.config.cpu_isa))
         assert facts.speed.arithmetic == expected

@@ -22,8 +22,8 @@ from agentopt_local.tool_calls import check_arguments
 from ray_jobs.cli import main
 from serving.engine import transcripts_of as load_transcripts
 from serving.family import Opening
-from serving.hub import text_files
 from serving.transcript import Transcripts
+from serving.weight_files import text_files
 from tests.tools.tiny_models import FAMILIES, TinyFamily, make_model, make_tokenizer, template_text, templates
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch and vLLM, when they are imported

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from agentopt_local.errors import ConfigError
-from serving import hub
-from serving.hub import commit_of, hub_cached, hub_download, is_complete, list_files, text_files, weight_files
+from serving.hub import commit_of, hub_cached, hub_download, list_files
+from serving.weight_files import INDEX as INDEX_NAME
+from serving.weight_files import is_complete, text_files, weight_files
 from tests.tools.fake_hub import FakeRepo, digest, fake_hub
 
 SHARDS = {f"model-0000{n}-of-00002.safetensors": bytes([n]) * (3000 + n) for n in (1, 2)}
@@ -21,7 +22,7 @@ USED = {
     "chat_template.jinja": b"{{ messages }}",
     "modeling_own.py": b"pass",
     "additional_chat_templates/tools.jinja": b"{{ tools }}",
-    hub.INDEX: INDEX,
+    INDEX_NAME: INDEX,
     **SHARDS,
 }
 UNUSED = {
@@ -166,4 +167,4 @@ def test_a_full_disk_is_noticed_before_anything_is_fetched(
 def test_a_listing_costs_the_index_alone(endpoint: str, repo: FakeRepo) -> None:
     listing = list_files(ID)
     assert listing.size(".safetensors") == 6003
-    assert {name for name, _ in repo.sent} == {hub.INDEX}
+    assert {name for name, _ in repo.sent} == {INDEX_NAME}

@@ -19,8 +19,9 @@ import pytest
 
 from agentopt_local.errors import ConfigError
 from serving import model_store
-from serving.hub import Progress, is_complete
+from serving.hub import Progress
 from serving.model_store import EmbeddedModel, Sources, cache_dir, list_models, resolve
+from serving.weight_files import folder_weights, is_complete
 
 PIECES = [b"first" * 100, b"second" * 50, b"third" * 10]
 WHOLE = b"".join(PIECES)
@@ -148,6 +149,15 @@ def test_a_snapshot_without_all_its_weights_is_not_complete(tmp_path: Path) -> N
     assert not is_complete(tmp_path)
     (tmp_path / "2.safetensors").touch()
     assert is_complete(tmp_path)
+
+
+def test_a_model_is_complete_if_the_files_that_its_size_counts_are_there(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "parts/1.safetensors"}}')
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "1.safetensors").touch()  # vLLM reads only files at the top
+    assert not any(path.exists() for path in folder_weights(tmp_path))
+    assert not is_complete(tmp_path)
 
 
 def test_a_pull_leaves_the_folder_and_nothing_else(tmp_path: Path) -> None:

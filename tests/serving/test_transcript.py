@@ -10,6 +10,7 @@ from agentopt_local.chat import ChatRequest, Message, ToolCall, ToolSpec
 from agentopt_local.errors import ConfigError, ModelError, RefusedPromptError
 from serving.family import Opening
 from serving.transcript import Transcripts
+from tests.tools import tiny_models
 
 MESSAGES = r"""
 {%- for message in messages %}
@@ -57,21 +58,10 @@ NEXT = Message(role="user", content="hello again")
 
 
 def make_tokenizer(template: str) -> Any:
-    """A byte-level tokenizer that merges whole words of a few lines."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+    """A tokenizer that merges whole words of a few lines."""
+    return tiny_models.make_tokenizer(
+        template, text="hello hello hello again system user assistant", bos=None, eos="<|im_end|>"
     )
-    tokenizer.train_from_iterator(["hello hello hello again system user assistant"] * 20, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", chat_template=template)
 
 
 @pytest.fixture(scope="module")

@@ -148,7 +148,7 @@ FAMILIES = (
     ),
     TinyFamily("phi3.5", "phi3_5", "phi3", {"pad_token_id": 0}, ends=("<|end|>",)),
 )  # fmt: skip
-MARK = re.compile(r"<\|?/?[\w▁｜|\"/:-]+\|?>|<｜[^｜]+｜>|\[/?[A-Z_]+\]")
+MARK = re.compile(r"<\|?/?[\w▁｜|\"/:-]+\|?>|<｜[^｜]+｜>|\[/?[A-Z_]+\]|\[e~\[")
 PLAIN = re.compile(r"</?(function|parameter|tools?|IMPORTANT|arg-|tool_response|name|description|required|br)\b")
 """Marks that families write with ordinary tokens."""
 
@@ -165,8 +165,17 @@ def template_text(name: str) -> str:
     return name if "{" in name or folder is None else (folder / f"{name}.jinja").read_text(encoding="utf-8")
 
 
-def make_tokenizer(template: str) -> Any:
-    """A small byte-level tokenizer with a template and its marks as special tokens."""
+def make_tokenizer(
+    template: str,
+    *,
+    text: str = '{"name": "gcd", "arguments": {"a": 1}} function parameter answer\n',
+    bos: str | None = "<|bos|>",
+    eos: str = "<|eos|>",
+) -> Any:
+    """A small byte-level tokenizer with a template and its marks as special tokens.
+
+    It merges what is frequent in ``text``.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -176,17 +185,15 @@ def make_tokenizer(template: str) -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=400,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<|bos|>", "<|eos|>"],
+        special_tokens=[each for each in (bos, eos) if each is not None],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(['{"name": "gcd", "arguments": {"a": 1}} function parameter answer\n'] * 3, trainer)
+    tokenizer.train_from_iterator([text] * 3, trainer)
     marks = {mark for mark in MARK.findall(template) if not PLAIN.match(mark)}
     if "<|call|>" in marks:
         marks.add("<|constrain|>")  # gpt-oss has it; its template does not use it
     tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in sorted(marks)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<|bos|>", eos_token="<|eos|>", chat_template=template
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, chat_template=template)
 
 
 def make_model(family: TinyFamily, folder: Path) -> Path:

@@ -14,8 +14,8 @@ from ray_jobs.cli import main
 from ray_jobs.commands import model_fit
 from ray_jobs.commands.model_fit import check_engine, check_memory, gpus
 from serving.engine_config import EngineConfig
-from serving.hub import INDEX
 from serving.sizing import GIB, read_facts
+from serving.weight_files import INDEX
 from tests.tools.fake_hub import FakeRepo, fake_hub
 
 CONFIG = {
