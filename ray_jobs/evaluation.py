@@ -19,7 +19,7 @@ from agentopt_local.tasks.base import Problems
 from agentopt_local.train_state import TrainState
 from agentopt_local.trajectory import sum_usage, used_functions
 from ray_jobs.config import RunConfig
-from ray_jobs.open_models import Models
+from ray_jobs.open_models import Models, agent_alone
 from ray_jobs.session import Session, open_session
 
 
@@ -38,7 +38,7 @@ async def evaluate(
     ``model`` and ``task`` are objects given in Python.
     """
     # The optimizer has nothing to do here, so no engine is started for it.
-    config = config.model_copy(update={"optimizer_model": None})
+    config = agent_alone(config)
     async with open_session(config, run_dir, callbacks, model=model, task=task) as session:
         problems = session.task.problems(split, n)
         return await evaluate_session(session, run_dir.resume(), problems, split=split)

@@ -33,7 +33,7 @@ from ray_jobs.training import train
 
 SHARED = ("ray", "run_dir", "run_name")
 """Sections that a grid cannot vary, because all trainings of a sweep share the cluster and the folder."""
-HOSTING = ("model", "engine", "optimizer_model", "optimizer_engine", "concurrency")
+HOSTING = ("model", "engine", "optimizer_model", "optimizer_engine", "take_turns", "concurrency")
 """Settings of which each combination has engines of its own."""
 
 

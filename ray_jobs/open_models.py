@@ -50,7 +50,7 @@ class Models:
 
 def check_model(config: RunConfig, run: Path | None = None) -> None:
     """Before anything is started, raise ConfigError if a model to be hosted is not on this machine, or if the installed
-    vLLM does not know a setting of its engine.
+    vLLM does not know a setting of its engine, or if engines are to take turns that cannot.
 
     ``run`` is the run's folder, for the message about a model that was given in Python.
     """
@@ -76,14 +76,19 @@ def hosted_models(config: RunConfig) -> dict[str, tuple[ModelConfig, EngineConfi
     if other is not None:
         roles["optimizer_engine"] = other
     return {
-        table: (model, engine.in_turns() if config.take_turns else engine)
+        table: (model, engine)
         for table, (model, engine) in roles.items()
         if model.base_url is None and engine.pool_name is None
     }
 
 
+def agent_alone(config: RunConfig) -> RunConfig:
+    """The settings without those of a separate optimizer, for what only asks the agent."""
+    return config.model_copy(update={"optimizer_model": None, "optimizer_engine": None, "take_turns": False})
+
+
 def check_turns(config: RunConfig) -> None:
-    """Raise ConfigError if the engines are to take turns and cannot."""
+    """Raise ConfigError if the engines of a training are to take turns and cannot."""
     if not config.take_turns:
         return
     hosted = hosted_models(config)
@@ -137,9 +142,9 @@ async def open_models(
 
         progress(Stage(part="starting Ray"), 0, 0)
         use_cluster(config, stack)
-        places = await (reserve_in_turns if config.take_turns else reserve)(
-            {table: engine for table, (_, engine) in hosted.items()}
-        )
+        in_turns = config.take_turns and len(hosted) > 1
+        engines = {table: engine for table, (_, engine) in hosted.items()}
+        places = await (reserve_in_turns(engines) if in_turns else reserve(engines))
         for place in places.values():
             stack.callback(place.release)
     other = optimizer_of(config)

@@ -85,16 +85,17 @@ class ModelActor(PooledActor):
         """Have the model take its memory. Raises ConfigError and EngineDeadError."""
         async with self._waking:
             if self.model is None:
-                self.model = self._make()
+                self.model = await asyncio.to_thread(self._make)
             else:
                 await cast("SleepingModel", self.model).wake()
         return await self.ready()
 
-    async def sleep(self) -> None:
+    async def sleep(self) -> Incarnation:
         """Have the model give its memory back."""
         async with self._waking:
             if self.model is not None:
                 await cast("SleepingModel", self.model).sleep()
+        return await self.ready()
 
     async def counters(self) -> EngineCounters | None:
         """What the engine has done so far; None for models that do not count."""

@@ -85,15 +85,15 @@ class Engine:
         if self.counters is None:
             await self.llm.sleep(level=1)
         else:  # vLLM has no sleep mode on a CPU
-            self.llm.shutdown()
+            await asyncio.to_thread(self.llm.shutdown)
             self.llm = None
         self._warmed.clear()
-        self._cold.update(self.transcripts.conversations)
+        self._cold = set(self.transcripts.conversations)
 
     async def wake(self) -> None:
         """Take the memory again. Raises EngineDeadError if vLLM does not start."""
         if self.llm is None:
-            self._load()
+            await asyncio.to_thread(self._load)
         elif self.counters is None:
             await self.llm.wake_up()
 

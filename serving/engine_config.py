@@ -13,10 +13,6 @@ CPU_QUANTIZATION = ("auto", "none", "int8")
 """Values of ``quantization`` that are ours; all others are vLLM's."""
 
 
-SHARE_IN_TURNS = 0.85
-"""Of a GPU's memory. A sleeping engine keeps its driver's context and its captured graphs, 1 to 2 GiB."""
-
-
 class EngineConfig(Record):
     """How one model is hosted. The defaults fit the embedded 1.5B model on a laptop, and fill a GPU with any model."""
 
@@ -90,11 +86,6 @@ class EngineConfig(Record):
     def gpus(self) -> int:
         """GPUs of one replica."""
         return self.tensor_parallel_size * self.pipeline_parallel_size * self.data_parallel_size
-
-    def in_turns(self) -> EngineConfig:
-        """These settings for an engine that has a GPU in turn with another, which keeps some of it even asleep."""
-        share = self.gpu_memory_utilization
-        return self.model_copy(update={"gpu_memory_utilization": SHARE_IN_TURNS if share is None else share})
 
     @property
     def memory_share(self) -> float:

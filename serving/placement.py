@@ -4,14 +4,17 @@ A reservation is a Ray placement group, so Ray itself decides whether the pools 
 and nobody else takes a GPU while a model loads. A replica has GPUs of one node, or a share of one GPU. One that needs
 more GPUs than any node has gets a group of its own, in which vLLM places a worker per GPU.
 
-Pools that take turns use the same GPUs. Ray would give each GPU to one actor, so one that does nothing else holds them.
+Pools that take turns use the same GPUs, which Ray would give to one actor alone. So a group has them, and the actors,
+for which Ray reserves nothing, get their ids.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,27 +33,24 @@ WAIT_S = 15.0
 """How long GPUs that are in use may take to become free, as those of a run that has just ended do."""
 
 
-class Holder:
-    """An actor that has GPUs of a node and leaves their use to others."""
-
-    async def visible(self) -> tuple[str, list[str]]:
-        """The environment variable that names the GPUs, and its values."""
-        name = next((each for each in VISIBLE if os.environ.get(each)), VISIBLE[0])
-        return name, os.environ.get(name, "").split(",")
+def visible_gpus() -> tuple[str, list[str]]:
+    """The environment variable that names this process's GPUs, and its values."""
+    name = next((each for each in VISIBLE if os.environ.get(each)), VISIBLE[0])
+    return name, os.environ.get(name, "").split(",")
 
 
 @dataclass
-class SharedGpus:
-    """GPUs that several pools use in turn."""
+class Group:
+    """A placement group, and how many pools use it."""
 
-    place: Placement
-    """Of the holders."""
-    each: int
-    """GPUs of one holder."""
-    visible: list[tuple[str, list[str]]]
-    """What each holder says."""
-    users: int
-    """Pools that have not given them back."""
+    reserved: PlacementGroup
+    users: int = 1
+
+    def release(self) -> None:
+        """One of the users does so no more; the last one gives the GPUs back."""
+        self.users -= 1
+        if self.users == 0 and ray.is_initialized():
+            remove_placement_group(self.reserved)
 
 
 @dataclass
@@ -62,57 +62,50 @@ class Placement:
     """``cpu`` or ``gpu``."""
     spans: bool = False
     """Whether a replica's GPUs may be on several nodes."""
-    groups: list[PlacementGroup] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
     """One for all replicas, or one for each that spans nodes."""
+    bundles: list[int] | None = None
+    """The bundle of each replica in its group; None: its index."""
     turns: Turns | None = None
     """If the pool takes turns with others."""
-    shared: SharedGpus | None = None
-    """The GPUs that it then uses."""
+    visible: list[tuple[str, list[str]]] = field(default_factory=list)
+    """:func:`visible_gpus` of each bundle, if it does so on GPUs."""
 
     def options(self, index: int) -> dict[str, Any]:
         """Ray's options for the actor of a replica."""
         if self.device == "cpu":
             return {"scheduling_strategy": "SPREAD"}
-        if self.shared:
-            strategy = PlacementGroupSchedulingStrategy(self.shared.place.groups[0], self._slot(index)[0])
-            return {"scheduling_strategy": strategy, "num_gpus": 0}
+        group = self.groups[index if self.spans else 0].reserved
         if self.spans:  # the actor only directs the workers
-            strategy = PlacementGroupSchedulingStrategy(self.groups[index], 0, placement_group_capture_child_tasks=True)
+            strategy = PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
             return {"scheduling_strategy": strategy, "num_gpus": 0}
-        return {
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(self.groups[0], index),
-            "num_gpus": gpus_of(self.config),
-        }
+        strategy = PlacementGroupSchedulingStrategy(group, self._slot(index)[0])
+        return {"scheduling_strategy": strategy, "num_gpus": 0 if self.visible else gpus_of(self.config)}
 
     def environment(self, index: int) -> dict[str, str]:
         """Environment variables that the actor of a replica needs because of its place."""
-        if not (self.spans or self.shared):
+        if not (self.spans or self.visible):
             return {}
         # Ray hides all GPUs from an actor that asks it for none
         found = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-        if self.shared:
-            holder, first = self._slot(index)
-            name, ids = self.shared.visible[holder]
+        if self.visible:
+            bundle, first = self._slot(index)
+            name, ids = self.visible[bundle]
             found[name] = ",".join(ids[first : first + self.config.gpus])
         return found
 
     def _slot(self, index: int) -> tuple[int, int]:
-        """The holder whose GPUs a replica uses, and the first of them."""
-        assert self.shared is not None
-        holder, slot = divmod(index, self.shared.each // self.config.gpus)
-        return holder, slot * self.config.gpus
+        """The bundle whose GPUs a replica uses, and the first of them."""
+        if self.visible:
+            bundle, slot = divmod(index, len(self.visible[0][1]) // self.config.gpus)
+            return bundle, slot * self.config.gpus
+        return index if self.bundles is None else self.bundles[index], 0
 
     def release(self) -> None:
         """Give the GPUs back. Safe to call twice."""
-        shared, self.shared = self.shared, None
-        if shared is not None:
-            shared.users -= 1
-            if shared.users == 0:
-                shared.place.release()
         groups, self.groups = self.groups, []
-        if ray.is_initialized():
-            for group in groups:
-                remove_placement_group(group)
+        for group in groups:
+            group.release()
 
 
 async def reserve(pools: Mapping[str, EngineConfig]) -> dict[str, Placement]:
@@ -134,16 +127,26 @@ async def reserve(pools: Mapping[str, EngineConfig]) -> dict[str, Placement]:
                 f"a replica of {table} has {place.config.gpus} GPUs, and no node has more than {max(nodes)}: set "
                 f"{table}.data_parallel_size = 1 and use {table}.replicas instead, or tensor and pipeline parallelism"
             )
-    on_gpus = sorted((places[table] for table in wanted), key=lambda place: -place.config.gpus)
+    parts = {table: config for table, config in wanted.items() if config.gpu_fraction < 1 and not config.pool_name}
+    parts = parts if len(parts) > 1 else {}  # one alone leaves the rest of its GPU to others
+    sums, bundles = put_together(parts)
+    whole = sorted((places[table] for table in wanted if table not in parts), key=lambda place: -place.config.gpus)
+    on_gpus = [*whole, *(places[table] for table in parts)]
+    before = free_gpus()
     # spread replicas may leave no node with room for a larger one
     for strategy in ("SPREAD", "PACK") if len(nodes) > 1 else ("PACK",):
-        for place in on_gpus:
-            place.groups = groups_for(place, strategy)
-        if await all_ready([group for place in on_gpus for group in place.groups]):
+        for place in whole:
+            place.groups = [Group(each) for each in groups_for(place, strategy)]
+        if parts:
+            shared = Group(placement_group([{"GPU": share} for share in sums], strategy), users=len(parts))
+            for table in parts:
+                places[table].groups, places[table].bundles = [shared], bundles[table]
+        if await all_ready([group.reserved for place in on_gpus for group in place.groups]):
             return places
         for place in on_gpus:
             place.release()
-    free = ray.available_resources().get("GPU", 0)
+        await freed(before)
+    free = free_gpus()
     raise ConfigError(
         f"{needs(wanted)}; the Ray cluster has {sum(nodes)} on {len(nodes)} nodes, of which {free:g} are free: end "
         "what else uses them (see ray status), or lower the replicas and parallel sizes"
@@ -170,14 +173,44 @@ async def reserve_in_turns(pools: Mapping[str, EngineConfig]) -> dict[str, Place
                 "take turns cannot span nodes; leave take_turns out, or lower the parallel sizes"
             )
     each = max(config.gpus for config in pools.values())
-    holders = max(math.ceil(config.replicas / (each // config.gpus)) for config in pools.values())
-    both = " and ".join(pools) + " in turn"
-    place = (await reserve({both: EngineConfig(device="gpu", tensor_parallel_size=each, replicas=holders)}))[both]
-    remote = ray.remote(Holder)
-    made = [remote.options(num_cpus=0, **place.options(index)).remote() for index in range(holders)]
-    visible = await asyncio.gather(*(holder.visible.remote() for holder in made))
-    shared = SharedGpus(place, each, visible, users=len(pools))
-    return {table: Placement(config, "gpu", turns=turns, shared=shared) for table, config in pools.items()}
+    bundles = max(math.ceil(config.replicas / (each // config.gpus)) for config in pools.values())
+    if bundles * each > sum(nodes):
+        raise ConfigError(
+            f"{' and '.join(pools)} take turns on {bundles * each} GPUs ({bundles} times the {each} of the larger "
+            f"replica), and the Ray cluster has {sum(nodes)}; lower the replicas or parallel sizes"
+        )
+    both = EngineConfig(device="gpu", tensor_parallel_size=each, replicas=bundles)
+    place = (await reserve({" and ".join(pools): both}))[" and ".join(pools)]
+    with contextlib.ExitStack() as on_error:
+        on_error.callback(place.release)
+        look = ray.remote(num_cpus=0)(visible_gpus)
+        visible = await asyncio.gather(*(look.options(**place.options(index)).remote() for index in range(bundles)))
+        on_error.pop_all()
+    (group,) = place.groups
+    group.users = len(pools)
+    return {
+        table: Placement(config, "gpu", groups=[group], turns=turns, visible=visible) for table, config in pools.items()
+    }
+
+
+def put_together(pools: Mapping[str, EngineConfig]) -> tuple[list[float], dict[str, list[int]]]:
+    """Parts of GPUs put on as few as possible, largest first: the sum on each, and where each pool's replicas are.
+
+    Left to itself, Ray may put the parts on different GPUs, and then whole ones find no room. Replicas of one pool are
+    on different GPUs, as far as there are others in use.
+    """
+    sums: list[float] = []
+    where: dict[str, list[int]] = {table: [] for table in pools}
+    for table, config in sorted(pools.items(), key=lambda each: -each[1].gpu_fraction):
+        for _ in range(config.replicas):
+            free = [index for index, taken in enumerate(sums) if taken + config.gpu_fraction <= 1 + 1e-9]
+            if not free:
+                free = [len(sums)]
+                sums.append(0.0)
+            index = min(free, key=lambda each: each in where[table])
+            sums[index] = min(1.0, round(sums[index] + config.gpu_fraction, 4))
+            where[table].append(index)
+    return sums, where
 
 
 def pick_device(table: str, config: EngineConfig, gpus: int) -> str:
@@ -233,6 +266,18 @@ def groups_for(place: Placement, strategy: str) -> list[PlacementGroup]:
     if place.spans:
         return [group([{"GPU": 1.0}] * config.gpus, "PACK", index) for index in range(config.replicas)]
     return [group([{"GPU": gpus_of(config)}] * config.replicas, strategy)]
+
+
+def free_gpus() -> float:
+    """GPUs of the cluster that nobody has reserved."""
+    return float(ray.available_resources().get("GPU", 0))
+
+
+async def freed(wanted: float) -> None:
+    """Wait until so many GPUs are free again: Ray removes groups in its own time. Gives up after ``WAIT_S``."""
+    end = time.monotonic() + WAIT_S
+    while free_gpus() < wanted - 1e-9 and time.monotonic() < end:  # noqa: ASYNC110 - Ray has no event for it
+        await asyncio.sleep(0.1)
 
 
 async def all_ready(groups: Sequence[PlacementGroup]) -> bool:

@@ -14,8 +14,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayError
 
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest
-from agentopt_local.errors import ConfigError, EngineDeadError
-from serving.actor import Incarnation
+from agentopt_local.errors import ConfigError, EngineDeadError, ModelError
 from serving.actor_pool import MAX_IN_FLIGHT, ActorPool
 from serving.cpu import cores
 from serving.engine import Engine
@@ -57,7 +56,8 @@ class EnginePool(ActorPool):
         self.config = config
         self.hosted = hosted
         self.place = place
-        self._was_awake = False
+        self._awake = self._was_awake = False
+        """Whether it is this pool's turn, and ever was, if it takes turns."""
 
     @property
     def turns(self) -> Turns | None:
@@ -116,28 +116,49 @@ class EnginePool(ActorPool):
 
     async def sleep(self) -> None:
         """Have the engines give their memory back."""
-        await asyncio.gather(*(self._ask(replica, "sleep") for replica in self.replicas if replica.up))
+        self._awake = False
+        await asyncio.gather(*(self._settle(replica, "sleep") for replica in self.replicas if replica.up))
+        while self._restarting:  # what is being ended still has its memory; the next life begins asleep
+            await asyncio.wait(self._restarting)
 
     async def wake(self) -> None:
-        """Have the engines take their memory. Raises ConfigError, and EngineDeadError if none can the first time.
+        """Have the engines take their memory; what was lost in its sleep is restarted, and wakes then.
 
-        One that was lost in its sleep is restarted, and loads when it gets a request.
+        Raises ConfigError, and the first time EngineDeadError if one cannot.
         """
+        self._awake = True
         up = [replica for replica in self.replicas if replica.up]
-        answers = await asyncio.gather(*(self._ask(replica, "wake") for replica in up))
-        for replica, answer in zip(up, answers, strict=True):
-            if not isinstance(answer, ReplicaLostError):
-                replica.facts, self._was_awake = Incarnation(*answer).facts, True
-        if not self._was_awake:
-            raise EngineDeadError(f"the engines for {self.hosted.model} did not start: {answers[0]}")
+        losses = await asyncio.gather(*(self._settle(replica, "wake") for replica in up))
+        failed = next((each for each in losses if each), None)
+        if failed and not self._was_awake:
+            self._awake = False
+            raise EngineDeadError(f"the engines for {self.hosted.model} did not start: {failed}")
+        self._was_awake = True
 
-    async def _ask(self, replica: Replica, method: str) -> Any:
-        """What a replica answers, or its loss."""
+    async def _settle(self, replica: Replica, method: str) -> ReplicaLostError | None:
+        """Have a replica sleep or wake. Returns its loss if it cannot."""
+        replica.settling = True
         try:
-            return await replica.call(method)
+            async with asyncio.timeout(self.start_timeout_s):
+                replica.incarnation, facts = await replica.call(method)
+            replica.facts = facts or replica.facts
+            return None
         except ReplicaLostError as error:
-            self._lose(replica, error)
-            return error
+            loss = error
+        except ModelError as error:  # what vLLM raised, such as the end of its core
+            why = getattr(error.__cause__, "cause", error)
+            loss = ReplicaLostError.of(replica, f"could not {method}: {why!r}", alive=True)
+        except TimeoutError:
+            loss = ReplicaLostError.of(replica, f"did not {method} within {self.start_timeout_s:g} s", alive=True)
+        finally:
+            replica.settling = False
+        self._lose(replica, loss)
+        return loss
+
+    async def _restart(self, replica: Replica, error: ReplicaLostError) -> None:
+        await super()._restart(replica, error)
+        if replica.up and self._awake:
+            await self._settle(replica, "wake")
 
     async def start(self) -> None:
         """Wait until every replica has loaded. Raises EngineDeadError if one does not."""

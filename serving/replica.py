@@ -55,6 +55,8 @@ class Replica:
         self.last_error = "has not started"
         """What last went wrong with it, phrased to follow its name."""
         self.in_flight = 0
+        self.settling = False
+        """Whether it loads, sleeps or wakes, and makes no steps."""
         self.facts: EngineFacts | None = None
         """Of its current incarnation; None if there is no engine in it."""
         self._last_activity = 0.0
@@ -91,7 +93,7 @@ class Replica:
 
     def stalled_s(self) -> float:
         """How long requests have been waiting without any sign of progress; 0 if none are waiting."""
-        return time.monotonic() - self._last_activity if self.in_flight else 0.0
+        return time.monotonic() - self._last_activity if self.in_flight and not self.settling else 0.0
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Wait until a new incarnation of the actor is ready.

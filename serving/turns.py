@@ -7,9 +7,11 @@ two models that do not fit on it together, at the price of a switch between phas
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
@@ -39,11 +41,14 @@ class Turns:
 
     def __init__(self) -> None:
         self._awake: Sleeper | None = None
-        self._working = 0
-        """Requests in flight at the one that is awake."""
+        self._requests: Counter[Sleeper] = Counter()
+        """Requests of each pool, those that still wait for its turn included."""
         self._ended = -math.inf
-        """When the last of them ended, by the monotonic clock; at first none has."""
-        self._switching = asyncio.Lock()
+        """When the pool that is awake last had none, by the monotonic clock."""
+        self._change: asyncio.Task[None] | None = None
+        """The only one under way. A task of its own, because it must not end half way when its caller is cancelled."""
+        self._to: Sleeper | None = None
+        """Who wakes by it."""
 
     @asynccontextmanager
     async def turn_of(self, pool: Sleeper) -> AsyncIterator[None]:
@@ -51,29 +56,37 @@ class Turns:
 
         Raises what sleeping or waking raises; the next call tries again.
         """
-        while self._awake is not pool:
-            # to its end even if the caller is cancelled: two must never be awake, nor one half asleep
-            await asyncio.shield(asyncio.create_task(self._switch(pool)))
-        self._working += 1
+        self._requests[pool] += 1
         try:
+            while self._awake is not pool:
+                if self._change is None or self._change.done():
+                    self._change, self._to = asyncio.create_task(self._switch(pool)), pool
+                change, to = self._change, self._to
+                await asyncio.wait([change])
+                if to is pool or change.cancelled():
+                    change.result()  # raises what went wrong
             yield
         finally:
-            self._working -= 1
-            self._ended = time.monotonic()
+            self._requests[pool] -= 1
+            if self._awake is pool:
+                self._ended = time.monotonic()
 
     def _quiet(self) -> bool:
-        return not self._working and time.monotonic() - self._ended > QUIET_S
+        busy = self._awake is not None and self._requests[self._awake]
+        return not busy and time.monotonic() - self._ended > QUIET_S
 
     async def _switch(self, pool: Sleeper) -> None:
-        async with self._switching:
-            if self._awake is pool:
-                return
-            while not self._quiet():  # noqa: ASYNC110 - the end of a pause is not an event
-                await asyncio.sleep(POLL_S)
-            before, self._awake = self._awake, None
-            started = time.monotonic()
+        while not self._quiet():  # noqa: ASYNC110 - the end of a pause is not an event
+            await asyncio.sleep(POLL_S)
+        started = time.monotonic()
+        before, self._awake = self._awake, None  # requests wait from here on
+        async with contextlib.AsyncExitStack() as undo:
             if before is not None:
+                undo.callback(setattr, self, "_awake", before)
                 await before.sleep()
+                undo.pop_all()
+            undo.push_async_callback(pool.sleep)  # some of its engines may be awake
             await pool.wake()
-            log.info("switched to the other engine in %.1f s", time.monotonic() - started)
-            self._awake = pool
+            undo.pop_all()
+        log.info("another engine works after %.1f s", time.monotonic() - started)
+        self._awake, self._ended = pool, time.monotonic()

@@ -19,6 +19,8 @@ STEP_S = 4.0
 does the engine report progress; long prompts are therefore read in chunks."""
 DAY_S = 86_400
 UNKNOWN_MEMORY = 24 * GIB
+ASLEEP = 3 * GIB
+"""What an engine leaves of a GPU for the one that sleeps meanwhile: its driver's context and captured graphs."""
 
 
 def compiled_norms() -> dict[str, list[str]]:
@@ -56,6 +58,9 @@ def engine_options(
     ``speed``: of this processor, if the engine runs on it; None: on GPUs with ``memory`` bytes each, which are on
     several nodes if it ``spans`` them, and whose memory it gives back for a while if it ``sleeps``.
     """
+    if sleeps and config.gpu_memory_utilization is None and memory:
+        share = round(min(config.memory_share, 1 - ASLEEP / memory), 2)
+        config = config.model_copy(update={"gpu_memory_utilization": share})
     facts = read_folder(model)
     sizes = gpu_sizes(config, facts, memory) if speed is None else cpu_sizes(config, facts)
     several = config.tensor_parallel_size * config.pipeline_parallel_size > 1

@@ -20,7 +20,7 @@ from ray_jobs.api.trained_agent import TrainedAgent
 from ray_jobs.config import build
 from ray_jobs.exports import export_run
 from ray_jobs.interrupts import run_blocking
-from ray_jobs.open_models import check_model
+from ray_jobs.open_models import agent_alone, check_model
 from ray_jobs.terminal.display import Display
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ class Run:
         chat_model = None
         if model is not None:
             values["model"], chat_model = given_model("Run.agent", "model", model)
-        config = build({**values, "optimizer_model": None}, str(self.path), stored=True)
+        config = agent_alone(build(values, str(self.path), stored=True))
         if chat_model is None:
             check_model(config, self.path)
         show = Display().on_progress if progress else lambda stage, done, total: None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from agentopt_local.agents.make import make_agent
 from agentopt_local.errors import ConfigError
 from ray_jobs.interrupts import interruptible
-from ray_jobs.open_models import check_model
+from ray_jobs.open_models import agent_alone, check_model
 from ray_jobs.terminal.display import Display
 from ray_jobs.terminal.printing import printable, say
 
@@ -93,7 +93,7 @@ def prepared(arguments: argparse.Namespace, rest: Sequence[str]) -> tuple[RunCon
     from agentopt_local.functions import FunctionSet
     from ray_jobs.runs import read_config
 
-    config = read_config(arguments.run_dir, rest)
+    config = agent_alone(read_config(arguments.run_dir, rest))
     functions = read_learned(arguments.run_dir).functions if arguments.functions == "learned" else FunctionSet()
     check_model(config, arguments.run_dir)
     if arguments.functions == "learned" and not functions.functions:

@@ -14,7 +14,7 @@ from agentopt_local.chat import ChatReply, ChatRequest, Message
 from agentopt_local.errors import ConfigError
 from serving import placement
 from serving.engine_config import EngineConfig, HostedModel
-from serving.placement import Placement, reserve, reserve_in_turns
+from serving.placement import Placement, put_together, reserve, reserve_in_turns
 from serving.pool import NAMESPACE, end_named, host
 
 pytestmark = [
@@ -119,6 +119,16 @@ def test_two_models_share_one_gpu() -> None:
     asyncio.run(use())
 
 
+def test_parts_of_gpus_are_put_on_few_of_them() -> None:
+    pools = {"engine": config(gpu_fraction=0.3, replicas=2), "optimizer_engine": config(gpu_fraction=0.6, replicas=2)}
+    sums, where = put_together(pools)
+    assert sums == [0.9, 0.9]
+    assert where == {"engine": [0, 1], "optimizer_engine": [0, 1]}
+    thirds = {table: config(gpu_fraction=0.33) for table in "abc"}
+    assert put_together(thirds) == ([0.99], {"a": [0], "b": [0], "c": [0]})
+    assert put_together({}) == ([], {})
+
+
 def test_a_larger_replica_finds_its_node_beside_many_small_ones() -> None:
     """Two replicas spread over both nodes would leave none with two GPUs."""
 
@@ -177,7 +187,7 @@ def test_what_cannot_take_turns_is_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="a replica of optimizer_engine has 4 GPUs, and no node has more than 2: eng"):
         asyncio.run(reserve_in_turns(across))
     many = {"engine": config(replicas=5), "optimizer_engine": config()}
-    with pytest.raises(ConfigError, match="engine and optimizer_engine in turn needs 5 GPUs"):
+    with pytest.raises(ConfigError, match="engine and optimizer_engine take turns on 5 GPUs"):
         asyncio.run(reserve_in_turns(many))
     apart = {"engine": config(device="cpu"), "optimizer_engine": config()}
     with pytest.raises(ConfigError, match="but engine is on the CPU and optimizer_engine is on the GPU"):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from agentopt_local.chat import ChatReply, ChatRequest, Message, Sampling
 from agentopt_local.errors import ConfigError, EngineDeadError
+from serving import turns
 from serving.engine_config import EngineConfig, HostedModel
 from tests.tools.tiny_models import FAMILIES, make_model
 
@@ -28,53 +30,77 @@ pytestmark = [
 QUICK = EngineConfig(start_timeout_s=60, device="cpu")
 
 
+def alive(memory: Path) -> bool:
+    """Whether the process that has this memory lives."""
+    return Path(f"/proc/{memory.name.rpartition('-')[2]}").exists()
+
+
 class Exclusive:
-    """A model that fails if another is awake; ``folder`` holds who is, and a line for each time one woke."""
+    """A model that fails if another is awake; ``folder`` holds who is, and a letter for each time one woke.
+
+    Files in ``folder`` make it misbehave: ``NAME-METHOD`` fails or, if it holds a number, takes so many seconds.
+    """
 
     def __init__(self, folder: Path, name: str) -> None:
-        self.memory, self.log, self.name = folder / "memory", folder / "log", name
-        self.asleep = True
-        if (folder / f"broken-{name}").exists():
-            raise EngineDeadError(f"{name} is broken")
+        self.folder, self.name = folder, name
+        self.mine: Path | None = None
+        self.misbehave("load")
         self.take()
 
+    def misbehave(self, method: str) -> float:
+        file = self.folder / f"{self.name}-{method}"
+        text = file.read_text() if file.exists() else "0"
+        if not text:
+            raise RuntimeError(f"the core of {self.name} has ended")
+        time.sleep(float(text))
+        return float(text)
+
     def take(self) -> None:
-        if self.asleep:
-            self.memory.touch(exist_ok=False)
-            with self.log.open("a") as log:
-                log.write(self.name)
-        self.asleep = False
+        if self.mine is not None:
+            return
+        other = "ab".replace(self.name, "")
+        assert not any(map(alive, self.folder.glob(f"memory-{other}-*"))), "another has the memory"
+        self.mine = self.folder / f"memory-{self.name}-{os.getpid()}"
+        self.mine.touch()
+        with (self.folder / "log").open("a") as log:
+            log.write(self.name)
 
     async def wake(self) -> None:
+        self.misbehave("wake")
         self.take()
 
     async def sleep(self) -> None:
-        if not self.asleep:
-            self.memory.unlink()
-        self.asleep = True
+        self.misbehave("sleep")
+        if self.mine is not None:
+            self.mine.unlink()
+        self.mine = None
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        assert not self.asleep
+        assert self.mine is not None, "it sleeps"
         await asyncio.sleep(0.02)
-        assert not self.asleep, "it was put to sleep while it worked"
+        assert self.mine is not None, "it was put to sleep while it worked"
         return ChatReply(message=Message(role="assistant", content=f"{self.name} {os.getpid()}"))
 
     async def aclose(self) -> None:
-        await self.sleep()
+        if self.mine is not None:
+            self.mine.unlink()
 
 
-def with_pools(use: Callable[[Any, Any], Awaitable[None]], folder: Path) -> None:
+def with_pools(
+    use: Callable[[Any, Any], Awaitable[None]], folder: Path, config: EngineConfig = QUICK, replicas: int = 1
+) -> None:
     """``use`` of two pools that take turns, called a and b."""
     from serving.placement import reserve_in_turns
     from serving.pool import host
 
     async def run() -> None:
-        places = await reserve_in_turns({"a": QUICK, "b": QUICK})
+        places = await reserve_in_turns({"a": config, "b": config})
         async with contextlib.AsyncExitStack() as stack:
             pools = []
             for name, place in places.items():
-                hosted = HostedModel(model=name, device="cpu")
-                pools.append(await host(partial(Exclusive, folder, name), QUICK, hosted, place=place))
+                hosted = HostedModel(model=name, device="cpu", replicas=replicas)
+                make = partial(Exclusive, folder, name)
+                pools.append(await host(make, config, hosted, place=place))
                 stack.push_async_callback(pools[-1].aclose)
             await use(*pools)
 
@@ -86,64 +112,116 @@ async def ask(pool: Any) -> str:
     return str(reply.message.content)
 
 
-def test_one_works_at_a_time_and_for_as_long_as_it_has_requests(tmp_path: Path) -> None:
-    async def use(a: Any, b: Any) -> None:
-        assert (tmp_path / "log").read_text() == "ab"
+def log_of(folder: Path) -> str:
+    return (folder / "log").read_text()
 
-        async def rollout() -> set[str]:
-            found = set()
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_one_works_at_a_time_and_for_as_long_as_it_has_requests(
+    replicas: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "QUIET_S", 4.0)
+
+    async def use(a: Any, b: Any) -> None:
+        async def rollout() -> None:
             for _ in range(8):  # with pauses in which the other must not take the turn
-                found.add((await ask(a))[0])
+                await ask(a)
                 await asyncio.sleep(0.1)
-            return found
 
         await ask(a)
         rollouts = [asyncio.create_task(rollout()) for _ in range(20)]
         await asyncio.sleep(0.2)
         proposals = await asyncio.gather(*(ask(b) for _ in range(20)))
         assert all(task.done() for task in rollouts)
-        assert {each[0] for each in proposals} == {"b"}
-        assert set().union(*(task.result() for task in rollouts)) == {"a"}
-        assert (await ask(a))[0] == "a"
-        assert (tmp_path / "log").read_text() == "ababa"
+        assert len({each.split()[1] for each in proposals}) == replicas
+        await ask(a)
+        assert log_of(tmp_path) == "".join(each * replicas for each in "ababa")
+
+    with_pools(use, tmp_path, replicas=replicas)
+
+
+def test_who_asks_during_a_change_waits_until_those_before_are_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no pause at all between changes, two that always ask must not wake each other for ever."""
+    monkeypatch.setattr(turns, "QUIET_S", 0.0)
+
+    async def use(a: Any, b: Any) -> None:
+        for _ in range(5):
+            await asyncio.wait_for(asyncio.gather(*(ask(pool) for _ in range(10) for pool in (a, b))), 30)
+        assert len(log_of(tmp_path)) < 20
 
     with_pools(use, tmp_path)
 
 
-def test_who_gives_up_waiting_leaves_nobody_half_asleep(tmp_path: Path) -> None:
+def test_who_gives_up_waiting_leaves_nobody_half_asleep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "QUIET_S", 0.0)
+    for name in ("a-wake", "b-sleep"):
+        (tmp_path / name).write_text("0.3")
+
     async def use(a: Any, b: Any) -> None:
-        for pause in (0.0, 0.9, 1.0, 1.02, 1.04):
-            waiting = asyncio.create_task(ask(a))
-            await asyncio.sleep(pause)
-            waiting.cancel()
-            assert (await asyncio.gather(ask(b), ask(a), ask(b)))[0][0] == "b"
-
-    with_pools(use, tmp_path)
-
-
-def test_an_engine_that_is_lost_in_its_sleep_loads_when_its_turn_comes(tmp_path: Path) -> None:
-    async def use(a: Any, b: Any) -> None:
-        before = await ask(a)
         await ask(b)
-        os.kill(int(before.split()[1]), signal.SIGKILL)
-        for _ in range(3):
-            assert (await ask(b))[0] == "b", "the restarted one sleeps"
-        after = await ask(a)
-        assert after[0] == "a"
-        assert after != before
+        for asleep in (False, True):
+            waiting = asyncio.create_task(ask(a))
+            while asleep and list(tmp_path.glob("memory-b-*")):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)  # b falls asleep, or a wakes up
+            waiting.cancel()
+            answers = await asyncio.gather(ask(b), ask(a), ask(b))
+            assert [each[0] for each in answers] == ["b", "a", "b"]
+            await ask(b)
 
     with_pools(use, tmp_path)
 
 
-def test_an_engine_that_does_not_start_says_so(tmp_path: Path) -> None:
-    (tmp_path / "broken-b").touch()
+@pytest.mark.parametrize("way", ["killed", "wake", "sleep"])
+def test_an_engine_that_is_lost_at_a_change_is_restarted(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "QUIET_S", 0.0)
+
+    async def use(a: Any, b: Any) -> None:
+        before = (await ask(a)).split()[1]
+        if way == "sleep":
+            (tmp_path / "a-sleep").touch()
+        await ask(b)
+        if way == "wake":
+            (tmp_path / "a-wake").touch()
+        if way == "killed":
+            os.kill(int(before), signal.SIGKILL)
+        for _ in range(3):
+            await ask(b)
+        name, after = (await ask(a)).split()
+        assert name == "a"
+        assert after != before
+        if way == "sleep":
+            (tmp_path / "a-sleep").unlink()
+        await ask(b)
+
+    with_pools(use, tmp_path)
+
+
+def test_loading_may_take_longer_than_an_engine_may_hang(tmp_path: Path) -> None:
+    (tmp_path / "a-load").write_text("5")
+
+    async def use(a: Any, b: Any) -> None:
+        assert (await ask(a))[0] == "a"
+        assert log_of(tmp_path) == "aba"
+
+    with_pools(use, tmp_path, QUICK.model_copy(update={"stall_timeout_s": 2.0}))
+
+
+@pytest.mark.parametrize(("text", "reason"), [("", "the core of b has ended"), ("30", "did not wake within 10 s")])
+def test_an_engine_that_does_not_start_says_so(text: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "b-load").write_text(text)
 
     async def use(a: Any, b: Any) -> None:
         raise AssertionError
 
-    with pytest.raises(EngineDeadError, match=r"the engines for b did not start: engine replica 0 .*b is broken"):
-        with_pools(use, tmp_path)
-    assert (tmp_path / "log").read_text() == "a"
+    config = QUICK.model_copy(update={"start_timeout_s": 10.0 if text else 60.0})
+    with pytest.raises(EngineDeadError, match=rf"the engines for b did not start: engine replica 0 .*{reason}"):
+        with_pools(use, tmp_path, config)
+    assert log_of(tmp_path) == "a"
 
 
 @pytest.mark.parametrize(
@@ -166,10 +244,24 @@ def test_settings_that_contradict_turns_are_refused(settings: dict[str, Any], me
 def test_engines_that_take_turns_leave_room_for_what_the_sleeping_one_keeps() -> None:
     from serving.vllm_options import engine_options
 
-    options = engine_options(Path("/none"), EngineConfig().in_turns(), memory=24 << 30, sleeps=True)
-    assert (options["enable_sleep_mode"], options["gpu_memory_utilization"]) == (True, 0.85)
-    own = EngineConfig(gpu_memory_utilization=0.7).in_turns()
-    assert engine_options(Path("/none"), own, memory=24 << 30, sleeps=True)["gpu_memory_utilization"] == 0.7
+    for gib, own, share in ((80, None, 0.9), (24, None, 0.88), (12, None, 0.75), (12, 0.8, 0.8)):
+        config = EngineConfig(gpu_memory_utilization=own)
+        options = engine_options(Path("/none"), config, memory=gib << 30, sleeps=True)
+        assert (options["enable_sleep_mode"], options["gpu_memory_utilization"]) == (True, share)
+    alone = engine_options(Path("/none"), EngineConfig(), memory=12 << 30)
+    assert (alone["enable_sleep_mode"], alone["gpu_memory_utilization"]) == (False, 0.9)
+
+
+def test_who_only_asks_the_agent_starts_no_other_engine() -> None:
+    from ray_jobs.config import build
+    from ray_jobs.open_models import agent_alone, check_turns, hosted_models
+
+    other = {"optimizer_model": {"name": "m"}, "optimizer_engine": {"seed": 1}}
+    config = build({"task": {"spec": "reasoning_gym:spell_backward"}, "take_turns": True} | other, "this test")
+    check_turns(config)
+    alone = agent_alone(config)
+    check_turns(alone)
+    assert list(hosted_models(alone)) == ["engine"]
 
 
 @pytest.mark.engine
