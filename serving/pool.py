@@ -128,11 +128,10 @@ class EnginePool(ActorPool):
         """
         self._awake = True
         up = [replica for replica in self.replicas if replica.up]
-        losses = await asyncio.gather(*(self._settle(replica, "wake") for replica in up))
-        failed = next((each for each in losses if each), None)
-        if failed and not self._was_awake:
+        losses = [each for each in await asyncio.gather(*(self._settle(one, "wake") for one in up)) if each]
+        if losses and not self._was_awake:
             self._awake = False
-            raise EngineDeadError(f"the engines for {self.hosted.model} did not start: {failed}")
+            raise EngineDeadError(f"the engines for {self.hosted.model} did not start: {losses[0]}")
         self._was_awake = True
 
     async def _settle(self, replica: Replica, method: str) -> ReplicaLostError | None:
