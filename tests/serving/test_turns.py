@@ -202,23 +202,23 @@ def test_an_engine_that_is_lost_at_a_change_is_restarted(
 
 
 def test_loading_may_take_longer_than_an_engine_may_hang(tmp_path: Path) -> None:
-    (tmp_path / "a-load").write_text("5")
+    (tmp_path / "a-load").write_text("10")
 
     async def use(a: Any, b: Any) -> None:
         assert (await ask(a))[0] == "a"
         assert log_of(tmp_path) == "aba"
 
-    with_pools(use, tmp_path, QUICK.model_copy(update={"stall_timeout_s": 2.0}))
+    with_pools(use, tmp_path, QUICK.model_copy(update={"stall_timeout_s": 4.0}))
 
 
-@pytest.mark.parametrize(("text", "reason"), [("", "the core of b has ended"), ("30", "did not wake within 10 s")])
+@pytest.mark.parametrize(("text", "reason"), [("", "the core of b has ended"), ("60", "did not wake within 20 s")])
 def test_an_engine_that_does_not_start_says_so(text: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "b-load").write_text(text)
 
     async def use(a: Any, b: Any) -> None:
         raise AssertionError
 
-    config = QUICK.model_copy(update={"start_timeout_s": 10.0 if text else 60.0})
+    config = QUICK.model_copy(update={"start_timeout_s": 20.0 if text else 60.0})
     with pytest.raises(EngineDeadError, match=rf"the engines for b did not start: engine replica 0 .*{reason}"):
         with_pools(use, tmp_path, config)
     assert log_of(tmp_path) == "a"
