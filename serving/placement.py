@@ -113,8 +113,7 @@ async def reserve(pools: Mapping[str, EngineConfig]) -> dict[str, Placement]:
 
     Raises ConfigError, and reserves nothing, if the cluster does not have the GPUs for all of them.
     """
-    nodes = [int(row["Resources"].get("GPU", 0)) for row in ray.nodes() if row["Alive"]]
-    devices = {table: pick_device(table, config, sum(nodes)) for table, config in pools.items()}
+    nodes, devices = nodes_and_devices(pools)
     wanted = {table: config for table, config in pools.items() if devices[table] == "gpu"}
     check_sum(wanted, sum(nodes))
     places = {
@@ -131,7 +130,7 @@ async def reserve(pools: Mapping[str, EngineConfig]) -> dict[str, Placement]:
     parts = parts if len(parts) > 1 else {}  # one alone leaves the rest of its GPU to others
     sums, bundles = put_together(parts)
     whole = sorted((places[table] for table in wanted if table not in parts), key=lambda place: -place.config.gpus)
-    on_gpus = [*whole, *(places[table] for table in parts)]
+    on_gpus = [places[table] for table in wanted]
     before = free_gpus()
     # spread replicas may leave no node with room for a larger one
     for strategy in ("SPREAD", "PACK") if len(nodes) > 1 else ("PACK",):
@@ -146,10 +145,9 @@ async def reserve(pools: Mapping[str, EngineConfig]) -> dict[str, Placement]:
         for place in on_gpus:
             place.release()
         await freed(before)
-    free = free_gpus()
     raise ConfigError(
-        f"{needs(wanted)}; the Ray cluster has {sum(nodes)} on {len(nodes)} nodes, of which {free:g} are free: end "
-        "what else uses them (see ray status), or lower the replicas and parallel sizes"
+        f"{needs(wanted)}; the Ray cluster has {sum(nodes)} on {len(nodes)} nodes, of which {free_gpus():g} are free: "
+        "end what else uses them (see ray status), or lower the replicas and parallel sizes"
     )
 
 
@@ -159,8 +157,7 @@ async def reserve_in_turns(pools: Mapping[str, EngineConfig]) -> dict[str, Place
     Raises ConfigError, and reserves nothing, if the cluster does not have the GPUs for the largest of them.
     """
     turns = Turns()
-    nodes = [int(row["Resources"].get("GPU", 0)) for row in ray.nodes() if row["Alive"]]
-    devices = {table: pick_device(table, config, sum(nodes)) for table, config in pools.items()}
+    nodes, devices = nodes_and_devices(pools)
     if len(set(devices.values())) > 1:
         where = " and ".join(f"{table} is on the {device.upper()}" for table, device in devices.items())
         raise ConfigError(f"take_turns is for engines on the same device, but {where}: leave it out")
@@ -211,6 +208,12 @@ def put_together(pools: Mapping[str, EngineConfig]) -> tuple[list[float], dict[s
             sums[index] = min(1.0, round(sums[index] + config.gpu_fraction, 4))
             where[table].append(index)
     return sums, where
+
+
+def nodes_and_devices(pools: Mapping[str, EngineConfig]) -> tuple[list[int], dict[str, str]]:
+    """The GPUs of each node, and the device of each pool. Raises ConfigError as :func:`pick_device` does."""
+    nodes = [int(row["Resources"].get("GPU", 0)) for row in ray.nodes() if row["Alive"]]
+    return nodes, {table: pick_device(table, config, sum(nodes)) for table, config in pools.items()}
 
 
 def pick_device(table: str, config: EngineConfig, gpus: int) -> str:

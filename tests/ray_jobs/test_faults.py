@@ -27,14 +27,9 @@ from agentopt_local.stage import Stage
 from benchmarks import faults
 from benchmarks.scripted import NotingModel, config_in
 from serving.engine_config import HostedModel
+from tests.tools.ray_warnings import RAY_WARNS
 
-pytestmark = [
-    # Ray warns about itself
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = RAY_WARNS
 
 
 @pytest.mark.parametrize("fault", ["driver", "sandbox", "disk", "sigterm", "node"])

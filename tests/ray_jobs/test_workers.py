@@ -21,14 +21,11 @@ from ray_jobs.config import RunConfig
 from ray_jobs.runs import new_run
 from ray_jobs.session import Session, open_session
 from serving.engine_config import EngineConfig, HostedModel
+from tests.tools.ray_warnings import RAY_WARNS
 
 pytestmark = [
     pytest.mark.usefixtures("cluster"),
-    # Ray warns about itself
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    *RAY_WARNS,
 ]
 LEARNED = FunctionSet.of(DOUBLE, REVERSE)
 

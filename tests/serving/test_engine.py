@@ -17,14 +17,11 @@ from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.source import clean
 from agentopt_local.tool_calls import check_arguments
 from serving import cpu
+from tests.tools.ray_warnings import RAY_WARNS
 
 pytestmark = [
     pytest.mark.engine,
-    # Ray and torch warn about themselves
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    *RAY_WARNS,
 ]
 MODEL = "qwen2.5-coder-0.5b"
 ADD = 'def add(a: int, b: int) -> int:\n    """Return a + b."""\n    return a + b\n'

@@ -16,13 +16,9 @@ from serving import placement
 from serving.engine_config import EngineConfig, HostedModel
 from serving.placement import Placement, put_together, reserve, reserve_in_turns
 from serving.pool import NAMESPACE, end_named, host
+from tests.tools.ray_warnings import RAY_WARNS
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = RAY_WARNS
 
 
 class Located:

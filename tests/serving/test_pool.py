@@ -19,14 +19,11 @@ from agentopt_local.chat import ChatReply, ChatRequest, Message
 from agentopt_local.errors import ConfigError, ContextOverflowError, EngineDeadError, ModelError, ModelOverloadedError
 from serving.engine_config import EngineConfig, HostedModel
 from serving.facts import EngineCounters
+from tests.tools.ray_warnings import RAY_WARNS
 
 pytestmark = [
     pytest.mark.usefixtures("cluster"),
-    # Ray warns about itself
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    *RAY_WARNS,
 ]
 QUICK = EngineConfig(start_timeout_s=60, max_restarts=3)
 

@@ -18,14 +18,12 @@ from agentopt_local.chat import ChatReply, ChatRequest, Message, Sampling
 from agentopt_local.errors import ConfigError, EngineDeadError
 from serving import turns
 from serving.engine_config import EngineConfig, HostedModel
+from tests.tools.ray_warnings import RAY_WARNS
 from tests.tools.tiny_models import FAMILIES, make_model
 
 pytestmark = [
     pytest.mark.usefixtures("cluster"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    *RAY_WARNS,
 ]
 QUICK = EngineConfig(start_timeout_s=60, device="cpu")
 
