@@ -112,3 +112,15 @@ def sign_test(gained: int, lost: int) -> float:
     changed = gained + lost
     tail = sum(math.comb(changed, k) for k in range(min(gained, lost) + 1))
     return min(1.0, 2 * tail / (1 << changed))
+
+
+def sign_evidence(gained: int, lost: int) -> float:
+    """The e-value of "a changed problem is more likely gained than lost" after so many changed problems.
+
+    A fair bet against "gains are at most as likely as losses", averaged over all chances of a gain above 1/2. If that is
+    true, it ever reaches 1/alpha with probability alpha at most, so it may be looked at after every problem (Ville's
+    inequality; Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS B 86 (2024)).
+    """
+    changed = gained + lost
+    tail = sum(math.comb(changed + 1, k) for k in range(lost + 1, changed + 2))
+    return tail / ((changed + 1) * math.comb(changed, gained))

@@ -39,6 +39,9 @@ class TrainerConfig(Record):
     free slots for more."""
     batch_size: int | None = Field(default=None, ge=1)
     """Problems per step, drawn by seed; None: all training problems, as in the paper."""
+    noise_floor: bool = True
+    """Before step 1, measure how many outcomes change by chance: the untrained agent once more, and once with a function
+    that does nothing useful. Tells the gain that the number of training problems can show."""
     keep_only_used: bool = False
     """At test time, give the agent only the functions that were called successfully in training, as the authors do."""
 

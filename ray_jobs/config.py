@@ -18,6 +18,7 @@ from agentopt_local.models.metered import Budget
 from agentopt_local.record import Record
 from agentopt_local.train_state import PRESETS, TrainerConfig, check_training
 from agentopt_local.update import OptimizerConfig
+from ray_jobs.evaluation_config import EvaluationConfig
 from ray_jobs.model_config import ModelConfig
 from ray_jobs.model_size import settings_by_size
 from ray_jobs.toml_values import merged, near_files, set_key, table, toml_value
@@ -97,6 +98,8 @@ class RunConfig(Record):
     """How the actions of a step are drafted."""
     trainer: TrainerConfig = TrainerConfig()
     """How updates are tried and accepted, and when training stops."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """What is checked after the training, and the test's baselines."""
     sandbox: SandboxConfig = SandboxConfig()
     """How generated code is contained."""
     ray: RayConfig = RayConfig()

@@ -82,6 +82,12 @@ def calls_of(supervisor: int) -> set[int]:
     return descendants(template := template_of(supervisor)) - {template}
 
 
+def kill_calls_of(supervisor: int) -> None:
+    for child in calls_of(supervisor):
+        with contextlib.suppress(ProcessLookupError):  # that of a finished call may end meanwhile
+            os.kill(child, signal.SIGKILL)
+
+
 def root_of(sandbox: ForkServerSandbox) -> Path:
     assert sandbox._pool.launcher is not None
     return sandbox._pool.launcher.root
@@ -202,8 +208,7 @@ def test_a_killed_child_is_a_crashed_call() -> None:
             running = asyncio.create_task(sandbox.call(LOOP, "f", {}, timeout_s=30))
             await asyncio.sleep(0.2)
             (supervisor,) = supervisors(sandbox)
-            for child in calls_of(supervisor):
-                os.kill(child, signal.SIGKILL)
+            kill_calls_of(supervisor)
             assert (await running).status == "crashed"
             await add_works(sandbox)
 
@@ -215,8 +220,7 @@ def test_a_spare_that_died_is_replaced_unseen() -> None:
         async with open_sandbox(workers=1) as sandbox:
             (supervisor,) = supervisors(sandbox)
             for number in range(3):
-                for child in calls_of(supervisor):
-                    os.kill(child, signal.SIGKILL)
+                kill_calls_of(supervisor)
                 await asyncio.sleep(0.3)
                 assert (await sandbox.call(ADD, "add", {"a": number, "b": 1})).value == number + 1
 

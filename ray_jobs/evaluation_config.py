@@ -1,0 +1,28 @@
+"""What a trained agent is compared with, and what is checked after a training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from agentopt_local.record import Record
+
+Baseline = Literal["untrained", "placebo", "self_consistency", "self_consistency_total", "one_shot"]
+
+
+class EvaluationConfig(Record):
+    """The checks after a training and the baselines of the test."""
+
+    baselines: tuple[Baseline, ...] | Literal["auto"] = "auto"
+    """What is tested beside the trained agent. ``auto``: all where the agent's model runs on a GPU, else
+    ``untrained`` and ``placebo``."""
+    max_votes: int = Field(default=40, ge=1)
+    """Most answers per problem for self-consistency."""
+    n_validation: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Most validation problems that the certificate may use; 0 skips it. ``auto``: 200 on a GPU, else 60, and never
+    more than the task has."""
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    """How often a set that does not help may be certified; divided by the number of sets of a sweep."""
+    credit: Literal["off", "measure", "prune"] = "off"
+    """After training: nothing, measure what each function contributes, or also remove those that contribute nothing."""
