@@ -83,7 +83,7 @@ class Tool(Function):
     """A Function whose parts are worked out once, because all trainings of a process share it."""
 
     @cached_property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         """The name of the ``def``."""
         return super().name
 
@@ -208,6 +208,7 @@ class SimulatedOptimizer:
         return Update(
             functions=action.apply(functions),
             actions=(action,),
+            shown=(shown,),
             matches=(f"{len(shown)}/{len(shown)}",),
         )
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import statistics
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import get_args
 
+from agentopt_local.acceptance import Acceptance
 from agentopt_local.record import Record
 from agentopt_local.statistics import wilson
 from agentopt_local.train_state import TrainerConfig
@@ -15,10 +19,7 @@ from benchmarks.trust.simulation import MIXES, Mix, Training, train
 
 SIZES = (24, 36, 100, 200)
 """Training problems."""
-RULES: dict[str, dict[str, str | bool]] = {
-    "mean": {},
-    "paper": {"accept_ties": True},
-}
+RULES: tuple[Acceptance, ...] = get_args(Acceptance)
 STEPS = 5
 CANDIDATES = 4
 MEMORISING = (0.15, 0.5)
@@ -32,7 +33,7 @@ class Cell(Record):
     mix: str
     memorising: float
     n: int
-    rule: str
+    rule: Acceptance
 
     @property
     def candidates(self) -> Mix:
@@ -48,7 +49,7 @@ class Cell(Record):
                 "patience": STEPS,
                 "n_candidates": CANDIDATES,
                 "noise_floor": False,
-                **RULES[self.rule],
+                "acceptance": self.rule,
             }
         )
 
@@ -72,13 +73,12 @@ class Summary(Record):
     """Rollouts per training."""
 
 
-def cells(sizes: Sequence[int] = SIZES, mixes: Sequence[str] = tuple(MIXES)) -> Iterator[Cell]:
-    """All cells, in the order of the tables."""
-    for mix in mixes:
-        for memorising in MEMORISING:
-            for n in sizes:
-                for rule in RULES:
-                    yield Cell(mix=mix, memorising=memorising, n=n, rule=rule)
+def cells(
+    sizes: Sequence[int], mixes: Sequence[str], memorising: Sequence[float], rules: Sequence[Acceptance]
+) -> Iterator[Cell]:
+    """All cells, in the order of the table."""
+    for mix, share, n, rule in itertools.product(mixes, memorising, sizes, rules):
+        yield Cell(mix=mix, memorising=share, n=n, rule=rule)
 
 
 def trainings(cell: Cell, seeds: Sequence[int]) -> list[Training]:
@@ -106,9 +106,16 @@ def summary(done: Sequence[Training]) -> Summary:
 
 
 def measure(chosen: Sequence[Cell], n_trainings: int, processes: int) -> Iterator[tuple[Cell, Summary]]:
-    """Train in several processes; each cell's result as soon as it and those before it are done."""
+    """Train with seeds 0, 1, 2 and so on; each cell's result as soon as it and those before it are done.
+
+    A row's trainings are shared out to ``processes``; with 1, this process makes them.
+    """
+    if processes == 1:
+        for cell in chosen:
+            yield cell, summary(trainings(cell, range(n_trainings)))
+        return
     seeds = [range(first, min(first + CHUNK, n_trainings)) for first in range(0, n_trainings, CHUNK)]
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         under_way = [(cell, [pool.submit(trainings, cell, some) for some in seeds]) for cell in chosen]
-        for cell, parts in under_way:
-            yield cell, summary([each for part in parts for each in part.result()])
+        for cell, shares in under_way:
+            yield cell, summary([each for share in shares for each in share.result()])
