@@ -14,6 +14,7 @@ from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
 from agentopt_local.tasks.base import Problems
 from agentopt_local.trainer import Trainer
+from ray_jobs.certifying import certify_training, foresee
 from ray_jobs.config import RunConfig
 from ray_jobs.evaluation import evaluate_session
 from ray_jobs.open_models import Models
@@ -29,7 +30,7 @@ async def train(
     model: ChatModel | Models | None = None,
     task: Problems | None = None,
 ) -> Report:
-    """Train until a stop, evaluate, and return the report. Continues where the folder's state is.
+    """Train until a stop, certify the kept set, evaluate, and return the report. Continues where the folder's state is.
 
     ``model`` and ``task`` are objects given in Python. A kill at any moment loses only the rollouts and drafts that
     were in flight.
@@ -41,8 +42,9 @@ async def train(
 
 
 async def train_session(session: Session) -> Report:
-    """The training and the evaluation of an open session."""
+    """The training, the certificate and the evaluation of an open session."""
     config = session.config
+    foresee(session)
     state = session.run_dir.resume()
     problems = session.task.problems("train", config.task.n_train)
     test = session.task.problems("test", config.task.n_test)
@@ -56,6 +58,7 @@ async def train_session(session: Session) -> Report:
     async with task_group() as group:
         group.create_task(baseline(session, test))
         training = group.create_task(trainer.fit(problems, state))
+    await certify_training(session, training.result())
     return await evaluate_session(session, training.result(), test)
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from agentopt_local.problem import Split
-from agentopt_local.run.report import Report
+from agentopt_local.run.report import Certificate, Report
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but line breaks and tabs, marks of direction, and halves of surrogate pairs."""
@@ -17,8 +17,9 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u2
 def report_text(report: Report, split: Split = "test") -> str:
     """A report in a few lines."""
     test = report.on(split)
+    certificate = [] if report.certificate is None else [certificate_text(report.certificate)]
     if test is None or test.n == 0:
-        return "No held-out problems were asked for (task.n_test = 0)."
+        return "\n".join(["No held-out problems were asked for (task.n_test = 0).", *certificate])
     lines = [f"Held-out problems: {test.n} (split {split}, the same ones before and after)"]
     for label, side in (("before", test.before), ("after ", test.after)):
         low, high = side.ci95
@@ -33,6 +34,7 @@ def report_text(report: Report, split: Split = "test") -> str:
     )
     if len(test.kinds) > 1:
         lines += [f"  {kind}: {row.before} -> {row.after} of {row.n}" for kind, row in test.kinds.items()]
+    lines += certificate
     lines.append("Functions learned:" if report.functions else "No function was learned.")
     lines += [
         f"  {each.signature}\n    {each.description.splitlines()[0]}\n"
@@ -47,6 +49,11 @@ def report_text(report: Report, split: Split = "test") -> str:
     if costs.money:
         lines.append(f"Cost: {costs.money:.4f} (agent {costs.agent.cost:.4f}, optimizer {costs.optimizer.cost:.4f})")
     return "\n".join(lines)
+
+
+def certificate_text(certificate: Certificate) -> str:
+    """A certificate in two lines."""
+    return f"Certificate: {certificate.summary()}\n  {certificate.basis()}"
 
 
 def functions_diff(old: Path | None, new: Path) -> str:
