@@ -64,7 +64,7 @@ def show_certificates(arguments: argparse.Namespace) -> None:
                 f"{each.alpha}",
                 percent(each.helps, each.helps_ci95),
                 percent(each.does_not_help),
-                percent(1 - each.helps - each.does_not_help),
+                percent(each.no_evidence),
                 f"{each.problems:.0f}",
             )
             for each in decisions.certificates(10 * arguments.trainings)

@@ -6,6 +6,7 @@ Certificates are simulated with the library's own sequential test; the rest is s
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 
@@ -50,6 +51,7 @@ class Certificates(Record):
     helps_ci95: tuple[float, float]
     """Its Wilson interval."""
     does_not_help: float
+    no_evidence: float
     problems: float
     """Mean number that was looked at."""
 
@@ -63,13 +65,14 @@ def certificates(n: int) -> Iterator[Certificates]:
                 sequential_sign_test((draw.choice(3, CAP, p=(loss, 1 - gain - loss, gain)) - 1).tolist(), alpha)
                 for _ in range(n)
             ]
-            helps = sum(each.verdict == "helps" for each in found)
+            verdicts = Counter(each.verdict for each in found)
             yield Certificates(
                 effect=effect,
                 alpha=alpha,
-                helps=helps / n,
-                helps_ci95=wilson(helps, n),
-                does_not_help=sum(each.verdict == "does_not_help" for each in found) / n,
+                helps=verdicts["helps"] / n,
+                helps_ci95=wilson(verdicts["helps"], n),
+                does_not_help=verdicts["does_not_help"] / n,
+                no_evidence=verdicts["no_evidence"] / n,
                 problems=sum(each.n for each in found) / n,
             )
 

@@ -201,8 +201,8 @@ class SimulatedOptimizer:
         draw = np.random.default_rng(seed)
         effect, memorises = self.mix.effects[draw.choice(len(self.mix.shares), p=self.mix.shares)]
         failed = [each.problem.id for each in rollouts if not each.trajectory.correct]
-        chosen = draw.permutation(len(failed))[:N_SHOWN]
-        shown = tuple(failed[index] for index in chosen)
+        most = min(N_SHOWN, max(1, len(failed) // 2))  # the optimizer holds back the other half
+        shown = tuple(failed[index] for index in draw.permutation(len(failed))[:most])
         action = tool(f"edit_{len(self.world.edits) + 1}")
         self.world.edits[action.name] = Hidden(effect=effect, memorised=shown if memorises else (), seed=seed)
         return Update(

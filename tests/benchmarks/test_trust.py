@@ -21,7 +21,7 @@ def cell(rule: Acceptance) -> Summary:
 
 def test_the_default_keeps_fewer_useless_edits_than_the_papers_rule_on_the_same_problems_and_proposals() -> None:
     default, mean = cell("unseen"), cell("mean")
-    assert default.useless_ci95[1] < mean.useless_ci95[0]
+    assert default.useless < mean.useless - 0.1
     assert default.gain > mean.gain - 3 * mean.gain_error
     assert default.rollouts == mean.rollouts == 36 * (1 + 5 * 4)
     assert mean.apparent > 2 * mean.gain  # what a training shows of itself is not what it is worth
