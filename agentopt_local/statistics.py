@@ -55,7 +55,8 @@ def tango(gained: float, lost: float, n: int) -> tuple[float, float]:
     It holds all differences that a score test does not reject, so it has a width even if no problem changed, and covers
     the true difference where few did, as a bootstrap does not. Source: Tango, "Equivalence test and confidence interval
     for the difference in proportions for the paired-sample design", Statistics in Medicine 17 (1998), 891-908.
-    ``gained`` and ``lost`` may be means over repetitions. Raises ``ValueError`` unless 0 <= gained, 0 <= lost and gained + lost <= n.
+    ``gained`` and ``lost`` may be means over repetitions. Raises ``ValueError`` unless 0 <= gained, 0 <= lost and
+    gained + lost <= n.
     """
     if min(gained, lost) < 0 or gained + lost > n:
         raise ValueError(f"{gained} gained and {lost} lost of {n}: neither may be negative, nor their sum exceed n")

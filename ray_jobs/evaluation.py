@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import get_args
 
 from agentopt_local.callback import Callback
@@ -11,13 +11,14 @@ from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.comparison import compare, function_results
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem, Split
-from agentopt_local.run.report import Costs, Report, Seconds, Spent, TrainingSummary
+from agentopt_local.run.report import Comparison, Costs, Report, Seconds, Spent, TrainingSummary
 from agentopt_local.run.rows import Role
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
+from agentopt_local.statistics import paired_difference
 from agentopt_local.tasks.base import Problems
 from agentopt_local.train_state import TrainState
-from agentopt_local.trajectory import sum_usage, used_functions
+from agentopt_local.trajectory import Trajectory, sum_usage, used_functions
 from ray_jobs.config import RunConfig
 from ray_jobs.open_models import Models, agent_alone
 from ray_jobs.session import Session, open_session
@@ -53,6 +54,9 @@ async def evaluate_session(
     functions = await tested_functions(session, state)
     before = await rollouts.run(FunctionSet(), problems, seed=config.seed, stage=Stage(split=split, part="before"))
     after = await rollouts.run(functions, problems, seed=config.seed, stage=Stage(split=split, part="after"))
+    comparison = compare(problems, before, after)
+    if split == "test" and problems:
+        comparison = as_look(session, functions, comparison, before, after)
     steps = run_dir.steps()
     report = Report(
         task=config.task.spec,
@@ -73,10 +77,24 @@ async def evaluate_session(
             training_steps=round(sum((row.seconds for row in steps), 0.0), 1),
             this_process=round(time.monotonic() - session.started, 1),
         ),
-    ).model_copy(update={split: compare(problems, before, after)})
+    ).model_copy(update={split: comparison})
     run_dir.write_report(split, report)
     session.observers.on_evaluation(report)
     return report
+
+
+def as_look(
+    session: Session,
+    functions: FunctionSet,
+    comparison: Comparison,
+    before: Sequence[Trajectory],
+    after: Sequence[Trajectory],
+) -> Comparison:
+    """``comparison`` on the test problems with its number in the run's log of looks."""
+    run_dir = session.run_dir
+    change = paired_difference([each.correct for each in before], [each.correct for each in after])
+    look = run_dir.keep_look(functions.fingerprint, change)
+    return comparison.model_copy(update={"look": look, "test_set": run_dir.test_set(comparison.n)})
 
 
 def spending(session: Session) -> Costs:

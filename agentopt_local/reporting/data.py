@@ -107,6 +107,8 @@ def result_of_report(split: Split, result: Comparison) -> Row:
         "n": result.n,
         **{side: {key: values[side][key] for key in ("accuracy", "ci95")} for side in ("before", "after")},
         "difference": values["difference"],
+        "look": result.look,
+        "test_set": result.test_set,
         "kinds": [kind_row(kind, row.n, row.before, row.after) for kind, row in result.kinds.items()],
         "stops": {side: values[side]["stop_reasons"] for side in ("before", "after")},
     }

@@ -64,6 +64,10 @@ class Comparison(Record):
     after: Side
     difference: Difference
     kinds: dict[str, KindCounts] = Field(default={})
+    look: int | None = None
+    """Which look at the run's test problems this was, from 1; None on other splits and in reports of older versions."""
+    test_set: str = ""
+    """SHA-256 of the test problems; empty on other splits."""
 
 
 class FunctionResult(Record):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from agentopt_local.problem import Split
-from agentopt_local.run.report import Report
+from agentopt_local.run.report import Comparison, Report
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but line breaks and tabs, marks of direction, and halves of surrogate pairs."""
@@ -31,6 +31,8 @@ def report_text(report: Report, split: Split = "test") -> str:
         if report.functions
         else "  change  none: both are the agent without functions"
     )
+    if test.look is not None:
+        lines.append(f"  {look_text(test)}")
     if len(test.kinds) > 1:
         lines += [f"  {kind}: {row.before} -> {row.after} of {row.n}" for kind, row in test.kinds.items()]
     lines.append("Functions learned:" if report.functions else "No function was learned.")
@@ -47,6 +49,14 @@ def report_text(report: Report, split: Split = "test") -> str:
     if costs.money:
         lines.append(f"Cost: {costs.money:.4f} (agent {costs.agent.cost:.4f}, optimizer {costs.optimizer.cost:.4f})")
     return "\n".join(lines)
+
+
+def look_text(test: Comparison) -> str:
+    """Which look at the test problems this was, and what follows from it."""
+    text = f"look {test.look} of this test set (sha256 {test.test_set[:12]})"
+    if test.look is None or test.look == 1:
+        return text
+    return f"{text}: of {test.look} looks the best one needs p < {0.05 / test.look:.2g} for what 0.05 says of one"
 
 
 def functions_diff(old: Path | None, new: Path) -> str:

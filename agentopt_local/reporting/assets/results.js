@@ -20,7 +20,9 @@ function evidence(result) {
     fact('Change', `${signed(difference.points)} points`, `95 % interval ${points(difference.ci95)}`),
     fact('Chance', pValue(difference.p_value), 'exact McNemar test, two-sided'),
     fact('Gained', whole(difference.gained), `of ${plural(n, 'problem')}: wrong before, right after`),
-    fact('Lost', whole(difference.lost), 'right before, wrong after'));
+    fact('Lost', whole(difference.lost), 'right before, wrong after'),
+    result.look && fact('Look', `${result.look} of this test set`, result.look > 1
+      ? `of ${result.look} looks the best one needs p < ${(0.05 / result.look).toPrecision(2)} for what 0.05 says of one` : `SHA-256 ${result.test_set.slice(0, 12)}`));
 }
 
 const fact = (name, value, note) => el('div', {}, el('dt', {}, name), el('dd', {}, el('strong', {}, value), el('span', {}, note)));
@@ -121,7 +123,7 @@ function comparison(runs) {
   const keys = [...new Set(runs.flatMap((run) => Object.keys(run.settings)))].filter((key) =>
     key !== 'run_name' && new Set(runs.map((run) => JSON.stringify(run.settings[key]))).size > 1);
   const result = (run) => run.results[0];
-  const sets = new Set(runs.filter(result).map((run) => `${result(run).split} ${result(run).n}`));
+  const sets = new Set(runs.filter(result).map((run) => result(run).test_set || `${result(run).split} ${result(run).n}`));
   return el('section', { id: 'comparison', class: 'hero', 'aria-labelledby': 'comparison-title' },
     el('h1', { id: 'comparison-title' }, `${runs.length} runs side by side`),
     sets.size > 1 && el('p', { class: 'note', role: 'note' }, 'The runs were measured on different problems. Compare their changes, not their accuracies.'),
