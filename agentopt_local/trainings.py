@@ -32,6 +32,8 @@ class Mean(Record):
     """Of "no change"; None for a share."""
     each: tuple[float, ...] = ()
     """The value of each training."""
+    left_open: float = 0.0
+    """Half the width, in points, that the test problems alone leave to a change, however many trainings there are."""
 
     @property
     def sd(self) -> float | None:
@@ -68,16 +70,17 @@ def mean_change(changes: Sequence[PairedDifference]) -> Mean:
     n, each = changes[0].n, tuple(change.points for change in changes)
     if len(each) == 1:
         (low, high), p_value = changes[0].ci95, changes[0].p_value
-        return Mean(value=each[0], low=low, high=high, p_value=p_value, each=each)
+        return Mean(value=each[0], low=low, high=high, p_value=p_value, each=each, left_open=(high - low) / 2)
     gained, lost = fmean(change.gained for change in changes), fmean(change.lost for change in changes)
-    bounds = [tuple(100 * bound for bound in tango(gained, lost, n)), t_interval(each)]
+    by_problems, by_trainings = tango(gained, lost, n), t_interval(each)
     score = (gained - lost) / math.sqrt(gained + lost) if gained + lost else 0.0
     return Mean(
         value=fmean(each),
-        low=max(-100.0, min(low for low, _ in bounds)),
-        high=min(100.0, max(high for _, high in bounds)),
+        low=max(-100.0, min(100 * by_problems[0], by_trainings[0])),
+        high=min(100.0, max(100 * by_problems[1], by_trainings[1])),
         p_value=max(2 * NormalDist().cdf(-abs(score)), t_test(each)),
         each=each,
+        left_open=50 * (by_problems[1] - by_problems[0]),
     )
 
 
@@ -94,7 +97,10 @@ def trainings_needed(points: float, sd: float) -> int | None:
 
 
 def outlook(mean: Mean, points: float = POINTS) -> str:
-    """How many more trainings would show a true gain of ``points``, and one as large as the observed mean, in words."""
+    """How many more trainings would show a true gain of ``points``, and one as large as the observed mean, in words.
+
+    It says so if the test problems are too few for that.
+    """
     if mean.sd is None:
         return "one training says nothing about other trainings; a second one shows how much they differ"
     parts = []
@@ -108,4 +114,5 @@ def outlook(mean: Mean, points: float = POINTS) -> str:
             parts.append(f"{more or 'no'} more training{'' if more == 1 else 's'} to see {gain}")
         elif round(wanted, 1):
             parts.append(f"more than {MOST} trainings to see {gain}")
-    return ", ".join(parts)
+    too_few = f"; whatever their number, the test problems leave ±{mean.left_open:.1f} points open"
+    return ", ".join(parts) + (too_few if mean.left_open > points else "")

@@ -10,6 +10,7 @@ from agentopt_local.callback import Callback
 from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.comparison import compare, function_results
 from agentopt_local.functions import FunctionSet
+from agentopt_local.paper_regime import differences
 from agentopt_local.problem import Problem, Split
 from agentopt_local.run.report import Comparison, Costs, Report, Seconds, Spent, TrainingSummary
 from agentopt_local.run.rows import Role
@@ -77,6 +78,7 @@ async def evaluate_session(
             training_steps=round(sum((row.seconds for row in steps), 0.0), 1),
             this_process=round(time.monotonic() - session.started, 1),
         ),
+        regime=differences(config.model_dump(mode="json")) if config.preset == "paper" else (),
     ).model_copy(update={split: comparison})
     run_dir.write_report(split, report)
     session.observers.on_evaluation(report)

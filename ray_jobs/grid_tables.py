@@ -62,6 +62,7 @@ def together(same: Sequence[Row], points: float) -> Row:
         "p": None if alike else mean.p_value,
         "each": " ".join(f"{value:+.1f}" for value in mean.each),
         "sd": None if sd is None else round(sd, 2),
+        "left_open": None if alike else round(mean.left_open, 2),
         **{key: None if sd is None or alike else more(gain, sd, len(same)) for key, gain in needed.items()},
         **({"note": SAME_SET} if alike else {}),
     }
@@ -108,11 +109,13 @@ def footnotes(rows: Sequence[Row], means: Sequence[Row]) -> str:
     if any(row.get("note") == SAME_SET for row in rows):
         lines.append(f"{SAME_SET}: nothing was learned, so the agent would be compared with itself.")
     if means:
-        lines.append(
-            f"Over seeds: each training drew its own training problems, all were tested on the same ones. The 95 % "
-            f"interval from low to high is for other trainings and other problems; p_holm is adjusted for "
-            f"{sum(row['p'] is not None for row in means)}. more_for: trainings to add until a gain of so many points is found in 80 % of cases."
-        )
+        adjusted = sum(row["p"] is not None for row in means)
+        lines += [
+            "Over seeds: each training drew its own training problems, and all were tested on the same ones.",
+            f"low to high: 95 % interval for other trainings and other problems; p_holm: adjusted for {adjusted}.",
+            "left_open: ± points that the test problems alone leave, however many trainings there are.",
+            "more_for: trainings to add until a true gain of so many points is found in 80 % of cases.",
+        ]
     if any(row["seeds"] == 1 for row in means):
         lines.append("One training says nothing about other trainings: its interval is for other problems only.")
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from typing import Any
 
 from agentopt_local.chat import Usage
 from agentopt_local.functions import FunctionSet
+from agentopt_local.paper_regime import differences
 from agentopt_local.problem import Split
 from agentopt_local.reporting.history import final_functions, function_rows
 from agentopt_local.reporting.rollout_index import chunked, first_index, index, rollout_detail
@@ -52,6 +53,7 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
         "model": str(run.meta.get("model") or flat.get("model.name", "")),
         "task": str(flat.get("task.spec", "")),
         "notes": list(run.notes),
+        "regime": list(differences(run.config)) if run.config.get("preset") == "paper" else [],
         "stopped": run.state.stopped,
         "results": results(run, splits),
         "steps": [step_row(step) for step in run.steps],

@@ -139,6 +139,8 @@ class Report(Record):
     """By ``optimizer``, ``test_before`` and ``test_after``."""
     costs: Costs = Costs()
     seconds: Seconds = Seconds()
+    regime: tuple[str, ...] = ()
+    """With ``preset = "paper"``: what differs from the authors' regime, in sentences."""
 
     def on(self, split: Split) -> Comparison | None:
         """The comparison on ``split``, if it is the one that was evaluated."""

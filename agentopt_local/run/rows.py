@@ -182,7 +182,7 @@ class LookRow(Record):
     p_value: float
     """Exact two-sided McNemar test of "no change"."""
     purpose: str = "evaluation"
-    """``evaluation``, ``learning curve`` or ``transfer``."""
+    """``evaluation``, or of an experiment: ``one-shot``, ``learning curve``, ``transfer``."""
     date: str = ""
     """When, in ISO 8601; empty for a look of an older version."""
 

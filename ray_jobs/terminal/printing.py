@@ -46,6 +46,8 @@ def report_text(report: Report, split: Split = "test") -> str:
     lines.append(
         f"Actions: {counts.sampled} sampled, {counts.legal} legal, {counts.verified} verified, {counts.applied} applied"
     )
+    if report.regime:
+        lines += ['preset = "paper", but not the authors\' regime:', *(f"  {each}" for each in report.regime)]
     if costs.money:
         lines.append(f"Cost: {costs.money:.4f} (agent {costs.agent.cost:.4f}, optimizer {costs.optimizer.cost:.4f})")
     return "\n".join(lines)

@@ -49,7 +49,8 @@ function headline(run) {
         { label: 'Before training', marks: [{ name: '', style: 'before', value: [result.before.accuracy, ...result.before.ci95] }] },
         { label: 'After training', marks: [{ name: '', style: 'after', value: [result.after.accuracy, ...result.after.ci95] }] },
       ])),
-    run.results.length > 1 && otherSplits(run));
+    run.results.length > 1 && otherSplits(run),
+    run.regime.length > 0 && fold('What differs from the paper’s regime', false, el('ul', {}, run.regime.map((each) => el('li', {}, each)))));
 }
 
 function caution(run, result) {
