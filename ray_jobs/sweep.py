@@ -86,6 +86,9 @@ def main(argv: Sequence[str] | None = None, *, model: ChatModel | Models | None 
     means = over_seeds(rows, list(sweep.grid), arguments.see) if "seed" in sweep.grid else []
     write_json(folder / "table.json", {"trainings": with_holm(rows), "over_seeds": means})
     say(table_text(with_holm(rows)))
+    if any("certificate" in row for row in rows):
+        alphas = sorted({each.config.evaluation.alpha for each in trainings})
+        say(f"\nCertificates: alpha {' or '.join(f'{alpha:g}' for alpha in alphas)} / {len(trainings)} trainings")
     if means:
         say("\nOver seeds:\n" + table_text(means))
     say("\n" + footnotes(rows, means))

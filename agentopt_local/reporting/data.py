@@ -17,7 +17,7 @@ from agentopt_local.problem import Split
 from agentopt_local.reporting.history import final_functions, function_rows
 from agentopt_local.reporting.rollout_index import chunked, first_index, index, rollout_detail
 from agentopt_local.reporting.settings_toml import toml_text
-from agentopt_local.run.reader import RunFiles
+from agentopt_local.run.reader import NOISE_FLOOR, RunFiles, noise_floor_in
 from agentopt_local.run.report import Comparison
 from agentopt_local.run.rows import MetricRow, Score, StepRow
 from agentopt_local.stage import Stage
@@ -56,6 +56,7 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
         "regime": list(differences(run.config)) if run.config.get("preset") == "paper" else [],
         "stopped": run.state.stopped,
         "results": results(run, splits),
+        "noise_floor": floor.model_dump(mode="json") if (floor := noise_floor_in(run.meta)) else None,
         "steps": [step_row(step) for step in run.steps],
         "functions": functions,
         "only_with_index": {split: first_index(run, after.keys(), after) for split, (_, after) in splits.items()},
@@ -68,7 +69,7 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
         "settings": flat,
         "changed": sorted(key for key, value in flat.items() if plain.get(key) != value),
         "toml": toml_text(run.config, defaults or {}),
-        "meta": flatten({key: value for key, value in run.meta.items() if key != "prompts"}),
+        "meta": flatten({key: value for key, value in run.meta.items() if key not in ("prompts", NOISE_FLOOR)}),
         "rollouts": rollouts,
     }
     return RunPage(
@@ -79,7 +80,8 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
 
 def both_sides(run: RunFiles, split: Split) -> tuple[ByProblem, ByProblem]:
     """The rollouts of the untrained and of the trained agent on the problems of ``split``, by problem id."""
-    staged = [each for each in run.rollouts if each.stage.of_split == split]
+    seed = run.config.get("seed", 0)  # others are of votes and of the noise floor
+    staged = [each for each in run.rollouts if each.stage.of_split == split and each.trajectory.seed == seed]
     untrained = FunctionSet().fingerprint
     before = {t.problem_id: t for each in staged if (t := each.trajectory).functions == untrained}
     evaluated = [each.trajectory.functions for each in staged if each.stage == Stage(split=split, part="after")]
@@ -111,6 +113,8 @@ def result_of_report(split: Split, result: Comparison) -> Row:
         "difference": values["difference"],
         "look": result.look,
         "test_set": result.test_set,
+        "same_set": result.same_set,
+        "arms": values["arms"],
         "kinds": [kind_row(kind, row.n, row.before, row.after) for kind, row in result.kinds.items()],
         "stops": {side: values[side]["stop_reasons"] for side in ("before", "after")},
     }
@@ -132,6 +136,8 @@ def result_of_rollouts(run: RunFiles, split: Split, pairs: Sequence[tuple[Trajec
         "before": side([old for old, _ in pairs]),
         "after": side([new for _, new in pairs]),
         "difference": difference.model_dump(mode="json"),
+        "same_set": all(old is new for old, new in pairs),
+        "arms": [],
         "kinds": [kind_row(kind, *row) for kind, row in kinds.items()],
         "stops": {
             name: count(each[index].stop_reason for each in pairs) for index, name in enumerate(("before", "after"))
@@ -181,7 +187,14 @@ def step_row(step: StepRow) -> Row:
         "before": measured(step.before),
         "after": measured(step.after),
         "actions": [{"kind": each.kind, "name": each.name or "", "matches": each.matches} for each in step.actions],
-        "candidates": [{"actions": list(each.actions), "accuracy": each.accuracy} for each in step.candidates],
+        "candidates": [
+            {
+                "actions": list(each.actions),
+                "accuracy": each.accuracy,
+                "judged": each.judgement and each.judgement.model_dump(include={"n", "gained", "lost"}),
+            }
+            for each in step.candidates
+        ],
         "counts": step.counts.model_dump(),
         "tokens": {
             "optimizer": step.tokens.optimizer.completion_tokens,
@@ -192,11 +205,12 @@ def step_row(step: StepRow) -> Row:
 
 
 def usage_rows(run: RunFiles) -> list[Row]:
-    """Tokens by purpose: the optimizer, training rollouts, test rollouts."""
+    """Tokens by purpose: the optimizer, rollouts of the training, of the noise floor and of the test."""
     parts: dict[str, Usage] = {"optimizer": run.state.usage}
     counts: dict[str, int] = {}
     for each in run.rollouts:
         name = "training rollouts" if each.stage.of_split == "train" else "test rollouts"
+        name = "rollouts of the noise floor" if each.stage.of_floor else name
         parts[name] = parts.get(name, Usage()) + each.trajectory.usage
         counts[name] = counts.get(name, 0) + 1
     return [{"part": name, "rollouts": counts.get(name), **usage.model_dump()} for name, usage in parts.items()]
