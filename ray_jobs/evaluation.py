@@ -11,8 +11,8 @@ from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.comparison import compare, function_results
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem, Split
-from agentopt_local.run.reader import read_start
-from agentopt_local.run.report import Certificate, Costs, Report, Seconds, Spent, TrainingSummary
+from agentopt_local.run.reader import read_certificate
+from agentopt_local.run.report import Costs, Report, Seconds, Spent, TrainingSummary
 from agentopt_local.run.rows import Role
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
@@ -60,7 +60,7 @@ async def evaluate_session(
         task=config.task.spec,
         model=config.model.name,
         seed=config.seed,
-        certificate=certificate_of(run_dir, functions),
+        certificate=read_certificate(run_dir.path, functions),
         functions=function_results(functions, after),
         actions=state.counts,
         training=TrainingSummary(
@@ -80,12 +80,6 @@ async def evaluate_session(
     run_dir.write_report(split, report)
     session.observers.on_evaluation(report)
     return report
-
-
-def certificate_of(run_dir: RunDir, functions: FunctionSet) -> Certificate | None:
-    """The certificate of ``functions`` against what the training started from; None if there is none."""
-    row = run_dir.certificates().get((functions.fingerprint, read_start(run_dir.path).fingerprint))
-    return None if row is None else row.certificate
 
 
 def spending(session: Session) -> Costs:

@@ -52,8 +52,9 @@ def report_text(report: Report, split: Split = "test") -> str:
 
 
 def certificate_text(certificate: Certificate) -> str:
-    """A certificate in two lines."""
-    return f"Certificate: {certificate.summary()}\n  {certificate.basis()}"
+    """A certificate in one or two lines."""
+    basis = certificate.basis()
+    return f"Certificate: {certificate.summary()}" + (f"\n  {basis}" if basis else "")
 
 
 def functions_diff(old: Path | None, new: Path) -> str:
