@@ -169,7 +169,7 @@ async def certify_pair(session: Session, pair: Pair, *, n: int, alpha: float) ->
     blank = Certificate(
         verdict="not_possible", against=pair.against, alpha=alpha, trainings=trainings, uses=use, note=pair.note
     )
-    excluded = used_in_training(config, session.task) | pair.excluded
+    excluded = used_in_training(config, session.task) | pair.excluded | chosen_by(run_dir, rows, known)
     pool = validation_problems(session.task, max(n, len(known.problems)), excluded)
     problems = in_order(pool.problems, known.problems, config.seed)[:n]
     if reason := too_few(Pool(tuple(problems), pool.missing), n, blank.level):
@@ -183,6 +183,17 @@ async def certify_pair(session: Session, pair: Pair, *, n: int, alpha: float) ->
     result = await compare(session, pair, problems, blank.level)
     certificate = blank.model_copy(update={**dict(result), "n_max": len(problems)})
     return keep(run_dir, rows, known.model_copy(update={"certificate": certificate}))
+
+
+def chosen_by(run_dir: RunDir, rows: dict[tuple[str, str], CertificateRow], known: CertificateRow) -> frozenset[str]:
+    """:func:`marks` of problems by which sets may have been chosen, such as in pruning: others were rolled out on them.
+
+    Sets of which there are certificates do not count, because each of these is a use that alpha is shared for. Nor do
+    the problems that this comparison has begun with.
+    """
+    compared = {fingerprint for key in rows for fingerprint in key} | {known.functions, known.baseline}
+    spent = {problem for functions, problem, _ in run_dir.known() if functions not in compared}
+    return frozenset(f"id {each}" for each in spent - set(known.problems))
 
 
 async def compare(session: Session, pair: Pair, problems: Sequence[Problem], level: float) -> SignResult:

@@ -46,7 +46,7 @@ def validation_problems(task: Task, n: int, excluded: frozenset[str]) -> Pool:
             return Pool(usable[:n])
         if len(found) < wanted:
             hidden = len(found) - len(usable)
-            also = f"{hidden} of its validation problems are also training or test problems; " if hidden else ""
+            also = f"{hidden} were used before, to train, to test or to choose between sets; " if hidden else ""
             return Pool(usable, also + missing)
         wanted += n - len(usable)
 

@@ -238,11 +238,11 @@ def raises(n: int) -> list[Problem]:
         (lambda n: [], "(task 'Own': problems('validation', 1) returned 0 problems)"),
         (
             lambda n: [Own.made(row) for row in rows()][:n],
-            "no validation problems, and a certificate needs at least 7 (19 of its validation problems are also",
+            "no validation problems, and a certificate needs at least 7 (19 were used before, to train, to test or",
         ),
         (
             lambda n: [Own.made({**row, "id": old["id"]}) for row, old in zip(validation(), rows(), strict=False)][:n],
-            "(12 of its validation problems are also training or test problems; task 'Own'",
+            "(12 were used before, to train, to test or to choose between sets; task 'Own'",
         ),
     ],
 )
@@ -358,6 +358,25 @@ def test_another_pair_is_another_use_and_the_same_pair_is_free(
     again = certified(run, against=other, alpha=0.2)
     assert (again.uses, again.level) == (2, 0.1)
     assert ao.load(run).certificate == own
+
+
+def test_problems_by_which_a_set_was_chosen_do_not_certify_it(
+    helped: tuple[Path, Report, ScriptedChatModel], tmp_path: Path
+) -> None:
+    """As after pruning by validation problems: the pruned set is not certified on these."""
+    run = ao.load(helped[0]).save(tmp_path / "copy").path
+    run_dir = RunDir(run)
+    rolled = [row for row in run_dir.rollouts() if str(row.stage) == "validation after"][:6]
+    for row in rolled:
+        run_dir.keep(row.trajectory.model_copy(update={"functions": "without double"}), row.stage)
+    run_dir.keep_state(run_dir.resume().model_copy(update={"functions": ao.FunctionSet.of(REVERSE)}))
+    run_dir.close()
+    pruned = certified(run)
+    assert "not possible: 6 validation problems, and a certificate needs at least 8 (6 were used before" in str(pruned)
+    left = {row.trajectory.problem_id for row in rolled}
+    whole = certified(run, n=12, alpha=0.4)
+    assert (whole.verdict, whole.uses) == ("helps", 2)
+    assert left.isdisjoint(lines(run / "certificates.jsonl")[-1]["problems"])
 
 
 def config_of(run: Path) -> RunConfig:
