@@ -12,8 +12,8 @@ from agentopt_local.comparison import compare, function_results
 from agentopt_local.functions import FunctionSet
 from agentopt_local.paper_regime import differences
 from agentopt_local.problem import Problem, Split
-from agentopt_local.run.reader import read_noise_floor, read_start
-from agentopt_local.run.report import Certificate, Comparison, Costs, Report, Seconds, Spent, TrainingSummary
+from agentopt_local.run.reader import read_certificate, read_noise_floor
+from agentopt_local.run.report import Comparison, Costs, Report, Seconds, Spent, TrainingSummary
 from agentopt_local.run.rows import Role
 from agentopt_local.run.writer import RunDir
 from agentopt_local.statistics import paired_difference
@@ -65,7 +65,7 @@ async def evaluate_session(
         task=config.task.spec,
         model=config.model.name,
         seed=config.seed,
-        certificate=certificate_of(run_dir, functions),
+        certificate=read_certificate(run_dir.path, functions),
         noise_floor=read_noise_floor(run_dir.path),
         functions=function_results(functions, after),
         actions=state.counts,
@@ -100,12 +100,6 @@ def as_look(
     change = paired_difference([each.correct for each in before], [each.correct for each in after])
     look = run_dir.keep_look(functions.fingerprint, change)
     return comparison.model_copy(update={"look": look, "test_set": run_dir.test_set(comparison.n)})
-
-
-def certificate_of(run_dir: RunDir, functions: FunctionSet) -> Certificate | None:
-    """The certificate of ``functions`` against what the training started from; None if there is none."""
-    row = run_dir.certificates().get((functions.fingerprint, read_start(run_dir.path).fingerprint))
-    return None if row is None else row.certificate
 
 
 def spending(session: Session) -> Costs:

@@ -26,6 +26,7 @@ from agentopt_local.trajectory import Trajectory
 
 Row = dict[str, Any]
 ByProblem = Mapping[str, Trajectory]
+PARTS: dict[Split, str] = {"train": "training rollouts", "validation": "validation rollouts"}
 METRIC_POINTS = 600
 """Points of the throughput curve."""
 
@@ -57,6 +58,7 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
         "stopped": run.state.stopped,
         "results": results(run, splits),
         "noise_floor": floor.model_dump(mode="json") if (floor := noise_floor_in(run.meta)) else None,
+        "certificates": certificate_rows(run),
         "steps": [step_row(step) for step in run.steps],
         "functions": functions,
         "only_with_index": {split: first_index(run, after.keys(), after) for split, (_, after) in splits.items()},
@@ -100,6 +102,15 @@ def results(run: RunFiles, splits: Mapping[Split, tuple[ByProblem, ByProblem]]) 
         if common and split not in run.reports:
             rows.append(result_of_rollouts(run, split, [(before[each], after[each]) for each in common]))
     return rows
+
+
+def certificate_rows(run: RunFiles) -> list[Row]:
+    """Each comparison on validation problems that has ended, with its verdict in words; the training's own is first."""
+    found = (row.certificate for row in run.certificates if row.certificate is not None)
+    return [
+        {**each.model_dump(mode="json"), "summary": each.summary(), "basis": each.basis(), "needed": 1 / each.level}
+        for each in found
+    ]
 
 
 def result_of_report(split: Split, result: Comparison) -> Row:
@@ -205,11 +216,11 @@ def step_row(step: StepRow) -> Row:
 
 
 def usage_rows(run: RunFiles) -> list[Row]:
-    """Tokens by purpose: the optimizer, rollouts of the training, of the noise floor and of the test."""
+    """Tokens by purpose: the optimizer, rollouts of the training, of the noise floor, of validation and of the test."""
     parts: dict[str, Usage] = {"optimizer": run.state.usage}
     counts: dict[str, int] = {}
     for each in run.rollouts:
-        name = "training rollouts" if each.stage.of_split == "train" else "test rollouts"
+        name = PARTS.get(each.stage.of_split or "test", "test rollouts")
         name = "rollouts of the noise floor" if each.stage.of_floor else name
         parts[name] = parts.get(name, Usage()) + each.trajectory.usage
         counts[name] = counts.get(name, 0) + 1

@@ -181,10 +181,18 @@ class Certificate(Record):
             "not_possible": f"not possible: {self.reason}",
         }[self.verdict]
 
+    def __str__(self) -> str:
+        return "; ".join(filter(None, [self.summary(), self.basis()]))
+
     def basis(self) -> str:
-        """What the verdict rests on: the other set, the changed problems and the evidence that was needed."""
+        """What the verdict rests on: the other set, the changed problems and the evidence that was needed.
+
+        Empty if no certificate was possible.
+        """
         against = f"compared with {self.against}"
-        if self.verdict in ("same_set", "not_possible"):
+        if self.verdict == "not_possible":
+            return ""
+        if self.verdict == "same_set":
             return against
         shared = f"{self.alpha:g}" + (f" / {self.trainings} trainings" if self.trainings > 1 else "")
         shared += f" / {self.uses} uses of these problems" if self.uses > 1 else ""

@@ -67,8 +67,9 @@ def look_text(test: Comparison) -> str:
 
 
 def certificate_text(certificate: Certificate) -> str:
-    """A certificate in two lines."""
-    return f"Certificate: {certificate.summary()}\n  {certificate.basis()}"
+    """A certificate in one or two lines."""
+    basis = certificate.basis()
+    return f"Certificate: {certificate.summary()}" + (f"\n  {basis}" if basis else "")
 
 
 def side_text(side: Side) -> str:

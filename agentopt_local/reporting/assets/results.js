@@ -62,6 +62,27 @@ function caution(run, result) {
     ? el('ul', { class: 'note', role: 'note', 'aria-label': 'What is missing' }, [...said, ...run.notes].map((each) => el('li', {}, each))) : null;
 }
 
+// Do the functions help on problems that played no part in training?
+function certificates(run) {
+  const [own, ...others] = run.certificates;
+  if (!own) return null;
+  return section('certificate', 'Certificate',
+    'Problems that played no part in training, looked at one by one in random order: the functions are certified as soon as the evidence E suffices.',
+    el('p', {}, el('strong', {}, own.summary), own.basis && `; ${own.basis}.`),
+    own.n > 0 && el('dl', { class: 'facts' },
+      fact('Evidence', `E = ${brief(own.evidence)}`, `${brief(own.needed)} certifies that they help`),
+      fact('Problems', whole(own.n), `of at most ${whole(own.n_max)}`),
+      fact('Gained', whole(own.gained), 'reward higher than before'),
+      fact('Lost', whole(own.lost), 'reward lower than before')),
+    others.length > 0 && table('Further comparisons on these problems', [
+      ['Compared with', (each) => each.against, 'head'], ['Verdict', (each) => each.summary],
+      ['Evidence', (each) => brief(each.evidence), 'number'], ['Needed', (each) => brief(each.needed), 'number'],
+      ['Problems', (each) => whole(each.n), 'number'], ['Gained', (each) => whole(each.gained), 'number'],
+      ['Lost', (each) => whole(each.lost), 'number']], others));
+}
+
+const brief = (number) => String(Number(number.toPrecision(3)));
+
 function otherSplits(run) {
   return fold('Other problems', false, table('Accuracy by set of problems', [
     ['Problems', (row) => `${SPLITS[row.split]} (${row.n})`, 'head'],
@@ -137,6 +158,7 @@ function comparison(runs) {
       ['After', (run) => (result(run) ? tidyPercent(result(run).after.accuracy) : '–'), 'number'],
       ['Change in points, 95 % interval', (run) => (result(run) ? `${signed(result(run).difference.points)} (${points(result(run).difference.ci95)})` : '–'), 'number'],
       ['p', (run) => (result(run) ? pValue(result(run).difference.p_value).replace('p = ', '').replace('p ', '') : '–'), 'number'],
+      ['Certificate', (run) => (run.certificates[0] ? words(run.certificates[0].verdict) : '–')],
       ['Steps kept', (run) => `${run.steps.filter((step) => step.decision === 'accepted').length} of ${run.steps.length}`, 'number'],
       ['Functions', (run) => whole(run.functions.filter((each) => each.status === 'learned').length), 'number'],
       ['Tokens', (run) => whole(generated(run)), 'number'],
