@@ -14,6 +14,10 @@ votes of the untrained agent for the tokens that the trained one takes on the sa
 ``self_consistency_total``: for these and those of the training · ``one_shot``: the set that was proposed first."""
 
 
+N_ON_GPU, N_ELSEWHERE = 200, 60
+"""The most validation problems with ``n_validation = "auto"``."""
+
+
 class EvaluationConfig(Record):
     """The checks after a training and the baselines of the test."""
 
@@ -23,10 +27,13 @@ class EvaluationConfig(Record):
     max_votes: int = Field(default=40, ge=1)
     """Most answers per problem for self-consistency."""
     n_validation: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Most validation problems that the certificate may use; 0 skips it. ``auto``: 200 on a GPU, else 60, and never
-    more than the task has."""
+    """Most validation problems that the certificate may use; 0 skips it. ``auto``: 200 where the agent's model runs on
+    a GPU, else 60. Never more than the task has."""
     alpha: float = Field(default=0.05, gt=0, lt=1)
-    """How often a set that does not help may be certified; divided by the number of sets of a sweep."""
+    """How often a set that does not help may be certified, over all ``trainings`` together."""
+    trainings: int = Field(default=1, ge=1)
+    """How many trainings share ``alpha``: each is held to ``alpha / trainings``. A sweep sets it to its number of
+    trainings."""
     credit: Literal["off", "measure", "prune"] = "off"
     """After training: nothing, measure what each function contributes, or also remove those that contribute nothing."""
 

@@ -16,6 +16,7 @@ from agentopt_local.run.rows import Role, StepRow
 from agentopt_local.stage import Stage
 from agentopt_local.trajectory import Trajectory
 from ray_jobs.config import RunConfig
+from ray_jobs.evaluation_config import N_ELSEWHERE
 from ray_jobs.open_models import hosted_models
 from ray_jobs.rollout_counts import floor_problems, step_rollouts
 from serving.calibration import measure_in_child
@@ -105,6 +106,9 @@ class Forecast:
         self._steps = steps
         self._seen: set[tuple[str, str, int]] = set()
         self._tests = 0
+        n = config.evaluation.n_validation
+        self._certificate = 2 * (N_ELSEWHERE if n == "auto" else n)
+        self._certified = 0
         self._floor = 0
         self._attempts = 0
         self._attempt_work = 0.0
@@ -150,7 +154,7 @@ class Forecast:
 
     def remaining(self) -> float:
         """The work left if all steps are made."""
-        tests = max(0.0, self.tests() - self._tests)
+        tests = max(0.0, self.tests() - self._tests) + max(0, self._certificate - self._certified)
         left = max(0, self.config.trainer.max_epochs - self._steps)
         first = self.config.task.n_train * self.attempt() if self._steps == 0 else 0.0
         training = max(left * self.step_work() + first - self._in_step, 0.05 * self.step_work()) if left else 0.0
@@ -173,6 +177,10 @@ class Forecast:
         # The first seconds are slower than the rest, so the measured speed counts as work already observed.
         before = BEFORE_S if self.speed else 0.0
         return self.remaining() * (elapsed + before) / (done + before * (self.speed or 0.0))
+
+    def certificate(self, rollouts: int) -> None:
+        """The certificate takes at most so many rollouts in all; 0: it is decided, or not possible."""
+        self._certificate = rollouts
 
     def beat(self, engines: Mapping[Role, tuple[int, int]]) -> None:
         """Record the prompt and generated tokens that the engines of each role have computed for this run so far."""
@@ -198,6 +206,8 @@ class Forecast:
         self._attempt_work += work
         if stage.split == "test":
             self._tests += 1
+        elif stage.split == "validation":
+            self._certified += 1
         elif stage.of_floor:
             self._floor += 1
         else:

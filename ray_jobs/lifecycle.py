@@ -6,18 +6,19 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from agentopt_local.callback import Callback
 from agentopt_local.chat import ChatModel
 from agentopt_local.errors import AgentOptError, ConfigError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Split
-from agentopt_local.run.report import Report
+from agentopt_local.run.report import Certificate, Report
 from agentopt_local.run.writer import RunDir
 from agentopt_local.tasks.base import IN_PYTHON, Problems
 from agentopt_local.tasks.python import rows_text
 from agentopt_local.tasks.row_task import RowsTask
+from ray_jobs.certifying import UNTRAINED, certify, other_set
 from ray_jobs.config import RunConfig, changed_budget
 from ray_jobs.evaluation import evaluate
 from ray_jobs.forecast import Forecast, expectations, speeds_here
@@ -30,6 +31,8 @@ from ray_jobs.terminal.display import Display
 from ray_jobs.terminal.live import duration
 from ray_jobs.terminal.run_log import log_to, stop_logging
 from ray_jobs.training import train
+
+T = TypeVar("T")
 
 
 async def create_run(
@@ -113,9 +116,27 @@ async def evaluate_run(
     return await at_work(run_dir, job, display)
 
 
+async def certify_run(
+    config: RunConfig,
+    run_dir: RunDir,
+    *,
+    against: str | Path | None = None,
+    n: int | None = None,
+    alpha: float | None = None,
+    display: Display | None = None,
+    callbacks: Iterable[Callback] = (),
+    model: ChatModel | Models | None = None,
+    task: Problems | None = None,
+) -> Certificate:
+    """Certify the set of the run in ``run_dir``, and close it. ``display`` shows the progress."""
+    heard = [*callbacks, *([] if display is None else [display])]
+    job = certify(config, run_dir, against=against, n=n, alpha=alpha, callbacks=heard, model=model, task=task)
+    return await at_work(run_dir, job, display)
+
+
 async def at_work(
-    run_dir: RunDir, job: Coroutine[Any, Any, Report], display: Display | None, *, forecast: RunConfig | None = None
-) -> Report:
+    run_dir: RunDir, job: Coroutine[Any, Any, T], display: Display | None, *, forecast: RunConfig | None = None
+) -> T:
     """Await ``job`` with a log in the run folder and a live display; closes ``run_dir``.
 
     ``forecast`` has the settings of a training whose expected duration is shown before it starts.
@@ -168,3 +189,16 @@ def problems_to_evaluate(config: RunConfig, n: int | None, name: str = "--n") ->
     if n < 1:
         raise ConfigError(f"{name} {n}: evaluate on at least one problem")
     return n
+
+
+def check_certificate(
+    run: Path, *, against: str | Path | None, n: int | None, alpha: float | None, prefix: str = "--"
+) -> None:
+    """Raise ConfigError or RunDirError if a certificate cannot be asked for; ``prefix`` is before names in errors."""
+    if n is not None and n < 1:
+        raise ConfigError(f"{prefix}n {n}: certify on at least one problem")
+    if alpha is not None and not 0 < alpha < 1:
+        raise ConfigError(f"{prefix}alpha {alpha:g}: it must be above 0 and below 1, such as 0.05")
+    config = read_config(run)
+    if against is not None and str(against) != UNTRAINED:
+        other_set(config, run, Path(against))

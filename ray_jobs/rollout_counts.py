@@ -14,7 +14,7 @@ def step_problems(config: RunConfig) -> int:
 
 
 def step_rollouts(config: RunConfig) -> float:
-    """Rollouts of one step, on average: with the updates that it tries and, where it has problems of its own, before."""
+    """Rollouts of one step, on average: with the updates that it tries and, if it has problems of its own, before."""
     trainer, edits = config.trainer, config.optimizer.max_actions
     tries = (edits + 0.5 if trainer.try_edits and edits > 1 else 1.0) * trainer.n_candidates
     batched = step_problems(config) < config.task.n_train

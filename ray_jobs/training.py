@@ -17,6 +17,7 @@ from agentopt_local.tasks.base import Problems
 from agentopt_local.train_state import TrainState
 from agentopt_local.trainer import Trainer
 from ray_jobs.baselines import roll_out
+from ray_jobs.certifying import certify_training, foresee
 from ray_jobs.config import RunConfig
 from ray_jobs.evaluation import evaluate_session
 from ray_jobs.open_models import Models
@@ -33,7 +34,7 @@ async def train(
     model: ChatModel | Models | None = None,
     task: Problems | None = None,
 ) -> Report:
-    """Train until a stop, evaluate, and return the report. Continues where the folder's state is.
+    """Train until a stop, certify the kept set, evaluate, and return the report. Continues where the folder's state is.
 
     ``model`` and ``task`` are objects given in Python. A kill at any moment loses only the rollouts and drafts that
     were in flight.
@@ -45,8 +46,9 @@ async def train(
 
 
 async def train_session(session: Session) -> Report:
-    """The training and the evaluation of an open session."""
+    """The training, the certificate and the evaluation of an open session."""
     config = session.config
+    foresee(session)
     state = session.run_dir.resume()
     problems = session.task.problems("train", config.task.n_train)
     test = session.task.problems("test", config.task.n_test)
@@ -61,6 +63,7 @@ async def train_session(session: Session) -> Report:
     async with task_group() as group:
         group.create_task(untrained(session, test))
         training = group.create_task(trainer.fit(problems, state))
+    await certify_training(session, training.result())
     return await evaluate_session(session, training.result(), test)
 
 

@@ -20,8 +20,8 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import SPLITS, Split
 from agentopt_local.record import Record
 from agentopt_local.run import files
-from agentopt_local.run.report import NoiseFloor, Report
-from agentopt_local.run.rows import MetricRow, ProblemRow, ProposalRow, RolloutRow, StepRow
+from agentopt_local.run.report import Certificate, NoiseFloor, Report
+from agentopt_local.run.rows import CertificateRow, MetricRow, ProblemRow, ProposalRow, RolloutRow, StepRow
 from agentopt_local.train_state import TrainState
 from agentopt_local.update import Update
 
@@ -125,6 +125,13 @@ def read_report(run: Path, split: Split = "test") -> Report | None:
     return None if values is None else validated(Report, values, str(path), extra="ignore")
 
 
+def read_certificate(run: Path, functions: FunctionSet) -> Certificate | None:
+    """Of ``functions`` against what the training started from; None if there is none. Damaged rows are left out."""
+    pair = (functions.fingerprint, read_start(run).fingerprint)
+    rows = read_rows(run / files.CERTIFICATES, lenient(CertificateRow), [])
+    return next((row.certificate for row in reversed(rows) if (row.functions, row.baseline) == pair), None)
+
+
 def read_rollouts(run: Path) -> Iterator[RolloutRow]:
     """Every finished rollout in order. A last line that is still being written is passed over."""
     path = run / files.ROLLOUTS
@@ -164,6 +171,8 @@ class RunFiles(Record):
     questions: Mapping[str, ProblemRow]
     """By problem id; problems that rollouts refer to but that are not written down are absent."""
     reports: Mapping[Split, Report]
+    certificates: tuple[CertificateRow, ...]
+    """The latest row of each comparison."""
     metrics: tuple[MetricRow, ...]
     sources: Mapping[int, Mapping[str, str]]
     """``functions/0003/name.py`` as ``{3: {name: source}}``."""
@@ -188,6 +197,7 @@ def read_run(path: Path) -> RunFiles:
     if not questions:
         notes.append(NO_QUESTIONS)
     reports = read_reports(path, notes)
+    certificates = read_rows(path / files.CERTIFICATES, lenient(CertificateRow), notes)
     if "test" not in reports:
         notes.append("report.json is missing: the evaluation has not ended (agentopt resume continues the run).")
     return RunFiles(
@@ -200,6 +210,7 @@ def read_run(path: Path) -> RunFiles:
         rollouts=tuple(read_rows(path / files.ROLLOUTS, lenient(RolloutRow), notes)),
         questions={each.id: each for each in questions},
         reports=reports,
+        certificates=tuple({(row.functions, row.baseline): row for row in certificates}.values()),
         metrics=tuple(read_rows(path / files.METRICS, lenient(MetricRow), notes)),
         sources=read_sources(path),
         notes=tuple(notes),

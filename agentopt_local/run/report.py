@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -85,6 +85,10 @@ class Comparison(Record):
     same_set: bool = False
     """Whether both have the same functions, so that the difference says nothing."""
     kinds: dict[str, KindCounts] = Field(default={})
+    look: int | None = None
+    """Which look at the run's test problems this was, from 1; None on other splits and in reports of older versions."""
+    test_set: str = ""
+    """SHA-256 of the test problems; empty on other splits."""
     arms: tuple[Arm, ...] = ()
     """The other baselines."""
 
@@ -129,6 +133,72 @@ class NoiseFloor(Record):
     """For the problems of a training step."""
     test: Visible | None = None
     """For the test problems; None if there are none."""
+
+
+class Certificate(Record):
+    """Whether a set of functions helps, on validation problems that played no part in training."""
+
+    verdict: Literal["helps", "no_evidence", "does_not_help", "same_set", "not_possible"]
+    """``helps``: certified · ``no_evidence``: the problems ended before a decision · ``does_not_help``: stopped early,
+    because more problems were lost than gained · ``same_set``: both sets are the same · ``not_possible``: see
+    ``reason``."""
+    against: str
+    """What the set was compared with, in words."""
+    n: int = 0
+    """Problems that counted, up to the decision."""
+    n_max: int = 0
+    """Problems that could have been used."""
+    gained: int = 0
+    """Problems whose reward is higher with the set."""
+    lost: int = 0
+    """Problems whose reward is lower with the set."""
+    evidence: float = 1.0
+    """The e-value of "the set is more likely to gain a problem than to lose it"."""
+    alpha: float
+    """How often at most a set that does not help may be certified, over all ``trainings`` and ``uses`` together."""
+    trainings: int = 1
+    """Trainings of a sweep that share ``alpha``."""
+    uses: int = 1
+    """Comparisons of this run on these problems that share ``alpha``, up to this one."""
+    reason: str = ""
+    """Why no certificate was possible."""
+    note: str = ""
+    """What else differs between two runs whose sets were compared."""
+
+    @property
+    def level(self) -> float:
+        """``alpha`` over everything that shares it: the evidence must be 1/``level``."""
+        return self.alpha / (self.trainings * self.uses)
+
+    def summary(self) -> str:
+        """The verdict in a few words."""
+        evidence, problems = f"E = {self.evidence:.3g}", f"{self.n} problem{'' if self.n == 1 else 's'}"
+        return {
+            "helps": f"certified: helps ({evidence}, {problems})",
+            "no_evidence": f"no evidence of help in {problems} ({evidence})",
+            "does_not_help": f"does not help ({self.gained} gained, {self.lost} lost, {problems})",
+            "same_set": "same set: nothing to certify",
+            "not_possible": f"not possible: {self.reason}",
+        }[self.verdict]
+
+    def __str__(self) -> str:
+        return "; ".join(filter(None, [self.summary(), self.basis()]))
+
+    def basis(self) -> str:
+        """What the verdict rests on: the other set, the changed problems and the evidence that was needed.
+
+        Empty if no certificate was possible.
+        """
+        against = f"compared with {self.against}"
+        if self.verdict == "not_possible":
+            return ""
+        if self.verdict == "same_set":
+            return against
+        shared = f"{self.alpha:g}" + (f" / {self.trainings} trainings" if self.trainings > 1 else "")
+        shared += f" / {self.uses} uses of these problems" if self.uses > 1 else ""
+        needed = f"E >= {1 / self.level:.3g} was needed (alpha {shared})"
+        parts = [f"{against} on validation problems: {self.gained} gained, {self.lost} lost", needed, self.note]
+        return "; ".join(part for part in parts if part)
 
 
 class FunctionResult(Record):
@@ -192,6 +262,8 @@ class Report(Record):
     test: Comparison | None = None
     validation: Comparison | None = None
     train: Comparison | None = None
+    certificate: Certificate | None = None
+    """Of the tested set; None if none was asked for."""
     noise_floor: NoiseFloor | None = None
     """Measured before step 1; None if that was switched off."""
     functions: tuple[FunctionResult, ...] = ()
@@ -202,12 +274,15 @@ class Report(Record):
     """By ``optimizer``, ``test_before`` and ``test_after``."""
     costs: Costs = Costs()
     seconds: Seconds = Seconds()
+    regime: tuple[str, ...] = ()
+    """With ``preset = "paper"``: what differs from the authors' regime, in sentences."""
 
     def on(self, split: Split) -> Comparison | None:
         """The comparison on ``split``, if it is the one that was evaluated."""
         return {"test": self.test, "validation": self.validation, "train": self.train}[split]
 
     def on_disk(self) -> dict[str, Any]:
-        """The report as JSON values, without the splits that it is not about."""
+        """The report as JSON values, without the splits that it is not about and what was not asked for."""
         others: set[str] = {split for split in SPLITS if self.on(split) is None}
+        others |= {"certificate"} if self.certificate is None else set()
         return self.model_dump(mode="json", exclude=others)

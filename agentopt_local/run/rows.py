@@ -6,9 +6,11 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
+from agentopt_local.acceptance import Judgement
 from agentopt_local.chat import Usage
 from agentopt_local.problem import Split
 from agentopt_local.record import Record
+from agentopt_local.run.report import Certificate
 from agentopt_local.stage import Stage
 from agentopt_local.train_state import Decision
 from agentopt_local.trajectory import Trajectory
@@ -92,6 +94,8 @@ class CandidateRow(Scored):
 
     actions: tuple[str, ...]
     """``kind name`` of each action."""
+    judgement: Judgement | None = None
+    """On the problems that count for the decision; None in rows of older versions."""
 
 
 class Fingerprints(Record):
@@ -166,6 +170,40 @@ class MetricRow(Record):
     """Of the step that just ended; None in all other rows."""
     accuracy_before: float | None = None
     """Before the step that just ended."""
+
+
+class LookRow(Record):
+    """A look at the test problems: an evaluation of a set that shows something new about it."""
+
+    look: int
+    """Counted from 1."""
+    functions: str
+    """Fingerprint of the set."""
+    n: int
+    """Problems."""
+    points: float
+    """Change from the untrained agent, in percentage points."""
+    p_value: float
+    """Exact two-sided McNemar test of "no change"."""
+    purpose: str = "evaluation"
+    """``evaluation``, or of an experiment: ``one-shot``, ``learning curve``, ``transfer``."""
+    date: str = ""
+    """When, in ISO 8601; empty for a look of an older version."""
+
+
+class CertificateRow(Record):
+    """A comparison of two sets on validation problems, when it begins and again when it has ended."""
+
+    functions: str
+    """Fingerprint of the set that is certified."""
+    baseline: str
+    """Fingerprint of the set that it is compared with."""
+    use: int = 0
+    """Which use of the validation problems it is, from 1; 0 if none were rolled out for it."""
+    problems: tuple[str, ...] = ()
+    """Ids in the order in which they count."""
+    certificate: Certificate | None = None
+    """None when it begins."""
 
 
 class CostRow(Record):

@@ -75,6 +75,7 @@ class Choice(Record):
 
     model: str
     seeds: int = Field(default=3, ge=1)
+    """Trainings per combination; each draws its own training problems, and all are tested on the same ones."""
     limit: int | None = Field(default=None, ge=1)
     """Use at most this many problems per split."""
     data: str
@@ -102,7 +103,8 @@ def load(name: str, folder: Path = FOLDER) -> Protocol:
 def cells(name: str, protocol: Protocol, choice: Choice) -> list[Cell]:
     """All cells: every combination of values, once per seed. Raises ConfigError for wrong settings."""
     found = []
-    for combination in itertools.product(*(axis.values.items() for axis in protocol.axes)):
+    combinations = list(itertools.product(*(axis.values.items() for axis in protocol.axes)))
+    for combination in combinations:
         labels = tuple(label for label, _ in combination)
         values: dict[str, Any] = merged({"model": {"name": choice.model}}, protocol.base)
         for _, settings in combination:
@@ -110,11 +112,13 @@ def cells(name: str, protocol: Protocol, choice: Choice) -> list[Cell]:
         values = json.loads(json.dumps(values).replace("{data}", choice.data))
         for key, value in parse_overrides(choice.overrides):
             set_key(values, key, value)
+        set_key(values, "evaluation.trainings", len(combinations) * choice.seeds)  # they share alpha
         for key in ("n_train", "n_test") if choice.limit else ():
             values["task"][key] = min(values["task"].get(key, choice.limit), choice.limit)
         for seed in range(choice.seeds):
             slug = "_".join(re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") for label in labels)
             place = {"run_dir": str(Path(choice.output) / name), "run_name": f"{slug}_s{seed}", "seed": seed}
-            config = build({**values, **place}, f"{name}, cell {slug}")
+            task = {"train_seed": seed, **values.get("task", {})}  # other training problems, the same test problems
+            config = build({**values, "task": task, **place}, f"{name}, cell {slug}")
             found.append(Cell(labels=labels, seed=seed, config=config))
     return found

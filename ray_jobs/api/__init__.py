@@ -9,13 +9,14 @@ from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.grading import Grade
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.problem import Problem
-from agentopt_local.run.report import NoiseFloor, Report
+from agentopt_local.run.report import Certificate, NoiseFloor, Report
 from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.stage import Stage
 from agentopt_local.trajectory import Attempt, Trajectory
 from ray_jobs.api.endpoint import Endpoint
-from ray_jobs.api.entry import aevaluate, aresume, atrain, evaluate, load, resume, train
+from ray_jobs.api.entry import aresume, atrain, load, resume, train
 from ray_jobs.api.finished_run import Run
+from ray_jobs.api.measuring import acertify, aevaluate, certify, evaluate
 from ray_jobs.api.task_data import task
 from ray_jobs.api.trained_agent import TrainedAgent
 
@@ -24,6 +25,7 @@ __all__ = [
     "Attempt",
     "BudgetError",
     "Callback",
+    "Certificate",
     "ChatReply",
     "ChatRequest",
     "ConfigError",
@@ -45,9 +47,11 @@ __all__ = [
     "TrainedAgent",
     "Trajectory",
     "Usage",
+    "acertify",
     "aevaluate",
     "aresume",
     "atrain",
+    "certify",
     "evaluate",
     "load",
     "resume",

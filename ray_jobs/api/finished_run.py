@@ -13,7 +13,7 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.record import Record
 from agentopt_local.run import files
 from agentopt_local.run.reader import RunFiles, read_config, read_reports, read_run
-from agentopt_local.run.report import Report
+from agentopt_local.run.report import Certificate, Report
 from ray_jobs.api import data_frames
 from ray_jobs.api.given import Model, given_model
 from ray_jobs.api.trained_agent import TrainedAgent
@@ -85,6 +85,14 @@ class Run:
     def report(self) -> Report | None:
         """The evaluation on the test problems: results, functions, tokens, costs, seconds. None before it has ended."""
         return read_reports(self.path, []).get("test")
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """Whether the functions help, on problems that played no part in training. None if none was asked for.
+
+        ``run.certificate.verdict``, ``run.certificate.summary()``; see :func:`ao.certify`.
+        """
+        return None if self.report is None else self.report.certificate
 
     @property
     def accuracy(self) -> Accuracy | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentopt_local.errors import AgentOptError, ConfigError
 from agentopt_local.problem import Split
@@ -17,6 +18,7 @@ from ray_jobs.terminal.printing import error_line, report_text, say
 if TYPE_CHECKING:
     from ray_jobs.config import RunConfig
 
+T = TypeVar("T")
 FAILED = 1
 USER_MISTAKE = 2
 INTERRUPTED = 130
@@ -37,20 +39,24 @@ def run_job(
     """
     from ray_jobs.lifecycle import at_work
 
-    return finish(run_dir, at_work(run_dir, job, display, forecast=config), split=split)
+    return finish(run_dir, at_work(run_dir, job, display, forecast=config), show=partial(report_text, split=split))
 
 
-def finish(run_dir: RunDir, job: Coroutine[Any, Any, Report], *, split: Split = "test") -> int:
-    """Run ``job``, which closes ``run_dir``; print its report and the run folder, and return the exit code."""
+def finish(run_dir: RunDir, job: Coroutine[Any, Any, T], *, show: Callable[[T], str], again: str = "") -> int:
+    """Run ``job``, which closes ``run_dir``; print what ``show`` makes of its result and the run folder.
+
+    Returns the exit code. ``again``: the command that continues an interrupted job, if it is not ``agentopt resume``.
+    """
+    again = again or f"agentopt resume {run_dir.path}"
     try:
-        report = asyncio.run(interruptible(job))
+        result = asyncio.run(interruptible(job))
     except (asyncio.CancelledError, KeyboardInterrupt):
-        say(f"To continue: agentopt resume {run_dir.path}")
+        say(f"To continue: {again}")
         return INTERRUPTED
     except AgentOptError as error:
         error_line(str(error))
-        say(f"To continue: agentopt resume {run_dir.path}")
+        say(f"To continue: {again}")
         return USER_MISTAKE if isinstance(error, ConfigError) else FAILED
-    say(report_text(report, split))
+    say(show(result))
     say(run_dir.path)
     return 0

@@ -15,7 +15,7 @@ from agentopt_local.callback import Callback
 from agentopt_local.run.report import NoiseFloor
 from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.stage import Stage
-from ray_jobs.terminal.live import LiveView, actions_text, pace, score_text
+from ray_jobs.terminal.live import LiveView, actions_text, judged_text, pace, score_text
 from ray_jobs.terminal.printing import floor_lines, printable
 
 log = logging.getLogger("agentopt")
@@ -111,5 +111,5 @@ class Display(Callback):
             return
         self.line(
             f"step {row.step}: {row.decision.replace('_', ' ')}  {score_text(row)} on the same "
-            f"{row.before.n} problems  [{actions_text(row)}]  {row.seconds:.0f} s"
+            f"{row.before.n} problems{judged_text(row)}  [{actions_text(row)}]  {row.seconds:.0f} s"
         )

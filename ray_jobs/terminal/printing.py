@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from agentopt_local.problem import Split
-from agentopt_local.run.report import Arm, Comparison, Difference, Flips, NoiseFloor, Report, Side, Visible
+from agentopt_local.run.report import Arm, Certificate, Comparison, Difference, Flips, NoiseFloor, Report, Side, Visible
 
 ARMS = {
     "placebo": "placebo function",
@@ -25,15 +25,19 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u2
 def report_text(report: Report, split: Split = "test") -> str:
     """A report in a few lines."""
     test = report.on(split)
+    certificate = [] if report.certificate is None else [certificate_text(report.certificate)]
     if test is None or test.n == 0:
-        return "No held-out problems were asked for (task.n_test = 0)."
+        return "\n".join(["No held-out problems were asked for (task.n_test = 0).", *certificate])
     lines = [f"Held-out problems: {test.n} (split {split}, the same ones before and after)"]
     lines += [f"  before  {side_text(test.before)}", f"  after   {side_text(test.after)}"]
     same = test.same_set or not report.functions
     lines.append(f"  change  {'none: both are the agent without functions' if same else change_text(test.difference)}")
+    if test.look is not None:
+        lines.append(f"  {look_text(test)}")
     if len(test.kinds) > 1:
         lines += [f"  {kind}: {row.before} -> {row.after} of {row.n}" for kind, row in test.kinds.items()]
     lines += arm_lines(test)
+    lines += certificate
     if report.noise_floor is not None:
         lines += floor_lines(report.noise_floor)
     lines.append("Functions learned:" if report.functions else "No function was learned.")
@@ -47,9 +51,25 @@ def report_text(report: Report, split: Split = "test") -> str:
     lines.append(
         f"Actions: {counts.sampled} sampled, {counts.legal} legal, {counts.verified} verified, {counts.applied} applied"
     )
+    if report.regime:
+        lines += ['preset = "paper", but not the authors\' regime:', *(f"  {each}" for each in report.regime)]
     if costs.money:
         lines.append(f"Cost: {costs.money:.4f} (agent {costs.agent.cost:.4f}, optimizer {costs.optimizer.cost:.4f})")
     return "\n".join(lines)
+
+
+def look_text(test: Comparison) -> str:
+    """Which look at the test problems this was, and what follows from it."""
+    text = f"look {test.look} of this test set (sha256 {test.test_set[:12]})"
+    if test.look is None or test.look == 1:
+        return text
+    return f"{text}: of {test.look} looks the best one needs p < {0.05 / test.look:.2g} for what 0.05 says of one"
+
+
+def certificate_text(certificate: Certificate) -> str:
+    """A certificate in one or two lines."""
+    basis = certificate.basis()
+    return f"Certificate: {certificate.summary()}" + (f"\n  {basis}" if basis else "")
 
 
 def side_text(side: Side) -> str:

@@ -28,6 +28,7 @@ def config(**more: object) -> RunConfig:
         "agent": {"max_tokens": 400},
         "optimizer": {"max_actions": 2, "n_samples": 4},
         "trainer": {"max_epochs": 2},
+        "evaluation": {"n_validation": 0},
     }
     return build(values | more, "test")
 
@@ -89,6 +90,21 @@ def test_what_has_been_seen_replaces_the_guesses() -> None:
     assert forecast.left() == after
 
 
+def test_a_certificate_takes_at_most_its_problems_twice() -> None:
+    for n, most in ((0, 0), (50, 100), ("auto", 120)):
+        forecast = Forecast(config(evaluation={"n_validation": n}), {"agent": SPEED})
+        without = Forecast(config(), {"agent": SPEED})
+        assert forecast.remaining() - without.remaining() == pytest.approx(most * forecast.attempt())
+    forecast.certificate(30)
+    in_all = forecast.remaining()
+    finish(forecast, "validation before", "v1")
+    finish(forecast, "validation before", "v1")
+    finish(forecast, "validation after", "v1", "learned")
+    assert in_all - forecast.remaining() == pytest.approx(2 * forecast.attempt())
+    forecast.certificate(0)
+    assert forecast.remaining() == pytest.approx(without.remaining())
+
+
 def test_what_a_resumed_run_remembers_is_no_work_that_it_did() -> None:
     clock = Clock()
     forecast = Forecast(config(), {"agent": SPEED}, clock=clock)
@@ -146,18 +162,25 @@ def test_baselines_and_the_noise_floor_are_part_of_the_work() -> None:
         forecast = Forecast(config(**more), {"agent": SPEED}, device=device)
         return (forecast.remaining() - 2 * forecast.proposal()) / forecast.attempt()
 
-    alone = attempts(evaluation={"baselines": []}, trainer={"max_epochs": 2, "noise_floor": False})
+    none = {"n_validation": 0}
+    alone = attempts(evaluation={"n_validation": 0, "baselines": []}, trainer={"max_epochs": 2, "noise_floor": False})
     assert alone == 2 * 20 + 10 + 2 * 2.5 * 10
-    assert attempts(evaluation={"baselines": []}) == alone + 2 * 7
-    assert attempts() == attempts("endpoint") == alone + 2 * 7 + 20
-    assert attempts(evaluation={"baselines": ["self_consistency", "one_shot"]}) == alone + 2 * 7 + 2 * 20
-    total = attempts(evaluation={"baselines": ["self_consistency_total"]}) - alone - 2 * 7
+    assert attempts(evaluation={"n_validation": 0, "baselines": []}) == alone + 2 * 7
+    assert attempts(evaluation=none) == attempts("endpoint", evaluation=none) == alone + 2 * 7 + 20
+    assert (
+        attempts(evaluation={"n_validation": 0, "baselines": ["self_consistency", "one_shot"]})
+        == alone + 2 * 7 + 2 * 20
+    )
+    total = attempts(evaluation={"n_validation": 0, "baselines": ["self_consistency_total"]}) - alone - 2 * 7
     training = (
         10 + 2 * Forecast(config(), {"agent": SPEED}).step_work() / Forecast(config(), {"agent": SPEED}).attempt()
     )
     assert total == 20 * (1 + training // 20), "votes for the tokens of the test and the training, rounded down"
-    assert attempts("gpu") == alone + 2 * 7 + 2 * 20 + total
-    assert attempts(evaluation={"baselines": ["self_consistency_total"], "max_votes": 2}) == alone + 2 * 7 + 2 * 20
+    assert attempts("gpu", evaluation=none) == alone + 2 * 7 + 2 * 20 + total
+    assert (
+        attempts(evaluation={"n_validation": 0, "baselines": ["self_consistency_total"], "max_votes": 2})
+        == alone + 2 * 7 + 2 * 20
+    )
 
 
 def test_the_noise_floor_is_counted_once_and_only_before_step_1() -> None:
@@ -172,5 +195,5 @@ def test_the_noise_floor_is_counted_once_and_only_before_step_1() -> None:
     assert (forecast.remaining() - drafts) / forecast.attempt() == pytest.approx(
         before - 14 - drafts / first.attempt(), abs=1e-9
     )
-    later = Forecast(config(), {"agent": SPEED}, steps=1)
+    later = Forecast(config(evaluation={"n_validation": 0}), {"agent": SPEED}, steps=1)
     assert (later.remaining() - later.proposal()) / later.attempt() == 3 * 20 + 2.5 * 10
