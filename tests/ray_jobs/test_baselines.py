@@ -34,8 +34,9 @@ def lucky(request: ChatRequest) -> str:
     """The script, but without functions the agent doubles right with two of three seeds, in two ways to write it."""
     last = request.messages[-1].content
     seed = request.sampling.seed or 0
-    if last.startswith("Double: ") and request.sampling.temperature > 0 and seed % 3:
-        return f"<answer>{2 * int(last[8:])}{'.0' if seed % 3 == 1 else ''}</answer>"
+    if last.startswith("Double: ") and request.sampling.temperature > 0:
+        right = 2 * int(last[8:])
+        return f"<answer>{(f'not {seed}', f'{right}.0', right)[seed % 3]}</answer>"
     return brain(request)
 
 
