@@ -26,6 +26,7 @@ __all__ = [
     "Message",
     "MetricRow",
     "ModelError",
+    "NoiseFloor",
     "Problem",
     "Report",
     "Run",

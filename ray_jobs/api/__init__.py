@@ -9,7 +9,7 @@ from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.grading import Grade
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.problem import Problem
-from agentopt_local.run.report import Certificate, Report
+from agentopt_local.run.report import Certificate, NoiseFloor, Report
 from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.stage import Stage
 from agentopt_local.trajectory import Attempt, Trajectory
@@ -36,6 +36,7 @@ __all__ = [
     "Message",
     "MetricRow",
     "ModelError",
+    "NoiseFloor",
     "Problem",
     "Report",
     "Run",
