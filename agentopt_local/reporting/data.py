@@ -12,11 +12,12 @@ from typing import Any
 
 from agentopt_local.chat import Usage
 from agentopt_local.functions import FunctionSet
+from agentopt_local.paper_regime import differences
 from agentopt_local.problem import Split
 from agentopt_local.reporting.history import final_functions, function_rows
 from agentopt_local.reporting.rollout_index import chunked, first_index, index, rollout_detail
 from agentopt_local.reporting.settings_toml import toml_text
-from agentopt_local.run.reader import RunFiles
+from agentopt_local.run.reader import NOISE_FLOOR, RunFiles, noise_floor_in
 from agentopt_local.run.report import Comparison
 from agentopt_local.run.rows import MetricRow, Score, StepRow
 from agentopt_local.stage import Stage
@@ -53,8 +54,10 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
         "model": str(run.meta.get("model") or flat.get("model.name", "")),
         "task": str(flat.get("task.spec", "")),
         "notes": list(run.notes),
+        "regime": list(differences(run.config)) if run.config.get("preset") == "paper" else [],
         "stopped": run.state.stopped,
         "results": results(run, splits),
+        "noise_floor": floor.model_dump(mode="json") if (floor := noise_floor_in(run.meta)) else None,
         "certificates": certificate_rows(run),
         "steps": [step_row(step) for step in run.steps],
         "functions": functions,
@@ -68,7 +71,7 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
         "settings": flat,
         "changed": sorted(key for key, value in flat.items() if plain.get(key) != value),
         "toml": toml_text(run.config, defaults or {}),
-        "meta": flatten({key: value for key, value in run.meta.items() if key != "prompts"}),
+        "meta": flatten({key: value for key, value in run.meta.items() if key not in ("prompts", NOISE_FLOOR)}),
         "rollouts": rollouts,
     }
     return RunPage(
@@ -79,7 +82,8 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
 
 def both_sides(run: RunFiles, split: Split) -> tuple[ByProblem, ByProblem]:
     """The rollouts of the untrained and of the trained agent on the problems of ``split``, by problem id."""
-    staged = [each for each in run.rollouts if each.stage.of_split == split]
+    seed = run.config.get("seed", 0)  # others are of votes and of the noise floor
+    staged = [each for each in run.rollouts if each.stage.of_split == split and each.trajectory.seed == seed]
     untrained = FunctionSet().fingerprint
     before = {t.problem_id: t for each in staged if (t := each.trajectory).functions == untrained}
     evaluated = [each.trajectory.functions for each in staged if each.stage == Stage(split=split, part="after")]
@@ -118,6 +122,10 @@ def result_of_report(split: Split, result: Comparison) -> Row:
         "n": result.n,
         **{side: {key: values[side][key] for key in ("accuracy", "ci95")} for side in ("before", "after")},
         "difference": values["difference"],
+        "look": result.look,
+        "test_set": result.test_set,
+        "same_set": result.same_set,
+        "arms": values["arms"],
         "kinds": [kind_row(kind, row.n, row.before, row.after) for kind, row in result.kinds.items()],
         "stops": {side: values[side]["stop_reasons"] for side in ("before", "after")},
     }
@@ -139,6 +147,8 @@ def result_of_rollouts(run: RunFiles, split: Split, pairs: Sequence[tuple[Trajec
         "before": side([old for old, _ in pairs]),
         "after": side([new for _, new in pairs]),
         "difference": difference.model_dump(mode="json"),
+        "same_set": all(old is new for old, new in pairs),
+        "arms": [],
         "kinds": [kind_row(kind, *row) for kind, row in kinds.items()],
         "stops": {
             name: count(each[index].stop_reason for each in pairs) for index, name in enumerate(("before", "after"))
@@ -206,11 +216,12 @@ def step_row(step: StepRow) -> Row:
 
 
 def usage_rows(run: RunFiles) -> list[Row]:
-    """Tokens by purpose: the optimizer, training rollouts, validation rollouts, test rollouts."""
+    """Tokens by purpose: the optimizer, rollouts of the training, of the noise floor, of validation and of the test."""
     parts: dict[str, Usage] = {"optimizer": run.state.usage}
     counts: dict[str, int] = {}
     for each in run.rollouts:
         name = PARTS.get(each.stage.of_split or "test", "test rollouts")
+        name = "rollouts of the noise floor" if each.stage.of_floor else name
         parts[name] = parts.get(name, Usage()) + each.trajectory.usage
         counts[name] = counts.get(name, 0) + 1
     return [{"part": name, "rollouts": counts.get(name), **usage.model_dump()} for name, usage in parts.items()]

@@ -20,7 +20,7 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import SPLITS, Split
 from agentopt_local.record import Record
 from agentopt_local.run import files
-from agentopt_local.run.report import Certificate, Report
+from agentopt_local.run.report import Certificate, NoiseFloor, Report
 from agentopt_local.run.rows import CertificateRow, MetricRow, ProblemRow, ProposalRow, RolloutRow, StepRow
 from agentopt_local.train_state import TrainState
 from agentopt_local.update import Update
@@ -28,6 +28,8 @@ from agentopt_local.update import Update
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 Row = dict[str, Any]
+NOISE_FLOOR = "noise_floor"
+"""The key of the noise floor in what is written down about a run."""
 
 
 # Strictly
@@ -77,6 +79,19 @@ def read_day(run: Path) -> date | None:
     try:
         return date.fromisoformat(str(day or meta.get("started"))[:10])
     except ValueError:
+        return None
+
+
+def read_noise_floor(run: Path) -> NoiseFloor | None:
+    """The noise floor that was measured before step 1; None if there is none, or one of another version."""
+    return noise_floor_in(read_meta(run))
+
+
+def noise_floor_in(meta: Row) -> NoiseFloor | None:
+    """The noise floor in what was written down about a run."""
+    try:
+        return NoiseFloor.model_validate(meta.get(NOISE_FLOOR), extra="ignore")
+    except ValidationError:
         return None
 
 

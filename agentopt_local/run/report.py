@@ -55,6 +55,25 @@ class KindCounts(Record):
     after: int
 
 
+class Arm(Record):
+    """A baseline on the same problems as the trained agent."""
+
+    name: str
+    """``placebo``, ``self_consistency``, ``self_consistency_total`` or ``one_shot``."""
+    result: Side | None = None
+    """How it did, with the tokens of all its votes; None if not even one vote fits into its budget."""
+    difference: Difference | None = None
+    """The trained agent minus this one; None where there is no result or both have one set of functions."""
+    same_set: bool = False
+    """Whether it has the trained agent's functions, so that there is nothing to compare."""
+    functions: tuple[str, ...] = ()
+    """Their names."""
+    votes: int | None = None
+    """Answers per problem; None for an arm that does not vote."""
+    budget: int | None = None
+    """Tokens, read and generated, that all votes together may use; None for an arm that does not vote."""
+
+
 class Comparison(Record):
     """The untrained and the trained agent on the same problems."""
 
@@ -63,7 +82,57 @@ class Comparison(Record):
     before: Side
     after: Side
     difference: Difference
+    same_set: bool = False
+    """Whether both have the same functions, so that the difference says nothing."""
     kinds: dict[str, KindCounts] = Field(default={})
+    look: int | None = None
+    """Which look at the run's test problems this was, from 1; None on other splits and in reports of older versions."""
+    test_set: str = ""
+    """SHA-256 of the test problems; empty on other splits."""
+    arms: tuple[Arm, ...] = ()
+    """The other baselines."""
+
+
+class Flips(Record):
+    """How many outcomes changed although nothing was learned."""
+
+    gained: int
+    """Problems solved only the second time."""
+    lost: int
+    """Problems solved only the first time."""
+    rate: float
+    """Share of the problems whose outcome changed, either way."""
+    ci95: tuple[float, float]
+    """95 % Wilson interval of ``rate``."""
+    gained_ci95: tuple[float, float]
+    """95 % Wilson interval of the share of gained problems."""
+    lost_ci95: tuple[float, float]
+    """95 % Wilson interval of the share of lost problems."""
+
+
+class Visible(Record):
+    """The smallest gain that a number of problems can show, in percentage points."""
+
+    n: int
+    """Problems."""
+    points: float
+    at_most: float
+    """The same if outcomes change as often as the upper end of the flip rate's interval says."""
+
+
+class NoiseFloor(Record):
+    """What chance alone does to the outcomes of the agent that a training starts from."""
+
+    n: int
+    """Training problems that it was measured on."""
+    again: Flips
+    """The same agent with another seed."""
+    placebo: Flips
+    """The agent with one more function, which does nothing useful; its ``rate`` is the q of ``train`` and ``test``."""
+    train: Visible
+    """For the problems of a training step."""
+    test: Visible | None = None
+    """For the test problems; None if there are none."""
 
 
 class Certificate(Record):
@@ -195,6 +264,8 @@ class Report(Record):
     train: Comparison | None = None
     certificate: Certificate | None = None
     """Of the tested set; None if none was asked for."""
+    noise_floor: NoiseFloor | None = None
+    """Measured before step 1; None if that was switched off."""
     functions: tuple[FunctionResult, ...] = ()
     """The tested set, in its order."""
     actions: ActionCounts = ActionCounts()
@@ -203,6 +274,8 @@ class Report(Record):
     """By ``optimizer``, ``test_before`` and ``test_after``."""
     costs: Costs = Costs()
     seconds: Seconds = Seconds()
+    regime: tuple[str, ...] = ()
+    """With ``preset = "paper"``: what differs from the authors' regime, in sentences."""
 
     def on(self, split: Split) -> Comparison | None:
         """The comparison on ``split``, if it is the one that was evaluated."""

@@ -8,6 +8,7 @@ function verdict(result) {
   const { before, after, difference, n, split } = result;
   const on = `${plural(n, `${SPLITS[split]} problem`)}`;
   const [from, to] = [tidyPercent(before.accuracy), tidyPercent(after.accuracy)];
+  if (result.same_set) return `Accuracy on ${on} is ${to}: no function was kept, so both are the same agent.`;
   if (difference.ci95[0] > 0) return `Accuracy on ${on} rose from ${from} to ${to}.`;
   if (difference.ci95[1] < 0) return `Accuracy on ${on} fell from ${from} to ${to}.`;
   if (from === to) return `Accuracy on ${on} stayed at ${to}.`;
@@ -20,7 +21,9 @@ function evidence(result) {
     fact('Change', `${signed(difference.points)} points`, `95 % interval ${points(difference.ci95)}`),
     fact('Chance', pValue(difference.p_value), 'exact McNemar test, two-sided'),
     fact('Gained', whole(difference.gained), `of ${plural(n, 'problem')}: wrong before, right after`),
-    fact('Lost', whole(difference.lost), 'right before, wrong after'));
+    fact('Lost', whole(difference.lost), 'right before, wrong after'),
+    result.look && fact('Look', `${result.look} of this test set`, result.look > 1
+      ? `of ${result.look} looks the best one needs p < ${(0.05 / result.look).toPrecision(2)} for what 0.05 says of one` : `SHA-256 ${result.test_set.slice(0, 12)}`));
 }
 
 const fact = (name, value, note) => el('div', {}, el('dt', {}, name), el('dd', {}, el('strong', {}, value), el('span', {}, note)));
@@ -41,13 +44,14 @@ function headline(run) {
     el('h1', { id: 'results-title' }, title),
     el('p', { class: 'lead' }, story, ' The model’s weights did not change.'),
     caution(run, result),
-    result && evidence(result),
+    result && !result.same_set && evidence(result),
     result && figure('Accuracy before and after, with 95 % Wilson intervals', title,
       dotPlot([
         { label: 'Before training', marks: [{ name: '', style: 'before', value: [result.before.accuracy, ...result.before.ci95] }] },
         { label: 'After training', marks: [{ name: '', style: 'after', value: [result.after.accuracy, ...result.after.ci95] }] },
       ])),
-    run.results.length > 1 && otherSplits(run));
+    run.results.length > 1 && otherSplits(run),
+    run.regime.length > 0 && fold('What differs from the paper’s regime', false, el('ul', {}, run.regime.map((each) => el('li', {}, each)))));
 }
 
 function caution(run, result) {
@@ -142,7 +146,7 @@ function comparison(runs) {
   const keys = [...new Set(runs.flatMap((run) => Object.keys(run.settings)))].filter((key) =>
     key !== 'run_name' && new Set(runs.map((run) => JSON.stringify(run.settings[key]))).size > 1);
   const result = (run) => run.results[0];
-  const sets = new Set(runs.filter(result).map((run) => `${result(run).split} ${result(run).n}`));
+  const sets = new Set(runs.filter(result).map((run) => result(run).test_set || `${result(run).split} ${result(run).n}`));
   return el('section', { id: 'comparison', class: 'hero', 'aria-labelledby': 'comparison-title' },
     el('h1', { id: 'comparison-title' }, `${runs.length} runs side by side`),
     sets.size > 1 && el('p', { class: 'note', role: 'note' }, 'The runs were measured on different problems. Compare their changes, not their accuracies.'),
