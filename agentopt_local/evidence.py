@@ -104,9 +104,10 @@ def failures_text(failures: Sequence[FailedUpdate], max_tokens: int) -> str:
     """The latest updates that did not help, as many as fit the budget, worst first."""
     rows, left = [], max_tokens * CHARS_PER_TOKEN
     for failed in reversed(failures):
+        too_little = ", too little to be more than chance" if failed.accuracy > failed.accuracy_before else ""
         row = (
             f"- {'; '.join(failed.actions)}: accuracy went from "
-            f"{failed.accuracy_before:.2f} to {failed.accuracy:.2f}, so it was undone."
+            f"{failed.accuracy_before:.2f} to {failed.accuracy:.2f}{too_little}, so it was undone."
         )
         if len(row) > left:
             break

@@ -79,26 +79,32 @@ class Optimizer:
             queue, left = queue[len(wave) :], left - len(wave)
             present = update.functions if progressive else functions
             shown = functions_text(present, rollouts, self.config.functions_tokens)
+            seeds = [derive(seed, "edit", first + index) for index in range(len(wave))]
+            picked = [self._pick(group, each) for group, each in zip(wave, seeds, strict=True)]
             edits = await together(
-                self._edit(update.functions, group, shown, failures, seed=derive(seed, "edit", first + index))
-                for index, group in enumerate(wave)
+                self._edit(update.functions, evidence, shown, failures, seed=each)
+                for evidence, each in zip(picked, seeds, strict=True)
             )
-            for group, (verified, counts, usage) in zip(wave, edits, strict=True):
+            for group, evidence, (verified, counts, usage) in zip(wave, picked, edits, strict=True):
                 update = update.plus(counts, usage)
-                if verified is None:
-                    continue
-                if isinstance(verified.action, Terminate):
+                if verified is not None and isinstance(verified.action, Terminate):
                     left = 0
                     continue
-                if progressive and not verified.complete:
+                if progressive and (verified is None or not verified.complete):
                     queue.append(group)  # some of its problems are unanswered: another try, after the other kinds
-                update = update.applying(verified)
+                if verified is not None:
+                    update = update.applying(verified, [each.problem.id for each in evidence])
         return update if update.actions else update.model_copy(update={"functions": functions})
+
+    def _pick(self, group: Sequence[Evidence], seed: int) -> tuple[Evidence, ...]:
+        """The failures of a kind that an edit's drafts are shown."""
+        most = max(1, len(group) // 2) if self.config.hold_back else len(group)
+        return pick(group, min(self.config.n_evidence, most), seed)
 
     async def _edit(
         self,
         functions: FunctionSet,
-        group: Sequence[Evidence],
+        evidence: tuple[Evidence, ...],
         shown: str,
         failures: Sequence[FailedUpdate],
         *,
@@ -106,7 +112,6 @@ class Optimizer:
     ) -> tuple[Verified | None, ActionCounts, Usage]:
         """The best of ``n_samples`` drafts of one edit of ``functions``; ``shown``: the current functions as text."""
         config = self.config
-        evidence = pick(group, config.n_evidence, seed)
         context = DraftContext(
             model=self.model,
             task=self.task,

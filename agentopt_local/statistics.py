@@ -146,8 +146,8 @@ def sign_test(gained: int, lost: int) -> float:
 def sign_evidence(gained: int, lost: int) -> float:
     """The e-value of "a changed problem is more likely gained than lost" after so many changed problems.
 
-    A fair bet against "gains are at most as likely as losses", averaged over all chances of a gain above 1/2. If that is
-    true, it ever reaches 1/alpha with probability alpha at most, so it may be looked at after every problem (Ville's
+    A fair bet against "gains are at most as likely as losses", averaged over all chances of a gain above 1/2. If that
+    is true, it ever reaches 1/alpha with probability alpha at most, so it may be looked at after every problem (Ville's
     inequality; Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS B 86 (2024)).
     """
     changed = gained + lost

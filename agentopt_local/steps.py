@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agentopt_local.acceptance import Judgement
 from agentopt_local.chat import Usage
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
@@ -24,19 +25,56 @@ class Tried:
     """The number of the candidate that it belongs to."""
     update: Update
     after: Sequence[Trajectory]
+    judgement: Judgement
+    smaller: bool = False
+    """Whether it only takes functions away."""
+
+    @property
+    def helped(self) -> bool:
+        """Whether it did better where it counts, if by less than the margin; a smaller set need only do as well."""
+        return self.judgement.accepted or (self.judgement.gain >= 0 if self.smaller else self.judgement.gain > 0)
+
+
+def best_first(tried: Sequence[Tried]) -> list[Tried]:
+    """Those to be kept before all others, then by their gain on the problems that count, then smaller sets first."""
+    return sorted(
+        tried,
+        key=lambda each: (
+            not each.judgement.accepted,
+            -round(each.judgement.gain, 9),
+            len(each.update.functions),
+            each.candidate,
+        ),
+    )
+
+
+def parts(update: Update, base: FunctionSet) -> dict[int, frozenset[int]]:
+    """The parts of an update that are tried first: by the index of an edit, that edit and those that it needs.
+
+    Parts that leave ``base`` as it is, or repeat an earlier one's result, are left out.
+    """
+    found: dict[int, frozenset[int]] = {}
+    known = {base}
+    for index in range(len(update.actions)):
+        edits = update.needs(index)
+        functions = update.having(base, edits).functions
+        if functions not in known:
+            known.add(functions)
+            found[index] = edits
+    return found
 
 
 def step_row(
     state: TrainState,
     decision: Decision,
-    best_first: Sequence[Tried],
+    ranked: Sequence[Tried],
     *,
     spent: Update,
     before: Sequence[Trajectory],
     seconds: float,
 ) -> StepRow:
     """The row of the step after ``state``; ``spent`` holds the counts and tokens of all of its candidates."""
-    best = best_first[0]
+    best = ranked[0]
     return StepRow(
         step=state.step + 1,
         decision=decision,
@@ -51,14 +89,15 @@ def step_row(
                 actions=each.update.summaries(),
                 accuracy=round(accuracy(each.after), 6),
                 reward=round(mean_reward(each.after), 6),
+                judgement=each.judgement,
             )
-            for each in best_first
+            for each in ranked
         ),
         candidate=best.candidate,
         functions=(best.update.functions if decision == "accepted" else state.functions).names,
         fingerprint=Fingerprints(before=state.functions.fingerprint, after=best.update.functions.fingerprint),
         counts=spent.counts,
-        tokens=StepTokens(optimizer=spent.usage, rollouts=sum((sum_usage(each.after) for each in best_first), Usage())),
+        tokens=StepTokens(optimizer=spent.usage, rollouts=sum((sum_usage(each.after) for each in ranked), Usage())),
         seconds=round(seconds, 2),
     )
 
@@ -69,6 +108,7 @@ def after_step(state: TrainState, decision: Decision, update: Update, row: StepR
         "step": row.step,
         "counts": state.counts + row.counts,
         "usage": state.usage + row.tokens.optimizer,
+        "solved": 0,
     }
     if decision == "accepted":
         accepted = {"functions": update.functions, "accepted": state.accepted + 1, "idle": 0, "failures": ()}
@@ -79,15 +119,31 @@ def after_step(state: TrainState, decision: Decision, update: Update, row: StepR
             step=row.step,
             actions=update.summaries(),
             functions=update.functions,
-            accuracy=row.after.reward,
-            accuracy_before=row.before.reward,
+            accuracy=row.candidates[0].judgement.after if row.candidates[0].judgement else row.after.reward,
+            accuracy_before=row.candidates[0].judgement.before if row.candidates[0].judgement else row.before.reward,
         )
         failures = (*failures, failed)
     return state.model_copy(update={**common, "idle": state.idle + 1, "failures": failures})
 
 
+def solved_step(state: TrainState, before: Sequence[Trajectory], seconds: float) -> tuple[TrainState, StepRow]:
+    """The state after a step whose problems are all solved, and its row. Such a step does not count as idle."""
+    now = score(before)
+    row = StepRow(
+        step=state.step + 1,
+        decision="skipped",
+        before=now,
+        after=now,
+        functions=state.functions.names,
+        fingerprint=Fingerprints(before=state.functions.fingerprint, after=state.functions.fingerprint),
+        seconds=round(seconds, 2),
+    )
+    return state.model_copy(update={"step": row.step, "solved": state.solved + 1}), row
+
+
 def distinct(updates: Sequence[Update], functions: FunctionSet) -> list[int]:
-    """Numbers of the candidates whose code differs from that of earlier ones and of ``functions``; [0] if none does."""
+    """Numbers of the candidates whose code or docstrings differ from those of earlier ones and of ``functions``; [0] if
+    none do. A docstring decides when an agent calls a function."""
     known = {code(functions)}
     found = []
     for number, each in enumerate(updates):
@@ -97,19 +153,23 @@ def distinct(updates: Sequence[Update], functions: FunctionSet) -> list[int]:
     return found or [0]
 
 
-def code(functions: FunctionSet) -> frozenset[str]:
-    """A set's code, regardless of comments, docstrings, formatting and order."""
-    return frozenset(function.normalized() for function in functions.each())
+def code(functions: FunctionSet) -> frozenset[tuple[str, str]]:
+    """A set's code and docstrings, regardless of comments, formatting and order."""
+    return frozenset((function.normalized(), function.description) for function in functions.each())
 
 
 def batch_of(problems: Sequence[Problem], size: int | None, seed: int, step: int) -> tuple[Problem, ...]:
     """The problems of one step, determined by the seed and the step. The batches of an epoch cover all problems."""
     if size is None or size >= len(problems):
         return tuple(problems)
-    per_epoch = -(-len(problems) // size)
-    epoch, index = divmod(step, per_epoch)
+    epoch, index = divmod(step, batches(problems, size))
     order = random.Random(derive(seed, "batch", epoch)).sample(list(problems), len(problems))
     return tuple(order[index * size : (index + 1) * size])
+
+
+def batches(problems: Sequence[Problem], size: int | None) -> int:
+    """The steps of an epoch."""
+    return 1 if size is None or size >= len(problems) else -(-len(problems) // size)
 
 
 def score(trajectories: Sequence[Trajectory]) -> Score:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from agentopt_local.acceptance import Acceptance
 from agentopt_local.chat import Usage
 from agentopt_local.errors import ConfigError
 from agentopt_local.functions import FunctionSet
@@ -27,8 +28,12 @@ class TrainerConfig(Record):
     """Stop after this many consecutive updates that did not help."""
     roll_back: bool = True
     """Undo an update that did not help; False: keep every update and end with the last one (the paper's ablation)."""
-    accept_ties: bool = False
-    """Keep an update that leaves the score unchanged, as the authors' code does."""
+    acceptance: Acceptance = "unseen"
+    """When an update is kept. ``unseen``: it gains on problems that its author was not shown, by more than chance alone
+    usually brings; a smaller set wins ties. ``mean``: the mean reward on all problems rises, as the paper writes.
+    ``paper``: it does not fall, as the authors' code has it. ``sequential``: strong evidence on unseen problems."""
+    gate_alpha: float = Field(default=0.1, gt=0, lt=1)
+    """With ``acceptance = "sequential"``: how often an update that does not help may be kept."""
     try_edits: bool = True
     """Roll out each edit of an update alone, then those that helped together, and keep the best. False: keep the whole
     update or nothing, as in the paper."""
@@ -40,10 +45,19 @@ class TrainerConfig(Record):
     batch_size: int | None = Field(default=None, ge=1)
     """Problems per step, drawn by seed; None: all training problems, as in the paper."""
     noise_floor: bool = True
-    """Before step 1, measure how many outcomes change by chance: the untrained agent once more, and once with a function
-    that does nothing useful. Tells the gain that the number of training problems can show."""
+    """Before step 1, measure how many outcomes change by chance: the untrained agent once more, and once with a
+    function that does nothing useful. Tells the gain that the number of training problems can show."""
     keep_only_used: bool = False
     """At test time, give the agent only the functions that were called successfully in training, as the authors do."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_older_runs(cls, values: Any) -> Any:
+        # Runs of older versions had accept_ties instead, and are continued by the rule that they were started with.
+        if isinstance(values, dict) and "accept_ties" in values:
+            rule = "paper" if values["accept_ties"] else "mean"
+            values = {"acceptance": rule, **{key: values[key] for key in values if key != "accept_ties"}}
+        return values
 
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -53,12 +67,19 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "max_epochs": 10,
             "count_accepted": True,
             "patience": 10,
-            "accept_ties": True,
+            "acceptance": "paper",
             "try_edits": False,
             "keep_only_used": True,
             "n_candidates": 1,
         },
-        "optimizer": {"max_actions": 3, "concurrent": False, "n_samples": 1, "max_retries": 9, "min_matches": 0},
+        "optimizer": {
+            "max_actions": 3,
+            "concurrent": False,
+            "n_samples": 1,
+            "max_retries": 9,
+            "min_matches": 0,
+            "hold_back": False,
+        },
     },
 }
 """The settings of each ``preset``; the user's own settings override them. ``paper``: as in the released code."""
@@ -81,7 +102,7 @@ class FailedUpdate(Record):
     """``kind name`` of each action."""
     functions: FunctionSet
     accuracy: float
-    """Mean reward of the whole set on the problems it was tried on, 0 to 1. Equal to the accuracy of exact tasks."""
+    """Mean reward of the whole set on the problems that counted, 0 to 1. Equal to the accuracy of exact tasks."""
     accuracy_before: float
 
 
@@ -95,6 +116,8 @@ class TrainState(Record):
     accepted: int = 0
     idle: int = 0
     """Consecutive steps without improvement."""
+    solved: int = 0
+    """Consecutive steps, up to this one, whose batches held no failure."""
     failures: tuple[FailedUpdate, ...] = ()
     """Updates rolled back since the last accepted one."""
     counts: ActionCounts = ActionCounts()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from agentopt_local.acceptance import is_smaller, judge
 from agentopt_local.concurrency import together
 from agentopt_local.evidence import Evidence
 from agentopt_local.functions import FunctionSet
@@ -18,9 +19,19 @@ from agentopt_local.rollout import Rollouts
 from agentopt_local.run.rows import StepRow
 from agentopt_local.seeds import derive
 from agentopt_local.stage import Stage
-from agentopt_local.steps import Tried, after_step, batch_of, distinct, step_row
+from agentopt_local.steps import (
+    Tried,
+    after_step,
+    batch_of,
+    batches,
+    best_first,
+    distinct,
+    parts,
+    solved_step,
+    step_row,
+)
 from agentopt_local.train_state import Decision, FailedUpdate, StopCause, TrainerConfig, TrainState
-from agentopt_local.trajectory import Trajectory, mean_reward
+from agentopt_local.trajectory import Trajectory
 from agentopt_local.update import Update
 
 
@@ -91,9 +102,12 @@ class Trainer:
             started = time.monotonic()
             batch = batch_of(problems, self.config.batch_size, self.seed, state.step)
             before = await self._roll_out(state, state.functions, batch, "before")
-            if all(each.correct for each in before) and self.config.batch_size is None:
-                cause = "solved"
-                break
+            if all(each.correct for each in before):
+                if state.solved + 1 >= batches(problems, self.config.batch_size):
+                    cause = "solved"
+                    break
+                state = self._keep(*solved_step(state, before, time.monotonic() - started))
+                continue
             updates = await together(
                 self._propose(state, each, known, batch, before) for each in range(self.config.n_candidates)
             )
@@ -101,8 +115,8 @@ class Trainer:
                 self._try(state, number, updates[number], batch, before)
                 for number in distinct(updates, state.functions)
             )
-            best_first = sorted((each for some in tried for each in some), key=lambda each: -mean_reward(each.after))
-            state = self._finish(state, best_first, updates, before, time.monotonic() - started)
+            ranked = best_first([each for some in tried for each in some])
+            state = self._finish(state, ranked, updates, before, time.monotonic() - started)
         state = state.model_copy(update={"stopped": cause})
         self.record.keep_state(state)
         return state
@@ -145,54 +159,74 @@ class Trainer:
         batch: Sequence[Problem],
         before: Sequence[Trajectory],
     ) -> list[Tried]:
-        """Roll out candidate ``number`` on the step's problems. With ``try_edits``, first each edit alone, then
-        those that helped together, so that one bad edit does not sink the good ones."""
+        """Roll out candidate ``number`` on the step's problems. With ``try_edits``, first each edit alone, with those
+        that it needs, then those that helped together, so that one bad edit does not sink the good ones."""
         if update.functions == state.functions:
-            return [Tried(number, update, before)]
+            return [self._judged(state, number, update, before, before)]
 
         async def roll_out(part: Update, name: str) -> Tried:
-            return Tried(number, part, await self._roll_out(state, part.functions, batch, name))
+            after = await self._roll_out(state, part.functions, batch, name)
+            return self._judged(state, number, part, before, after)
 
-        if not self.config.try_edits or len(update.actions) < 2:
+        alone = parts(update, state.functions) if self.config.try_edits else {}
+        if len(alone) < 2:
             return [await roll_out(update, "after")]
-        alone = [(index, update.only(state.functions, [index])) for index in range(len(update.actions))]
-        single = {index: each for index, each in alone if each is not None and each.functions != state.functions}
-        tried = await together(roll_out(each, f"edit {index + 1}") for index, each in single.items())
-        old = mean_reward(before)
-        helped = [index for index, each in zip(single, tried, strict=True) if mean_reward(each.after) > old]
-        whole = update.only(state.functions, helped) if len(helped) > 1 else None
-        if not tried:  # every edit depends on another one
-            whole = update
-        if whole is not None:
-            tried.append(await roll_out(whole, "edits together"))
+        tried = await together(
+            roll_out(update.having(state.functions, edits), f"edit {index + 1}") for index, edits in alone.items()
+        )
+        helped = [edits for edits, each in zip(alone.values(), tried, strict=True) if each.helped]
+        joined = frozenset[int]().union(*helped)
+        if joined and joined not in alone.values():
+            tried.append(await roll_out(update.having(state.functions, joined), "edits together"))
         return tried
+
+    def _judged(
+        self,
+        state: TrainState,
+        number: int,
+        update: Update,
+        before: Sequence[Trajectory],
+        after: Sequence[Trajectory],
+    ) -> Tried:
+        """An update with its rollouts and what the configured rule says of them."""
+        smaller = is_smaller(update.functions, state.functions)
+        judgement = judge(
+            self.config.acceptance,
+            [each.grade.reward for each in before],
+            [each.grade.reward for each in after],
+            shown={index for index, each in enumerate(before) if each.problem_id in update.seen},
+            smaller=smaller,
+            alpha=self.config.gate_alpha,
+        )
+        return Tried(number, update, after, judgement, smaller)
 
     def _finish(
         self,
         state: TrainState,
-        best_first: Sequence[Tried],
+        ranked: Sequence[Tried],
         updates: Sequence[Update],
         before: Sequence[Trajectory],
         seconds: float,
     ) -> TrainState:
         """Decide on the best candidate, record the step, and return the state after it."""
-        best = best_first[0]
-        decision = self._decide(best.update.functions == state.functions, mean_reward(before), mean_reward(best.after))
+        best = ranked[0]
+        decision = self._decide(state, best)
         spent = Update(functions=state.functions)
         for each in updates:
             spent = spent.plus(each.counts, each.usage)
-        row = step_row(state, decision, best_first, spent=spent, before=before, seconds=seconds)
-        state = after_step(state, decision, best.update, row)
+        row = step_row(state, decision, ranked, spent=spent, before=before, seconds=seconds)
+        return self._keep(after_step(state, decision, best.update, row), row)
+
+    def _decide(self, state: TrainState, best: Tried) -> Decision:
+        if best.update.functions == state.functions:
+            return "skipped"
+        return "accepted" if best.judgement.accepted or not self.config.roll_back else "rolled_back"
+
+    def _keep(self, state: TrainState, row: StepRow) -> TrainState:
+        """Record a finished step and the state after it, and return that."""
         self.record.keep_step(row)
-        if decision == "accepted":
+        if row.decision == "accepted":
             self.record.keep_functions(row.step, state.functions)
         self.record.keep_state(state)
         self.on_step(row)
         return state
-
-    def _decide(self, unchanged: bool, old: float, new: float) -> Decision:
-        if unchanged:
-            return "skipped"
-        if not self.config.roll_back:
-            return "accepted"
-        return "accepted" if new > old or (self.config.accept_ties and new == old) else "rolled_back"

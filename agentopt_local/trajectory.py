@@ -73,13 +73,16 @@ class Attempt(Record):
     def used(self, name: str, *, without_error: bool = False) -> bool:
         """Whether the learned function ``name`` was called, directly or from code that ran.
 
-        ``without_error``: count only calls and blocks that succeeded.
+        ``without_error``: count only calls and blocks that succeeded. Code that defines this name itself calls its own.
         """
-        in_code = re.compile(rf"(?<!def )\b{re.escape(name)}\s*\(")
+        word = re.escape(name)
+        called = re.compile(rf"\b{word}\s*\(")
+        own = re.compile(rf"\b(?:def|class)[ \t]+{word}\b|^[ \t]*{word}[ \t]*=(?!=)", re.MULTILINE)
         return any(
-            each.name == name or (each.name == PYTHON and in_code.search(str(each.arguments.get("code", ""))))
+            each.name == name or (each.name == PYTHON and called.search(code) and not own.search(code))
             for each in self.executed
             if each.ok or not without_error
+            for code in (str(each.arguments.get("code", "")),)
         )
 
     def graded(self, grade: Grade) -> Trajectory:

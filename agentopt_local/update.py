@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pydantic import Field
 
-from agentopt_local.actions import Action
+from agentopt_local.actions import Action, AddFunction, ReviseFunction
 from agentopt_local.chat import Usage
 from agentopt_local.errors import FunctionError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.record import Record
+from agentopt_local.source import unbound_names
 
 STDLIB_ALLOWED = (
     "bisect", "calendar", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq",
@@ -38,6 +39,9 @@ class OptimizerConfig(Record):
     """A function is applied only if its trials answered this many of the shown (failed) problems; 0 as in the paper."""
     n_evidence: int = Field(default=3, ge=1)
     """Failed rollouts shown for each edit."""
+    hold_back: bool = True
+    """Show at most half of a kind's failures, so that the others can tell whether an edit helps where it was not shown
+    the answers."""
     evidence_tokens: int = Field(default=1500, ge=100)
     """Approximate budget for them in the prompt."""
     functions_tokens: int = Field(default=1500, ge=100)
@@ -105,6 +109,8 @@ class Update(Record):
 
     functions: FunctionSet
     actions: tuple[Action, ...] = ()
+    shown: tuple[tuple[str, ...], ...] = ()
+    """For each action, the ids of the problems that its author was shown; empty in updates of older versions."""
     matches: tuple[str, ...] = ()
     """For each action, how many of the shown problems its function answered correctly in trials, as ``2/3``."""
     counts: ActionCounts = ActionCounts()
@@ -114,8 +120,16 @@ class Update(Record):
         """The update with ``counts`` and ``usage`` added."""
         return self.model_copy(update={"counts": self.counts + counts, "usage": self.usage + usage})
 
-    def applying(self, verified: Verified) -> Update:
-        """The update with one more edit; unchanged if an earlier edit of the step has taken the name."""
+    @property
+    def seen(self) -> frozenset[str]:
+        """Ids of all problems that its authors were shown."""
+        return frozenset(each for ids in self.shown for each in ids)
+
+    def applying(self, verified: Verified, shown: Sequence[str] = ()) -> Update:
+        """The update with one more edit; unchanged if an earlier edit of the step has taken the name.
+
+        ``shown``: ids of the problems that its author was shown.
+        """
         try:
             functions = verified.action.apply(self.functions)
         except FunctionError:
@@ -124,26 +138,39 @@ class Update(Record):
             update={
                 "functions": functions,
                 "actions": (*self.actions, verified.action),
+                "shown": (*self.shown, tuple(shown)),
                 "matches": (*self.matches, f"{verified.matches}/{verified.trials}"),
                 "counts": self.counts + ActionCounts(applied=1),
             }
         )
 
-    def only(self, base: FunctionSet, indices: Sequence[int]) -> Update | None:
-        """The update with only some of its edits, applied to ``base``; None if they depend on the others."""
-        functions = base
-        try:
-            for index in indices:
-                functions = self.actions[index].apply(functions)
-        except FunctionError:
-            return None
+    def having(self, base: FunctionSet, edits: Collection[int]) -> Update:
+        """The update with only the edits at these indices, applied to ``base``. Raises FunctionError if they depend on
+        others; see :meth:`needs`."""
+        functions, kept = base, sorted(edits)
+        for index in kept:
+            functions = self.actions[index].apply(functions)
         return self.model_copy(
             update={
                 "functions": functions,
-                "actions": tuple(self.actions[index] for index in indices),
-                "matches": tuple(self.matches[index] for index in indices),
+                "actions": tuple(self.actions[index] for index in kept),
+                "shown": tuple(self.shown[index] for index in kept) if self.shown else (),
+                "matches": tuple(self.matches[index] for index in kept),
             }
         )
+
+    def needs(self, index: int) -> frozenset[int]:
+        """Indices of the edits without which the edit at ``index`` cannot be tried, itself included: earlier edits of
+        the same function, and of functions that its own calls, with what they need."""
+        action = self.actions[index]
+        names = {getattr(action, "name", "")}
+        if isinstance(action, AddFunction | ReviseFunction):
+            names.update(unbound_names(action.function.source))
+        found = {index}
+        for earlier in reversed(range(index)):
+            if getattr(self.actions[earlier], "name", None) in names:
+                found |= self.needs(earlier)
+        return frozenset(found)
 
     def summaries(self) -> tuple[str, ...]:
         """``kind name`` of each action."""

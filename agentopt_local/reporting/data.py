@@ -177,7 +177,14 @@ def step_row(step: StepRow) -> Row:
         "before": measured(step.before),
         "after": measured(step.after),
         "actions": [{"kind": each.kind, "name": each.name or "", "matches": each.matches} for each in step.actions],
-        "candidates": [{"actions": list(each.actions), "accuracy": each.accuracy} for each in step.candidates],
+        "candidates": [
+            {
+                "actions": list(each.actions),
+                "accuracy": each.accuracy,
+                "judged": each.judgement and each.judgement.model_dump(include={"n", "gained", "lost"}),
+            }
+            for each in step.candidates
+        ],
         "counts": step.counts.model_dump(),
         "tokens": {
             "optimizer": step.tokens.optimizer.completion_tokens,

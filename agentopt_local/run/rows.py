@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
+from agentopt_local.acceptance import Judgement
 from agentopt_local.chat import Usage
 from agentopt_local.problem import Split
 from agentopt_local.record import Record
@@ -92,6 +93,8 @@ class CandidateRow(Scored):
 
     actions: tuple[str, ...]
     """``kind name`` of each action."""
+    judgement: Judgement | None = None
+    """On the problems that count for the decision; None in rows of older versions."""
 
 
 class Fingerprints(Record):

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from agentopt_local.callback import Callback
 from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.stage import Stage
-from ray_jobs.terminal.live import LiveView, actions_text, pace, score_text
+from ray_jobs.terminal.live import LiveView, actions_text, judged_text, pace, score_text
 from ray_jobs.terminal.printing import printable
 
 log = logging.getLogger("agentopt")
@@ -102,5 +102,5 @@ class Display(Callback):
             return
         self.line(
             f"step {row.step}: {row.decision.replace('_', ' ')}  {score_text(row)} on the same "
-            f"{row.before.n} problems  [{actions_text(row)}]  {row.seconds:.0f} s"
+            f"{row.before.n} problems{judged_text(row)}  [{actions_text(row)}]  {row.seconds:.0f} s"
         )

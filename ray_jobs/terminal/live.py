@@ -129,6 +129,14 @@ def score_text(row: StepRow) -> str:
     return f"{text}, reward {row.before.reward:.2f} -> {row.after.reward:.2f}"
 
 
+def judged_text(row: StepRow) -> str:
+    """`` (15 of them unseen by its author: 4 gained, 1 lost)``; empty where all problems count."""
+    judgement = row.candidates[0].judgement if row.candidates else None
+    if judgement is None or judgement.n == row.before.n:
+        return ""
+    return f" ({judgement.n} of them unseen by its author: {judgement.gained} gained, {judgement.lost} lost)"
+
+
 def actions_text(row: StepRow) -> str:
     """``add reverse_string, revise sort_words``."""
     actions = (f"{each.kind.split('_')[0]} {each.name or ''}".strip() for each in row.actions)

@@ -183,7 +183,7 @@ class Bench:
         **settings: Any,
     ) -> tuple[Update, list[ChatRequest]]:
         """One proposal, and the requests that it took. One sample and one action unless said otherwise."""
-        config = OptimizerConfig(**{"n_samples": 1, "max_actions": 1, **settings})
+        config = OptimizerConfig(**{"n_samples": 1, "max_actions": 1, "hold_back": False, **settings})
         model = ScriptedChatModel(author, strict=strict)
         optimizer = Optimizer(model, Shouting(), self.sandbox, config)
         proposal = self.run(optimizer.propose(functions or FunctionSet(), attempts, failures, seed=seed))
@@ -893,3 +893,44 @@ def test_a_proposal_survives_json(bench: Bench) -> None:
     for author in (Author(), Author([header("remove_function", "greet")]), Author([TERMINATE])):
         proposal, _ = bench.propose(author, functions=FunctionSet.of(GREET))
         assert Update.model_validate_json(proposal.model_dump_json()) == proposal
+
+
+def test_an_update_tells_which_problems_its_author_was_shown(bench: Bench) -> None:
+    words = ["sun", "moon", "stars", "sky", "rain", "snow"]
+    attempts = [attempt(word_problem(word)) for word in words]
+    update, requests = bench.propose(Author([ADD_SHOUT], [SHOUT]), attempts=attempts, hold_back=True)
+    assert len(update.shown) == len(update.actions) == 1
+    prompt = requests[0].messages[0].content
+    assert set(update.shown[0]) == {f"shout-{word}" for word in words if f"Shout: {word}" in prompt}
+    assert len(update.seen) == 3
+
+
+@pytest.mark.parametrize(("failed", "shown"), [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 3), (9, 3)])
+def test_half_of_a_kind_is_held_back_to_judge_the_edit_by(bench: Bench, failed: int, shown: int) -> None:
+    attempts = [attempt(word_problem("x" * (n + 1))) for n in range(failed)]
+    update, _ = bench.propose(Author([ADD_SHOUT], [SHOUT]), attempts=attempts, hold_back=True)
+    assert len(update.seen) == shown
+
+
+def test_the_answers_do_not_leak_into_the_arguments_of_trials(bench: Bench) -> None:
+    """An identity function is right if whoever fills in its argument knows the answer."""
+    identity = 'def shout(word: str) -> str:\n    """Return the word in capitals."""\n    return word\n'
+
+    def arguments(request: ChatRequest) -> str:
+        text = "\n".join(message.content for message in request.messages)
+        asked = json.loads(word_arguments(request))
+        return json.dumps(
+            {
+                key: {"word": each["word"].upper() if each["word"].upper() in text else each["word"]}
+                for key, each in asked.items()
+            }
+        )
+
+    update, _ = bench.propose(Author([ADD_SHOUT], [identity], arguments=arguments), max_retries=0, min_matches=1)
+    assert not update.actions
+
+
+def test_a_kind_whose_drafts_all_failed_is_tried_again_in_the_step(bench: Bench) -> None:
+    tries = iter([MISNAMED, SHOUT])  # the first has another name than its header says
+    update, _ = bench.propose(Author([ADD_SHOUT], lambda request: next(tries)), max_actions=2, max_retries=0)
+    assert [each.name for each in update.actions if isinstance(each, AddFunction)] == ["shout"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agentopt_local.actions import AddFunction
+from agentopt_local.actions import Action, AddFunction, ReviseFunction
 from agentopt_local.agents.config import AgentConfig
 from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatRequest, Message, Usage
@@ -26,7 +26,7 @@ from agentopt_local.steps import batch_of
 from agentopt_local.train_state import PRESETS, FailedUpdate, TrainerConfig, TrainState
 from agentopt_local.trainer import Proposer, Trainer
 from agentopt_local.trajectory import Attempt, Step, ToolRun, Trajectory, used_functions
-from agentopt_local.update import ActionCounts, OptimizerConfig, Update
+from agentopt_local.update import ActionCounts, OptimizerConfig, Update, Verified
 
 PROBLEMS = tuple(Problem(id=f"p{i}", question=f"Question {i}", answer=f"answer {i}", kind="k") for i in range(10))
 NO_SANDBOX: Any = None
@@ -95,6 +95,20 @@ class Planned:
         planned = self.plan[len(self.shown) - 1] if len(self.shown) <= len(self.plan) else None
         counts, usage = ActionCounts(sampled=2, legal=2, verified=1), Usage(requests=1)
         return Update(functions=functions if planned is None else planned, counts=counts, usage=usage)
+
+
+class Edits:
+    """Proposes the same edits in every step; their author was shown the same problems."""
+
+    def __init__(self, *actions: Action, shown: Sequence[str] = ()) -> None:
+        self.actions = actions
+        self.shown = tuple(shown)
+
+    async def propose(self, functions: FunctionSet, attempts: Any, failures: Any, *, seed: int) -> Update:
+        update = Update(functions=functions)
+        for each in self.actions:
+            update = update.applying(Verified(action=each, matches=1, trials=1), self.shown)
+        return update
 
 
 class Notes:
@@ -182,15 +196,77 @@ def test_after_a_roll_back_the_best_set_is_edited_again() -> None:
     assert [functions for functions, *_ in training.optimizer.shown] == [FunctionSet(), first(2), first(2)]
 
 
-@pytest.mark.parametrize(("accept_ties", "decision"), [(False, "rolled_back"), (True, "accepted")])
-def test_ties_are_decided_by_the_configuration(accept_ties: bool, decision: str) -> None:
-    training = Training(first(2), skill(8, 9), max_epochs=2, accept_ties=accept_ties)
+@pytest.mark.parametrize(("rule", "decision"), [("mean", "rolled_back"), ("paper", "accepted")])
+def test_ties_are_decided_by_the_configuration(rule: str, decision: str) -> None:
+    training = Training(first(2), skill(8, 9), max_epochs=2, acceptance=rule)
     assert training.decisions == ["accepted", decision]
-    assert training.state.functions == (skill(8, 9) if accept_ties else first(2))
+    assert training.state.functions == (skill(8, 9) if rule == "paper" else first(2))
+
+
+def test_a_run_of_an_older_version_keeps_its_rule() -> None:
+    assert TrainerConfig.model_validate({"accept_ties": True}).acceptance == "paper"
+    assert TrainerConfig.model_validate({"accept_ties": False}).acceptance == "mean"
+
+
+def test_a_table_of_the_shown_answers_is_rolled_back() -> None:
+    looked_up = Edits(AddFunction(function=first(3).functions[0]), shown=("p0", "p1", "p2"))
+    training = Training(proposer=looked_up, max_epochs=1)
+    assert training.decisions == ["rolled_back"]
+    row = training.notes.rows[0]
+    assert (row["before"]["accuracy"], row["after"]["accuracy"]) == (0.0, 0.3)
+    (failure,) = training.state.failures
+    assert (failure.accuracy_before, failure.accuracy) == (0.0, 0.0), "on the problems that count"
+    judgement = row["candidates"][0]["judgement"]
+    assert (judgement["n"], judgement["gained"], judgement["lost"]) == (7, 0, 0)
+    assert Training(proposer=looked_up, max_epochs=1, acceptance="mean").decisions == ["accepted"]
+    general = Edits(AddFunction(function=first(4).functions[0]), shown=("p0", "p1", "p2"))
+    assert Training(proposer=general, max_epochs=1).decisions == ["accepted"]
+
+
+def test_the_best_of_four_that_do_harm_is_rolled_back() -> None:
+    # each gains two problems by chance and loses two that the old set solves: today's best of four, and no better
+    start = TrainState(functions=skill(0, 1, 2, 3))
+    unlucky = [skill(0, 1, 4 + i, 5 + i, 6 + i) for i in range(3)] + [skill(0, 4, 5)]
+    training = Training(*unlucky, state=start, max_epochs=1, n_candidates=4)
+    assert training.decisions == ["rolled_back"], "3 gained, 2 lost: no more than chance"
+    assert Training(*unlucky, state=start, max_epochs=1, n_candidates=4, acceptance="mean").decisions == ["accepted"]
+
+
+def test_an_edit_that_needs_another_is_rolled_out_with_it() -> None:
+    bad, good = (f'def tool() -> str:\n    """{text}."""\n    return "x"\n' for text in ("Bad", "Good"))
+    calls = 'def use() -> str:\n    """Use it."""\n    return tool()\n'
+    add, revise, use = (
+        AddFunction(function=Function(source=bad)),
+        ReviseFunction(function=Function(source=good)),
+        AddFunction(function=Function(source=calls)),
+    )
+    rollouts = Training(proposer=Edits(add, revise), max_epochs=1)
+    tried = [each["actions"] for each in rollouts.notes.rows[0]["candidates"]]
+    assert sorted(tried) == [["add_function tool"], ["add_function tool", "revise_function tool"]]
+    needed = Training(proposer=Edits(add, use), max_epochs=1)
+    assert ["add_function use"] not in [each["actions"] for each in needed.notes.rows[0]["candidates"]]
+
+
+def test_a_removal_that_costs_nothing_is_kept() -> None:
+    both = FunctionSet(functions=(*first(2).functions, *skill(99).functions))
+    training = Training(first(2), state=TrainState(functions=both), max_epochs=1)
+    assert training.decisions == ["accepted"]
+    assert training.state.functions == first(2)
+
+
+def test_a_solved_batch_does_not_count_as_idle() -> None:
+    solved = {int(each.id[1:]) for each in batch_of(PROBLEMS, 5, 0, 0)}
+    start = TrainState(functions=skill(*solved))
+    training = Training(None, None, state=start, batch_size=5, max_epochs=2, patience=1)
+    assert training.decisions == ["skipped", "skipped"]
+    assert len(training.optimizer.shown) == 1, "there is nothing to propose for a solved batch"
+    everything = Training(state=TrainState(functions=first(10)), batch_size=5, max_epochs=9, patience=1)
+    assert everything.state.stopped == "solved"
+    assert everything.decisions == ["skipped"]
 
 
 def test_a_tie_of_an_unchanged_set_is_no_accepted_update() -> None:
-    training = Training(None, None, max_epochs=2, accept_ties=True)
+    training = Training(None, None, max_epochs=2, acceptance="paper")
     assert training.decisions == ["skipped", "skipped"]
     assert training.state.accepted == 0
 
@@ -297,9 +373,12 @@ def test_without_a_batch_size_every_step_has_all_problems_in_their_order() -> No
 
 def test_two_sets_are_compared_on_the_same_problems() -> None:
     # Lucky on the problems of one batch: it must be judged on those of its own step, and against the old set on them.
-    training = Training(first(5), first(2), first(7), skill(9), None, batch_size=4, max_epochs=5, patience=9, seed=3)
+    plan = [first(5), first(2), first(7), skill(9), None]
+    training = Training(*plan, batch_size=4, max_epochs=5, patience=9, seed=3, acceptance="mean")
     assert len(training.notes.rows) == 5
-    for row, (functions, attempts, _, _) in zip(training.notes.rows, training.optimizer.shown, strict=True):
+    asked = [row for row in training.notes.rows if row["before"]["accuracy"] < 1]
+    assert len(asked) == 4
+    for row, (functions, attempts, _, _) in zip(asked, training.optimizer.shown, strict=True):
         batch = batch_of(PROBLEMS, 4, 3, row["step"] - 1)
         ids = {each.id for each in batch}
         assert [each.problem for each in attempts] == list(batch)
@@ -331,10 +410,13 @@ def test_the_best_of_several_candidates_is_kept_on_the_same_problems() -> None:
 
 def test_candidates_with_the_same_code_are_rolled_out_once() -> None:
     told = first(2).functions[0].source
-    twin = FunctionSet.of(told.replace("Solve them.", "Say it otherwise.").replace("return x", "return x  # the same"))
+    twin = FunctionSet.of(told.replace("return x", "return x  # the same"))
     training = Training(first(2), twin, None, max_epochs=1, n_candidates=3)
     assert len(training.agent.attempts) == 2 * len(PROBLEMS)
     assert training.state.functions == first(2)
+    said = FunctionSet.of(told.replace("Solve them.", "Say it otherwise."))
+    training = Training(first(2), said, None, max_epochs=1, n_candidates=3)
+    assert len(training.agent.attempts) == 3 * len(PROBLEMS), "a docstring decides when a function is called"
     assert Training(None, None, max_epochs=1, n_candidates=2).decisions == ["skipped"]
 
 
@@ -422,7 +504,7 @@ def named(*names: str) -> FunctionSet:
 
 
 def test_defect_2_removal_and_roll_back_reach_the_agent() -> None:
-    state, tools = offered_tools(named("one", "two"), named("two"), max_epochs=2, accept_ties=True)
+    state, tools = offered_tools(named("one", "two"), named("two"), max_epochs=2, acceptance="paper")
     assert tools == [set()] * 4 + [{"one", "two"}] * 4 + [{"two"}] * 4
     assert state.functions.names == ("two",)
     state, tools = offered_tools(named("one"), named("one", "two", "three", "four"), named("five"), max_epochs=3)
@@ -435,7 +517,7 @@ def test_defect_3_rolling_back_to_the_empty_set_works() -> None:
     assert training.decisions == ["rolled_back", "skipped", "accepted"]
     training = Training(first(2), FunctionSet(), max_epochs=2)
     assert training.decisions == ["accepted", "rolled_back"]
-    training = Training(skill(99), FunctionSet(), max_epochs=2, accept_ties=True)
+    training = Training(skill(99), FunctionSet(), max_epochs=2, acceptance="paper")
     assert training.decisions == ["accepted", "accepted"]
     assert training.state.functions == FunctionSet()
 
@@ -480,7 +562,7 @@ def test_defect_7_a_step_makes_no_more_than_max_actions() -> None:
     training, model = optimize(
         lambda _: f'{{"action": "remove_function", "name": "{next(names)}"}}',
         max_epochs=1,
-        accept_ties=True,
+        acceptance="paper",
         try_edits=False,
     )
     assert len(model.requests) == 3
@@ -506,20 +588,6 @@ def test_only_functions_that_were_called_successfully_are_kept() -> None:
     assert used_functions(functions, []) == FunctionSet()
 
 
-class EditsFor:
-    """Proposes the same edits in every step."""
-
-    def __init__(self, *sources: str) -> None:
-        self.sources = sources
-
-    async def propose(self, functions: FunctionSet, attempts: Any, failures: Any, *, seed: int) -> Update:
-        actions = tuple(AddFunction(function=Function(source=source)) for source in self.sources)
-        proposal = Update(functions=functions, actions=actions, matches=("1/1",) * len(actions))
-        edited = proposal.only(functions, range(len(actions)))
-        assert edited is not None
-        return edited
-
-
 def test_a_bad_edit_does_not_take_a_good_one_down_with_it() -> None:
     good, bad = (f'def {name}() -> str:\n    """{name}."""\n    return "x"\n' for name in ("good", "bad"))
 
@@ -543,7 +611,7 @@ def test_a_bad_edit_does_not_take_a_good_one_down_with_it() -> None:
         rows: list[dict[str, Any]] = []
         rollouts = Rollouts(GradedAgent(Counting(), Quiz(), NO_SANDBOX), MemoryStore())
         trainer = Trainer(
-            EditsFor(bad, good),
+            Edits(*(AddFunction(function=Function(source=source)) for source in (bad, good))),
             rollouts,
             Notes(),
             TrainerConfig(max_epochs=1, try_edits=try_edits),

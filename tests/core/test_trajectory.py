@@ -69,3 +69,19 @@ def test_how_a_function_was_used() -> None:
     assert function_use("one", rollouts) == {"calls": 2, "ok": 1, "problems": 2, "solved": 1}
     assert attempt(code).used("one")
     assert not attempt(code).used("one", without_error=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "used"),
+    [
+        ("print(one(2))", True),
+        ("x = one (2)\nprint(x == 2)", True),
+        ("def one(a):\n    return a\nprint(one(2))", False),
+        ("one = lambda a: a\nprint(one(2))", False),
+        ("def other():\n    return one(2)\nprint(other())", True),
+        ("print(one(a=1) == one(b=2))", True),
+        ("print(someone(2))", False),
+    ],
+)
+def test_a_function_is_not_credited_for_code_that_defines_its_own(code: str, used: bool) -> None:
+    assert attempt(ToolRun(name="python", arguments={"code": code}, ok=True, result="2")).used("one") is used

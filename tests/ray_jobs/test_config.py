@@ -92,7 +92,7 @@ def test_a_section_that_is_no_table_is_told(write: Write) -> None:
     [
         ("[trainer]\nmax_epochs = 'many'\n", ["trainer.max_epochs", '"many"', "integer", "Updates to try"]),
         ("[trainer]\nmax_epochs = 0\n", ["trainer.max_epochs = 0", "greater than or equal to 1"]),
-        ("[trainer]\naccept_ties = 'perhaps'\n", ["trainer.accept_ties", '"perhaps"', "boolean"]),
+        ("[trainer]\ntry_edits = 'perhaps'\n", ["trainer.try_edits", '"perhaps"', "boolean"]),
         ("[optimizer]\ntop_p = 1.5\n", ["optimizer.top_p = 1.5", "less than or equal to 1"]),
         ("[engine]\ndevice = 'tpu'\n", ["engine.device", '"tpu"', "'auto', 'cpu' or 'gpu'"]),
         ("[sandbox]\nmemory_bytes = 5\n", ["sandbox.memory_bytes = 5", "16777216"]),
@@ -151,7 +151,7 @@ def test_what_is_no_toml_is_told_with_its_line(write: Write, tmp_path: Path) -> 
         (["--trainer.max_epochs", "7"], "trainer.max_epochs", 7),
         (["--trainer.max_epochs=7"], "trainer.max_epochs", 7),
         (["--trainer.max-epochs", "7"], "trainer.max_epochs", 7),
-        (["--trainer.accept_ties", "true"], "trainer.accept_ties", True),
+        (["--trainer.acceptance", "mean"], "trainer.acceptance", "mean"),
         (["--optimizer.temperature", "0.25"], "optimizer.temperature", 0.25),
         (["--model.name", "qwen2.5-coder-0.5b"], "model.name", "qwen2.5-coder-0.5b"),
         (["--model.name=org/name=x"], "model.name", "org/name=x"),
@@ -229,7 +229,7 @@ def test_a_preset_is_a_set_of_defaults_that_the_users_values_win_over(write: Wri
 
 
 def test_a_preset_can_be_chosen_by_flag(write: Write) -> None:
-    assert load_config(write(TASK), ["--preset", "paper"]).trainer.accept_ties
+    assert load_config(write(TASK), ["--preset", "paper"]).trainer.acceptance == "paper"
 
 
 def test_choosing_a_preset_leaves_the_presets_as_they_are(write: Write) -> None:

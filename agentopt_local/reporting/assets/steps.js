@@ -3,14 +3,15 @@
 function steps(run) {
   if (!run.steps.length) return null;
   return section('steps', 'Step by step',
-    'Each edit is first tried in the sandbox on failed problems. Then whole sets are rolled out, and the best one is kept if it beats the current set.',
+    'Each edit is first tried in the sandbox on failed problems. Then whole sets are rolled out, and the best one is kept if it beats the current set on the problems that count: by default, those that the author of its edits was not shown.',
     table('Actions by step', [
       ['Step', (step) => el('span', { id: `step-${step.step}` }, String(step.step)), 'head'],
       ['Decision', (step) => el('span', { class: `pill ${step.decision.replace('_', '-')}` }, words(step.decision))],
       ['Accuracy', (step) => `${tidyPercent(step.before[0])} → ${tidyPercent(step.after[0])}`, 'number'],
+      ['Gained and lost where it counts', (step) => judged(step.candidates[0]), 'number'],
       ['Best candidate: its edits, each with the shown problems that it answered in trials', (step) => (step.actions.length ? list(step.actions.map(action)) : 'none')],
       ['Other candidates rolled out', (step) => (step.candidates.length > 1 ? list(step.candidates.slice(1).map((each) =>
-        `${tidyPercent(each.accuracy)}  ${each.actions.map(spoken).join(' + ') || 'unchanged'}`)) : '–')],
+        `${tidyPercent(each.accuracy)} (${judged(each)})  ${each.actions.map(spoken).join(' + ') || 'unchanged'}`)) : '–')],
       ['Sampled → applied', (step) => ['sampled', 'legal', 'verified', 'applied'].map((key) => step.counts[key] ?? '–').join(' → '), 'number'],
       ['Tokens', (step) => whole(step.tokens.optimizer + step.tokens.rollouts), 'number'],
       ['Time', (step) => duration(step.seconds), 'number'],
@@ -18,6 +19,8 @@ function steps(run) {
 }
 
 const list = (items) => el('ul', { class: 'plain' }, items.map((item) => el('li', {}, item)));
+
+const judged = (each) => (each?.judged ? `+${each.judged.gained} −${each.judged.lost} of ${each.judged.n}` : '–');
 
 function action(each) {
   const verb = words(each.kind).replace(' function', '');
