@@ -48,7 +48,7 @@ def calls(functions: FunctionSet) -> dict[str, frozenset[str]]:
         rest = list(needed)
         while rest:
             new = found[rest.pop()] - needed
-            needed |= new
+            needed.update(new)
             rest += new
     return {name: frozenset(needed - {name}) for name, needed in found.items()}
 

@@ -47,12 +47,12 @@ def origins(
         written = [] if update is None else list(zip(update.actions, update.shown, strict=False))
         if update is None or len(written) < len(update.actions):  # of an older version
             unknown |= {each.name for each in row.actions if each.name}
-        for action, ids in written:
+        for action, seen in written:
             name = getattr(action, "name", None)
             if name is None or (action.kind, name) not in edits:
                 continue
             before = frozenset[str]() if action.kind == "add_function" else shown.get(name, frozenset())
-            shown[name] = before | frozenset(ids)
+            shown[name] = before | frozenset(seen)
     kinds = {each.id: each.kind for each in problems}
     everything = Origin(shown=frozenset(kinds), known=False)
     found = {}

@@ -19,6 +19,7 @@ from agentopt_local.tasks.base import Problems
 from agentopt_local.train_state import TrainState
 from agentopt_local.trajectory import sum_usage, used_functions
 from ray_jobs.config import RunConfig
+from ray_jobs.fair_problems import memory_signs
 from ray_jobs.open_models import Models, agent_alone
 from ray_jobs.session import Session, open_session
 
@@ -59,6 +60,7 @@ async def evaluate_session(
         model=config.model.name,
         seed=config.seed,
         functions=function_results(functions, after),
+        memorising=memory_signs(session, functions),
         actions=state.counts,
         training=TrainingSummary(
             steps=state.step,

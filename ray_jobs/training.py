@@ -13,8 +13,10 @@ from agentopt_local.run.report import Report
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
 from agentopt_local.tasks.base import Problems
+from agentopt_local.train_state import TrainState
 from agentopt_local.trainer import Trainer
 from ray_jobs.config import RunConfig
+from ray_jobs.crediting import credited, is_pruned
 from ray_jobs.evaluation import evaluate_session
 from ray_jobs.open_models import Models
 from ray_jobs.provenance import describe_run
@@ -55,8 +57,15 @@ async def train_session(session: Session) -> Report:
     # The untrained agent's test does not depend on the training: it fills the engine's batch meanwhile.
     async with task_group() as group:
         group.create_task(baseline(session, test))
-        training = group.create_task(trainer.fit(problems, state))
+        training = group.create_task(trained(session, trainer, problems, state))
     return await evaluate_session(session, training.result(), test)
+
+
+async def trained(session: Session, trainer: Trainer, problems: tuple[Problem, ...], state: TrainState) -> TrainState:
+    """The state after the last step and, if configured, after pruning; a pruned set is not trained any further."""
+    if is_pruned(session.run_dir.path, state):
+        return state
+    return await credited(session, await trainer.fit(problems, state))
 
 
 async def baseline(session: Session, test: tuple[Problem, ...]) -> None:

@@ -12,8 +12,8 @@ from agentopt_local.statistics import PairedDifference
 
 Verdict = Literal["helps", "no effect seen", "hurts", "only costs tokens", "too few problems"]
 """``helps``, ``hurts``: the effect differs from 0 (p < 0.05 after Holm's correction) · ``only costs tokens``: without
-it no fewer problems are solved · ``no effect seen``: more are solved with it, which may be chance · ``too few problems``:
-of the kinds that it was written for, fewer than could show an effect."""
+it no fewer problems are solved · ``no effect seen``: more are solved with it, which may be chance · ``too few
+problems``: of the kinds that it was written for, fewer than could show an effect."""
 
 
 class MeanEffect(Record):

@@ -20,6 +20,7 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import SPLITS, Split
 from agentopt_local.record import Record
 from agentopt_local.run import files
+from agentopt_local.run.contribution import Credit
 from agentopt_local.run.report import Report
 from agentopt_local.run.rows import MetricRow, ProblemRow, ProposalRow, RolloutRow, StepRow
 from agentopt_local.train_state import TrainState
@@ -110,6 +111,12 @@ def read_report(run: Path, split: Split = "test") -> Report | None:
     return None if values is None else validated(Report, values, str(path), extra="ignore")
 
 
+def read_credit(run: Path) -> Credit | None:
+    """What each function contributes; None if that was not measured."""
+    values = files.read_json(run / files.CREDIT)
+    return None if values is None else validated(Credit, values, str(run / files.CREDIT), extra="ignore")
+
+
 def read_rollouts(run: Path) -> Iterator[RolloutRow]:
     """Every finished rollout in order. A last line that is still being written is passed over."""
     path = run / files.ROLLOUTS
@@ -149,6 +156,7 @@ class RunFiles(Record):
     questions: Mapping[str, ProblemRow]
     """By problem id; problems that rollouts refer to but that are not written down are absent."""
     reports: Mapping[Split, Report]
+    credit: Credit | None
     metrics: tuple[MetricRow, ...]
     sources: Mapping[int, Mapping[str, str]]
     """``functions/0003/name.py`` as ``{3: {name: source}}``."""
@@ -185,6 +193,7 @@ def read_run(path: Path) -> RunFiles:
         rollouts=tuple(read_rows(path / files.ROLLOUTS, lenient(RolloutRow), notes)),
         questions={each.id: each for each in questions},
         reports=reports,
+        credit=read_value(path / files.CREDIT, lenient(Credit), notes),
         metrics=tuple(read_rows(path / files.METRICS, lenient(MetricRow), notes)),
         sources=read_sources(path),
         notes=tuple(notes),
