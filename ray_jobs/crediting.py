@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -33,10 +34,12 @@ from agentopt_local.train_state import TrainState
 from agentopt_local.trajectory import Trajectory
 from ray_jobs.config import RunConfig
 from ray_jobs.evaluation import tested_functions
-from ray_jobs.fair_problems import fair_problems, memory_signs, origins_of
+from ray_jobs.fair_problems import fair_problems, memory_signs, nothing_left, origins_of
 from ray_jobs.open_models import Models, agent_alone
 from ray_jobs.runs import unused
 from ray_jobs.session import Session, open_session
+
+log = logging.getLogger(__name__)
 
 
 async def credit(
@@ -64,7 +67,10 @@ async def credit(
             f"first: agentopt resume {run_dir.path}"
         )
     async with open_session(agent_alone(config), run_dir, callbacks, model=model, task=task) as session:
-        return await credit_session(session, state, split=split, n=n, prune=prune)
+        found = await credit_session(session, state, split=split, n=n, prune=prune)
+    if not found.problems:
+        raise ConfigError(f"{run_dir.path}: {' '.join(found.notes)}")
+    return found
 
 
 async def credited(session: Session, state: TrainState) -> TrainState:
@@ -90,11 +96,16 @@ async def credit_session(
 
     ``split``: only on problems of this one; ``n``: on at most so many. ``prune``: functions that hurt or only cost
     tokens are removed. A run that was tested stays as it is, because its results would no longer be about its
-    functions: a copy without results gets the pruned set. Raises ConfigError if there are no problems.
+    functions: a copy without results gets the pruned set. Where there are no problems, nothing is measured or written
+    down, and a note says why.
     """
     functions = await tested_functions(session, state)
     known = origins_of(session, functions)
     problems = fair_problems(session, known, split, n)
+    if not problems:
+        why = nothing_left(session, split)
+        log.warning("what each function contributes was not measured: %s", why)
+        return Credit(functions=functions.fingerprint, problems={}, notes=(why,))
     for each, some in problems.items():
         session.run_dir.keep_problems(each, some)
     pool = [each for some in problems.values() for each in some]

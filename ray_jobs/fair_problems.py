@@ -25,7 +25,7 @@ def fair_problems(
 
     About half are training problems, which cost least because the set has been rolled out on them. The others are
     validation problems after those that a certificate is based on, which pruning must not choose by; where the task has
-    too few, further training problems. ``split``: only of this one. Raises ConfigError if there are none.
+    too few, further training problems. ``split``: only of this one.
     """
     task, config = session.task, session.config
     n = max(PROBLEMS, config.task.n_train) if n is None else n
@@ -38,8 +38,6 @@ def fair_problems(
         more = as_many(task, "train", config.task.n_train + n - len(chosen) - len(validated))
         chosen += more[config.task.n_train :]
     found: dict[Split, tuple[Problem, ...]] = {"train": tuple(chosen), "validation": validated[: n - len(chosen)]}
-    if not any(found.values()):
-        raise ConfigError(nothing_left(split, certified))
     return {name: problems for name, problems in found.items() if problems}
 
 
@@ -48,12 +46,12 @@ def fair(problem: Problem, known: Mapping[str, Origin]) -> bool:
     return any(problem.id not in each.shown for each in known.values())
 
 
-def nothing_left(split: Split | None, certified: int) -> str:
+def nothing_left(session: Session, split: Split | None) -> str:
     """Why there are no problems, and what helps."""
     if split == "validation":
         return (
-            f"--split validation: the first {certified} validation problems are kept for the certificate "
-            "(evaluation.n_validation), and the task has no more; use --split train, or add problems"
+            f"the first {kept_for_certificate(session)} validation problems are kept for the certificate "
+            "(evaluation.n_validation), and the task has no more; measure on --split train, or add problems"
         )
     return "the edits of all functions were shown all training problems, and the task has no others; add problems"
 

@@ -6,19 +6,21 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from agentopt_local.callback import Callback
 from agentopt_local.chat import ChatModel
 from agentopt_local.errors import AgentOptError, ConfigError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Split
+from agentopt_local.run.contribution import Credit
 from agentopt_local.run.report import Report
 from agentopt_local.run.writer import RunDir
 from agentopt_local.tasks.base import IN_PYTHON, Problems
 from agentopt_local.tasks.python import rows_text
 from agentopt_local.tasks.row_task import RowsTask
 from ray_jobs.config import RunConfig, changed_budget
+from ray_jobs.crediting import credit
 from ray_jobs.evaluation import evaluate
 from ray_jobs.forecast import Forecast, expectations, speeds_here
 from ray_jobs.model_size import explain_sizes, sizes_line
@@ -30,6 +32,8 @@ from ray_jobs.terminal.display import Display
 from ray_jobs.terminal.live import duration
 from ray_jobs.terminal.run_log import log_to, stop_logging
 from ray_jobs.training import train
+
+T = TypeVar("T")
 
 
 async def create_run(
@@ -113,9 +117,27 @@ async def evaluate_run(
     return await at_work(run_dir, job, display)
 
 
+async def credit_run(
+    config: RunConfig,
+    run_dir: RunDir,
+    *,
+    split: Split | None = None,
+    n: int | None = None,
+    prune: bool = False,
+    display: Display | None = None,
+    callbacks: Iterable[Callback] = (),
+    model: ChatModel | Models | None = None,
+    task: Problems | None = None,
+) -> Credit:
+    """Measure what each function of the run in ``run_dir`` contributes, and close it. ``display`` shows how it goes."""
+    heard = [*callbacks, *([] if display is None else [display])]
+    job = credit(config, run_dir, split=split, n=n, prune=prune, callbacks=heard, model=model, task=task)
+    return await at_work(run_dir, job, display)
+
+
 async def at_work(
-    run_dir: RunDir, job: Coroutine[Any, Any, Report], display: Display | None, *, forecast: RunConfig | None = None
-) -> Report:
+    run_dir: RunDir, job: Coroutine[Any, Any, T], display: Display | None, *, forecast: RunConfig | None = None
+) -> T:
     """Await ``job`` with a log in the run folder and a live display; closes ``run_dir``.
 
     ``forecast`` has the settings of a training whose expected duration is shown before it starts.

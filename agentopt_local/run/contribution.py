@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -142,3 +143,76 @@ class Credit(Record):
     """None if pruning was not asked for or removed nothing."""
     notes: tuple[str, ...] = ()
     """What limits these figures, in sentences."""
+
+    def __str__(self) -> str:
+        return "\n".join(told(self))
+
+
+def told(found: Credit) -> Iterator[str]:
+    """A table of effects in lines, and what follows from them."""
+    on = " and ".join(f"{n} {'training' if split == 'train' else split}" for split, n in found.problems.items())
+    yield f"What each function contributes: the whole set minus the set without it, on {on} problems"
+    rows: list[tuple[str, ...]] = [
+        ("function", "points", "95 % interval", "only with", "only without", "p (Holm)", "tokens", "verdict")
+    ]
+    rows += [row(each) for each in found.each]
+    yield from aligned(rows)
+    for each in found.each:
+        yield from details(each)
+    yield from (f"Warning: {each.text}" for each in found.memorising)
+    costly = [each.name for each in found.each if each.verdict in ("hurts", "only costs tokens")]
+    removed = found.pruned.removed if found.pruned is not None else ()
+    if found.pruned is not None:
+        yield f"Removed: {', '.join(removed)}. The smaller set against the whole one: {change(found.pruned.effect)}"
+    if left := [name for name in costly if name not in removed]:
+        yield f"Hurts or only costs tokens: {', '.join(left)}{'' if removed else ' (--prune removes it)'}"
+    yield from found.notes
+
+
+def row(each: FunctionCredit) -> tuple[str, ...]:
+    """A function's line of the table. Tokens are prompt tokens per problem that describe it."""
+    change = each.effect
+    return (
+        each.name,
+        f"{change.points:+.1f}",
+        f"{change.ci95[0]:+.1f} to {change.ci95[1]:+.1f}",
+        f"{change.gained} of {change.n}",
+        str(change.lost),
+        f"{each.p_adjusted:.2g}",
+        f"{each.tokens.schema_read:.0f}",
+        each.verdict,
+    )
+
+
+def details(each: FunctionCredit) -> Iterator[str]:
+    """What the table has no room for."""
+    if len(each.left_out) > 1:
+        others = ", ".join(name for name in each.left_out if name != each.name)
+        yield f"  {each.name} was left out together with {others}, which cannot work without it"
+    if each.masks is not None:
+        low, high = each.masks.ci95
+        yield (
+            f"  {each.name} among random halves of the others: {each.masks.points:+.1f} points, 95 % interval "
+            f"{low:+.1f} to {high:+.1f}, p = {each.masks.p_value:.2g} ({each.masks.masks} masks)"
+        )
+    if each.reward is not None:
+        low, high = each.reward.ci95
+        yield f"  {each.name}, mean reward: {each.reward.points:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}"
+    for kind, found in each.kinds.items():
+        if found.gained or found.lost:
+            yield f"  {each.name} on {kind or 'other'}: {change(found)}"
+
+
+def change(found: PairedDifference) -> str:
+    """``+10.0 points (+1.2 to +20.1), 6 gained and 0 lost of 60``."""
+    low, high = found.ci95
+    counts = f"{found.gained} gained and {found.lost} lost of {found.n}"
+    return f"{found.points:+.1f} points ({low:+.1f} to {high:+.1f}), {counts}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows with columns of equal width; the first and the last column are text."""
+    widths = [max(len(each[index]) for each in rows) for index in range(len(rows[0]))]
+    for each in rows:
+        middle = (cell.rjust(width) for cell, width in zip(each[1:-1], widths[1:-1], strict=True))
+        yield "  ".join((f"  {each[0].ljust(widths[0])}", *middle, each[-1]))

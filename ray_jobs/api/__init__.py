@@ -9,10 +9,12 @@ from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.grading import Grade
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.problem import Problem
+from agentopt_local.run.contribution import Credit
 from agentopt_local.run.report import Report
 from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.stage import Stage
 from agentopt_local.trajectory import Attempt, Trajectory
+from ray_jobs.api.contributions import acredit, credit
 from ray_jobs.api.endpoint import Endpoint
 from ray_jobs.api.entry import aevaluate, aresume, atrain, evaluate, load, resume, train
 from ray_jobs.api.finished_run import Run
@@ -27,6 +29,7 @@ __all__ = [
     "ChatReply",
     "ChatRequest",
     "ConfigError",
+    "Credit",
     "Endpoint",
     "Function",
     "FunctionSet",
@@ -44,9 +47,11 @@ __all__ = [
     "TrainedAgent",
     "Trajectory",
     "Usage",
+    "acredit",
     "aevaluate",
     "aresume",
     "atrain",
+    "credit",
     "evaluate",
     "load",
     "resume",

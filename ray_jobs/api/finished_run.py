@@ -12,6 +12,7 @@ from agentopt_local.exporting.learned import read_learned
 from agentopt_local.functions import FunctionSet
 from agentopt_local.record import Record
 from agentopt_local.run import files
+from agentopt_local.run.contribution import Credit
 from agentopt_local.run.reader import RunFiles, read_config, read_reports, read_run
 from agentopt_local.run.report import Report
 from ray_jobs.api import data_frames
@@ -85,6 +86,14 @@ class Run:
     def report(self) -> Report | None:
         """The evaluation on the test problems: results, functions, tokens, costs, seconds. None before it has ended."""
         return read_reports(self.path, []).get("test")
+
+    @property
+    def credit(self) -> Credit | None:
+        """What each function contributes: effects with intervals, verdicts, signs of memorising. None if not measured.
+
+        ``print(run.credit)`` shows it as a table.
+        """
+        return self._files.credit
 
     @property
     def accuracy(self) -> Accuracy | None:

@@ -68,7 +68,7 @@ def run_train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         say(f"Ray deletes this working directory; the run is kept in {run_dir.path}", error=True)
     display = Display()
     show_sizes(config, display)
-    return finish(run_dir, train_run(config, run_dir, display=display))
+    return finish(run_dir, train_run(config, run_dir, display=display), credit=config.evaluation.credit != "off")
 
 
 def run_resume(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -77,7 +77,7 @@ def run_resume(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from ray_jobs.lifecycle import reopen, train_run
 
     config, run_dir = reopen(arguments.run_dir, parse_overrides(rest))
-    return finish(run_dir, train_run(config, run_dir, display=Display()))
+    return finish(run_dir, train_run(config, run_dir, display=Display()), credit=config.evaluation.credit != "off")
 
 
 def run_evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:

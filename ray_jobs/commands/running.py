@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentopt_local.errors import AgentOptError, ConfigError
 from agentopt_local.problem import Split
+from agentopt_local.run.reader import read_credit
 from agentopt_local.run.report import Report
 from agentopt_local.run.writer import RunDir
 from ray_jobs.interrupts import interruptible
@@ -17,6 +18,7 @@ from ray_jobs.terminal.printing import error_line, report_text, say
 if TYPE_CHECKING:
     from ray_jobs.config import RunConfig
 
+T = TypeVar("T")
 FAILED = 1
 USER_MISTAKE = 2
 INTERRUPTED = 130
@@ -40,17 +42,37 @@ def run_job(
     return finish(run_dir, at_work(run_dir, job, display, forecast=config), split=split)
 
 
-def finish(run_dir: RunDir, job: Coroutine[Any, Any, Report], *, split: Split = "test") -> int:
-    """Run ``job``, which closes ``run_dir``; print its report and the run folder, and return the exit code."""
+def finish(run_dir: RunDir, job: Coroutine[Any, Any, Report], *, split: Split = "test", credit: bool = False) -> int:
+    """Run ``job``, which closes ``run_dir``; print its report and the run folder, and return the exit code.
+
+    ``credit``: print what each function contributes too.
+    """
+
+    def shown(report: Report) -> Iterator[object]:
+        yield report_text(report, split)
+        if credit and (found := read_credit(run_dir.path)) is not None:
+            yield found
+        yield run_dir.path
+
+    return conclude(run_dir, job, shown)
+
+
+def conclude(
+    run_dir: RunDir, job: Coroutine[Any, Any, T], show: Callable[[T], Iterable[object]], *, again: str = "resume"
+) -> int:
+    """Run ``job``, which closes ``run_dir``; print what ``show`` makes of its result, and return the exit code.
+
+    ``again``: the command that continues after an interruption.
+    """
     try:
-        report = asyncio.run(interruptible(job))
+        result = asyncio.run(interruptible(job))
     except (asyncio.CancelledError, KeyboardInterrupt):
-        say(f"To continue: agentopt resume {run_dir.path}")
+        say(f"To continue: agentopt {again} {run_dir.path}")
         return INTERRUPTED
     except AgentOptError as error:
         error_line(str(error))
-        say(f"To continue: agentopt resume {run_dir.path}")
+        say(f"To continue: agentopt {again} {run_dir.path}")
         return USER_MISTAKE if isinstance(error, ConfigError) else FAILED
-    say(report_text(report, split))
-    say(run_dir.path)
+    for text in show(result):
+        say(text)
     return 0

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from agentopt_local.problem import Split
-from agentopt_local.run.report import Report
+from agentopt_local.run.contribution import Memorising
+from agentopt_local.run.report import FunctionResult, Report
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but line breaks and tabs, marks of direction, and halves of surrogate pairs."""
@@ -35,11 +37,9 @@ def report_text(report: Report, split: Split = "test") -> str:
         lines += [f"  {kind}: {row.before} -> {row.after} of {row.n}" for kind, row in test.kinds.items()]
     lines.append("Functions learned:" if report.functions else "No function was learned.")
     lines += [
-        f"  {each.signature}\n    {each.description.splitlines()[0]}\n"
-        f"    {each.calls} calls, {each.ok} without error; "
-        f"{each.solved} of {each.problems} problems that used it were solved"
-        for each in report.functions
+        f"  {each.signature}\n    {each.description.splitlines()[0]}\n    {use_text(each)}" for each in report.functions
     ]
+    lines += memory_warnings(report.memorising)
     counts, costs = report.actions, report.costs
     lines.append(
         f"Actions: {counts.sampled} sampled, {counts.legal} legal, {counts.verified} verified, {counts.applied} applied"
@@ -47,6 +47,24 @@ def report_text(report: Report, split: Split = "test") -> str:
     if costs.money:
         lines.append(f"Cost: {costs.money:.4f} (agent {costs.agent.cost:.4f}, optimizer {costs.optimizer.cost:.4f})")
     return "\n".join(lines)
+
+
+def use_text(function: FunctionResult) -> str:
+    """How a function was used, with what failed and what was called from code."""
+    calls, failed, code = function.calls, function.calls - function.ok, function.only_in_code
+    parts = (
+        [f"{calls} direct call{'' if calls == 1 else 's'}{f', {failed} of them failed' if failed else ''}"]
+        if calls
+        else []
+    )
+    parts += [f"called from code only in {code} attempt{'' if code == 1 else 's'}"] if code else []
+    used = f"{function.solved} of {function.problems} problems that used it were solved"
+    return "; ".join([*parts, used] if parts else ["never called"])
+
+
+def memory_warnings(found: Sequence[Memorising]) -> list[str]:
+    """A line for each function that looks memorised."""
+    return [f"Warning: {each.text}" for each in found]
 
 
 def functions_diff(old: Path | None, new: Path) -> str:
