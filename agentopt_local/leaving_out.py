@@ -30,6 +30,8 @@ LEAST = 6
 """Problems of its kinds on which a function can be seen at all: six gains without a loss have p = 0.03, five 0.06."""
 Rolled = Mapping[str, Trajectory]
 """Rollouts of one set by problem id."""
+Masked = Sequence[tuple["Mask", Trajectory]]
+"""The masks of one problem, each with its rollout."""
 
 
 class Mask(Record):
@@ -74,25 +76,26 @@ def without(functions: FunctionSet, name: str) -> FunctionSet:
     return functions.keeping(frozenset(functions.names) - set(left_out(functions, name)))
 
 
-def half_masks(functions: FunctionSet, seed: int) -> tuple[Mask, ...]:
-    """Random halves of a set of more than MASKS_BEYOND functions; none for a smaller one.
+def half_masks(functions: FunctionSet, seed: int, problem: str) -> tuple[Mask, ...]:
+    """Random halves of a set of more than MASKS_BEYOND functions, for one problem; none for a smaller set.
 
-    They form a two-level orthogonal array of strength 3 with random columns and signs: each function is drawn in half
-    of the masks, together with any other in a quarter, and with any two others in an eighth. So no function's effect
-    is mixed up with another's, nor with what two others do together, as in masks drawn independently. (A fractional
-    factorial of resolution IV: Box and Hunter, "The 2^(k-p) fractional factorial designs", Technometrics 3 (1961).)
-    There are 2^r masks, at least twice as many as functions and fewer than four times.
+    They form a two-level orthogonal array of strength 2, with columns and signs drawn anew for each problem: a function
+    is drawn in half of the masks, and together with any other in a quarter, so the effects of single functions do not
+    mix. What two or more do together falls on others too, but with a sign that differs from problem to problem: it
+    cancels in their mean and widens its interval. With the same masks for all problems it would do neither. There are
+    2^r masks, more than functions and at most twice as many. (Plackett and Burman, "The design of optimum
+    multifactorial experiments", Biometrika 33 (1946), 305-325.)
     """
     names = functions.names
     if len(names) <= MASKS_BEYOND:
         return ()
     needed = calls(functions)
-    half = 1 << (len(names) - 1).bit_length()
-    chosen = random.Random(derive(seed, "masks"))
-    columns = dict(zip(names, (half | each for each in chosen.sample(range(half), len(names))), strict=True))
+    rows = 1 << len(names).bit_length()
+    chosen = random.Random(f"{derive(seed, 'masks')} {problem}")
+    columns = dict(zip(names, chosen.sample(range(1, rows), len(names)), strict=True))
     signs = {name: chosen.getrandbits(1) for name in names}
     masks = []
-    for row in range(2 * half):
+    for row in range(rows):
         drawn = frozenset(name for name in names if ((row & columns[name]).bit_count() + signs[name]) % 2)
         kept = frozenset(name for name in drawn if needed[name] <= drawn)
         masks.append(Mask(drawn=drawn, functions=functions.keeping(kept)))
@@ -123,28 +126,21 @@ def mean_effect(changes: Sequence[float]) -> MeanEffect:
     return MeanEffect(points=round(100 * mean, 2), ci95=(round(100 * low, 2), round(100 * high, 2)))
 
 
-def mask_effect(
-    name: str, needed: frozenset[str], masks: Sequence[Mask], rolled: Mapping[str, Rolled], problems: Sequence[str]
-) -> MaskEffect | None:
+def mask_effect(name: str, needed: frozenset[str], masked: Mapping[str, Masked], problems: Sequence[str]) -> MaskEffect:
     """Masks with ``name`` minus masks without it, among those that keep what it needs; p is not corrected yet.
 
-    None if there are none on one side, as for a function that needs many others.
-
     Each problem gives one value, its share of solved masks with the function minus that without it, and the interval is
-    that of their mean: problems are the sample, masks only make each value more exact.
+    that of their mean. A problem is passed over if one side has no mask, as may happen to a function with many needs.
     """
-    fair = [mask for mask in masks if needed <= mask.drawn]
-    found = [
-        [rolled[mask.functions.fingerprint] for mask in fair if (name in mask.drawn) is side] for side in (True, False)
-    ]
-    if not all(found):
-        return None
-    shares = [[fmean(each[problem].correct for each in side) for side in found] for problem in problems]
-    changes = [new - old for new, old in shares]
+    changes = []
+    for problem in problems:
+        fair = [(name in mask.drawn, rolled.correct) for mask, rolled in masked[problem] if needed <= mask.drawn]
+        sides = [[solved for drawn, solved in fair if drawn is side] for side in (True, False)]
+        if all(sides):
+            changes.append(fmean(sides[0]) - fmean(sides[1]))
     return MaskEffect(
         **dict(mean_effect(changes)),
-        n=len(problems),
-        masks=len(fair),
+        n=len(changes),
         p_value=sign_test(sum(each > 0 for each in changes), sum(each < 0 for each in changes)),
     )
 
@@ -196,12 +192,13 @@ def credit_each(
     functions: FunctionSet,
     problems: Sequence[Problem],
     rolled: Mapping[str, Rolled],
-    masks: Sequence[Mask],
+    masked: Mapping[str, Masked],
     origins: Mapping[str, Origin],
 ) -> tuple[FunctionCredit, ...]:
     """What each function contributes on the problems that its edits were not shown.
 
-    ``rolled``: rollouts on ``problems`` by a set's fingerprint; ``origins``: by function.
+    ``rolled``: rollouts on ``problems`` by a set's fingerprint; ``masked``: by problem, empty for a small
+    set; ``origins``: by function.
     """
     needed = calls(functions)
     whole = rolled[functions.fingerprint]
@@ -210,9 +207,8 @@ def credit_each(
     smaller = {name: rolled[without(functions, name).fingerprint] for name in functions.names}
     effects = {name: effect(whole, smaller[name], ids[name]) for name in functions.names}
     adjusted = dict(zip(effects, holm([each.p_value for each in effects.values()]), strict=True))
-    in_masks = {name: mask_effect(name, needed[name], masks, rolled, ids[name]) for name in functions.names}
-    tested = {name: each for name, each in in_masks.items() if each is not None}
-    mask_p = dict(zip(tested, holm([each.p_value for each in tested.values()]), strict=True))
+    in_masks = {name: mask_effect(name, needed[name], masked, ids[name]) for name in functions.names if masked}
+    mask_p = dict(zip(in_masks, holm([each.p_value for each in in_masks.values()]), strict=True))
     return tuple(
         FunctionCredit(
             name=name,
@@ -227,7 +223,7 @@ def credit_each(
             p_adjusted=adjusted[name],
             kinds=by_kind(whole, smaller[name], fair[name]),
             reward=reward_effect(whole, smaller[name], ids[name]),
-            masks=tested[name].model_copy(update={"p_value": mask_p[name]}) if name in tested else None,
+            masks=in_masks[name].model_copy(update={"p_value": mask_p[name]}) if masked else None,
             tokens=token_cost(whole, smaller[name], ids[name]),
             used=sum(whole[each].used(name) for each in ids[name]),
         )

@@ -28,7 +28,7 @@ INSIDE = 4
 """Characters from which an answer counts inside a longer literal, and a literal inside a question."""
 FEW = 3
 """Other problems from which they are a comparison."""
-SHOWN_LITERALS = 8
+SHOWN_LITERALS = 4
 """Literals that a warning quotes."""
 TRIVIAL = frozenset({"true", "false", "none", "null", "yes", "no", "nan", "inf", "-1", "10", "100", "1000"})
 """Answers and literals that say nothing, besides those of a single character."""
@@ -142,6 +142,7 @@ def literals(function: Function) -> frozenset[str]:
     """
     tree = ast.parse(function.source)
     told = {id(each.value) for each in ast.walk(tree) if isinstance(each, ast.Expr)}
+    told |= {id(each.operand) for each in ast.walk(tree) if isinstance(each, ast.UnaryOp)}  # -5 is no 5
     found = set()
     for node in ast.walk(tree):
         if (

@@ -13,6 +13,7 @@ from agentopt_local.errors import ConfigError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.leaving_out import (
     LEAST,
+    Mask,
     credit_each,
     effect,
     half_masks,
@@ -24,6 +25,7 @@ from agentopt_local.leaving_out import (
 )
 from agentopt_local.origins import Origin
 from agentopt_local.problem import Problem, Split
+from agentopt_local.rollout import Rollouts
 from agentopt_local.run.contribution import Credit, FunctionCredit, Pruned
 from agentopt_local.run.files import copy_without_results
 from agentopt_local.run.reader import read_credit, read_report, read_state
@@ -109,18 +111,17 @@ async def credit_session(
     for each, some in problems.items():
         session.run_dir.keep_problems(each, some)
     pool = [each for some in problems.values() for each in some]
-    masks = half_masks(functions, session.config.seed)
     parts = {"": (functions, pool)}
     for name in functions.names:
         parts[f"without {name}"] = without(functions, name), not_shown(pool, left_out(functions, name), known)
-    parts |= {f"mask {number}": (mask.functions, pool) for number, mask in enumerate(masks, 1)}
     rolled = await roll_out(session, parts)
+    masked = await roll_out_masks(session, functions, pool)
     before = read_credit(session.run_dir.path)
     found = Credit(
         functions=functions.fingerprint,
         problems={each: len(some) for each, some in problems.items()},
-        masks=len(masks),
-        each=credit_each(functions, pool, rolled, masks, known),
+        masks=max(map(len, masked.values()), default=0),
+        each=credit_each(functions, pool, rolled, masked, known),
         memorising=memory_signs(session, functions, pool),
         pruned=before.pruned if before is not None and is_pruned(session.run_dir.path, state) else None,
         notes=tuple(limits(functions, known)),
@@ -154,6 +155,38 @@ async def roll_out(
         for stage, functions, problems in wanted.values()
     )
     return {key: {each.problem_id: each for each in done} for key, done in zip(wanted, found, strict=True)}
+
+
+async def roll_out_masks(
+    session: Session, functions: FunctionSet, problems: Sequence[Problem]
+) -> dict[str, list[tuple[Mask, Trajectory]]]:
+    """Each problem's half-masks with their rollouts; empty for a set that is too small for them.
+
+    There are many sets with few problems each, so they are one stage together.
+    """
+    masks = {each.id: half_masks(functions, session.config.seed, each.id) for each in problems}
+    wanted: dict[str, tuple[FunctionSet, dict[str, Problem]]] = {}
+    for problem in problems:
+        for mask in masks[problem.id]:
+            wanted.setdefault(mask.functions.fingerprint, (mask.functions, {}))[1][problem.id] = problem
+    if not wanted:
+        return {}
+    stage, total, done = Stage(part="credit halves"), sum(len(some) for _, some in wanted.values()), 0
+    shared = session.rollouts
+
+    def observe(stage: Stage, trajectory: Trajectory) -> None:
+        nonlocal done
+        done += 1
+        shared.observe(stage, trajectory)
+        shared.progress(stage, done, total)
+
+    shared.progress(stage, 0, total)
+    quiet = Rollouts(shared.solver, shared.store, admission=shared.admission, observe=observe)
+    found = await together(
+        quiet.run(some, tuple(on.values()), seed=session.config.seed, stage=stage) for some, on in wanted.values()
+    )
+    rolled = {(key, each.problem_id): each for key, done_ in zip(wanted, found, strict=True) for each in done_}
+    return {id_: [(mask, rolled[mask.functions.fingerprint, id_]) for mask in some] for id_, some in masks.items()}
 
 
 async def pruning(

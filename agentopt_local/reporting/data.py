@@ -56,6 +56,8 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
         "results": results(run, splits),
         "steps": [step_row(step) for step in run.steps],
         "functions": functions,
+        "credit": None if run.credit is None else run.credit.model_dump(mode="json"),
+        "memorising": memorising(run),
         "only_with_index": {split: first_index(run, after.keys(), after) for split, (_, after) in splits.items()},
         "usage": usage_rows(run),
         "seconds": {
@@ -73,6 +75,12 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
         summary=summary,
         chunks=(*chunked(rollout_detail(each) for each in run.rollouts), *chunked(questions)),
     )
+
+
+def memorising(run: RunFiles) -> dict[str, str]:
+    """Why functions look memorised, by name."""
+    signs = [each for report in run.reports.values() for each in report.memorising]
+    return {each.name: each.text for each in (*signs, *(run.credit.memorising if run.credit else ()))}
 
 
 def both_sides(run: RunFiles, split: Split) -> tuple[ByProblem, ByProblem]:
@@ -199,7 +207,9 @@ def usage_rows(run: RunFiles) -> list[Row]:
     parts: dict[str, Usage] = {"optimizer": run.state.usage}
     counts: dict[str, int] = {}
     for each in run.rollouts:
-        name = "training rollouts" if each.stage.of_split == "train" else "test rollouts"
+        credit = each.stage.part.startswith("credit")
+        name = "training" if each.stage.of_split == "train" else "credit" if credit else "test"
+        name = f"{name} rollouts"
         parts[name] = parts.get(name, Usage()) + each.trajectory.usage
         counts[name] = counts.get(name, 0) + 1
     return [{"part": name, "rollouts": counts.get(name), **usage.model_dump()} for name, usage in parts.items()]

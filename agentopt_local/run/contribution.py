@@ -26,12 +26,11 @@ class MeanEffect(Record):
 
 
 class MaskEffect(MeanEffect):
-    """The effect of a function among random halves of the others: masks with it minus masks without it."""
+    """The effect of a function among random halves of the others: masks with it minus masks without it, among the masks
+    that keep the functions which it calls."""
 
     n: int
     """Problems."""
-    masks: int
-    """Masks that were compared: those that keep all functions which it calls."""
     p_value: float
     """Exact two-sided sign test of the problems' changes, after Holm's correction."""
 
@@ -95,15 +94,14 @@ class Memorising(Record):
     @property
     def text(self) -> str:
         """The signs in a sentence."""
-        signs = []
+        signs: list[str] = []
         quoted = ", ".join(map(repr, self.literals))
-        for found, what in ((self.answers, "equal answers"), (self.questions, "stand in the questions")):
+        for found, what in ((self.answers, "equal the answers"), (self.questions, "stand in the questions")):
             if found is not None:
                 (hits, shown), (other_hits, others) = found.shown, found.others
-                signs.append(
-                    f"literals in its source {what} of {hits} of the {shown} problems that its edits were shown, and "
-                    f"of {other_hits} of {others} others ({quoted})"
-                )
+                literals = "they" if signs else f"literals in its source ({quoted})"
+                counted = f"{hits} of the {shown} problems that its edits were shown, and of {other_hits} of {others}"
+                signs.append(f"{literals} {what} of {counted} others")
         if self.solved is not None:
             (solved, n), (other_solved, other_n) = self.solved.shown, self.solved.others
             signs.append(
@@ -134,7 +132,7 @@ class Credit(Record):
     problems: dict[Split, int]
     """Problems that were rolled out, by split."""
     masks: int = 0
-    """Random half-masks that were rolled out too."""
+    """Random halves of the set that each problem was rolled out with too."""
     each: tuple[FunctionCredit, ...] = ()
     """In the set's order."""
     memorising: tuple[Memorising, ...] = ()
@@ -193,7 +191,7 @@ def details(each: FunctionCredit) -> Iterator[str]:
         low, high = each.masks.ci95
         yield (
             f"  {each.name} among random halves of the others: {each.masks.points:+.1f} points, 95 % interval "
-            f"{low:+.1f} to {high:+.1f}, p = {each.masks.p_value:.2g} ({each.masks.masks} masks)"
+            f"{low:+.1f} to {high:+.1f}, p = {each.masks.p_value:.2g}"
         )
     if each.reward is not None:
         low, high = each.reward.ci95

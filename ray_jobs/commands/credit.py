@@ -22,7 +22,7 @@ def add_commands(subparsers: Any) -> None:
         help="measure what each function of a run contributes",
         description="Roll out the run's functions without each of them, on the same problems: training problems that "
         "their edits were not shown, and validation problems. In sets of more than five, random halves too.",
-        epilog="The result is in the run's credit.json and in agentopt report. A training measures it before its test "
+        epilog="agentopt report shows the result too. A training measures it before its test "
         'with --evaluation.credit measure, or "prune".',
     )
     credit.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")

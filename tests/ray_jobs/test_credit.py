@@ -170,26 +170,24 @@ def test_a_helper_is_left_out_together_with_what_calls_it(tmp_path: Path) -> Non
 
 
 def test_half_masks_see_functions_that_stand_in_for_each_other(tmp_path: Path) -> None:
-    found = measure(trained(tmp_path, "reverse", "twin", "confuse", "idle", "upper", "shout"))
+    found = measure(run_dir := trained(tmp_path, "reverse", "twin", "confuse", "idle", "upper", "shout"))
     each = by_name(found)
-    assert found.masks == 16
+    assert found.masks == 8
     assert each["reverse"].verdict == each["twin"].verdict == "only costs tokens"  # either does the other's work
-    for name in ("reverse", "twin"):
-        mask = each[name].masks
-        assert mask is not None
-        assert mask.points > 10
-        assert mask.ci95[0] > 0
-        assert mask.p_value < 0.05
-    idle = each["idle"].masks
-    assert idle is not None
-    assert (idle.points, idle.p_value) == (0.0, 1.0)
-    assert idle.ci95[0] < 0 < idle.ci95[1]
-    # 16 of 48 problems: without upper none is shouted, and with it only where shout was drawn too
-    upper, shout = each["upper"].masks, each["shout"].masks
-    assert upper is not None
-    assert shout is not None
-    assert (upper.masks, upper.points) == (16, pytest.approx(100 * 16 / 48 / 2, abs=0.01))
-    assert (shout.masks, shout.points) == (8, pytest.approx(100 * 16 / 48, abs=0.01))
+    effects = {name: one.masks for name, one in each.items() if one.masks is not None}
+    assert set(effects) == set(each)
+    # a third of the problems each; reverse helps where twin was not drawn, upper where shout was drawn
+    expected = {"reverse": 16.7, "twin": 16.7, "confuse": -33.3, "idle": 0.0, "upper": 16.7, "shout": 33.3}
+    inside = [name for name, one in effects.items() if one.ci95[0] <= expected[name] <= one.ci95[1]]
+    assert len(inside) >= 5, effects
+    for name in ("reverse", "twin", "upper", "shout"):
+        assert effects[name].ci95[0] > 0
+    assert effects["confuse"].ci95[1] < 0
+    assert effects["idle"].ci95[0] < 0 < effects["idle"].ci95[1]
+    assert {one.n for one in effects.values()} == {48}
+    done = [json.loads(line) for line in (run_dir.path / "rollouts.jsonl").read_text().splitlines()]
+    assert {row["stage"] for row in done} >= {"credit", "credit without idle", "credit halves"}
+    assert len({(row["functions"], row["problem_id"]) for row in done}) == len(done)
 
 
 def test_problems_are_never_those_of_the_test_and_leave_the_certificate_its_own(tmp_path: Path) -> None:
