@@ -175,7 +175,8 @@ def telling(text: str) -> bool:
 
 def holds(texts: Collection[str], answer: str) -> bool:
     """Whether the answer is one of the literals or, if it is not too short, stands in one as whole words."""
-    return answer in texts or (len(answer) >= INSIDE and any(inside(answer, padded(each)) for each in texts))
+    longer = (each for each in texts if len(each) > len(answer) >= INSIDE and not _NUMBER.fullmatch(each))
+    return answer in texts or any(inside(answer, padded(each)) for each in longer)
 
 
 def padded(text: str) -> str:

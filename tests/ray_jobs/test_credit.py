@@ -1,4 +1,4 @@
-"""What each function contributes, with a scripted agent and the real sandbox: functions that help, hurt and do nothing."""
+"""What each function contributes, with a scripted agent and the real sandbox: some help, some hurt, some do nothing."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ IDLE = 'def idle(x: int) -> str:\n    """Return x."""\n    return str(x)\n'
 UPPER = 'def upper(word: str) -> str:\n    """Return word in capitals."""\n    return word.upper()\n'
 SHOUT = 'def shout(word: str) -> str:\n    """Return word in capitals, and a mark."""\n    return upper(word) + "!"\n'
 TABLE = (
-    'def table(word: str) -> str:\n    """Return word reversed."""\n    return {"abcd": "dcba", "bcde": "edcb", "cdef": '
-    '"fedc"}.get(word, word)\n'
+    'def table(word: str) -> str:\n    """Return word reversed."""\n'
+    '    return {"abcd": "dcba", "bcde": "edcb", "cdef": "fedc"}.get(word, word)\n'
 )
 SOURCES = {f.name: f for f in FunctionSet.of(REVERSE, TWIN, CONFUSE, IDLE, UPPER, SHOUT, TABLE).each()}
 WORDS = {
@@ -51,7 +51,7 @@ SCHEMA = 30
 
 
 def rows() -> list[dict[str, Any]]:
-    """Words to reverse and to shout, and numbers to double: 12 of each for training, 4 for validation, 2 for the test."""
+    """Words to reverse and to shout, and numbers to double: 12 of each for training, 4 for validation, 2 to test."""
 
     def row(split: str, kind: str, given: object, answer: str) -> dict[str, Any]:
         question = f"{kind}: {given}"
@@ -86,7 +86,7 @@ def brain(request: ChatRequest) -> ChatReply:
 
 
 def trained(folder: Path, *names: str, shown: dict[str, tuple[str, ...]] | None = None, **changes: Any) -> RunDir:
-    """A run whose training has ended with these functions; ``shown``: ids of problems that each one's edit was shown."""
+    """A run whose training has ended with these functions; ``shown``: ids of the problems that its edit was shown."""
     path = folder / "problems.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows()))
     values: dict[str, Any] = {
