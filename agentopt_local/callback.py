@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from agentopt_local.run.report import Report
+from agentopt_local.run.report import NoiseFloor, Report
 from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.stage import Stage
 from agentopt_local.trajectory import Trajectory
@@ -30,6 +30,10 @@ class Callback:
 
     def on_rollout(self, stage: Stage, trajectory: Trajectory) -> None:
         """A rollout has been graded and written down. Each rollout is reported once, even if the run is resumed."""
+
+    def on_noise_floor(self, floor: NoiseFloor) -> None:
+        """The noise floor has been measured, before step 1: how often outcomes change by chance, and the gain that the
+        training and test problems can show."""
 
     def on_step(self, row: StepRow) -> None:
         """A training step has ended: its decision, its actions, and the scores before and after (0 to 1)."""
@@ -65,6 +69,10 @@ class Callbacks(Callback):
     def on_rollout(self, stage: Stage, trajectory: Trajectory) -> None:
         for each in self.each:
             each.on_rollout(stage, trajectory)
+
+    def on_noise_floor(self, floor: NoiseFloor) -> None:
+        for each in self.each:
+            each.on_noise_floor(floor)
 
     def on_step(self, row: StepRow) -> None:
         for each in self.each:

@@ -7,28 +7,47 @@ from collections.abc import Sequence
 
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
-from agentopt_local.run.report import Comparison, Difference, FunctionResult, KindCounts, Side
+from agentopt_local.run.report import Arm, Comparison, Difference, FunctionResult, KindCounts, Side
 from agentopt_local.statistics import paired_difference, wilson
 from agentopt_local.trajectory import Trajectory, accuracy, function_use, mean_reward, sum_usage
 
 
-def compare(problems: Sequence[Problem], before: Sequence[Trajectory], after: Sequence[Trajectory]) -> Comparison:
+def compare(
+    problems: Sequence[Problem],
+    before: Sequence[Trajectory],
+    after: Sequence[Trajectory],
+    arms: Sequence[Arm] = (),
+) -> Comparison:
     """Compare the rollouts before and after training; both are in the order of ``problems``."""
-    difference = paired_difference([each.correct for each in before], [each.correct for each in after])
-    low, high = difference.ci95
     return Comparison(
         n=len(problems),
         before=side(before),
         after=side(after),
-        difference=Difference(
-            points=round(difference.points, 2),
-            ci95=(round(low, 2), round(high, 2)),
-            p_value=difference.p_value,
-            gained=difference.gained,
-            lost=difference.lost,
-        ),
+        difference=difference(before, after),
+        same_set=same_set(before, after),
         kinds=kinds(problems, before, after),
+        arms=tuple(arms),
     )
+
+
+def difference(before: Sequence[Trajectory], after: Sequence[Trajectory]) -> Difference:
+    """``after`` minus ``before``, which are in one order."""
+    found = paired_difference([each.correct for each in before], [each.correct for each in after])
+    low, high = found.ci95
+    return Difference(
+        points=round(found.points, 2),
+        ci95=(round(low, 2), round(high, 2)),
+        p_value=found.p_value,
+        gained=found.gained,
+        lost=found.lost,
+    )
+
+
+def same_set(before: Sequence[Trajectory], after: Sequence[Trajectory]) -> bool:
+    """Whether both are rollouts of one set of functions with one seed, and so one and the same measurement."""
+    return bool(before) and {(each.functions, each.seed) for each in (*before, *after)} == {
+        (before[0].functions, before[0].seed)
+    }
 
 
 def side(trajectories: Sequence[Trajectory]) -> Side:

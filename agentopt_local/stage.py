@@ -11,6 +11,8 @@ from agentopt_local.problem import SPLITS, Split
 from agentopt_local.record import Record
 
 _STEP = re.compile(r"step (\d+)(?: (.+))?", re.DOTALL)
+FLOOR = ("floor again", "floor placebo")
+"""The stages of the noise floor, on training problems. Its first run is step 1's ``before``."""
 
 
 class Stage(Record):
@@ -24,7 +26,8 @@ class Stage(Record):
     split: Split | None = None
     """The split that is evaluated."""
     part: str = ""
-    """``before``, ``after``, ``edit N``, ``edits together``, ``proposing``, ``again``; or the whole text."""
+    """``before``, ``after``, ``edit N``, ``edits together``, ``proposing``, ``again``, the name of a baseline; or the
+    whole text."""
 
     @staticmethod
     def parse(text: str) -> Stage:
@@ -51,7 +54,17 @@ class Stage(Record):
     @property
     def of_split(self) -> Split | None:
         """The split whose problems it rolls out."""
-        return "train" if self.step is not None else self.split
+        return "train" if self.step is not None or self.of_floor else self.split
+
+    @property
+    def of_floor(self) -> bool:
+        """Whether it measures the noise floor."""
+        return self.part in FLOOR
+
+    @property
+    def trains(self) -> bool:
+        """Whether the training itself makes these rollouts, or the filter of unused functions at its end."""
+        return self.step is not None or (self.split == "train" and self.part == "again")
 
     @property
     def kind(self) -> str:

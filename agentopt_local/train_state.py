@@ -45,8 +45,9 @@ class TrainerConfig(Record):
     batch_size: int | None = Field(default=None, ge=1)
     """Problems per step, drawn by seed; None: all training problems, as in the paper."""
     noise_floor: bool = True
-    """Before step 1, measure how many outcomes change by chance: the untrained agent once more, and once with a
-    function that does nothing useful. Tells the gain that the number of training problems can show."""
+    """Before step 1, measure how many outcomes change by chance: the agent once more with another seed, and once with a
+    function that does nothing useful. Says what gain the training and test problems can show; changes nothing of the
+    training. On fewer problems where it would cost more than 15 % of the rollouts."""
     keep_only_used: bool = False
     """At test time, give the agent only the functions that were called successfully in training, as the authors do."""
 

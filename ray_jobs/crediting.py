@@ -27,8 +27,9 @@ from agentopt_local.origins import Origin
 from agentopt_local.problem import Problem, Split
 from agentopt_local.rollout import Rollouts
 from agentopt_local.run.contribution import Credit, FunctionCredit, Pruned
+from agentopt_local.run.credits import read_credit
 from agentopt_local.run.files import copy_without_results
-from agentopt_local.run.reader import read_credit, read_report, read_state
+from agentopt_local.run.reader import read_report, read_state
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
 from agentopt_local.tasks.base import Problems
@@ -133,6 +134,7 @@ async def credit_session(
             too_few = f"Nothing was removed: only {len(compared)} problems were shown to none of the candidates' edits."
             found = found.model_copy(update={"notes": (*found.notes, too_few)})
         elif (change := await pruning(session, functions, candidates, compared)) is not None:
+            change = change.model_copy(update={"problems": tuple(each.id for each in pool)})
             found = found.model_copy(update={"pruned": change})
             return keep_pruned(session.run_dir, state, functions.keeping(frozenset(change.kept)), found)
     session.run_dir.write_credit(found)

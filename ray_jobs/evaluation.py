@@ -11,13 +11,14 @@ from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.comparison import compare, function_results
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem, Split
-from agentopt_local.run.report import Costs, Report, Seconds, Spent, TrainingSummary
+from agentopt_local.run.reader import read_noise_floor, read_start
+from agentopt_local.run.report import Certificate, Costs, Report, Seconds, Spent, TrainingSummary
 from agentopt_local.run.rows import Role
 from agentopt_local.run.writer import RunDir
-from agentopt_local.stage import Stage
 from agentopt_local.tasks.base import Problems
 from agentopt_local.train_state import TrainState
-from agentopt_local.trajectory import sum_usage, used_functions
+from agentopt_local.trajectory import sum_usage
+from ray_jobs.baselines import measure_arms, only_used, roll_out
 from ray_jobs.config import RunConfig
 from ray_jobs.fair_problems import memory_signs
 from ray_jobs.open_models import Models, agent_alone
@@ -42,6 +43,7 @@ async def evaluate(
     config = agent_alone(config)
     async with open_session(config, run_dir, callbacks, model=model, task=task) as session:
         problems = session.task.problems(split, n)
+        session.observers.forecast.certificate(0)
         return await evaluate_session(session, run_dir.resume(), problems, split=split)
 
 
@@ -49,16 +51,19 @@ async def evaluate_session(
     session: Session, state: TrainState, problems: tuple[Problem, ...], *, split: Split = "test"
 ) -> Report:
     """The report of ``state`` on ``problems``, also written to the run folder."""
-    config, run_dir, rollouts = session.config, session.run_dir, session.rollouts
+    config, run_dir = session.config, session.run_dir
     run_dir.keep_problems(split, problems)
     functions = await tested_functions(session, state)
-    before = await rollouts.run(FunctionSet(), problems, seed=config.seed, stage=Stage(split=split, part="before"))
-    after = await rollouts.run(functions, problems, seed=config.seed, stage=Stage(split=split, part="after"))
+    before = await roll_out(session, FunctionSet(), problems, split, "before")
+    after = await roll_out(session, functions, problems, split, "after")
+    arms = await measure_arms(session, state, problems, after, split)
     steps = run_dir.steps()
     report = Report(
         task=config.task.spec,
         model=config.model.name,
         seed=config.seed,
+        certificate=certificate_of(run_dir, functions),
+        noise_floor=read_noise_floor(run_dir.path),
         functions=function_results(functions, after),
         memorising=memory_signs(session, functions),
         actions=state.counts,
@@ -75,10 +80,16 @@ async def evaluate_session(
             training_steps=round(sum((row.seconds for row in steps), 0.0), 1),
             this_process=round(time.monotonic() - session.started, 1),
         ),
-    ).model_copy(update={split: compare(problems, before, after)})
+    ).model_copy(update={split: compare(problems, before, after, arms)})
     run_dir.write_report(split, report)
     session.observers.on_evaluation(report)
     return report
+
+
+def certificate_of(run_dir: RunDir, functions: FunctionSet) -> Certificate | None:
+    """The certificate of ``functions`` against what the training started from; None if there is none."""
+    row = run_dir.certificates().get((functions.fingerprint, read_start(run_dir.path).fingerprint))
+    return None if row is None else row.certificate
 
 
 def spending(session: Session) -> Costs:
@@ -86,7 +97,13 @@ def spending(session: Session) -> Costs:
     ledger, prices = session.ledger, session.config.model.prices
     usage: dict[str, Usage] = {}
     for row in session.run_dir.rollouts():
-        name = "training rollouts" if row.stage.of_split == "train" else str(row.stage)
+        name = (
+            "noise floor"
+            if row.stage.of_floor
+            else "training rollouts"
+            if row.stage.of_split == "train"
+            else str(row.stage)
+        )
         usage[name] = usage.get(name, Usage()) + row.trajectory.usage
     stages = {name: Spent(tokens=each, cost=prices.cost(each)) for name, each in usage.items()}
     agent, optimizer = (Spent(tokens=ledger.usage[role], cost=ledger.cost[role]) for role in get_args(Role))
@@ -101,11 +118,4 @@ def spending(session: Session) -> Costs:
 
 async def tested_functions(session: Session, state: TrainState) -> FunctionSet:
     """The best accepted set; where configured, only its functions that were called successfully."""
-    config = session.config
-    if not config.trainer.keep_only_used:
-        return state.functions
-    problems = session.task.problems("train", config.task.n_train)
-    latest = await session.rollouts.run(
-        state.functions, problems, seed=config.seed, stage=Stage(split="train", part="again")
-    )
-    return used_functions(state.functions, latest)
+    return await only_used(session, state.functions, "again")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
 from agentopt_local.record import Record
 
 Baseline = Literal["untrained", "placebo", "self_consistency", "self_consistency_total", "one_shot"]
+"""``untrained``: no functions · ``placebo``: one function that does nothing useful · ``self_consistency``: majority
+votes of the untrained agent for the tokens that the trained one takes on the same problems ·
+``self_consistency_total``: for these and those of the training · ``one_shot``: the set that was proposed first."""
+
+
+N_ON_GPU, N_ELSEWHERE = 200, 60
+"""The most validation problems with ``n_validation = "auto"``."""
 
 
 class EvaluationConfig(Record):
@@ -16,13 +23,23 @@ class EvaluationConfig(Record):
 
     baselines: tuple[Baseline, ...] | Literal["auto"] = "auto"
     """What is tested beside the trained agent. ``auto``: all where the agent's model runs on a GPU, else
-    ``untrained`` and ``placebo``."""
+    ``untrained`` and ``placebo``. ``untrained`` is always tested."""
     max_votes: int = Field(default=40, ge=1)
     """Most answers per problem for self-consistency."""
     n_validation: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Most validation problems that the certificate may use; 0 skips it. ``auto``: 200 on a GPU, else 60, and never
-    more than the task has."""
+    """Most validation problems that the certificate may use; 0 skips it. ``auto``: 200 where the agent's model runs on
+    a GPU, else 60. Never more than the task has."""
     alpha: float = Field(default=0.05, gt=0, lt=1)
-    """How often a set that does not help may be certified; divided by the number of sets of a sweep."""
+    """How often a set that does not help may be certified, over all ``trainings`` together."""
+    trainings: int = Field(default=1, ge=1)
+    """How many trainings share ``alpha``: each is held to ``alpha / trainings``. A sweep sets it to its number of
+    trainings."""
     credit: Literal["off", "measure", "prune"] = "off"
     """After training: nothing, measure what each function contributes, or also remove those that contribute nothing."""
+
+    def arms(self, device: str) -> tuple[Baseline, ...]:
+        """The baselines besides the untrained agent, where the agent's model runs on ``device``, in a fixed order."""
+        wanted: tuple[Baseline, ...] = ("placebo",) if self.baselines == "auto" else self.baselines
+        if self.baselines == "auto" and device == "gpu":
+            wanted = get_args(Baseline)
+        return tuple(each for each in get_args(Baseline) if each in wanted and each != "untrained")

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
-from agentopt_local.errors import ConfigError
+from agentopt_local.errors import ConfigError, outcome
 from agentopt_local.functions import FunctionSet
 from agentopt_local.memorising import memorising
 from agentopt_local.origins import Origin, origins
-from agentopt_local.problem import Problem, Split
+from agentopt_local.problem import Problem, Split, content_key
 from agentopt_local.run.contribution import Memorising
 from agentopt_local.tasks.base import Task
+from ray_jobs.config import RunConfig
+from ray_jobs.evaluation_config import N_ELSEWHERE, N_ON_GPU
 from ray_jobs.session import Session
 
 PROBLEMS = 60
 """Problems that are rolled out if none are asked for, or as many as the training has, if that is more; and validation
 problems whose answers a function's literals are compared with."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The validation problems that may be used."""
+
+    problems: tuple[Problem, ...]
+    missing: str = ""
+    """Why there are no more."""
 
 
 def fair_problems(
@@ -30,13 +43,11 @@ def fair_problems(
     task, config = session.task, session.config
     n = max(PROBLEMS, config.task.n_train) if n is None else n
     trained = [each for each in task.problems("train", config.task.n_train) if fair(each, known)]
-    certified = kept_for_certificate(session)
-    validated = () if split == "train" else as_many(task, "validation", certified + n)[certified:]
+    validated = () if split == "train" else others(session, n)
     n_trained = 0 if split == "validation" else min(len(trained), max(n - len(validated), (n + 1) // 2))
     chosen = trained[:n_trained]
     if split != "validation" and len(chosen) + len(validated) < n:
-        more = as_many(task, "train", config.task.n_train + n - len(chosen) - len(validated))
-        chosen += more[config.task.n_train :]
+        chosen += further(task, config.task.n_train, n - len(chosen) - len(validated))
     found: dict[Split, tuple[Problem, ...]] = {"train": tuple(chosen), "validation": validated[: n - len(chosen)]}
     return {name: problems for name, problems in found.items() if problems}
 
@@ -49,31 +60,76 @@ def fair(problem: Problem, known: Mapping[str, Origin]) -> bool:
 def nothing_left(session: Session, split: Split | None) -> str:
     """Why there are no problems, and what helps."""
     if split == "validation":
+        kept = validation_cap(session.config, session.device)
         return (
-            f"the first {kept_for_certificate(session)} validation problems are kept for the certificate "
+            f"the first {kept} validation problems are kept for the certificate "
             "(evaluation.n_validation), and the task has no more; measure on --split train, or add problems"
         )
     return "the edits of all functions were shown all training problems, and the task has no others; add problems"
 
 
-def kept_for_certificate(session: Session) -> int:
-    """The number of validation problems that a certificate may be based on."""
-    n = session.config.evaluation.n_validation
-    return n if n != "auto" else 200 if session.device == "gpu" else 60
+def others(session: Session, n: int) -> tuple[Problem, ...]:
+    """At most ``n`` validation problems that no certificate is based on."""
+    config, task = session.config, session.task
+    kept = validation_cap(config, session.device)
+    taken = {id_ for row in session.run_dir.certificates().values() for id_ in row.problems}
+    pool = validation_problems(task, kept + len(taken) + n, used_in_training(config, task)).problems[kept:]
+    return tuple(each for each in pool if each.id not in taken)[:n]
 
 
-def as_many(task: Task, split: Split, n: int) -> tuple[Problem, ...]:
-    """The first ``n`` problems of a split, or all that there are."""
-    low, high = 0, n + 1  # there are ``low`` problems, and not ``high`` of those asked for
-    while high - low > 1:
-        middle = n if high > n else (low + high) // 2
-        try:
-            task.problems(split, middle)
-        except ConfigError:
-            high = middle
+def further(task: Task, known: int, n: int) -> tuple[Problem, ...]:
+    """At most ``n`` training problems after the first ``known``, with which the run was trained."""
+    return as_many_as_there_are(task, known + n, "train")[0][known:]
+
+
+def validation_cap(config: RunConfig, device: str) -> int:
+    """The most problems that a certificate may use; 0 if none is wanted. ``device``: where the agent's model runs."""
+    n = config.evaluation.n_validation
+    return n if n != "auto" else N_ON_GPU if device == "gpu" else N_ELSEWHERE
+
+
+def used_in_training(config: RunConfig, task: Task) -> frozenset[str]:
+    """Contents of the run's training and test problems."""
+    used = (*task.problems("train", config.task.n_train), *task.problems("test", config.task.n_test))
+    return frozenset(content_key(each.question) for each in used)
+
+
+def validation_problems(task: Task, n: int, excluded: frozenset[str]) -> Pool:
+    """The first ``n`` validation problems that are not ``excluded``, or as many as the task has."""
+    wanted = n
+    while True:
+        found, missing = as_many_as_there_are(task, wanted)
+        usable = tuple(each for each in found if content_key(each.question) not in excluded)
+        if len(usable) >= n:
+            return Pool(usable[:n])
+        if len(found) < wanted:
+            hidden = len(found) - len(usable)
+            also = f"{hidden} of its validation problems are also training or test problems; " if hidden else ""
+            return Pool(usable, also + missing)
+        wanted += n - len(usable)
+
+
+def as_many_as_there_are(task: Task, n: int, split: Split = "validation") -> tuple[tuple[Problem, ...], str]:
+    """At most ``n`` problems of ``split`` and, if there are fewer, what the task says about that.
+
+    Tasks promise to raise ConfigError for more problems than they have. One given in Python may raise anything.
+    """
+    best: tuple[Problem, ...] = ()
+    low, high, ask, said = 0, n, n, ""
+    while low < high:
+        found, error = outcome(partial(task.problems, split, ask))
+        if found is not None:
+            best, low = found, ask
         else:
-            low = middle
-    return task.problems(split, low)
+            said = first_sentence(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+            high = ask - 1
+        ask = (low + high + 1) // 2
+    return best, said
+
+
+def first_sentence(error: Exception) -> str:
+    """What is wrong, without the remedies, which are about problems that were asked for by number."""
+    return str(error).split(". ")[0]
 
 
 def origins_of(session: Session, functions: FunctionSet) -> dict[str, Origin]:
@@ -91,6 +147,6 @@ def memory_signs(session: Session, functions: FunctionSet, more: Sequence[Proble
         return ()
     config, find = session.config, session.run_dir.find
     problems = {each.id: each for each in (*session.task.problems("train", config.task.n_train), *more)}
-    problems |= {each.id: each for each in as_many(session.task, "validation", PROBLEMS)}
+    problems |= {each.id: each for each in as_many_as_there_are(session.task, PROBLEMS)[0]}
     rollouts = [each for id_ in problems if (each := find(functions.fingerprint, id_, config.seed)) is not None]
     return memorising(functions, origins_of(session, functions), tuple(problems.values()), rollouts)

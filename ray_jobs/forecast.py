@@ -16,7 +16,9 @@ from agentopt_local.run.rows import Role, StepRow
 from agentopt_local.stage import Stage
 from agentopt_local.trajectory import Trajectory
 from ray_jobs.config import RunConfig
+from ray_jobs.evaluation_config import N_ELSEWHERE
 from ray_jobs.open_models import hosted_models
+from ray_jobs.rollout_counts import floor_problems, step_rollouts
 from serving.calibration import measure_in_child
 from serving.facts import Speed
 from serving.sizing import cpu_sizes
@@ -83,10 +85,13 @@ class Forecast:
         speeds: Mapping[Role, Speed] | None = None,
         *,
         steps: int = 0,
+        device: str = "cpu",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``speeds``: of the models, as far as measured; ``steps`` were finished before; ``clock`` returns seconds."""
+        """``speeds``: of the models, as far as measured; ``steps`` were finished before; ``device``: where the agent's
+        model runs, which decides about the baselines; ``clock`` returns seconds."""
         self.config = config
+        self.arms = config.evaluation.arms(device)
         speed, other = (speeds or {}).get("agent"), (speeds or {}).get("optimizer")
         batch = at_once(config)
         self.speed = speed.at(batch) if speed else None
@@ -101,6 +106,10 @@ class Forecast:
         self._steps = steps
         self._seen: set[tuple[str, str, int]] = set()
         self._tests = 0
+        n = config.evaluation.n_validation
+        self._certificate = 2 * (N_ELSEWHERE if n == "auto" else n)
+        self._certified = 0
+        self._floor = 0
         self._attempts = 0
         self._attempt_work = 0.0
         self._replies = 0.0
@@ -129,18 +138,28 @@ class Forecast:
 
     def step_work(self) -> float:
         """The expected work of one step: its drafts, and rollouts with each of the updates tried."""
-        trainer, edits = self.config.trainer, self.config.optimizer.max_actions
-        tries = (edits + 0.5 if trainer.try_edits and edits > 1 else 1.0) * trainer.n_candidates
-        problems = min(trainer.batch_size or self.config.task.n_train, self.config.task.n_train)
-        return self.proposal() + tries * problems * self.attempt()
+        return self.proposal() + step_rollouts(self.config) * self.attempt()
+
+    def tests(self) -> float:
+        """Attempts on the test problems: of the untrained and the trained agent, and of the baselines."""
+        n, most = self.config.task.n_test, self.config.evaluation.max_votes
+        sides = 2.0 + sum(each in self.arms for each in ("placebo", "one_shot"))
+        if n and "self_consistency_total" in self.arms:
+            steps = self.config.trainer.max_epochs
+            training = self.config.task.n_train + steps * self.step_work() / self.attempt()
+            sides += min(most, 1 + training // n)
+        elif "self_consistency" in self.arms:
+            sides += 1
+        return sides * n
 
     def remaining(self) -> float:
         """The work left if all steps are made."""
-        tests = max(0, 2 * self.config.task.n_test - self._tests)
+        tests = max(0.0, self.tests() - self._tests) + max(0, self._certificate - self._certified)
         left = max(0, self.config.trainer.max_epochs - self._steps)
         first = self.config.task.n_train * self.attempt() if self._steps == 0 else 0.0
         training = max(left * self.step_work() + first - self._in_step, 0.05 * self.step_work()) if left else 0.0
-        return tests * self.attempt() + training
+        floor = max(0, 2 * floor_problems(self.config) - self._floor) if self._steps == 0 else 0
+        return (tests + floor) * self.attempt() + training
 
     def seconds(self) -> float | None:
         """The expected duration of the training in seconds, before it starts; None if no speed was measured."""
@@ -158,6 +177,10 @@ class Forecast:
         # The first seconds are slower than the rest, so the measured speed counts as work already observed.
         before = BEFORE_S if self.speed else 0.0
         return self.remaining() * (elapsed + before) / (done + before * (self.speed or 0.0))
+
+    def certificate(self, rollouts: int) -> None:
+        """The certificate takes at most so many rollouts in all; 0: it is decided, or not possible."""
+        self._certificate = rollouts
 
     def beat(self, engines: Mapping[Role, tuple[int, int]]) -> None:
         """Record the prompt and generated tokens that the engines of each role have computed for this run so far."""
@@ -183,6 +206,10 @@ class Forecast:
         self._attempt_work += work
         if stage.split == "test":
             self._tests += 1
+        elif stage.split == "validation":
+            self._certified += 1
+        elif stage.of_floor:
+            self._floor += 1
         else:
             self._in_step += work
 

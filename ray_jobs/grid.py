@@ -84,12 +84,13 @@ def load_sweep(path: Path, folder: Path | None = None) -> tuple[SweepConfig, Pat
             raise ConfigError(f"{path}: grid.{key} = []: give at least one value")
     folder = kept(folder or Path("runs") / path.stem)
     trainings = []
-    for number, cell in enumerate(itertools.product(*sweep.grid.values())):
+    cells = list(itertools.product(*sweep.grid.values()))
+    for number, cell in enumerate(cells):
         varied = dict(zip(sweep.grid, cell, strict=True))
         flags = [part for key, value in varied.items() for part in (f"--{key}", flag_text(value))]
         slug = re.sub(r"[^A-Za-z0-9.=,-]+", "-", ",".join(f"{k.split('.')[-1]}={v}" for k, v in varied.items()))
         name = f"{number:03d}-{slug.strip('-')}"[:80]
-        flags += ["--run_dir", str(folder), "--run_name", name]
+        flags += ["--run_dir", str(folder), "--run_name", name, "--evaluation.trainings", str(len(cells))]
         trainings.append(Training(name=name, varied=varied, config=load_config(path.parent / sweep.base, flags)))
     return sweep, folder, trainings
 
@@ -186,6 +187,8 @@ def figures(report: Report) -> dict[str, Any]:
             "points": report.test.difference.points,
             "p": report.test.difference.p_value,
         }
+    if report.certificate is not None:
+        row["certificate"] = report.certificate.verdict.replace("_", " ")
     return row
 
 

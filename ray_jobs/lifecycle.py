@@ -14,11 +14,12 @@ from agentopt_local.errors import AgentOptError, ConfigError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Split
 from agentopt_local.run.contribution import Credit
-from agentopt_local.run.report import Report
+from agentopt_local.run.report import Certificate, Report
 from agentopt_local.run.writer import RunDir
 from agentopt_local.tasks.base import IN_PYTHON, Problems
 from agentopt_local.tasks.python import rows_text
 from agentopt_local.tasks.row_task import RowsTask
+from ray_jobs.certifying import UNTRAINED, certify, other_set
 from ray_jobs.config import RunConfig, changed_budget
 from ray_jobs.crediting import credit
 from ray_jobs.evaluation import evaluate
@@ -117,6 +118,24 @@ async def evaluate_run(
     return await at_work(run_dir, job, display)
 
 
+async def certify_run(
+    config: RunConfig,
+    run_dir: RunDir,
+    *,
+    against: str | Path | None = None,
+    n: int | None = None,
+    alpha: float | None = None,
+    display: Display | None = None,
+    callbacks: Iterable[Callback] = (),
+    model: ChatModel | Models | None = None,
+    task: Problems | None = None,
+) -> Certificate:
+    """Certify the set of the run in ``run_dir``, and close it. ``display`` shows the progress."""
+    heard = [*callbacks, *([] if display is None else [display])]
+    job = certify(config, run_dir, against=against, n=n, alpha=alpha, callbacks=heard, model=model, task=task)
+    return await at_work(run_dir, job, display)
+
+
 async def credit_run(
     config: RunConfig,
     run_dir: RunDir,
@@ -190,3 +209,16 @@ def problems_to_evaluate(config: RunConfig, n: int | None, name: str = "--n") ->
     if n < 1:
         raise ConfigError(f"{name} {n}: evaluate on at least one problem")
     return n
+
+
+def check_certificate(
+    run: Path, *, against: str | Path | None, n: int | None, alpha: float | None, prefix: str = "--"
+) -> None:
+    """Raise ConfigError or RunDirError if a certificate cannot be asked for; ``prefix`` is before names in errors."""
+    if n is not None and n < 1:
+        raise ConfigError(f"{prefix}n {n}: certify on at least one problem")
+    if alpha is not None and not 0 < alpha < 1:
+        raise ConfigError(f"{prefix}alpha {alpha:g}: it must be above 0 and below 1, such as 0.05")
+    config = read_config(run)
+    if against is not None and str(against) != UNTRAINED:
+        other_set(config, run, Path(against))

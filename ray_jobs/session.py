@@ -19,7 +19,7 @@ from agentopt_local.optimizer import Optimizer
 from agentopt_local.rollout import GradedAgent, Progress, Rollouts, Solver
 from agentopt_local.run.metrics import Metrics
 from agentopt_local.run.reader import read_day
-from agentopt_local.run.report import Report
+from agentopt_local.run.report import NoiseFloor, Report
 from agentopt_local.run.rows import MetricRow, Role, StepRow
 from agentopt_local.run.writer import RunDir
 from agentopt_local.sandbox.base import Sandbox
@@ -92,6 +92,9 @@ class Observers(Callback):
         self.forecast.step(row)
         self.callbacks.on_step(row)
 
+    def on_noise_floor(self, floor: NoiseFloor) -> None:
+        self.callbacks.on_noise_floor(floor)
+
     def on_evaluation(self, report: Report) -> None:
         self.callbacks.on_evaluation(report)
 
@@ -125,7 +128,7 @@ async def open_session(
             models = await open_models(config, stack, heard.on_progress, day=read_day(run_dir.path))
         else:
             models = Models.of(model)
-        forecast = Forecast(config, speeds_of(models), steps=len(run_dir.steps()))
+        forecast = Forecast(config, speeds_of(models), steps=len(run_dir.steps()), device=models.device)
 
         def under_way(stage: Stage) -> int:
             return ledger.under_way["optimizer"] if stage.part == "proposing" else rollouts.under_way[stage]

@@ -74,6 +74,9 @@ def main(argv: Sequence[str] | None = None, *, model: ChatModel | Models | None 
     table = {"trainings": rows, "over_seeds": over_seeds(rows, list(sweep.grid)) if "seed" in sweep.grid else []}
     write_json(folder / "table.json", table)
     say(table_text(rows))
+    if any("certificate" in row for row in rows):
+        alphas = sorted({each.config.evaluation.alpha for each in trainings})
+        say(f"\nCertificates: alpha {' or '.join(f'{alpha:g}' for alpha in alphas)} / {len(trainings)} trainings")
     if table["over_seeds"]:
         say("\nOver seeds:\n" + table_text(table["over_seeds"]))
     say(folder)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from agentopt_local.callback import Callback
 from agentopt_local.chat import ChatModel
-from agentopt_local.concurrency import task_group
+from agentopt_local.concurrency import task_group, together
 from agentopt_local.functions import FunctionSet
+from agentopt_local.noise_floor import measure_noise_floor, with_placebo
 from agentopt_local.problem import Problem
 from agentopt_local.run.report import Report
 from agentopt_local.run.writer import RunDir
-from agentopt_local.stage import Stage
+from agentopt_local.steps import batch_of
 from agentopt_local.tasks.base import Problems
 from agentopt_local.train_state import TrainState
 from agentopt_local.trainer import Trainer
+from ray_jobs.baselines import roll_out
+from ray_jobs.certifying import certify_training, foresee
 from ray_jobs.config import RunConfig
 from ray_jobs.crediting import credited, is_pruned
 from ray_jobs.evaluation import evaluate_session
 from ray_jobs.open_models import Models
 from ray_jobs.provenance import describe_run
+from ray_jobs.rollout_counts import floor_problems
 from ray_jobs.session import Session, open_session
 
 
@@ -31,7 +35,7 @@ async def train(
     model: ChatModel | Models | None = None,
     task: Problems | None = None,
 ) -> Report:
-    """Train until a stop, evaluate, and return the report. Continues where the folder's state is.
+    """Train until a stop, certify the kept set, evaluate, and return the report. Continues where the folder's state is.
 
     ``model`` and ``task`` are objects given in Python. A kill at any moment loses only the rollouts and drafts that
     were in flight.
@@ -43,8 +47,9 @@ async def train(
 
 
 async def train_session(session: Session) -> Report:
-    """The training and the evaluation of an open session."""
+    """The training, the certificate and the evaluation of an open session."""
     config = session.config
+    foresee(session)
     state = session.run_dir.resume()
     problems = session.task.problems("train", config.task.n_train)
     test = session.task.problems("test", config.task.n_test)
@@ -54,20 +59,42 @@ async def train_session(session: Session) -> Report:
     trainer = Trainer(
         session.optimizer, session.rollouts, session.run_dir, config.trainer, seed=config.seed, on_step=on_step
     )
-    # The untrained agent's test does not depend on the training: it fills the engine's batch meanwhile.
+    await find_noise_floor(session, state, problems)
+    # What does not depend on the training fills the engine's batch meanwhile.
     async with task_group() as group:
-        group.create_task(baseline(session, test))
+        group.create_task(untrained(session, test))
         training = group.create_task(trained(session, trainer, problems, state))
+    await certify_training(session, training.result())
     return await evaluate_session(session, training.result(), test)
 
 
-async def trained(session: Session, trainer: Trainer, problems: tuple[Problem, ...], state: TrainState) -> TrainState:
+async def trained(session: Session, trainer: Trainer, problems: Sequence[Problem], state: TrainState) -> TrainState:
     """The state after the last step and, if configured, after pruning; a pruned set is not trained any further."""
     if is_pruned(session.run_dir.path, state):
         return state
     return await credited(session, await trainer.fit(problems, state))
 
 
-async def baseline(session: Session, test: tuple[Problem, ...]) -> None:
-    """Roll the untrained agent out on the test problems; the results stay in the run folder."""
-    await session.rollouts.run(FunctionSet(), test, seed=session.config.seed, stage=Stage(split="test", part="before"))
+async def find_noise_floor(session: Session, state: TrainState, problems: Sequence[Problem]) -> None:
+    """Before step 1, measure and tell what chance does to the agent that the training starts from.
+
+    After a resume within step 1 its rollouts are known; later, or when the training has stopped, nothing is done.
+    """
+    config = session.config
+    most = floor_problems(config)
+    if not most or state.step or state.stopped is not None:
+        return
+    batch = batch_of(problems, config.trainer.batch_size, config.seed, state.step)
+    floor = await measure_noise_floor(
+        session.rollouts, state.functions, batch, most=most, n_test=config.task.n_test, seed=config.seed
+    )
+    session.run_dir.keep_noise_floor(floor)
+    session.observers.on_noise_floor(floor)
+
+
+async def untrained(session: Session, test: Sequence[Problem]) -> None:
+    """Roll the agent without functions, and with the placebo, out on the test; the results stay in the run folder."""
+    sides = {"before": FunctionSet()}
+    if "placebo" in session.config.evaluation.arms(session.device):
+        sides["placebo"] = with_placebo(FunctionSet())
+    await together(roll_out(session, functions, test, "test", part) for part, functions in sides.items())

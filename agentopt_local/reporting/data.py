@@ -16,7 +16,9 @@ from agentopt_local.problem import Split
 from agentopt_local.reporting.history import final_functions, function_rows
 from agentopt_local.reporting.rollout_index import chunked, first_index, index, rollout_detail
 from agentopt_local.reporting.settings_toml import toml_text
-from agentopt_local.run.reader import RunFiles
+from agentopt_local.run.contribution import Credit
+from agentopt_local.run.credits import find_credit
+from agentopt_local.run.reader import NOISE_FLOOR, RunFiles, noise_floor_in
 from agentopt_local.run.report import Comparison
 from agentopt_local.run.rows import MetricRow, Score, StepRow
 from agentopt_local.stage import Stage
@@ -44,6 +46,8 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
     evaluated: tuple[Split, ...] = ("test", "train")
     splits = {split: sides for split in evaluated if any(sides := both_sides(run, split))}
     functions = function_rows(run, splits)
+    notes = list(run.notes)
+    credit = find_credit(run.path, notes)
     rollouts, questions = index(run, [row["name"] for row in functions], splits)
     flat, plain = flatten(run.config), flatten(defaults or {})
     summary = {
@@ -51,13 +55,14 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
         "path": str(run.path),
         "model": str(run.meta.get("model") or flat.get("model.name", "")),
         "task": str(flat.get("task.spec", "")),
-        "notes": list(run.notes),
+        "notes": notes,
         "stopped": run.state.stopped,
         "results": results(run, splits),
+        "noise_floor": floor.model_dump(mode="json") if (floor := noise_floor_in(run.meta)) else None,
         "steps": [step_row(step) for step in run.steps],
         "functions": functions,
-        "credit": None if run.credit is None else run.credit.model_dump(mode="json"),
-        "memorising": memorising(run),
+        "credit": None if credit is None else credit.model_dump(mode="json"),
+        "memorising": memorising(run, credit),
         "only_with_index": {split: first_index(run, after.keys(), after) for split, (_, after) in splits.items()},
         "usage": usage_rows(run),
         "seconds": {
@@ -68,7 +73,7 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
         "settings": flat,
         "changed": sorted(key for key, value in flat.items() if plain.get(key) != value),
         "toml": toml_text(run.config, defaults or {}),
-        "meta": flatten({key: value for key, value in run.meta.items() if key != "prompts"}),
+        "meta": flatten({key: value for key, value in run.meta.items() if key not in ("prompts", NOISE_FLOOR)}),
         "rollouts": rollouts,
     }
     return RunPage(
@@ -77,15 +82,16 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
     )
 
 
-def memorising(run: RunFiles) -> dict[str, str]:
+def memorising(run: RunFiles, credit: Credit | None) -> dict[str, str]:
     """Why functions look memorised, by name."""
     signs = [each for report in run.reports.values() for each in report.memorising]
-    return {each.name: each.text for each in (*signs, *(run.credit.memorising if run.credit else ()))}
+    return {each.name: each.text for each in (*signs, *(credit.memorising if credit else ()))}
 
 
 def both_sides(run: RunFiles, split: Split) -> tuple[ByProblem, ByProblem]:
     """The rollouts of the untrained and of the trained agent on the problems of ``split``, by problem id."""
-    staged = [each for each in run.rollouts if each.stage.of_split == split]
+    seed = run.config.get("seed", 0)  # others are of votes and of the noise floor
+    staged = [each for each in run.rollouts if each.stage.of_split == split and each.trajectory.seed == seed]
     untrained = FunctionSet().fingerprint
     before = {t.problem_id: t for each in staged if (t := each.trajectory).functions == untrained}
     evaluated = [each.trajectory.functions for each in staged if each.stage == Stage(split=split, part="after")]
@@ -115,6 +121,8 @@ def result_of_report(split: Split, result: Comparison) -> Row:
         "n": result.n,
         **{side: {key: values[side][key] for key in ("accuracy", "ci95")} for side in ("before", "after")},
         "difference": values["difference"],
+        "same_set": result.same_set,
+        "arms": values["arms"],
         "kinds": [kind_row(kind, row.n, row.before, row.after) for kind, row in result.kinds.items()],
         "stops": {side: values[side]["stop_reasons"] for side in ("before", "after")},
     }
@@ -136,6 +144,8 @@ def result_of_rollouts(run: RunFiles, split: Split, pairs: Sequence[tuple[Trajec
         "before": side([old for old, _ in pairs]),
         "after": side([new for _, new in pairs]),
         "difference": difference.model_dump(mode="json"),
+        "same_set": all(old is new for old, new in pairs),
+        "arms": [],
         "kinds": [kind_row(kind, *row) for kind, row in kinds.items()],
         "stops": {
             name: count(each[index].stop_reason for each in pairs) for index, name in enumerate(("before", "after"))
@@ -203,13 +213,14 @@ def step_row(step: StepRow) -> Row:
 
 
 def usage_rows(run: RunFiles) -> list[Row]:
-    """Tokens by purpose: the optimizer, training rollouts, test rollouts."""
+    """Tokens by purpose: the optimizer, rollouts of the training, of the noise floor and of the test."""
     parts: dict[str, Usage] = {"optimizer": run.state.usage}
     counts: dict[str, int] = {}
     for each in run.rollouts:
         credit = each.stage.part.startswith("credit")
         name = "training" if each.stage.of_split == "train" else "credit" if credit else "test"
         name = f"{name} rollouts"
+        name = "rollouts of the noise floor" if each.stage.of_floor else name
         parts[name] = parts.get(name, Usage()) + each.trajectory.usage
         counts[name] = counts.get(name, 0) + 1
     return [{"part": name, "rollouts": counts.get(name), **usage.model_dump()} for name, usage in parts.items()]

@@ -20,15 +20,16 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import SPLITS, Split
 from agentopt_local.record import Record
 from agentopt_local.run import files
-from agentopt_local.run.contribution import Credit
-from agentopt_local.run.report import Report
-from agentopt_local.run.rows import MetricRow, ProblemRow, ProposalRow, RolloutRow, StepRow
+from agentopt_local.run.report import NoiseFloor, Report
+from agentopt_local.run.rows import CertificateRow, MetricRow, ProblemRow, ProposalRow, RolloutRow, StepRow
 from agentopt_local.train_state import TrainState
 from agentopt_local.update import Update
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 Row = dict[str, Any]
+NOISE_FLOOR = "noise_floor"
+"""The key of the noise floor in what is written down about a run."""
 
 
 # Strictly
@@ -81,6 +82,19 @@ def read_day(run: Path) -> date | None:
         return None
 
 
+def read_noise_floor(run: Path) -> NoiseFloor | None:
+    """The noise floor that was measured before step 1; None if there is none, or one of another version."""
+    return noise_floor_in(read_meta(run))
+
+
+def noise_floor_in(meta: Row) -> NoiseFloor | None:
+    """The noise floor in what was written down about a run."""
+    try:
+        return NoiseFloor.model_validate(meta.get(NOISE_FLOOR), extra="ignore")
+    except ValidationError:
+        return None
+
+
 def read_state(run: Path) -> TrainState | None:
     """The trainer's state after the last finished step; None before that."""
     values = files.read_json(run / files.STATE)
@@ -109,12 +123,6 @@ def read_report(run: Path, split: Split = "test") -> Report | None:
     path = run / files.report_name(split)
     values = files.read_json(path)
     return None if values is None else validated(Report, values, str(path), extra="ignore")
-
-
-def read_credit(run: Path) -> Credit | None:
-    """What each function contributes; None if that was not measured."""
-    values = files.read_json(run / files.CREDIT)
-    return None if values is None else validated(Credit, values, str(run / files.CREDIT), extra="ignore")
 
 
 def read_rollouts(run: Path) -> Iterator[RolloutRow]:
@@ -156,7 +164,8 @@ class RunFiles(Record):
     questions: Mapping[str, ProblemRow]
     """By problem id; problems that rollouts refer to but that are not written down are absent."""
     reports: Mapping[Split, Report]
-    credit: Credit | None
+    certificates: tuple[CertificateRow, ...]
+    """The latest row of each comparison."""
     metrics: tuple[MetricRow, ...]
     sources: Mapping[int, Mapping[str, str]]
     """``functions/0003/name.py`` as ``{3: {name: source}}``."""
@@ -181,6 +190,7 @@ def read_run(path: Path) -> RunFiles:
     if not questions:
         notes.append(NO_QUESTIONS)
     reports = read_reports(path, notes)
+    certificates = read_rows(path / files.CERTIFICATES, lenient(CertificateRow), notes)
     if "test" not in reports:
         notes.append("report.json is missing: the evaluation has not ended (agentopt resume continues the run).")
     return RunFiles(
@@ -193,7 +203,7 @@ def read_run(path: Path) -> RunFiles:
         rollouts=tuple(read_rows(path / files.ROLLOUTS, lenient(RolloutRow), notes)),
         questions={each.id: each for each in questions},
         reports=reports,
-        credit=read_value(path / files.CREDIT, lenient(Credit), notes),
+        certificates=tuple({(row.functions, row.baseline): row for row in certificates}.values()),
         metrics=tuple(read_rows(path / files.METRICS, lenient(MetricRow), notes)),
         sources=read_sources(path),
         notes=tuple(notes),

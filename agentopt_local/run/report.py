@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -56,6 +56,25 @@ class KindCounts(Record):
     after: int
 
 
+class Arm(Record):
+    """A baseline on the same problems as the trained agent."""
+
+    name: str
+    """``placebo``, ``self_consistency``, ``self_consistency_total`` or ``one_shot``."""
+    result: Side | None = None
+    """How it did, with the tokens of all its votes; None if not even one vote fits into its budget."""
+    difference: Difference | None = None
+    """The trained agent minus this one; None where there is no result or both have one set of functions."""
+    same_set: bool = False
+    """Whether it has the trained agent's functions, so that there is nothing to compare."""
+    functions: tuple[str, ...] = ()
+    """Their names."""
+    votes: int | None = None
+    """Answers per problem; None for an arm that does not vote."""
+    budget: int | None = None
+    """Tokens, read and generated, that all votes together may use; None for an arm that does not vote."""
+
+
 class Comparison(Record):
     """The untrained and the trained agent on the same problems."""
 
@@ -64,7 +83,111 @@ class Comparison(Record):
     before: Side
     after: Side
     difference: Difference
+    same_set: bool = False
+    """Whether both have the same functions, so that the difference says nothing."""
     kinds: dict[str, KindCounts] = Field(default={})
+    arms: tuple[Arm, ...] = ()
+    """The other baselines."""
+
+
+class Flips(Record):
+    """How many outcomes changed although nothing was learned."""
+
+    gained: int
+    """Problems solved only the second time."""
+    lost: int
+    """Problems solved only the first time."""
+    rate: float
+    """Share of the problems whose outcome changed, either way."""
+    ci95: tuple[float, float]
+    """95 % Wilson interval of ``rate``."""
+    gained_ci95: tuple[float, float]
+    """95 % Wilson interval of the share of gained problems."""
+    lost_ci95: tuple[float, float]
+    """95 % Wilson interval of the share of lost problems."""
+
+
+class Visible(Record):
+    """The smallest gain that a number of problems can show, in percentage points."""
+
+    n: int
+    """Problems."""
+    points: float
+    at_most: float
+    """The same if outcomes change as often as the upper end of the flip rate's interval says."""
+
+
+class NoiseFloor(Record):
+    """What chance alone does to the outcomes of the agent that a training starts from."""
+
+    n: int
+    """Training problems that it was measured on."""
+    again: Flips
+    """The same agent with another seed."""
+    placebo: Flips
+    """The agent with one more function, which does nothing useful; its ``rate`` is the q of ``train`` and ``test``."""
+    train: Visible
+    """For the problems of a training step."""
+    test: Visible | None = None
+    """For the test problems; None if there are none."""
+
+
+class Certificate(Record):
+    """Whether a set of functions helps, on validation problems that played no part in training."""
+
+    verdict: Literal["helps", "no_evidence", "does_not_help", "same_set", "not_possible"]
+    """``helps``: certified · ``no_evidence``: the problems ended before a decision · ``does_not_help``: stopped early,
+    because more problems were lost than gained · ``same_set``: both sets are the same · ``not_possible``: see
+    ``reason``."""
+    against: str
+    """What the set was compared with, in words."""
+    n: int = 0
+    """Problems that counted, up to the decision."""
+    n_max: int = 0
+    """Problems that could have been used."""
+    gained: int = 0
+    """Problems whose reward is higher with the set."""
+    lost: int = 0
+    """Problems whose reward is lower with the set."""
+    evidence: float = 1.0
+    """The e-value of "the set is more likely to gain a problem than to lose it"."""
+    alpha: float
+    """How often at most a set that does not help may be certified, over all ``trainings`` and ``uses`` together."""
+    trainings: int = 1
+    """Trainings of a sweep that share ``alpha``."""
+    uses: int = 1
+    """Comparisons of this run on these problems that share ``alpha``, up to this one."""
+    reason: str = ""
+    """Why no certificate was possible."""
+    note: str = ""
+    """What else differs between two runs whose sets were compared."""
+
+    @property
+    def level(self) -> float:
+        """``alpha`` over everything that shares it: the evidence must be 1/``level``."""
+        return self.alpha / (self.trainings * self.uses)
+
+    def summary(self) -> str:
+        """The verdict in a few words."""
+        evidence, problems = f"E = {self.evidence:.3g}", f"{self.n} problem{'' if self.n == 1 else 's'}"
+        return {
+            "helps": f"certified: helps ({evidence}, {problems})",
+            "no_evidence": f"no evidence of help in {problems} ({evidence})",
+            "does_not_help": f"does not help ({self.gained} gained, {self.lost} lost, {problems})",
+            "same_set": "same set: nothing to certify",
+            "not_possible": f"not possible: {self.reason}",
+        }[self.verdict]
+
+    def basis(self) -> str:
+        """What the verdict rests on: the other set, the changed problems and the evidence that was needed."""
+        against = f"compared with {self.against}"
+        if self.verdict in ("same_set", "not_possible"):
+            return against
+        shared = f"{self.alpha:g}" + (f" / {self.trainings} trainings" if self.trainings > 1 else "")
+        shared += f" / {self.uses} uses of these problems" if self.uses > 1 else ""
+        needed = f"E >= {1 / self.level:.3g} was needed (alpha {shared})"
+        parts = [f"{against} on validation problems: {self.gained} gained, {self.lost} lost", needed, self.note]
+        return "; ".join(part for part in parts if part)
 
 
 class FunctionResult(Record):
@@ -130,6 +253,10 @@ class Report(Record):
     test: Comparison | None = None
     validation: Comparison | None = None
     train: Comparison | None = None
+    certificate: Certificate | None = None
+    """Of the tested set; None if none was asked for."""
+    noise_floor: NoiseFloor | None = None
+    """Measured before step 1; None if that was switched off."""
     functions: tuple[FunctionResult, ...] = ()
     """The tested set, in its order."""
     memorising: tuple[Memorising, ...] = ()
@@ -146,6 +273,7 @@ class Report(Record):
         return {"test": self.test, "validation": self.validation, "train": self.train}[split]
 
     def on_disk(self) -> dict[str, Any]:
-        """The report as JSON values, without the splits that it is not about."""
+        """The report as JSON values, without the splits that it is not about and what was not asked for."""
         others: set[str] = {split for split in SPLITS if self.on(split) is None}
+        others |= {"certificate"} if self.certificate is None else set()
         return self.model_dump(mode="json", exclude=others)

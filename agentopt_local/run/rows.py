@@ -10,6 +10,7 @@ from agentopt_local.acceptance import Judgement
 from agentopt_local.chat import Usage
 from agentopt_local.problem import Split
 from agentopt_local.record import Record
+from agentopt_local.run.report import Certificate
 from agentopt_local.stage import Stage
 from agentopt_local.train_state import Decision
 from agentopt_local.trajectory import Trajectory
@@ -169,6 +170,21 @@ class MetricRow(Record):
     """Of the step that just ended; None in all other rows."""
     accuracy_before: float | None = None
     """Before the step that just ended."""
+
+
+class CertificateRow(Record):
+    """A comparison of two sets on validation problems, when it begins and again when it has ended."""
+
+    functions: str
+    """Fingerprint of the set that is certified."""
+    baseline: str
+    """Fingerprint of the set that it is compared with."""
+    use: int = 0
+    """Which use of the validation problems it is, from 1; 0 if none were rolled out for it."""
+    problems: tuple[str, ...] = ()
+    """Ids in the order in which they count."""
+    certificate: Certificate | None = None
+    """None when it begins."""
 
 
 class CostRow(Record):

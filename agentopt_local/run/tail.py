@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from agentopt_local.record import Record
 from agentopt_local.run import files
-from agentopt_local.run.reader import read_report, read_state
-from agentopt_local.run.report import Report
+from agentopt_local.run.reader import read_noise_floor, read_report, read_state
+from agentopt_local.run.report import NoiseFloor, Report
 from agentopt_local.run.rows import MetricRow, StepRow
 
 R = TypeVar("R", bound=Record)
@@ -34,6 +34,10 @@ class RunTail:
     def steps(self) -> list[StepRow]:
         """The steps since the last call."""
         return list(self._steps.rows())
+
+    def noise_floor(self) -> NoiseFloor | None:
+        """The noise floor, once it has been measured."""
+        return read_noise_floor(self.path)
 
     def report(self) -> Report | None:
         """The evaluation of a run that has ended; None while training has not stopped or there is none yet."""

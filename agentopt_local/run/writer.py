@@ -15,9 +15,9 @@ from agentopt_local.problem import Problem, Split
 from agentopt_local.record import Record
 from agentopt_local.run import files
 from agentopt_local.run.contribution import Credit
-from agentopt_local.run.reader import function_folders, read_start, read_state, rollout_row, validated
-from agentopt_local.run.report import Report
-from agentopt_local.run.rows import CostRow, MetricRow, ProposalRow, RolloutRow, StepRow
+from agentopt_local.run.reader import NOISE_FLOOR, function_folders, read_start, read_state, rollout_row, validated
+from agentopt_local.run.report import NoiseFloor, Report
+from agentopt_local.run.rows import CertificateRow, CostRow, MetricRow, ProposalRow, RolloutRow, StepRow
 from agentopt_local.stage import Stage
 from agentopt_local.train_state import TrainState
 from agentopt_local.trajectory import Trajectory
@@ -71,6 +71,10 @@ class RunDir:
     def write_meta(self, values: Mapping[str, Any]) -> None:
         """Write down the machine and the versions."""
         files.write_json(self.path / files.META, values)
+
+    def keep_noise_floor(self, floor: NoiseFloor) -> None:
+        """Add the noise floor to what was written down about the machine and the versions."""
+        self.write_meta({**(self.meta() or {}), NOISE_FLOOR: floor.model_dump(mode="json")})
 
     # Rollouts
 
@@ -167,6 +171,15 @@ class RunDir:
     def keep_metric(self, row: MetricRow) -> None:
         """Append a row of metrics."""
         self._append(files.METRICS, row.model_dump(mode="json", exclude_unset=True))
+
+    def certificates(self) -> dict[tuple[str, str], CertificateRow]:
+        """The latest row of each comparison, by the fingerprints of the set and its baseline, in order of beginning."""
+        rows = self._validated(files.CERTIFICATES, CertificateRow)
+        return {(row.functions, row.baseline): row for row in rows}
+
+    def keep_certificate(self, row: CertificateRow) -> None:
+        """Append the row of a comparison that begins or has ended."""
+        self._append(files.CERTIFICATES, row.model_dump(mode="json"), sync=True)
 
     def write_report(self, split: Split, report: Report) -> None:
         """Replace the evaluation on ``split``."""

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from agentopt_local.agents.make import make_agent
 from agentopt_local.callback import ProgressOnly
-from agentopt_local.chat import ChatModel, Usage
+from agentopt_local.chat import ChatModel
 from agentopt_local.errors import RunDirError
 from agentopt_local.functions import FunctionSet
-from agentopt_local.graders.numbers import parse_number
 from agentopt_local.problem import Problem
-from agentopt_local.rollout import GradedAgent, Progress, Rollouts
+from agentopt_local.rollout import Progress
 from agentopt_local.run.files import functions_folder, is_run, read_json, write_json
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
-from agentopt_local.train_state import TrainState
 from agentopt_local.trajectory import Trajectory, sum_usage
 from benchmarks.paper.protocol import Cell
+from ray_jobs.baselines import one_shot_set, self_consistency, tokens, training_usage
 from ray_jobs.evaluation import tested_functions
 from ray_jobs.open_models import Models
 from ray_jobs.provenance import describe_run
@@ -27,9 +24,6 @@ from ray_jobs.runs import new_run, read_config
 from ray_jobs.session import Session, open_session
 from ray_jobs.training import train_session
 
-VOTE_TEMPERATURE = 0.7
-"""Temperature for self-consistency if the agent itself is greedy."""
-VOTE_SEED = 1_000_000
 MAX_VOTES = 40
 """Most samples per problem; Wang et al. (arXiv 2203.11171) report little gain beyond 40."""
 
@@ -76,11 +70,10 @@ async def measure(session: Session, *, curve: bool, max_votes: int) -> dict[str,
     functions = await tested_functions(session, state)
     untrained = await roll_out(FunctionSet(), test, "test before")
     trained = await roll_out(functions, test, "test after")
-    first = session.run_dir.proposals().get((1, 0))
-    one_shot = first.functions if first is not None else FunctionSet()
-    written = await roll_out(one_shot, test, "test one-shot")
-    budget = training_usage(session.run_dir, state) + sum_usage(trained)
-    votes = await self_consistency(session, test, tokens(budget), max_votes)
+    written = await roll_out(await one_shot_set(session), test, "test one-shot")
+    training = tokens(training_usage(session.run_dir, state))
+    budget = training + tokens(sum_usage(trained))
+    [voted] = await self_consistency(session, test, "test", [budget], max_votes)
     results: dict[str, Any] = {
         "curve": curve,
         "functions": [each.source for each in functions.each()],
@@ -90,14 +83,15 @@ async def measure(session: Session, *, curve: bool, max_votes: int) -> dict[str,
         "untrained": [each.correct for each in untrained],
         "trained": [each.correct for each in trained],
         "one_shot": [each.correct for each in written],
-        "self_consistency": votes["correct"],
-        "votes": votes["votes"],
+        # the untrained agent answers where not even one vote fits
+        "self_consistency": [each.correct for each in voted.elected or untrained],
+        "votes": voted.votes,
         "called": sum(bool(each.calls) for each in trained),
         "tokens": {
-            "training": tokens(training_usage(session.run_dir, state)),
+            "training": training,
             "untrained": tokens(sum_usage(untrained)),
             "trained": tokens(sum_usage(trained)),
-            "self_consistency": votes["tokens"],
+            "self_consistency": tokens(voted.usage),
         },
     }
     if config.trainer.batch_size is None:
@@ -153,58 +147,3 @@ async def transfer(
         return sides
     finally:
         run_dir.close()
-
-
-async def self_consistency(
-    session: Session, problems: Sequence[Problem], budget: int, max_votes: int
-) -> dict[str, Any]:
-    """Majority votes of the untrained agent's answers, for about ``budget`` tokens in total.
-
-    There are as many votes as the budget (training and test of the trained agent) allows, at most ``max_votes``.
-    Source: Wang et al., "Self-Consistency Improves Chain of Thought Reasoning", ICLR 2023, arXiv 2203.11171.
-    """
-    config = session.config.agent
-    warm = config.model_copy(update={"temperature": config.temperature or VOTE_TEMPERATURE})
-    agent = make_agent(session.model, session.sandbox, warm)
-    rollouts = Rollouts(
-        GradedAgent(agent, session.task, session.sandbox),
-        session.run_dir,
-        admission=session.rollouts.admission,
-        progress=session.rollouts.progress,
-    )
-
-    async def vote(number: int) -> Sequence[Trajectory]:
-        seed = VOTE_SEED * (session.config.seed + 1) + number
-        return await rollouts.run(FunctionSet(), problems, seed=seed, stage=Stage(part="self-consistency"))
-
-    passes = [await vote(0)]
-    n = max(1, min(max_votes, round(budget / max(1, tokens(sum_usage(passes[0]))))))
-    passes += await asyncio.gather(*(vote(number) for number in range(1, n)))
-    correct = [elected(votes).correct for votes in zip(*passes, strict=True)]
-    return {"correct": correct, "votes": n, "tokens": sum(tokens(sum_usage(each)) for each in passes)}
-
-
-def elected(votes: Sequence[Trajectory]) -> Trajectory:
-    """The earliest rollout with the most frequent answer. Rollouts without an answer do not vote."""
-    ballots: dict[str, list[Trajectory]] = {}
-    for each in votes:
-        if each.answer is not None:
-            ballots.setdefault(same_answer(each.answer), []).append(each)
-    return max(ballots.values(), key=len)[0] if ballots else votes[0]
-
-
-def same_answer(answer: str) -> str:
-    """``answer`` in a form that ignores case, white space and how numbers are written."""
-    number, unit = parse_number(answer)
-    return f"{number} {unit}".strip() if number is not None else " ".join(answer.casefold().split())
-
-
-def training_usage(run_dir: RunDir, state: TrainState) -> Usage:
-    """Tokens of the training: its rollouts and the optimizer."""
-    training = (row.trajectory.usage for row in run_dir.rollouts() if row.stage.of_split == "train")
-    return sum(training, state.usage)
-
-
-def tokens(usage: Usage) -> int:
-    """Prompt and generated tokens."""
-    return usage.prompt_tokens + usage.completion_tokens

@@ -102,7 +102,8 @@ def load(name: str, folder: Path = FOLDER) -> Protocol:
 def cells(name: str, protocol: Protocol, choice: Choice) -> list[Cell]:
     """All cells: every combination of values, once per seed. Raises ConfigError for wrong settings."""
     found = []
-    for combination in itertools.product(*(axis.values.items() for axis in protocol.axes)):
+    combinations = list(itertools.product(*(axis.values.items() for axis in protocol.axes)))
+    for combination in combinations:
         labels = tuple(label for label, _ in combination)
         values: dict[str, Any] = merged({"model": {"name": choice.model}}, protocol.base)
         for _, settings in combination:
@@ -110,6 +111,7 @@ def cells(name: str, protocol: Protocol, choice: Choice) -> list[Cell]:
         values = json.loads(json.dumps(values).replace("{data}", choice.data))
         for key, value in parse_overrides(choice.overrides):
             set_key(values, key, value)
+        set_key(values, "evaluation.trainings", len(combinations) * choice.seeds)  # they share alpha
         for key in ("n_train", "n_test") if choice.limit else ():
             values["task"][key] = min(values["task"].get(key, choice.limit), choice.limit)
         for seed in range(choice.seeds):

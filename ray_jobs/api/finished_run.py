@@ -13,6 +13,7 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.record import Record
 from agentopt_local.run import files
 from agentopt_local.run.contribution import Credit
+from agentopt_local.run.credits import find_credit
 from agentopt_local.run.reader import RunFiles, read_config, read_reports, read_run
 from agentopt_local.run.report import Report
 from ray_jobs.api import data_frames
@@ -87,13 +88,13 @@ class Run:
         """The evaluation on the test problems: results, functions, tokens, costs, seconds. None before it has ended."""
         return read_reports(self.path, []).get("test")
 
-    @property
+    @cached_property
     def credit(self) -> Credit | None:
         """What each function contributes: effects with intervals, verdicts, signs of memorising. None if not measured.
 
         ``print(run.credit)`` shows it as a table.
         """
-        return self._files.credit
+        return find_credit(self.path, [])
 
     @property
     def accuracy(self) -> Accuracy | None:

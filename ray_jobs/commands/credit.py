@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentopt_local.errors import ConfigError
-from ray_jobs.commands.running import conclude
+from ray_jobs.commands.running import finish
 from ray_jobs.terminal.display import Display
 
 if TYPE_CHECKING:
@@ -47,15 +48,19 @@ def run_credit(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         raise ConfigError(f"--n {arguments.n}: measure on at least one problem")
     config, run_dir = reopen(arguments.run_dir)
     path = run_dir.path
+    again = f"agentopt credit {path}" + "".join(
+        f" --{key} {value}" for key in ("n", "split") if (value := getattr(arguments, key)) is not None
+    )
+    again += " --prune" if arguments.prune else ""
+    asked = {"split": arguments.split, "n": arguments.n, "prune": arguments.prune}
+    return finish(
+        run_dir, credit_run(config, run_dir, **asked, display=Display()), show=partial(told, path), again=again
+    )
 
-    def shown(found: Credit) -> Iterator[object]:
-        yield found
-        if found.pruned is not None and found.pruned.run is not None:
-            copy = path.with_name(found.pruned.run)
-            yield f"The pruned set is in a copy of the run. To test it: agentopt resume {copy}"
-            yield copy
-        else:
-            yield path
 
-    job = credit_run(config, run_dir, split=arguments.split, n=arguments.n, prune=arguments.prune, display=Display())
-    return conclude(run_dir, job, shown, again="credit")
+def told(run: Path, found: Credit) -> str:
+    """What was measured and, if a copy was pruned, where it is."""
+    if found.pruned is None or found.pruned.run is None:
+        return str(found)
+    copy = run.with_name(found.pruned.run)
+    return f"{found}\nThe smaller set is in a copy of the run. To certify and test it: agentopt resume {copy}"

@@ -1,17 +1,19 @@
-"""``agentopt train``, ``resume``, ``evaluate`` and ``serve``: the commands that use models."""
+"""``agentopt train``, ``resume``, ``evaluate``, ``certify`` and ``serve``: the commands that use models."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.commands.running import finish
+from ray_jobs.commands.running import finish, training_text
 from ray_jobs.interrupts import interruptible
 from ray_jobs.terminal.display import Display
-from ray_jobs.terminal.printing import say
+from ray_jobs.terminal.printing import certificate_text, report_text, say
 
 
 def add_commands(subparsers: Any) -> None:
@@ -39,7 +41,36 @@ def add_commands(subparsers: Any) -> None:
     )
     evaluate.add_argument("--n", type=int, metavar="N", help="number of problems (default: the run's task.n_test)")
     evaluate.set_defaults(run=run_evaluate)
+    add_certify(subparsers)
     add_serve(subparsers)
+
+
+def add_certify(subparsers: Any) -> None:
+    """Add ``certify`` to the command line."""
+    certify = subparsers.add_parser(
+        "certify",
+        help="test whether a run's functions help, on problems that played no part in training",
+        description="Compare the functions of RUN with another set on validation problems, one by one, until it is "
+        "certain that they help, until more problems are lost than gained, or until the problems end. Every further pair "
+        "of sets needs more evidence, because RUN has the same problems for all. The same pair gives the same answer.",
+    )
+    certify.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
+    certify.add_argument(
+        "--against",
+        metavar="OTHER",
+        help="another run of the same task and model, or 'untrained' for the agent without functions (default: what "
+        "the training of RUN started from)",
+    )
+    certify.add_argument(
+        "--n", type=int, metavar="N", help="most problems (default: the run's evaluation.n_validation)"
+    )
+    certify.add_argument(
+        "--alpha",
+        type=float,
+        metavar="A",
+        help="how often a set that does not help may be certified (default: the run's evaluation.alpha)",
+    )
+    certify.set_defaults(run=run_certify)
 
 
 def add_serve(subparsers: Any) -> None:
@@ -68,7 +99,7 @@ def run_train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         say(f"Ray deletes this working directory; the run is kept in {run_dir.path}", error=True)
     display = Display()
     show_sizes(config, display)
-    return finish(run_dir, train_run(config, run_dir, display=display), credit=config.evaluation.credit != "off")
+    return finish(run_dir, train_run(config, run_dir, display=display), show=partial(training_text, run_dir.path))
 
 
 def run_resume(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -77,7 +108,7 @@ def run_resume(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from ray_jobs.lifecycle import reopen, train_run
 
     config, run_dir = reopen(arguments.run_dir, parse_overrides(rest))
-    return finish(run_dir, train_run(config, run_dir, display=Display()), credit=config.evaluation.credit != "off")
+    return finish(run_dir, train_run(config, run_dir, display=Display()), show=partial(training_text, run_dir.path))
 
 
 def run_evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -88,7 +119,20 @@ def run_evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     n = problems_to_evaluate(read_config(arguments.run_dir), arguments.n)
     config, run_dir = reopen(arguments.run_dir)
     job = evaluate_run(config, run_dir, split=arguments.split, n=n, display=Display())
-    return finish(run_dir, job, split=arguments.split)
+    return finish(run_dir, job, show=partial(report_text, split=arguments.split))
+
+
+def run_certify(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """``agentopt certify RUN``."""
+    from ray_jobs.lifecycle import certify_run, check_certificate, reopen
+
+    asked = {key: getattr(arguments, key) for key in ("against", "n", "alpha")}
+    check_certificate(arguments.run_dir, **asked)
+    config, run_dir = reopen(arguments.run_dir)
+    job = certify_run(config, run_dir, **asked, display=Display())
+    flags = [part for key, value in asked.items() if value is not None for part in (f"--{key}", str(value))]
+    again = shlex.join(["agentopt", "certify", str(run_dir.path), *flags])
+    return finish(run_dir, job, show=certificate_text, again=again)
 
 
 def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:

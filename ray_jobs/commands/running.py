@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentopt_local.errors import AgentOptError, ConfigError
 from agentopt_local.problem import Split
-from agentopt_local.run.reader import read_credit
+from agentopt_local.run.credits import read_credit
 from agentopt_local.run.report import Report
 from agentopt_local.run.writer import RunDir
 from ray_jobs.interrupts import interruptible
@@ -39,40 +41,32 @@ def run_job(
     """
     from ray_jobs.lifecycle import at_work
 
-    return finish(run_dir, at_work(run_dir, job, display, forecast=config), split=split)
+    return finish(run_dir, at_work(run_dir, job, display, forecast=config), show=partial(report_text, split=split))
 
 
-def finish(run_dir: RunDir, job: Coroutine[Any, Any, Report], *, split: Split = "test", credit: bool = False) -> int:
-    """Run ``job``, which closes ``run_dir``; print its report and the run folder, and return the exit code.
+def training_text(run: Path, report: Report) -> str:
+    """The report of a training and, if that was measured, what each function contributes."""
+    found = read_credit(run)
+    if found is None:
+        return report_text(report)
+    return f"{report_text(report.model_copy(update={'memorising': ()}))}\n{found}"
 
-    ``credit``: print what each function contributes too.
+
+def finish(run_dir: RunDir, job: Coroutine[Any, Any, T], *, show: Callable[[T], str], again: str = "") -> int:
+    """Run ``job``, which closes ``run_dir``; print what ``show`` makes of its result and the run folder.
+
+    Returns the exit code. ``again``: the command that continues an interrupted job, if it is not ``agentopt resume``.
     """
-
-    def shown(report: Report) -> Iterator[object]:
-        yield report_text(report, split)
-        if credit and (found := read_credit(run_dir.path)) is not None:
-            yield found
-        yield run_dir.path
-
-    return conclude(run_dir, job, shown)
-
-
-def conclude(
-    run_dir: RunDir, job: Coroutine[Any, Any, T], show: Callable[[T], Iterable[object]], *, again: str = "resume"
-) -> int:
-    """Run ``job``, which closes ``run_dir``; print what ``show`` makes of its result, and return the exit code.
-
-    ``again``: the command that continues after an interruption.
-    """
+    again = again or f"agentopt resume {run_dir.path}"
     try:
         result = asyncio.run(interruptible(job))
     except (asyncio.CancelledError, KeyboardInterrupt):
-        say(f"To continue: agentopt {again} {run_dir.path}")
+        say(f"To continue: {again}")
         return INTERRUPTED
     except AgentOptError as error:
         error_line(str(error))
-        say(f"To continue: agentopt {again} {run_dir.path}")
+        say(f"To continue: {again}")
         return USER_MISTAKE if isinstance(error, ConfigError) else FAILED
-    for text in show(result):
-        say(text)
+    say(show(result))
+    say(run_dir.path)
     return 0

@@ -52,6 +52,8 @@ def follow(run: Path, display: Display, poll_s: float) -> Report:
     begun = reported = False
     while True:
         used = in_use(run)  # before the files are read, so that the last lines of a process are shown
+        if (floor := tail.noise_floor()) is not None:
+            display.on_noise_floor(floor)
         for step in tail.steps():
             display.on_step(step)
         for row in tail.metrics() if begun else latest(tail.metrics()):

@@ -12,10 +12,11 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from agentopt_local.callback import Callback
+from agentopt_local.run.report import NoiseFloor
 from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.stage import Stage
 from ray_jobs.terminal.live import LiveView, actions_text, judged_text, pace, score_text
-from ray_jobs.terminal.printing import printable
+from ray_jobs.terminal.printing import floor_lines, printable
 
 log = logging.getLogger("agentopt")
 PLAIN_S = 15.0
@@ -41,6 +42,7 @@ class Display(Callback):
         self._since: dict[Stage, float] = {}
         self._shown: set[Stage] = set()
         self._plain_at = -PLAIN_S
+        self._floor: NoiseFloor | None = None
 
     @contextmanager
     def live(self) -> Iterator[Display]:
@@ -95,6 +97,13 @@ class Display(Callback):
             self._shown.add(row.stage)
             counted = f" {row.done}/{row.total}," if row.total else ""
             self.line(f"{row.stage}:{counted} {', '.join(pace(row))}")
+
+    def on_noise_floor(self, floor: NoiseFloor) -> None:
+        """The noise floor, in plain lines; one that was shown already is passed over."""
+        if floor != self._floor:
+            self._floor = floor
+            for text in floor_lines(floor):
+                self.line(text)
 
     def on_step(self, row: StepRow) -> None:
         """A finished step; one that was shown already is passed over."""

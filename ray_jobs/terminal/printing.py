@@ -10,8 +10,27 @@ from pathlib import Path
 
 from agentopt_local.problem import Split
 from agentopt_local.run.contribution import Memorising
-from agentopt_local.run.report import FunctionResult, Report
+from agentopt_local.run.report import (
+    Arm,
+    Certificate,
+    Comparison,
+    Difference,
+    Flips,
+    FunctionResult,
+    NoiseFloor,
+    Report,
+    Side,
+    Visible,
+)
 
+ARMS = {
+    "placebo": "placebo function",
+    "self_consistency": "votes for the tokens of the test",
+    "self_consistency_total": "votes for the tokens of training and test",
+    "one_shot": "first proposal",
+}
+"""How baselines are called."""
+SAME_SET = "the same set as the trained agent's, so there is nothing to compare"
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but line breaks and tabs, marks of direction, and halves of surrogate pairs."""
 
@@ -19,22 +38,19 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u2
 def report_text(report: Report, split: Split = "test") -> str:
     """A report in a few lines."""
     test = report.on(split)
+    certificate = [] if report.certificate is None else [certificate_text(report.certificate)]
     if test is None or test.n == 0:
-        return "No held-out problems were asked for (task.n_test = 0)."
+        return "\n".join(["No held-out problems were asked for (task.n_test = 0).", *certificate])
     lines = [f"Held-out problems: {test.n} (split {split}, the same ones before and after)"]
-    for label, side in (("before", test.before), ("after ", test.after)):
-        low, high = side.ci95
-        lines.append(f"  {label}  {100 * side.accuracy:5.1f} %   95 % interval {100 * low:.1f} to {100 * high:.1f}")
-    change = test.difference
-    low, high = change.ci95
-    lines.append(
-        f"  change  {change.points:+5.1f} points, 95 % interval {low:+.1f} to {high:+.1f}, "
-        f"McNemar p = {change.p_value:.2g} ({change.gained} gained, {change.lost} lost)"
-        if report.functions
-        else "  change  none: both are the agent without functions"
-    )
+    lines += [f"  before  {side_text(test.before)}", f"  after   {side_text(test.after)}"]
+    same = test.same_set or not report.functions
+    lines.append(f"  change  {'none: both are the agent without functions' if same else change_text(test.difference)}")
     if len(test.kinds) > 1:
         lines += [f"  {kind}: {row.before} -> {row.after} of {row.n}" for kind, row in test.kinds.items()]
+    lines += arm_lines(test)
+    lines += certificate
+    if report.noise_floor is not None:
+        lines += floor_lines(report.noise_floor)
     lines.append("Functions learned:" if report.functions else "No function was learned.")
     lines += [
         f"  {each.signature}\n    {each.description.splitlines()[0]}\n    {use_text(each)}" for each in report.functions
@@ -51,13 +67,10 @@ def report_text(report: Report, split: Split = "test") -> str:
 
 def use_text(function: FunctionResult) -> str:
     """How a function was used, with what failed and what was called from code."""
-    calls, failed, code = function.calls, function.calls - function.ok, function.only_in_code
-    parts = (
-        [f"{calls} direct call{'' if calls == 1 else 's'}{f', {failed} of them failed' if failed else ''}"]
-        if calls
-        else []
-    )
-    parts += [f"called from code only in {code} attempt{'' if code == 1 else 's'}"] if code else []
+    failed, code = function.calls - function.ok, function.only_in_code
+    direct = plural(function.calls, "direct call") + (f", {failed} of them failed" if failed else "")
+    parts = [direct] if function.calls else []
+    parts += [f"called from code only in {plural(code, 'attempt')}"] if code else []
     used = f"{function.solved} of {function.problems} problems that used it were solved"
     return "; ".join([*parts, used] if parts else ["never called"])
 
@@ -65,6 +78,79 @@ def use_text(function: FunctionResult) -> str:
 def memory_warnings(found: Sequence[Memorising]) -> list[str]:
     """A line for each function that looks memorised."""
     return [f"Warning: {each.text}" for each in found]
+
+
+def certificate_text(certificate: Certificate) -> str:
+    """A certificate in two lines."""
+    return f"Certificate: {certificate.summary()}\n  {certificate.basis()}"
+
+
+def side_text(side: Side) -> str:
+    """An accuracy with its interval."""
+    low, high = side.ci95
+    return f"{100 * side.accuracy:5.1f} %   95 % interval {100 * low:.1f} to {100 * high:.1f}"
+
+
+def change_text(change: Difference) -> str:
+    """A paired difference with its interval and test."""
+    low, high = change.ci95
+    return (
+        f"{change.points:+5.1f} points, 95 % interval {low:+.1f} to {high:+.1f}, "
+        f"McNemar p = {change.p_value:.2g} ({change.gained} gained, {change.lost} lost)"
+    )
+
+
+def arm_lines(test: Comparison) -> list[str]:
+    """The other baselines, each with the trained agent's change against it."""
+    if not test.arms:
+        return []
+    return ["Baselines on the same problems, and the trained agent's change against each:", *map(arm_line, test.arms)]
+
+
+def arm_line(arm: Arm) -> str:
+    """One baseline."""
+    name = ARMS.get(arm.name, arm.name)
+    if arm.votes is not None:
+        name = f"{name} ({arm.votes} per problem)"
+    if arm.result is None:
+        return f"  {name}: not even one vote per problem fits into {arm.budget:,} tokens"
+    change = SAME_SET if arm.difference is None else change_text(arm.difference)
+    return f"  {name}: {side_text(arm.result).strip()}\n    {change.strip()}"
+
+
+def floor_lines(floor: NoiseFloor) -> list[str]:
+    """What chance does to the outcomes, and the gain that can be seen above it."""
+    seen = f"With {seen_text(floor.train, 'training')}"
+    if floor.test is not None:
+        seen += f", with {seen_text(floor.test, 'test')}"
+    if not floor.placebo.rate:
+        seen += "; no outcome changed with the placebo, so this is what a sign test needs"
+    return [
+        f"Noise floor of {plural(floor.n, 'training problem')}, nothing learned: outcomes changed in "
+        f"{flips_text(floor.again)} with another seed, in {flips_text(floor.placebo)} with a placebo function",
+        seen,
+    ]
+
+
+def flips_text(flips: Flips) -> str:
+    """A flip rate with its interval and what it consists of."""
+    low, high = flips.ci95
+    counts = f"{flips.gained} gained, {flips.lost} lost"
+    return f"{100 * flips.rate:.0f} % ({100 * low:.0f} to {100 * high:.0f}; {counts})"
+
+
+def seen_text(seen: Visible, kind: str) -> str:
+    """The smallest gain that so many problems show."""
+    problems = plural(seen.n, f"{kind} problem")
+    if seen.points >= 100:
+        return f"{problems} you will not see any gain"
+    most = f" ({seen.at_most:.0f} if chance is at the upper end)" if round(seen.at_most) > round(seen.points) else ""
+    return f"{problems} you will not see a gain of less than {seen.points:.0f} points{most}"
+
+
+def plural(n: int, noun: str) -> str:
+    """``1 problem``, ``2 problems``."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def functions_diff(old: Path | None, new: Path) -> str:

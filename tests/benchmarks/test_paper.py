@@ -16,15 +16,13 @@ from typing import Any
 
 import pytest
 
-from agentopt_local.chat import ChatRequest, Usage
+from agentopt_local.chat import ChatRequest
 from agentopt_local.errors import ConfigError, EngineDeadError, RunDirError
-from agentopt_local.grading import Grade
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.run.rows import Score, StepRow
-from agentopt_local.trajectory import Trajectory
 from benchmarks.paper import protocol
 from benchmarks.paper.__main__ import chosen, main, run
-from benchmarks.paper.cells import curve_points, elected, same_answer
+from benchmarks.paper.cells import curve_points
 from benchmarks.paper.protocol import Cell, Choice, Protocol
 from benchmarks.paper.summary import difference, share
 
@@ -129,11 +127,8 @@ def test_a_table_from_trainings_to_pictures(tmp_path: Path, capsys: pytest.Captu
         assert float(row["gain_over_self_consistency"]) == 75.0
         assert float(row["gain_over_untrained_low"]) == 100.0
         assert float(row["votes"]) > 3
-        assert (
-            0.5
-            < float(row["tokens_self_consistency"]) / (float(row["tokens_training"]) + float(row["tokens_trained"]))
-            < 1.5
-        ), "about the same tokens"
+        budget = float(row["tokens_training"]) + float(row["tokens_trained"])
+        assert 0.5 * budget < float(row["tokens_self_consistency"]) <= budget, "at most the same tokens"
     assert (rows[0]["paper_test_after"], rows[1]["paper_test_after"]) == ("40", "")
     assert "| shout | 10.0 → 20.0, 30.0 → 40.0 | 4 × 2 | 0.0 → 100.0 |" in written["md"]
     assert written["md"] in capsys.readouterr().out
@@ -375,17 +370,3 @@ def test_differences_are_paired() -> None:
         assert found.p_value < 0.01
     none = difference([before, after], [after, before])
     assert (none.value, none.p_value) == (0.0, 1.0)
-
-
-def test_votes_are_counted_by_what_answers_mean() -> None:
-    def attempt(answer: str | None, number: int) -> Trajectory:
-        return Trajectory(
-            problem_id=str(number), functions="f", seed=0, steps=(), answer=answer, stop_reason="answer",
-            usage=Usage(), wall_s=0.0, grade=Grade(reward=0.0, reason=""),
-        )  # fmt: skip
-
-    votes = [attempt(answer, number) for number, answer in enumerate(["3", "1/2", None, "0.5", "3.0", " 0.50"])]
-    assert elected(votes).problem_id == "1"
-    assert elected([attempt(None, 7)]).problem_id == "7"
-    assert same_answer("A  b") == same_answer("a B")
-    assert same_answer("5 cm") != same_answer("5 m")

@@ -21,6 +21,9 @@ class Row(Record):
         ("step 4", Stage(step=4), "train", "training"),
         ("test after", Stage(split="test", part="after"), "test", "test after"),
         ("validation before", Stage(split="validation", part="before"), "validation", "validation before"),
+        ("floor again", Stage(part="floor again"), "train", "floor again"),
+        ("floor placebo", Stage(part="floor placebo"), "train", "floor placebo"),
+        ("test votes", Stage(split="test", part="votes"), "test", "test votes"),
         ("train again", Stage(split="train", part="again"), "train", "train again"),
         ("starting Ray", Stage(part="starting Ray"), None, "starting Ray"),
         ("tested", Stage(part="tested"), None, "tested"),
@@ -34,3 +37,9 @@ def test_a_stage_is_its_text_and_back(text: str, stage: Stage, split: str | None
     assert Row(stage=stage).model_dump(mode="json") == {"stage": text}
     assert Row.model_validate({"stage": text}).stage == stage
     assert {stage: 1}[Stage.parse(text)] == 1
+
+
+def test_which_rollouts_train_and_which_only_measure() -> None:
+    stages = ("step 1 before", "train again", "train one-shot", "floor again", "floor placebo", "test before", "")
+    assert [text for text in stages if Stage.parse(text).trains] == ["step 1 before", "train again"]
+    assert [text for text in stages if Stage.parse(text).of_floor] == ["floor again", "floor placebo"]

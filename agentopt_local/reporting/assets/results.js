@@ -8,6 +8,7 @@ function verdict(result) {
   const { before, after, difference, n, split } = result;
   const on = `${plural(n, `${SPLITS[split]} problem`)}`;
   const [from, to] = [tidyPercent(before.accuracy), tidyPercent(after.accuracy)];
+  if (result.same_set) return `Accuracy on ${on} is ${to}: no function was kept, so both are the same agent.`;
   if (difference.ci95[0] > 0) return `Accuracy on ${on} rose from ${from} to ${to}.`;
   if (difference.ci95[1] < 0) return `Accuracy on ${on} fell from ${from} to ${to}.`;
   if (from === to) return `Accuracy on ${on} stayed at ${to}.`;
@@ -41,7 +42,7 @@ function headline(run) {
     el('h1', { id: 'results-title' }, title),
     el('p', { class: 'lead' }, story, ' The model’s weights did not change.'),
     caution(run, result),
-    result && evidence(result),
+    result && !result.same_set && evidence(result),
     result && figure('Accuracy before and after, with 95 % Wilson intervals', title,
       dotPlot([
         { label: 'Before training', marks: [{ name: '', style: 'before', value: [result.before.accuracy, ...result.before.ci95] }] },
