@@ -33,6 +33,7 @@ SHOWN_LITERALS = 4
 TRIVIAL = frozenset({"true", "false", "none", "null", "yes", "no", "nan", "inf", "-1", "10", "100", "1000"})
 """Answers and literals that say nothing, besides those of a single character."""
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII)
+_NO_TEXT = re.compile(r"[\[({]|" + _NUMBER.pattern + r"\Z", re.ASCII)
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -174,8 +175,11 @@ def telling(text: str) -> bool:
 
 
 def holds(texts: Collection[str], answer: str) -> bool:
-    """Whether the answer is one of the literals or, if it is not too short, stands in one as whole words."""
-    longer = (each for each in texts if len(each) > len(answer) >= INSIDE and not _NUMBER.fullmatch(each))
+    """Whether the answer is one of the literals or, if it is not too short, stands in a text as whole words.
+
+    What stands in a list or dict is a literal of its own.
+    """
+    longer = (each for each in texts if len(each) > len(answer) >= INSIDE and not _NO_TEXT.match(each))
     return answer in texts or any(inside(answer, padded(each)) for each in longer)
 
 

@@ -85,7 +85,7 @@ def test_numbers_are_compared_by_value_and_texts_without_case_and_quotes() -> No
     assert plain(" A  b ") == plain("'a B'")
     assert plain("12.50") == plain(str(12.5))
     assert plain("1/2") == "1/2"
-    pairs = [(f"q{n}", f"{n},500.0") for n in range(4, 12)]
+    pairs = [(f"q{n}", f"{n},500.0") for n in range(4, 24)]
     code = "return {{'a': 4500, 'b': 5500.0, 'c': -6500}}.get(question, question)"
     [sign] = signs(table(pairs[:2], code), problems(pairs))
     assert sign.answers is not None
