@@ -4,6 +4,7 @@ from ray_jobs.api import AgentOptError as AgentOptError
 from ray_jobs.api import Attempt as Attempt
 from ray_jobs.api import BudgetError as BudgetError
 from ray_jobs.api import Callback as Callback
+from ray_jobs.api import Certificate as Certificate
 from ray_jobs.api import ChatReply as ChatReply
 from ray_jobs.api import ChatRequest as ChatRequest
 from ray_jobs.api import ConfigError as ConfigError
@@ -25,10 +26,12 @@ from ray_jobs.api import StepRow as StepRow
 from ray_jobs.api import TrainedAgent as TrainedAgent
 from ray_jobs.api import Trajectory as Trajectory
 from ray_jobs.api import Usage as Usage
+from ray_jobs.api import acertify as acertify
 from ray_jobs.api import acredit as acredit
 from ray_jobs.api import aevaluate as aevaluate
 from ray_jobs.api import aresume as aresume
 from ray_jobs.api import atrain as atrain
+from ray_jobs.api import certify as certify
 from ray_jobs.api import credit as credit
 from ray_jobs.api import evaluate as evaluate
 from ray_jobs.api import load as load

@@ -39,10 +39,10 @@ def sequential_sign_test(changes: Iterable[float], level: float) -> SignResult:
     """Look at one problem after the other and stop at the first decision.
 
     ``changes``: the reward after minus the reward before for each problem, in random order. Only the sign counts, so a
-    partial reward that rises a little is a gain like any other. ``helps`` at an e-value of 1/``level`` or more: if gains
-    are at most as likely as losses, that happens with probability ``level`` at most, however many problems there are
-    (Ville's inequality). ``does_not_help`` once the evidence of the opposite is FUTILITY. Raises ``ValueError`` unless
-    0 < level < 1.
+    partial reward that rises a little is a gain like any other. ``helps`` at an e-value of 1/``level`` or more: if
+    gains are at most as likely as losses, that happens with probability ``level`` at most, however many problems there
+    are (Ville's inequality). ``does_not_help`` once the evidence of the opposite is FUTILITY. Raises ``ValueError``
+    unless 0 < level < 1.
     """
     if not 0 < level < 1:
         raise ValueError(f"level = {level}: 0 < level < 1 must hold")

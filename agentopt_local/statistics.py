@@ -1,10 +1,10 @@
-"""Confidence intervals and tests for an accuracy and for a change in accuracy."""
+"""Confidence intervals and tests: of an accuracy, of a change in accuracy, and of a mean over trainings."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
+from statistics import NormalDist, fmean, stdev
 
 from agentopt_local.record import Record
 
@@ -28,9 +28,10 @@ class PairedDifference(Record):
     """Problems that were right before and wrong after."""
 
 
-def wilson(k: int, n: int) -> tuple[float, float]:
+def wilson(k: float, n: int) -> tuple[float, float]:
     """The 95 % Wilson score interval of ``k`` successes in ``n`` trials, as fractions; (0, 1) if ``n`` is 0.
 
+    ``k`` may be a mean over repetitions.
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927), 209-212.
     Raises ``ValueError`` unless 0 <= k <= n.
     """
@@ -48,13 +49,14 @@ def wilson(k: int, n: int) -> tuple[float, float]:
     return low, high
 
 
-def tango(gained: int, lost: int, n: int) -> tuple[float, float]:
+def tango(gained: float, lost: float, n: int) -> tuple[float, float]:
     """Tango's 95 % score interval of (gained - lost) / n, as fractions; (-1, 1) if ``n`` is 0.
 
     It holds all differences that a score test does not reject, so it has a width even if no problem changed, and covers
     the true difference where few did, as a bootstrap does not. Source: Tango, "Equivalence test and confidence interval
     for the difference in proportions for the paired-sample design", Statistics in Medicine 17 (1998), 891-908.
-    Raises ``ValueError`` unless 0 <= gained, 0 <= lost and gained + lost <= n.
+    ``gained`` and ``lost`` may be means over repetitions. Raises ``ValueError`` unless 0 <= gained, 0 <= lost and
+    gained + lost <= n.
     """
     if min(gained, lost) < 0 or gained + lost > n:
         raise ValueError(f"{gained} gained and {lost} lost of {n}: neither may be negative, nor their sum exceed n")
@@ -168,3 +170,88 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = highest
     return adjusted
+
+
+def t_cdf(t: float, df: int) -> float:
+    """The probability that Student's t with ``df`` degrees of freedom is at most ``t``.
+
+    Exact, by the finite series for whole ``df`` (Abramowitz and Stegun, 26.7.3 and 26.7.4). Raises ``ValueError`` if
+    ``df`` is below 1.
+    """
+    if df < 1:
+        raise ValueError(f"{df} degrees of freedom: there must be at least 1")
+    angle = math.atan2(abs(t), math.sqrt(df))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = df % 2
+    term, total = (cosine if odd else 1.0), 0.0
+    for k in range(odd, df - 1, 2):  # the powers of the cosine up to df - 2
+        total += term
+        term *= cosine * cosine * (k + 1) / (k + 2)
+    within = 2 / math.pi * (angle + sine * total) if odd else sine * total
+    return (1 + math.copysign(within, t)) / 2
+
+
+def t_quantile(p: float, df: int) -> float:
+    """The ``p`` quantile of Student's t with ``df`` degrees of freedom. Raises ``ValueError`` unless 0 < p < 1."""
+    if not 0 < p < 1:
+        raise ValueError(f"the quantile of {p}: 0 < p < 1 must hold")
+    if p < 0.5:
+        return -t_quantile(1 - p, df)
+    low, high = 0.0, 1.0
+    while t_cdf(high, df) < p:
+        low, high = high, 2 * high
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_cdf(middle, df) < p else (low, middle)
+    return high
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's 95 % interval of the mean that ``values`` were drawn from, in their unit.
+
+    Source: Student, "The probable error of a mean", Biometrika 6 (1908), 1-25. Raises ``ValueError`` for fewer than
+    two values, whose spread is not known.
+    """
+    mean, error = mean_and_error(values)
+    half = t_quantile(0.975, len(values) - 1) * error
+    return mean - half, mean + half
+
+
+def t_test(values: Sequence[float]) -> float:
+    """The two-sided p-value of "the mean that ``values`` were drawn from is 0". Raises ``ValueError`` below two."""
+    mean, error = mean_and_error(values)
+    if error == 0:
+        return 1.0 if mean == 0 else 0.0
+    return min(1.0, 2 * t_cdf(-abs(mean) / error, len(values) - 1))
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of ``values`` and its standard error. Raises ``ValueError`` for fewer than two."""
+    if len(values) < 2:
+        raise ValueError(f"{len(values)} value: the spread is known from two on")
+    return fmean(values), stdev(values) / math.sqrt(len(values))
+
+
+def t_power(effect: float, n: int) -> float:
+    """How often a t test of ``n`` values at 5 % (two-sided) finds a mean of ``effect`` standard deviations.
+
+    By Simpson's rule over the distribution of the estimated standard deviation. Raises ``ValueError`` if ``n`` < 2.
+    """
+    if n < 2:
+        raise ValueError(f"a t test of {n} values: there must be at least 2")
+    df, shift = n - 1, abs(effect) * math.sqrt(n)
+    critical, normal = t_quantile(0.975, df), NormalDist()
+    scale = math.log(2) + df / 2 * math.log(df / 2) - math.lgamma(df / 2)
+
+    def found(ratio: float) -> float:
+        """The density of estimated by true standard deviation, times the chance to reject at that."""
+        if ratio == 0:
+            density = math.exp(scale) if df == 1 else 0.0
+        else:
+            density = math.exp(scale + (df - 1) * math.log(ratio) - df * ratio * ratio / 2)
+        return density * (normal.cdf(shift - critical * ratio) + normal.cdf(-shift - critical * ratio))
+
+    low, high = max(0.0, 1 - 7 / math.sqrt(df)), 1 + 7 / math.sqrt(df)  # nothing lies outside of these
+    step = (high - low) / 400
+    weights = (found(low + index * step) * (1 if index in (0, 400) else 4 if index % 2 else 2) for index in range(401))
+    return min(1.0, step / 3 * sum(weights))

@@ -214,7 +214,8 @@ async def in_workers(turns: int, workers: int, run_dir: RunDir, stack: AsyncExit
 
     from agentopt_local.models.metered import Budget, Ledger
     from ray_jobs.cluster import connect, disconnect
-    from ray_jobs.config import RayConfig, RunConfig, TaskConfig
+    from ray_jobs.config import RayConfig, RunConfig
+    from ray_jobs.task_config import TaskConfig
     from ray_jobs.workers import RolloutWorkers, WorkerActor
     from serving.actor_pool import MAX_IN_FLIGHT
 

@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agentopt_local.callback import Callback
-from agentopt_local.certificate import SignResult, gains_needed, sequential_sign_test
+from agentopt_local.certificate import SignResult, sequential_sign_test
 from agentopt_local.chat import ChatModel
 from agentopt_local.concurrency import task_group
 from agentopt_local.errors import ConfigError
 from agentopt_local.exporting.learned import read_learned
 from agentopt_local.functions import FunctionSet
-from agentopt_local.problem import Problem, content_key
-from agentopt_local.run.credits import pruned_on
+from agentopt_local.problem import Problem
 from agentopt_local.run.reader import read_problems, read_report, read_start
 from agentopt_local.run.report import Certificate
 from agentopt_local.run.rows import CertificateRow
 from agentopt_local.run.writer import RunDir
-from agentopt_local.seeds import derive
 from agentopt_local.stage import Stage
 from agentopt_local.tasks.base import Problems
 from agentopt_local.train_state import TrainState
 from ray_jobs.config import RunConfig
 from ray_jobs.evaluation import tested_functions
 from ray_jobs.evaluation_config import N_ELSEWHERE
-from ray_jobs.fair_problems import Pool, used_in_training, validation_cap, validation_problems
 from ray_jobs.open_models import Models, agent_alone
 from ray_jobs.runs import read_config
 from ray_jobs.session import Session, open_session
+from ray_jobs.unused_problems import (
+    Pool,
+    in_order,
+    marks,
+    too_few,
+    used_in_training,
+    validation_cap,
+    validation_problems,
+)
 
 log = logging.getLogger(__name__)
 UNTRAINED = "untrained"
@@ -49,7 +54,7 @@ class Pair:
     note: str = ""
     """What else differs between the runs that they come from."""
     excluded: frozenset[str] = frozenset()
-    """Contents of further problems that played a part in a training."""
+    """:func:`marks` of further problems that played a part in a training."""
 
 
 def foresee(session: Session) -> None:
@@ -144,7 +149,7 @@ def other_set(config: RunConfig, run: Path, other: Path) -> Pair:
     for key in ("thinking", "chat_template"):
         differ += [f"model.{key}"] if getattr(theirs.model, key) != getattr(config.model, key) else []
     note = f"both with the settings of {run.name}, from which those of {other.name} differ in {', '.join(differ)}"
-    trained = frozenset(content_key(each.question) for each in read_problems(other) if each.split == "train")
+    trained = frozenset(mark for each in read_problems(other) if each.split == "train" for mark in marks(each))
     return Pair(FunctionSet(), read_learned(other).functions, f"run {other.name}", note if differ else "", trained)
 
 
@@ -166,7 +171,7 @@ async def certify_pair(session: Session, pair: Pair, *, n: int, alpha: float) ->
     blank = Certificate(
         verdict="not_possible", against=pair.against, alpha=alpha, trainings=trainings, uses=use, note=pair.note
     )
-    excluded = used_in_training(config, session.task) | pair.excluded | pruned_on(run_dir.path)
+    excluded = used_in_training(config, session.task) | pair.excluded | chosen_by(run_dir, rows, known)
     pool = validation_problems(session.task, max(n, len(known.problems)), excluded)
     problems = in_order(pool.problems, known.problems, config.seed)[:n]
     if reason := too_few(Pool(tuple(problems), pool.missing), n, blank.level):
@@ -180,6 +185,17 @@ async def certify_pair(session: Session, pair: Pair, *, n: int, alpha: float) ->
     result = await compare(session, pair, problems, blank.level)
     certificate = blank.model_copy(update={**dict(result), "n_max": len(problems)})
     return keep(run_dir, rows, known.model_copy(update={"certificate": certificate}))
+
+
+def chosen_by(run_dir: RunDir, rows: dict[tuple[str, str], CertificateRow], known: CertificateRow) -> frozenset[str]:
+    """:func:`marks` of problems by which sets may have been chosen, such as in pruning: others were rolled out on them.
+
+    Sets of which there are certificates do not count, because each of these is a use that alpha is shared for. Nor do
+    the problems that this comparison has begun with.
+    """
+    compared = {fingerprint for key in rows for fingerprint in key} | {known.functions, known.baseline}
+    spent = {problem for functions, problem, _ in run_dir.known() if functions not in compared}
+    return frozenset(f"id {each}" for each in spent - set(known.problems))
 
 
 async def compare(session: Session, pair: Pair, problems: Sequence[Problem], level: float) -> SignResult:
@@ -218,24 +234,5 @@ def keep(run_dir: RunDir, rows: dict[tuple[str, str], CertificateRow], row: Cert
     assert certificate is not None
     if rows.get((row.functions, row.baseline)) != row:
         run_dir.keep_certificate(row)
-    log.info("certificate: %s; %s", certificate.summary(), certificate.basis())
+    log.info("certificate: %s", certificate)
     return certificate
-
-
-def in_order(problems: Sequence[Problem], earlier: Sequence[str], seed: int) -> list[Problem]:
-    """The order in which problems count: that of ``earlier`` ids, then the others shuffled."""
-    by_id = {each.id: each for each in problems}
-    first = [by_id.pop(each) for each in earlier if each in by_id]
-    rest = list(by_id.values())
-    random.Random(derive(seed, "certificate", len(first))).shuffle(rest)
-    return [*first, *rest]
-
-
-def too_few(pool: Pool, n: int, level: float) -> str:
-    """Why there is no certificate at ``level``, if the problems in ``pool`` do not suffice for one; else empty."""
-    found, wanted = len(pool.problems), gains_needed(level)
-    if found >= wanted:
-        return ""
-    counted = f"{found or 'no'} validation problem{'' if found == 1 else 's'}"
-    cause = pool.missing or f"{n} were allowed by evaluation.n_validation or --n"
-    return f"{counted}, and a certificate needs at least {wanted} ({cause})"

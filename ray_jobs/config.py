@@ -21,23 +21,9 @@ from agentopt_local.update import OptimizerConfig
 from ray_jobs.evaluation_config import EvaluationConfig
 from ray_jobs.model_config import ModelConfig
 from ray_jobs.model_size import settings_by_size
+from ray_jobs.task_config import TaskConfig
 from ray_jobs.toml_values import merged, near_files, set_key, table, toml_value
 from serving.engine_config import EngineConfig
-
-
-class TaskConfig(Record):
-    """The problems to train and test on."""
-
-    spec: str
-    """``reasoning_gym:NAME[,NAME...]``, or a kind of task and a path, such as ``jsonl:PATH`` or ``math:PATH``."""
-    n_train: int = Field(default=24, ge=1)
-    """Number of training problems."""
-    n_test: int = Field(default=60, ge=0)
-    """Number of held-out problems to evaluate on; 0 leaves the evaluation to ``agentopt evaluate``."""
-    seed: int = 0
-    """Selects the problems that are generated, or the order of those read from files."""
-    settings: dict[str, Any] = Field(default={})
-    """Options of the task, or of one of its data sets (``[task.settings.NAME]``)."""
 
 
 class SandboxConfig(Record):

@@ -134,7 +134,6 @@ async def credit_session(
             too_few = f"Nothing was removed: only {len(compared)} problems were shown to none of the candidates' edits."
             found = found.model_copy(update={"notes": (*found.notes, too_few)})
         elif (change := await pruning(session, functions, candidates, compared)) is not None:
-            change = change.model_copy(update={"problems": tuple(each.id for each in pool)})
             found = found.model_copy(update={"pruned": change})
             return keep_pruned(session.run_dir, state, functions.keeping(frozenset(change.kept)), found)
     session.run_dir.write_credit(found)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import get_args
 
 from agentopt_local.callback import Callback
 from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.comparison import compare, function_results
 from agentopt_local.functions import FunctionSet
+from agentopt_local.paper_regime import differences
 from agentopt_local.problem import Problem, Split
-from agentopt_local.run.reader import read_noise_floor, read_start
-from agentopt_local.run.report import Certificate, Costs, Report, Seconds, Spent, TrainingSummary
+from agentopt_local.run.reader import read_certificate, read_noise_floor
+from agentopt_local.run.report import Comparison, Costs, Report, Seconds, Spent, TrainingSummary
 from agentopt_local.run.rows import Role
 from agentopt_local.run.writer import RunDir
+from agentopt_local.statistics import paired_difference
 from agentopt_local.tasks.base import Problems
 from agentopt_local.train_state import TrainState
-from agentopt_local.trajectory import sum_usage
+from agentopt_local.trajectory import Trajectory, sum_usage
 from ray_jobs.baselines import measure_arms, only_used, roll_out
 from ray_jobs.config import RunConfig
 from ray_jobs.fair_problems import memory_signs
@@ -56,13 +58,15 @@ async def evaluate_session(
     functions = await tested_functions(session, state)
     before = await roll_out(session, FunctionSet(), problems, split, "before")
     after = await roll_out(session, functions, problems, split, "after")
-    arms = await measure_arms(session, state, problems, after, split)
+    comparison = compare(problems, before, after, await measure_arms(session, state, problems, after, split))
+    if split == "test" and problems:
+        comparison = as_look(run_dir, functions, comparison, before, after)
     steps = run_dir.steps()
     report = Report(
         task=config.task.spec,
         model=config.model.name,
         seed=config.seed,
-        certificate=certificate_of(run_dir, functions),
+        certificate=read_certificate(run_dir.path, functions),
         noise_floor=read_noise_floor(run_dir.path),
         functions=function_results(functions, after),
         memorising=memory_signs(session, functions),
@@ -80,16 +84,24 @@ async def evaluate_session(
             training_steps=round(sum((row.seconds for row in steps), 0.0), 1),
             this_process=round(time.monotonic() - session.started, 1),
         ),
-    ).model_copy(update={split: compare(problems, before, after, arms)})
+        regime=differences(config.model_dump(mode="json")) if config.preset == "paper" else (),
+    ).model_copy(update={split: comparison})
     run_dir.write_report(split, report)
     session.observers.on_evaluation(report)
     return report
 
 
-def certificate_of(run_dir: RunDir, functions: FunctionSet) -> Certificate | None:
-    """The certificate of ``functions`` against what the training started from; None if there is none."""
-    row = run_dir.certificates().get((functions.fingerprint, read_start(run_dir.path).fingerprint))
-    return None if row is None else row.certificate
+def as_look(
+    run_dir: RunDir,
+    functions: FunctionSet,
+    comparison: Comparison,
+    before: Sequence[Trajectory],
+    after: Sequence[Trajectory],
+) -> Comparison:
+    """``comparison`` on the test problems with its number in the run's log of looks."""
+    change = paired_difference([each.correct for each in before], [each.correct for each in after])
+    look = run_dir.keep_look(functions.fingerprint, change)
+    return comparison.model_copy(update={"look": look, "test_set": run_dir.test_set(comparison.n)})
 
 
 def spending(session: Session) -> Costs:

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 
-from agentopt_local.errors import ConfigError, outcome
 from agentopt_local.functions import FunctionSet
 from agentopt_local.memorising import memorising
 from agentopt_local.origins import Origin, origins
-from agentopt_local.problem import Problem, Split, content_key
+from agentopt_local.problem import Problem, Split
 from agentopt_local.run.contribution import Memorising
 from agentopt_local.tasks.base import Task
-from ray_jobs.config import RunConfig
-from ray_jobs.evaluation_config import N_ELSEWHERE, N_ON_GPU
 from ray_jobs.session import Session
+from ray_jobs.unused_problems import as_many_as_there_are, used_in_training, validation_cap, validation_problems
 
 PROBLEMS = 60
 """Problems that are rolled out if none are asked for, or as many as the training has, if that is more; and validation
 problems whose answers a function's literals are compared with."""
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The validation problems that may be used."""
-
-    problems: tuple[Problem, ...]
-    missing: str = ""
-    """Why there are no more."""
 
 
 def fair_problems(
@@ -80,56 +67,6 @@ def others(session: Session, n: int) -> tuple[Problem, ...]:
 def further(task: Task, known: int, n: int) -> tuple[Problem, ...]:
     """At most ``n`` training problems after the first ``known``, with which the run was trained."""
     return as_many_as_there_are(task, known + n, "train")[0][known:]
-
-
-def validation_cap(config: RunConfig, device: str) -> int:
-    """The most problems that a certificate may use; 0 if none is wanted. ``device``: where the agent's model runs."""
-    n = config.evaluation.n_validation
-    return n if n != "auto" else N_ON_GPU if device == "gpu" else N_ELSEWHERE
-
-
-def used_in_training(config: RunConfig, task: Task) -> frozenset[str]:
-    """Contents of the run's training and test problems."""
-    used = (*task.problems("train", config.task.n_train), *task.problems("test", config.task.n_test))
-    return frozenset(content_key(each.question) for each in used)
-
-
-def validation_problems(task: Task, n: int, excluded: frozenset[str]) -> Pool:
-    """The first ``n`` validation problems that are not ``excluded``, or as many as the task has."""
-    wanted = n
-    while True:
-        found, missing = as_many_as_there_are(task, wanted)
-        usable = tuple(each for each in found if content_key(each.question) not in excluded)
-        if len(usable) >= n:
-            return Pool(usable[:n])
-        if len(found) < wanted:
-            hidden = len(found) - len(usable)
-            also = f"{hidden} of its validation problems are also training or test problems; " if hidden else ""
-            return Pool(usable, also + missing)
-        wanted += n - len(usable)
-
-
-def as_many_as_there_are(task: Task, n: int, split: Split = "validation") -> tuple[tuple[Problem, ...], str]:
-    """At most ``n`` problems of ``split`` and, if there are fewer, what the task says about that.
-
-    Tasks promise to raise ConfigError for more problems than they have. One given in Python may raise anything.
-    """
-    best: tuple[Problem, ...] = ()
-    low, high, ask, said = 0, n, n, ""
-    while low < high:
-        found, error = outcome(partial(task.problems, split, ask))
-        if found is not None:
-            best, low = found, ask
-        else:
-            said = first_sentence(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
-            high = ask - 1
-        ask = (low + high + 1) // 2
-    return best, said
-
-
-def first_sentence(error: Exception) -> str:
-    """What is wrong, without the remedies, which are about problems that were asked for by number."""
-    return str(error).split(". ")[0]
 
 
 def origins_of(session: Session, functions: FunctionSet) -> dict[str, Origin]:

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import json
 import re
-import statistics
 import tomllib
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -27,6 +26,7 @@ from agentopt_local.run.report import Report
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
 from ray_jobs.config import RunConfig, load_config
+from ray_jobs.grid_tables import SAME_SET
 from ray_jobs.open_models import Models, open_models
 from ray_jobs.runs import kept, new_run, read_config
 from ray_jobs.training import train
@@ -91,7 +91,10 @@ def load_sweep(path: Path, folder: Path | None = None) -> tuple[SweepConfig, Pat
         slug = re.sub(r"[^A-Za-z0-9.=,-]+", "-", ",".join(f"{k.split('.')[-1]}={v}" for k, v in varied.items()))
         name = f"{number:03d}-{slug.strip('-')}"[:80]
         flags += ["--run_dir", str(folder), "--run_name", name, "--evaluation.trainings", str(len(cells))]
-        trainings.append(Training(name=name, varied=varied, config=load_config(path.parent / sweep.base, flags)))
+        config = load_config(path.parent / sweep.base, flags)
+        if "seed" in varied and "task.train_seed" not in varied and config.task.train_seed is None:
+            config = config.model_copy(update={"task": config.task.model_copy(update={"train_seed": config.seed})})
+        trainings.append(Training(name=name, varied=varied, config=config))
     return sweep, folder, trainings
 
 
@@ -184,50 +187,16 @@ def figures(report: Report) -> dict[str, Any]:
         row |= {
             "before": report.test.before.accuracy,
             "after": report.test.after.accuracy,
+            "gained": report.test.difference.gained,
+            "lost": report.test.difference.lost,
             "points": report.test.difference.points,
-            "p": report.test.difference.p_value,
+            "p": report.test.difference.p_value if report.functions else None,
         }
+        if not report.functions:
+            row["note"] = SAME_SET
     if report.certificate is not None:
         row["certificate"] = report.certificate.verdict.replace("_", " ")
     return row
-
-
-def over_seeds(rows: Sequence[dict[str, Any]], varied: Sequence[str]) -> list[dict[str, Any]]:
-    """Means and standard deviations over seeds, with a row per combination of the other settings in ``varied``."""
-    others = [key for key in varied if key != "seed"]
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        if "points" in row:
-            groups.setdefault(json.dumps([row[key] for key in others]), []).append(row)
-    out = []
-    for same in groups.values():
-        points = [row["points"] for row in same]
-        out.append(
-            {key: same[0][key] for key in others}
-            | {
-                "seeds": len(same),
-                "before": round(statistics.fmean(row["before"] for row in same), 4),
-                "after": round(statistics.fmean(row["after"] for row in same), 4),
-                "points": round(statistics.fmean(points), 2),
-                "points_sd": round(statistics.stdev(points), 2) if len(points) > 1 else None,
-            }
-        )
-    return out
-
-
-def table_text(rows: Sequence[dict[str, Any]]) -> str:
-    """Format rows as aligned columns, one for each key that occurs in any row."""
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [keys, *([shown(row.get(key)) for key in keys] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(keys))]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in cells)
-
-
-def shown(value: Any) -> str:
-    """The text of a table cell."""
-    if value is None:
-        return ""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def open_folder(folder: Path, trainings: Sequence[Training]) -> Any:

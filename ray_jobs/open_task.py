@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 
 from agentopt_local.errors import ConfigError
 from agentopt_local.grading import Grade, as_grade
 from agentopt_local.problem import Problem, Split
 from agentopt_local.run.reader import read_problems, task_rows
+from agentopt_local.run.test_lock import check_locked
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.tasks.base import IN_PYTHON, Problems, Task
 from agentopt_local.tasks.catalog import load_task
@@ -23,37 +25,84 @@ def task_of(config: RunConfig, run: Path | None = None, given: Problems | None =
     ``run`` is its folder, if it exists; ``given`` is a task given in Python. Raises ConfigError if it cannot be opened,
     has too few problems, or is not the task that the run was started with.
     """
-    spec, seed = config.task.spec, config.task.seed
-    task: Task
-    if given is not None:
-        task = given.with_seed(seed) if isinstance(given, RowsTask) else GivenTask(spec, given)
-        check_same(task, config, run)
-    elif spec.startswith(IN_PYTHON):
-        rows = None if run is None else task_rows(run)
-        if rows is None:
-            raise only_in_python(spec, run)
-        task = reopened(spec, rows, config.task.settings, seed)
-    else:
-        task = load_task(spec, seed=seed, settings=config.task.settings)
-    task.problems("train", config.task.n_train)
-    task.problems("test", config.task.n_test)
+    task = with_seed(config, config.task.seed, run, given)
+    train_seed = config.task.train_seed
+    if train_seed is not None and train_seed != config.task.seed:
+        task = OtherTraining(task, with_seed(config, train_seed, run, given))
+    train = task.problems("train", config.task.n_train)
+    test = task.problems("test", config.task.n_test)
+    if run is not None:
+        if given is not None:
+            check_same(train, run)
+        check_locked(run, test)
     return task
 
 
-def check_same(task: Task, config: RunConfig, run: Path | None) -> None:
-    """Raise ConfigError if ``task`` has other problems than those that are written down in ``run``."""
-    known = {} if run is None else {each.id: each for each in read_problems(run)}
-    for split, n in (("train", config.task.n_train), ("test", config.task.n_test)):
-        wanted = {each.id: each for each in known.values() if each.split == split}
-        if not wanted:
-            continue
-        for problem in task.problems("train" if split == "train" else "test", n):
-            row = wanted.pop(problem.id, None)
-            if row is None or (row.question, row.answer) != (problem.question, problem.answer):
-                raise ConfigError(
-                    f"{run} was started with another task: its {split} problems differ at {problem.id!r}; "
-                    "give the same rows in full, or start a new run"
-                )
+def with_seed(config: RunConfig, seed: int, run: Path | None, given: Problems | None) -> Task:
+    """The task whose problems ``seed`` draws. Raises ConfigError if it cannot be opened."""
+    spec, settings = config.task.spec, config.task.settings
+    if isinstance(given, RowsTask):
+        return given.with_seed(seed)
+    if given is not None:
+        return GivenTask(spec, given if seed == config.task.seed else drawn_again(given, seed))
+    if not spec.startswith(IN_PYTHON):
+        return load_task(spec, seed=seed, settings=settings)
+    rows = None if run is None else task_rows(run)
+    if rows is None:
+        raise only_in_python(spec, run)
+    return reopened(spec, rows, settings, seed)
+
+
+def drawn_again(given: Problems, seed: int) -> Problems:
+    """The task object with the problems of another seed. Raises ConfigError if it cannot draw others."""
+    draw = getattr(given, "with_seed", None)
+    if draw is None:
+        raise ConfigError(
+            f"task.train_seed = {seed}: {type(given).__name__} cannot draw other training problems. Give it a method "
+            "with_seed(seed) that returns the task with those of another seed, or leave task.train_seed out"
+        )
+    other: Problems = draw(seed)
+    return other
+
+
+def check_same(problems: Sequence[Problem], run: Path) -> None:
+    """Raise ConfigError if these training problems are not those that are written down in ``run``."""
+    known = {each.id: each for each in read_problems(run) if each.split == "train"}
+    for problem in problems if known else ():
+        row = known.get(problem.id)
+        if row is None or (row.question, row.answer) != (problem.question, problem.answer):
+            raise ConfigError(
+                f"{run} was started with another task: its train problems differ at {problem.id!r}; "
+                "give the same rows in full, or start a new run"
+            )
+
+
+class OtherTraining:
+    """A task whose training problems are those of another seed; validation and test stay.
+
+    Which split a problem belongs to does not depend on the seed, so no training problem is a test problem.
+    """
+
+    def __init__(self, task: Task, training: Task) -> None:
+        self.name = task.name
+        self.preload = task.preload
+        self.task = task
+        self.training = training
+        self.description = getattr(training, "description", None)
+
+    def problems(self, split: Split, n: int) -> tuple[Problem, ...]:
+        """The first ``n`` problems of ``split``."""
+        return (self.training if split == "train" else self.task).problems(split, n)
+
+    async def grade(self, problem: Problem, answer: str | None, sandbox: Sandbox) -> Grade:
+        """The task's grade."""
+        return await self.task.grade(problem, answer, sandbox)
+
+    def for_grading(self) -> Task:
+        """All that a grading process needs: the task, which grades both, as small as it can be."""
+        smaller = getattr(self.task, "for_grading", None)
+        task: Task = self.task if smaller is None else smaller()
+        return task
 
 
 class GivenTask:

@@ -6,8 +6,16 @@ from pathlib import Path, PurePath
 
 from agentopt_local.functions import FunctionSet
 from agentopt_local.record import Record
-from agentopt_local.run.reader import read_config, read_functions, read_meta, read_report, read_rollouts, read_start
-from agentopt_local.run.report import Comparison
+from agentopt_local.run.reader import (
+    read_certificate,
+    read_config,
+    read_functions,
+    read_meta,
+    read_report,
+    read_rollouts,
+    read_start,
+)
+from agentopt_local.run.report import Certificate, Comparison
 from agentopt_local.tasks.catalog import public_spec
 
 
@@ -32,6 +40,8 @@ class Provenance(Record):
     """Functions that the training started with. The model may have revised them, but did not create them."""
     test: Comparison | None
     """The evaluation on held-out problems; None if this set was not evaluated."""
+    certificate: Certificate | None = None
+    """Whether this set helps, on problems that played no part in its training; None if that was not tested."""
 
 
 class Learned(Record):
@@ -74,6 +84,7 @@ def read_learned(run: Path) -> Learned:
             functions=tested.fingerprint,
             start=read_start(run).names,
             test=test,
+            certificate=read_certificate(run, tested),
         ),
     )
 

@@ -136,6 +136,8 @@ def provenance_rows(provenance: Provenance, exported: str) -> str:
             f"{difference.points:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}), "
             f"McNemar p = {difference.p_value:.2g}"
         )
+    if provenance.certificate:
+        rows["certificate"] = str(provenance.certificate)
     return "\n".join(f"| {key} | {plain(value)} |" for key, value in rows.items())
 
 

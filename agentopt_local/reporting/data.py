@@ -12,6 +12,7 @@ from typing import Any
 
 from agentopt_local.chat import Usage
 from agentopt_local.functions import FunctionSet
+from agentopt_local.paper_regime import differences
 from agentopt_local.problem import Split
 from agentopt_local.reporting.history import final_functions, function_rows
 from agentopt_local.reporting.rollout_index import chunked, first_index, index, rollout_detail
@@ -27,6 +28,7 @@ from agentopt_local.trajectory import Trajectory
 
 Row = dict[str, Any]
 ByProblem = Mapping[str, Trajectory]
+PARTS: dict[Split, str] = {"train": "training rollouts", "validation": "validation rollouts"}
 METRIC_POINTS = 600
 """Points of the throughput curve."""
 
@@ -56,9 +58,11 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
         "model": str(run.meta.get("model") or flat.get("model.name", "")),
         "task": str(flat.get("task.spec", "")),
         "notes": notes,
+        "regime": list(differences(run.config)) if run.config.get("preset") == "paper" else [],
         "stopped": run.state.stopped,
         "results": results(run, splits),
         "noise_floor": floor.model_dump(mode="json") if (floor := noise_floor_in(run.meta)) else None,
+        "certificates": certificate_rows(run),
         "steps": [step_row(step) for step in run.steps],
         "functions": functions,
         "credit": None if credit is None else credit.model_dump(mode="json"),
@@ -112,6 +116,15 @@ def results(run: RunFiles, splits: Mapping[Split, tuple[ByProblem, ByProblem]]) 
     return rows
 
 
+def certificate_rows(run: RunFiles) -> list[Row]:
+    """Each comparison on validation problems that has ended, with its verdict in words; the training's own is first."""
+    found = (row.certificate for row in run.certificates if row.certificate is not None)
+    return [
+        {**each.model_dump(mode="json"), "summary": each.summary(), "basis": each.basis(), "needed": 1 / each.level}
+        for each in found
+    ]
+
+
 def result_of_report(split: Split, result: Comparison) -> Row:
     """A split's result from the evaluation."""
     values = result.model_dump(mode="json")
@@ -121,6 +134,8 @@ def result_of_report(split: Split, result: Comparison) -> Row:
         "n": result.n,
         **{side: {key: values[side][key] for key in ("accuracy", "ci95")} for side in ("before", "after")},
         "difference": values["difference"],
+        "look": result.look,
+        "test_set": result.test_set,
         "same_set": result.same_set,
         "arms": values["arms"],
         "kinds": [kind_row(kind, row.n, row.before, row.after) for kind, row in result.kinds.items()],
@@ -213,13 +228,12 @@ def step_row(step: StepRow) -> Row:
 
 
 def usage_rows(run: RunFiles) -> list[Row]:
-    """Tokens by purpose: the optimizer, rollouts of the training, of the noise floor and of the test."""
+    """Tokens by purpose: the optimizer, rollouts of the training, of the noise floor, of validation and of the test."""
     parts: dict[str, Usage] = {"optimizer": run.state.usage}
     counts: dict[str, int] = {}
     for each in run.rollouts:
-        credit = each.stage.part.startswith("credit")
-        name = "training" if each.stage.of_split == "train" else "credit" if credit else "test"
-        name = f"{name} rollouts"
+        name = PARTS.get(each.stage.of_split or "test", "test rollouts")
+        name = "credit rollouts" if each.stage.part.startswith("credit") else name
         name = "rollouts of the noise floor" if each.stage.of_floor else name
         parts[name] = parts.get(name, Usage()) + each.trajectory.usage
         counts[name] = counts.get(name, 0) + 1

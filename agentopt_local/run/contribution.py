@@ -120,8 +120,6 @@ class Pruned(Record):
     """Fingerprint of the pruned set."""
     effect: PairedDifference
     """The pruned set minus the whole one, on problems that no removed function's edits were shown."""
-    problems: tuple[str, ...] = ()
-    """Ids of the problems that this was decided by."""
     run: str | None = None
     """The folder of the run that has the pruned set; None: the run itself, because it had not been tested."""
 

@@ -20,7 +20,7 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import SPLITS, Split
 from agentopt_local.record import Record
 from agentopt_local.run import files
-from agentopt_local.run.report import NoiseFloor, Report
+from agentopt_local.run.report import Certificate, NoiseFloor, Report
 from agentopt_local.run.rows import CertificateRow, MetricRow, ProblemRow, ProposalRow, RolloutRow, StepRow
 from agentopt_local.train_state import TrainState
 from agentopt_local.update import Update
@@ -123,6 +123,13 @@ def read_report(run: Path, split: Split = "test") -> Report | None:
     path = run / files.report_name(split)
     values = files.read_json(path)
     return None if values is None else validated(Report, values, str(path), extra="ignore")
+
+
+def read_certificate(run: Path, functions: FunctionSet) -> Certificate | None:
+    """Of ``functions`` against what the training started from; None if there is none. Damaged rows are left out."""
+    pair = (functions.fingerprint, read_start(run).fingerprint)
+    rows = read_rows(run / files.CERTIFICATES, lenient(CertificateRow), [])
+    return next((row.certificate for row in reversed(rows) if (row.functions, row.baseline) == pair), None)
 
 
 def read_rollouts(run: Path) -> Iterator[RolloutRow]:

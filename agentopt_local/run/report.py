@@ -86,6 +86,10 @@ class Comparison(Record):
     same_set: bool = False
     """Whether both have the same functions, so that the difference says nothing."""
     kinds: dict[str, KindCounts] = Field(default={})
+    look: int | None = None
+    """Which look at the run's test problems this was, from 1; None on other splits and in reports of older versions."""
+    test_set: str = ""
+    """SHA-256 of the test problems; empty on other splits."""
     arms: tuple[Arm, ...] = ()
     """The other baselines."""
 
@@ -178,10 +182,18 @@ class Certificate(Record):
             "not_possible": f"not possible: {self.reason}",
         }[self.verdict]
 
+    def __str__(self) -> str:
+        return "; ".join(filter(None, [self.summary(), self.basis()]))
+
     def basis(self) -> str:
-        """What the verdict rests on: the other set, the changed problems and the evidence that was needed."""
+        """What the verdict rests on: the other set, the changed problems and the evidence that was needed.
+
+        Empty if no certificate was possible.
+        """
         against = f"compared with {self.against}"
-        if self.verdict in ("same_set", "not_possible"):
+        if self.verdict == "not_possible":
+            return ""
+        if self.verdict == "same_set":
             return against
         shared = f"{self.alpha:g}" + (f" / {self.trainings} trainings" if self.trainings > 1 else "")
         shared += f" / {self.uses} uses of these problems" if self.uses > 1 else ""
@@ -267,6 +279,8 @@ class Report(Record):
     """By ``optimizer``, ``test_before`` and ``test_after``."""
     costs: Costs = Costs()
     seconds: Seconds = Seconds()
+    regime: tuple[str, ...] = ()
+    """With ``preset = "paper"``: what differs from the authors' regime, in sentences."""
 
     def on(self, split: Split) -> Comparison | None:
         """The comparison on ``split``, if it is the one that was evaluated."""

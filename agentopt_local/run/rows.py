@@ -172,6 +172,25 @@ class MetricRow(Record):
     """Before the step that just ended."""
 
 
+class LookRow(Record):
+    """A look at the test problems: an evaluation of a set that shows something new about it."""
+
+    look: int
+    """Counted from 1."""
+    functions: str
+    """Fingerprint of the set."""
+    n: int
+    """Problems."""
+    points: float
+    """Change from the untrained agent, in percentage points."""
+    p_value: float
+    """Exact two-sided McNemar test of "no change"."""
+    purpose: str = "evaluation"
+    """``evaluation``, or of an experiment: ``one-shot``, ``learning curve``, ``transfer``."""
+    date: str = ""
+    """When, in ISO 8601; empty for a look of an older version."""
+
+
 class CertificateRow(Record):
     """A comparison of two sets on validation problems, when it begins and again when it has ended."""
 

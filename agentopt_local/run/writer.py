@@ -17,8 +17,10 @@ from agentopt_local.run import files
 from agentopt_local.run.contribution import Credit
 from agentopt_local.run.reader import NOISE_FLOOR, function_folders, read_start, read_state, rollout_row, validated
 from agentopt_local.run.report import NoiseFloor, Report
-from agentopt_local.run.rows import CertificateRow, CostRow, MetricRow, ProposalRow, RolloutRow, StepRow
+from agentopt_local.run.rows import CertificateRow, CostRow, LookRow, MetricRow, ProposalRow, RolloutRow, StepRow
+from agentopt_local.run.test_lock import check_locked, earlier_look, next_look, read_lock
 from agentopt_local.stage import Stage
+from agentopt_local.statistics import PairedDifference
 from agentopt_local.train_state import TrainState
 from agentopt_local.trajectory import Trajectory
 from agentopt_local.update import Update
@@ -97,7 +99,12 @@ class RunDir:
             yield rollout_row(row, self.path, number)
 
     def keep_problems(self, split: Split, problems: Sequence[Problem]) -> None:
-        """Write down the questions that rollouts refer to by id; known ones stay as they are."""
+        """Write down the questions that rollouts refer to by id; known ones stay as they are.
+
+        Test problems are locked. Raises ConfigError if they are not those that the run has been evaluated on.
+        """
+        if split == "test" and problems:
+            files.write_json(self.path / files.TEST_SET, check_locked(self.path, problems).model_dump(mode="json"))
         known = {row["id"] for _, row in self._rows(files.PROBLEMS)}
         for problem in problems:
             if problem.id not in known:
@@ -171,6 +178,23 @@ class RunDir:
     def keep_metric(self, row: MetricRow) -> None:
         """Append a row of metrics."""
         self._append(files.METRICS, row.model_dump(mode="json", exclude_unset=True))
+
+    def keep_look(self, functions: str, change: PairedDifference, purpose: str = "evaluation") -> int:
+        """Log a look at the test problems, unless the set with this fingerprint was seen on them; returns its number.
+
+        ``change`` compares it with the untrained agent.
+        """
+        logged = self._validated(files.LOOKS, LookRow)
+        earlier = [] if logged else earlier_look(self.path)
+        row, new = next_look([*earlier, *logged], functions, change, purpose)
+        for each in [*earlier, *([row] if new else [])]:
+            self._append(files.LOOKS, each.model_dump(mode="json"), sync=True)
+        return row.look
+
+    def test_set(self, n: int) -> str:
+        """The hash of the first ``n`` test problems; empty before they are locked."""
+        lock = read_lock(self.path)
+        return "" if lock is None else lock.first(n)
 
     def certificates(self) -> dict[tuple[str, str], CertificateRow]:
         """The latest row of each comparison, by the fingerprints of the set and its baseline, in order of beginning."""

@@ -13,15 +13,18 @@ from typing import Any
 
 from agentopt_local.chat import ChatModel
 from agentopt_local.errors import AgentOptError, ConfigError, RunDirError
+from agentopt_local.paper_regime import shared_differences
 from agentopt_local.rollout import Progress
 from agentopt_local.run.files import read_json, write_atomically
+from agentopt_local.trainings import POINTS, Mean
 from benchmarks.paper import pictures, protocol, tables
 from benchmarks.paper.cells import MAX_VOTES, run_cell, transfer
 from benchmarks.paper.protocol import Cell, Choice, Protocol
-from benchmarks.paper.summary import Figure, difference, share
+from benchmarks.paper.summary import difference, share
 from ray_jobs.interrupts import interruptible
 from ray_jobs.open_models import Models, open_models
 from ray_jobs.open_task import task_of
+from ray_jobs.sweep import points
 from ray_jobs.terminal.display import Display
 from ray_jobs.terminal.printing import error_line
 
@@ -54,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             display.on_progress,
             curves=arguments.curves,
             max_votes=arguments.max_votes,
+            see=arguments.see,
             say=display.line,
         )
         asyncio.run(interruptible(job))
@@ -82,7 +86,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--model", required=True, help="an embedded model, a folder, a Hugging Face id, or a model at an endpoint"
     )
-    top.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings per cell (default: 3)")
+    top.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="trainings per cell, on other problems each (default: 3)"
+    )
     top.add_argument(
         "--limit", type=int, metavar="N", help="use at most N problems per split, to try an experiment out"
     )
@@ -99,7 +105,18 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="most votes per problem for self-consistency (default: 40)",
     )
-    top.add_argument("--curves", action="store_true", help="test every accepted set, and draw learning curves")
+    top.add_argument(
+        "--curves",
+        action="store_true",
+        help="test every accepted set, and draw learning curves: exploratory, each set is a look at the test problems",
+    )
+    top.add_argument(
+        "--see",
+        type=points,
+        default=POINTS,
+        metavar="POINTS",
+        help="the gain for which the number of trainings needed is worked out (default: 5)",
+    )
     top.add_argument("--list", action="store_true", help="print the names of the cells and exit")
     return top
 
@@ -122,6 +139,7 @@ async def run(
     model: ChatModel | Models | None = None,
     curves: bool = False,
     max_votes: int = MAX_VOTES,
+    see: float = POINTS,
     say: Any = print,
 ) -> list[Path]:
     """Run the wanted cells that are not finished, then write the experiment. Returns the paths of the files.
@@ -152,10 +170,10 @@ async def run(
             for source in able:
                 for target in (each for each in able if each.seed == source.seed):
                     await transfer(source, target, models, progress)
-    return write(plan, cells, say)
+    return write(plan, cells, say, see=see)
 
 
-def write(plan: Protocol, cells: Sequence[Cell], say: Any = print) -> list[Path]:
+def write(plan: Protocol, cells: Sequence[Cell], say: Any = print, *, see: float = POINTS) -> list[Path]:
     """Print the finished part of the experiment, and write it as CSV, Markdown and SVG."""
     finished: dict[tuple[str, ...], list[dict[str, Any]]] = {cell.labels: [] for cell in cells}
     missing = []
@@ -166,18 +184,21 @@ def write(plan: Protocol, cells: Sequence[Cell], say: Any = print) -> list[Path]
         else:
             finished[cell.labels].append(results)
     table = tables.rows(plan, finished)
-    texts = {"csv": tables.as_csv(plan, table), "md": tables.markdown(plan, table, missing)}
+    regime = shared_differences({" / ".join(cell.labels): cell.config.model_dump(mode="json") for cell in cells})
+    text = tables.markdown(plan, table, missing, regime, see)
+    texts = {"csv": tables.as_csv(plan, table), "md": text}
     order = [*tables.BASELINES, "trained"]
     groups = [(" / ".join(row.labels), [row.shares[side] for side in order], (row.paper or ())[2:]) for row in table]
     titles = [*tables.BASELINES.values(), "trained"]
     texts["svg"] = pictures.bars(plan.title, groups, titles)
     if lines := curve_lines(finished):
         texts["curves.svg"] = pictures.curves(plan.title, lines)
+        say(pictures.EXPLORATORY)
     if plan.kind == "transfer":
         domains = list(dict.fromkeys(" / ".join(cell.labels) for cell in cells))
         matrix = transfer_matrix(cells)
         texts["matrix.csv"] = tables.matrix_csv(matrix)
-        texts["matrix.md"] = tables.matrix_markdown(plan, domains, matrix)
+        texts["matrix.md"] = tables.matrix_markdown(plan, domains, matrix, regime)
         texts["matrix.svg"] = pictures.heat_map(plan.title, domains, matrix)
     folder = Path(cells[0].config.run_dir)
     paths = []
@@ -192,7 +213,7 @@ def write(plan: Protocol, cells: Sequence[Cell], say: Any = print) -> list[Path]
 
 def curve_lines(
     finished: dict[tuple[str, ...], list[dict[str, Any]]],
-) -> list[tuple[str, list[tuple[float, Figure]]]]:
+) -> list[tuple[str, list[tuple[float, Mean]]]]:
     """For each combination, the test accuracy after each step; a set stays until the next accepted one."""
     lines = []
     for labels, cells in finished.items():
@@ -207,7 +228,7 @@ def curve_lines(
     return lines
 
 
-def transfer_matrix(cells: Sequence[Cell]) -> dict[tuple[str, str], dict[str, Figure]]:
+def transfer_matrix(cells: Sequence[Cell]) -> dict[tuple[str, str], dict[str, Mean]]:
     """Accuracy and gain by (trained on, tested on), over the finished seeds."""
     sides: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for source in cells:

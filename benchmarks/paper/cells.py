@@ -14,6 +14,7 @@ from agentopt_local.rollout import Progress
 from agentopt_local.run.files import functions_folder, is_run, read_json, write_json
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
+from agentopt_local.statistics import paired_difference
 from agentopt_local.trajectory import Trajectory, sum_usage
 from benchmarks.paper.protocol import Cell
 from ray_jobs.baselines import one_shot_set, self_consistency, tokens, training_usage
@@ -70,13 +71,20 @@ async def measure(session: Session, *, curve: bool, max_votes: int) -> dict[str,
     functions = await tested_functions(session, state)
     untrained = await roll_out(FunctionSet(), test, "test before")
     trained = await roll_out(functions, test, "test after")
-    written = await roll_out(await one_shot_set(session), test, "test one-shot")
+    one_shot = await one_shot_set(session)
+    written = await roll_out(one_shot, test, "test one-shot")
+    look(session, one_shot, untrained, written, "one-shot")
     training = tokens(training_usage(session.run_dir, state))
     budget = training + tokens(sum_usage(trained))
     [voted] = await self_consistency(session, test, "test", [budget], max_votes)
     results: dict[str, Any] = {
         "curve": curve,
         "functions": [each.source for each in functions.each()],
+        "sets": {
+            "untrained": FunctionSet().fingerprint,
+            "trained": functions.fingerprint,
+            "one_shot": one_shot.fingerprint,
+        },
         "accepted": state.accepted,
         "steps": state.step,
         "problems": [each.id for each in test],
@@ -118,8 +126,21 @@ async def curve_points(session: Session, test: Sequence[Problem]) -> list[dict[s
         folder = functions_folder(session.run_dir.path, row.step)
         functions = FunctionSet.of(*((folder / f"{name}.py").read_text(encoding="utf-8") for name in row.functions))
         tested = await rollouts.run(functions, test, seed=seed, stage=Stage(split="test", part="after each step"))
+        look(session, functions, untrained, tested, "learning curve")
         points.append({"step": row.step, "train": row.after.accuracy, "test": [each.correct for each in tested]})
     return points
+
+
+def look(
+    session: Session,
+    functions: FunctionSet,
+    untrained: Sequence[Trajectory],
+    tested: Sequence[Trajectory],
+    purpose: str,
+) -> None:
+    """Log the test of a set that is not the result of the cell's training as a look at its test problems."""
+    change = paired_difference([each.correct for each in untrained], [each.correct for each in tested])
+    session.run_dir.keep_look(functions.fingerprint, change, purpose)
 
 
 async def transfer(
@@ -138,11 +159,12 @@ async def transfer(
         learned = FunctionSet.of(*read_json(source.path / "cell.json")["functions"])
         async with open_session(target.config, run_dir, [ProgressOnly(progress)], model=model) as session:
             test = session.task.problems("test", target.config.task.n_test)
-            sides = {}
+            sides, done = {}, {}
             for side, functions in (("untrained", FunctionSet()), ("trained", learned)):
                 stage = Stage(split="test", part=f"with {source.name}" if side == "trained" else "before")
-                done = await session.rollouts.run(functions, test, seed=target.config.seed, stage=stage)
-                sides[side] = [each.correct for each in done]
+                done[side] = await session.rollouts.run(functions, test, seed=target.config.seed, stage=stage)
+                sides[side] = [each.correct for each in done[side]]
+            look(session, learned, done["untrained"], done["trained"], "transfer")
         write_json(target.path / name, sides)
         return sides
     finally:

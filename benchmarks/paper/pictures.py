@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
-from benchmarks.paper.summary import Figure
+from agentopt_local.trainings import Mean
 
 COLOURS = ("#9a9a9a", "#e0a030", "#7aa6c2", "#1f5f8b", "#b0413e", "#4b8b3b", "#7a4fa3")
 Point = tuple[float, float]
+EXPLORATORY = "Exploratory: each point is another look at the test problems. Do not choose a step by them."
 LEFT, TOP, HEIGHT, BOTTOM = 50, 70, 220, 90
 
 
@@ -58,7 +59,7 @@ def legend(names: Sequence[str]) -> list[str]:
     return parts
 
 
-def bars(title: str, groups: Sequence[tuple[str, Sequence[Figure], Sequence[float]]], names: Sequence[str]) -> str:
+def bars(title: str, groups: Sequence[tuple[str, Sequence[Mean], Sequence[float]]], names: Sequence[str]) -> str:
     """Groups of bars with intervals. Dashes in a group show the paper's figures before and after training."""
     wide = 16 * len(names) + 24
     right = LEFT + wide * max(1, len(groups))
@@ -82,8 +83,8 @@ def bars(title: str, groups: Sequence[tuple[str, Sequence[Figure], Sequence[floa
     return document(width, title, parts)
 
 
-def curves(title: str, lines: Sequence[tuple[str, Sequence[tuple[float, Figure]]]]) -> str:
-    """Lines with intervals; each is a name and its points (step, share)."""
+def curves(title: str, lines: Sequence[tuple[str, Sequence[tuple[float, Mean]]]]) -> str:
+    """Lines with intervals; each is a name and its points (step, share). Marked as exploratory."""
     last = max((x for _, points in lines for x, _ in points), default=1) or 1
     right = LEFT + 420.0
     parts = axis(right) + legend([name for name, _ in lines])
@@ -97,11 +98,17 @@ def curves(title: str, lines: Sequence[tuple[str, Sequence[tuple[float, Figure]]
     for step in range(int(last) + 1):
         parts.append(text(LEFT + 10 + 400 * step / last, TOP + HEIGHT + 16, str(step), anchor="middle"))
     parts.append(text(LEFT + 210, TOP + HEIGHT + 34, "step", anchor="middle"))
-    width = max(right + 30, LEFT + sum(30 + 6.2 * len(name) for name, _ in lines), 30 + 8 * len(title))
+    parts.append(text(LEFT, TOP + HEIGHT + 56, EXPLORATORY))
+    width = max(
+        right + 30,
+        LEFT + sum(30 + 6.2 * len(name) for name, _ in lines),
+        30 + 8 * len(title),
+        LEFT + 5.6 * len(EXPLORATORY),
+    )
     return document(width, title, parts)
 
 
-def heat_map(title: str, names: Sequence[str], matrix: dict[tuple[str, str], dict[str, Figure]]) -> str:
+def heat_map(title: str, names: Sequence[str], matrix: dict[tuple[str, str], dict[str, Mean]]) -> str:
     """A transfer matrix: trained on the row, tested on the column; the colour is the gain over the untrained agent."""
     side, left = 110, 140
     parts = [text(left + side * len(names) / 2, 45, "tested on", anchor="middle")]

@@ -75,6 +75,7 @@ class Choice(Record):
 
     model: str
     seeds: int = Field(default=3, ge=1)
+    """Trainings per combination; each draws its own training problems, and all are tested on the same ones."""
     limit: int | None = Field(default=None, ge=1)
     """Use at most this many problems per split."""
     data: str
@@ -117,6 +118,7 @@ def cells(name: str, protocol: Protocol, choice: Choice) -> list[Cell]:
         for seed in range(choice.seeds):
             slug = "_".join(re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") for label in labels)
             place = {"run_dir": str(Path(choice.output) / name), "run_name": f"{slug}_s{seed}", "seed": seed}
-            config = build({**values, **place}, f"{name}, cell {slug}")
+            task = {"train_seed": seed, **values.get("task", {})}  # other training problems, the same test problems
+            config = build({**values, "task": task, **place}, f"{name}, cell {slug}")
             found.append(Cell(labels=labels, seed=seed, config=config))
     return found

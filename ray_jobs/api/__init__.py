@@ -10,14 +10,15 @@ from agentopt_local.grading import Grade
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.problem import Problem
 from agentopt_local.run.contribution import Credit
-from agentopt_local.run.report import Report
+from agentopt_local.run.report import Certificate, Report
 from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.stage import Stage
 from agentopt_local.trajectory import Attempt, Trajectory
 from ray_jobs.api.contributions import acredit, credit
 from ray_jobs.api.endpoint import Endpoint
-from ray_jobs.api.entry import aevaluate, aresume, atrain, evaluate, load, resume, train
+from ray_jobs.api.entry import aresume, atrain, load, resume, train
 from ray_jobs.api.finished_run import Run
+from ray_jobs.api.measuring import acertify, aevaluate, certify, evaluate
 from ray_jobs.api.task_data import task
 from ray_jobs.api.trained_agent import TrainedAgent
 
@@ -26,6 +27,7 @@ __all__ = [
     "Attempt",
     "BudgetError",
     "Callback",
+    "Certificate",
     "ChatReply",
     "ChatRequest",
     "ConfigError",
@@ -47,10 +49,12 @@ __all__ = [
     "TrainedAgent",
     "Trajectory",
     "Usage",
+    "acertify",
     "acredit",
     "aevaluate",
     "aresume",
     "atrain",
+    "certify",
     "credit",
     "evaluate",
     "load",

@@ -11,9 +11,8 @@ from agentopt_local.problem import Split
 from agentopt_local.run.contribution import Credit
 from agentopt_local.spelling import did_you_mean
 from agentopt_local.tasks.base import Problems
-from ray_jobs.api.entry import given_again
 from ray_jobs.api.finished_run import Run
-from ray_jobs.api.given import Model, check_callbacks, path_text
+from ray_jobs.api.given import Model, check_callbacks, given_again, path_text
 from ray_jobs.interrupts import run_blocking
 from ray_jobs.lifecycle import credit_run, reopen
 from ray_jobs.terminal.display import Display

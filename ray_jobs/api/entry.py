@@ -1,4 +1,4 @@
-"""``ao.train`` and its relatives: starting, continuing, evaluating and opening runs from Python."""
+"""``ao.train`` and its relatives: starting, continuing and opening runs from Python."""
 
 from __future__ import annotations
 
@@ -9,18 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from agentopt_local.callback import Callback
-from agentopt_local.chat import ChatModel
-from agentopt_local.errors import AgentOptError, ConfigError
+from agentopt_local.errors import AgentOptError
 from agentopt_local.functions import FunctionSet
-from agentopt_local.problem import Split
-from agentopt_local.run.report import Report
 from agentopt_local.tasks.base import Problems
 from ray_jobs.api.finished_run import Run
-from ray_jobs.api.given import Model, both, check_callbacks, dotted, given, given_model, nested, path_text
+from ray_jobs.api.given import Model, check_callbacks, dotted, given, given_again, nested, path_text
 from ray_jobs.interrupts import run_blocking
-from ray_jobs.lifecycle import create_run, evaluate_run, problems_to_evaluate, reopen, show_sizes, train_run
-from ray_jobs.open_models import Models
-from ray_jobs.runs import read_config
+from ray_jobs.lifecycle import create_run, reopen, show_sizes, train_run
 from ray_jobs.terminal.display import Display
 
 DEFAULT_MODEL = "qwen2.5-coder-1.5b"
@@ -189,61 +184,6 @@ async def aresume(
     return Run(path)
 
 
-def evaluate(
-    run: str | Path | Run,
-    *,
-    split: Split = "test",
-    n: int | None = None,
-    task: Problems | None = None,
-    model: Model | None = None,
-    callbacks: Iterable[Callback] = (),
-    progress: bool = True,
-) -> Report:
-    """Compare a run's functions with none on the same problems. Returns the report, which is also written to the run.
-
-    ``run``: the run or its folder. ``split``: where the problems come from. ``n``: their number (None: the run's
-    ``n_test``). Existing rollouts are reused. ``task``, ``model``, ``callbacks``, ``progress``: as for ``ao.resume``.
-    Blocks like ``ao.train``.
-
-    Raises what ``ao.resume`` raises, and ConfigError if there are fewer than ``n`` problems.
-
-    ::
-
-        report = ao.evaluate(run, split="validation", n=20)
-        print(report.validation.after.accuracy, report.validation.after.ci95)
-    """
-    job = aevaluate(run, split=split, n=n, task=task, model=model, callbacks=callbacks, progress=progress)
-    return run_blocking(job)
-
-
-async def aevaluate(
-    run: str | Path | Run,
-    *,
-    split: Split = "test",
-    n: int | None = None,
-    task: Problems | None = None,
-    model: Model | None = None,
-    callbacks: Iterable[Callback] = (),
-    progress: bool = True,
-) -> Report:
-    """:func:`evaluate` as a coroutine.
-
-    ::
-
-        report = await ao.aevaluate(run, split="validation", n=20)
-    """
-    path = Path(path_text("ao.evaluate", "run", run))
-    heard = check_callbacks("ao.evaluate", callbacks)
-    n = problems_to_evaluate(read_config(path), n, "ao.evaluate: n =")
-    models, elsewhere = given_again("ao.evaluate", path, model, None)
-    config, run_dir = reopen(path, model=models, task=task)
-    config = config.model_copy(update=elsewhere)
-    display = Display() if progress else None
-    return await evaluate_run(
-        config, run_dir, split=split, n=n, display=display, callbacks=heard, model=models, task=task
-    )
-
-
 def load(path: str | Path) -> Run:
     """Open the run in the folder ``path``, even if it is old or unfinished. Takes no lock.
 
@@ -254,31 +194,6 @@ def load(path: str | Path) -> Run:
         run = ao.load("runs/first")
     """
     return Run(Path(path).expanduser())
-
-
-def given_again(
-    source: str, path: Path, model: Model | None, optimizer_model: Model | None
-) -> tuple[ChatModel | Models | None, dict[str, Any]]:
-    """The models given again for an existing run: objects, and settings that change for this process only.
-
-    Raises ConfigError if a model has another name than the run's: rollouts of two models cannot be compared.
-    """
-    config = read_config(path)
-    objects: dict[str, ChatModel | None] = {}
-    elsewhere: dict[str, Any] = {}
-    for argument, value in (("model", model), ("optimizer_model", optimizer_model)):
-        if value is None:
-            continue
-        settings, objects[argument] = given_model(source, argument, value)
-        known = getattr(config, argument) or config.model
-        if objects[argument] is None:
-            if settings["name"] != known.name:
-                raise ConfigError(
-                    f"{source}: {argument} = {settings['name']!r}, but the run's is {known.name!r}, which it keeps"
-                )
-            elsewhere[argument] = known.model_validate({**known.model_dump(), **settings})
-    one = config.optimizer_model is None or optimizer_model is None
-    return both(source, objects.get("model"), objects.get("optimizer_model"), one=one), elsewhere
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from agentopt_local.run import files
 from agentopt_local.run.contribution import Credit
 from agentopt_local.run.credits import find_credit
 from agentopt_local.run.reader import RunFiles, read_config, read_reports, read_run
-from agentopt_local.run.report import Report
+from agentopt_local.run.report import Certificate, Report
 from ray_jobs.api import data_frames
 from ray_jobs.api.given import Model, given_model
 from ray_jobs.api.trained_agent import TrainedAgent
@@ -95,6 +95,14 @@ class Run:
         ``print(run.credit)`` shows it as a table.
         """
         return find_credit(self.path, [])
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """Whether the functions help, on problems that played no part in training. None if none was asked for.
+
+        ``run.certificate.verdict``, ``run.certificate.summary()``; see :func:`ao.certify`.
+        """
+        return None if self.report is None else self.report.certificate
 
     @property
     def accuracy(self) -> Accuracy | None:

@@ -19,6 +19,7 @@ from ray_jobs.api.task_data import check_task, is_task
 from ray_jobs.config import RunConfig, build, check_keys
 from ray_jobs.model_config import ModelConfig
 from ray_jobs.open_models import Models
+from ray_jobs.runs import read_config
 from ray_jobs.toml_values import merged
 
 Model = str | Path | Endpoint | ChatModel
@@ -158,3 +159,28 @@ def check_callbacks(source: str, callbacks: Iterable[Callback]) -> list[Callback
         if not isinstance(each, Callback):
             raise ConfigError(f"{source}: a callback {has_type(each)}; derive its class from ao.Callback")
     return found
+
+
+def given_again(
+    source: str, path: Path, model: Model | None, optimizer_model: Model | None
+) -> tuple[ChatModel | Models | None, dict[str, Any]]:
+    """The models given again for an existing run: objects, and settings that change for this process only.
+
+    Raises ConfigError if a model has another name than the run's: rollouts of two models cannot be compared.
+    """
+    config = read_config(path)
+    objects: dict[str, ChatModel | None] = {}
+    elsewhere: dict[str, Any] = {}
+    for argument, value in (("model", model), ("optimizer_model", optimizer_model)):
+        if value is None:
+            continue
+        settings, objects[argument] = given_model(source, argument, value)
+        known = getattr(config, argument) or config.model
+        if objects[argument] is None:
+            if settings["name"] != known.name:
+                raise ConfigError(
+                    f"{source}: {argument} = {settings['name']!r}, but the run's is {known.name!r}, which it keeps"
+                )
+            elsewhere[argument] = known.model_validate({**known.model_dump(), **settings})
+    one = config.optimizer_model is None or optimizer_model is None
+    return both(source, objects.get("model"), objects.get("optimizer_model"), one=one), elsewhere

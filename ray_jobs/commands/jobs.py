@@ -51,8 +51,9 @@ def add_certify(subparsers: Any) -> None:
         "certify",
         help="test whether a run's functions help, on problems that played no part in training",
         description="Compare the functions of RUN with another set on validation problems, one by one, until it is "
-        "certain that they help, until more problems are lost than gained, or until the problems end. Every further pair "
-        "of sets needs more evidence, because RUN has the same problems for all. The same pair gives the same answer.",
+        "certain that they help, until more problems are lost than gained, or until the problems end. Every further "
+        "pair of sets needs more evidence, because RUN has the same problems for all; the same pair again gives the "
+        "same answer.",
     )
     certify.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
     certify.add_argument(

@@ -61,7 +61,8 @@ def report(runs: Sequence[Path], *, output: Path | None = None, open_it: bool = 
 
 def defaults_for(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the settings of a run would be if its user had set none but its preset and the sizes of its models."""
-    from ray_jobs.config import RunConfig, TaskConfig, build
+    from ray_jobs.config import RunConfig, build
+    from ray_jobs.task_config import TaskConfig
 
     plain = RunConfig(task=TaskConfig(spec=""))
     values: dict[str, Any] = {"task": {"spec": ""}, "preset": config.get("preset", plain.preset)}

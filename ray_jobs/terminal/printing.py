@@ -45,6 +45,8 @@ def report_text(report: Report, split: Split = "test") -> str:
     lines += [f"  before  {side_text(test.before)}", f"  after   {side_text(test.after)}"]
     same = test.same_set or not report.functions
     lines.append(f"  change  {'none: both are the agent without functions' if same else change_text(test.difference)}")
+    if test.look is not None:
+        lines.append(f"  {look_text(test)}")
     if len(test.kinds) > 1:
         lines += [f"  {kind}: {row.before} -> {row.after} of {row.n}" for kind, row in test.kinds.items()]
     lines += arm_lines(test)
@@ -60,6 +62,8 @@ def report_text(report: Report, split: Split = "test") -> str:
     lines.append(
         f"Actions: {counts.sampled} sampled, {counts.legal} legal, {counts.verified} verified, {counts.applied} applied"
     )
+    if report.regime:
+        lines += ['preset = "paper", but not the authors\' regime:', *(f"  {each}" for each in report.regime)]
     if costs.money:
         lines.append(f"Cost: {costs.money:.4f} (agent {costs.agent.cost:.4f}, optimizer {costs.optimizer.cost:.4f})")
     return "\n".join(lines)
@@ -80,9 +84,18 @@ def memory_warnings(found: Sequence[Memorising]) -> list[str]:
     return [f"Warning: {each.text}" for each in found]
 
 
+def look_text(test: Comparison) -> str:
+    """Which look at the test problems this was, and what follows from it."""
+    text = f"look {test.look} of this test set (sha256 {test.test_set[:12]})"
+    if test.look is None or test.look == 1:
+        return text
+    return f"{text}: of {test.look} looks the best one needs p < {0.05 / test.look:.2g} for what 0.05 says of one"
+
+
 def certificate_text(certificate: Certificate) -> str:
-    """A certificate in two lines."""
-    return f"Certificate: {certificate.summary()}\n  {certificate.basis()}"
+    """A certificate in one or two lines."""
+    basis = certificate.basis()
+    return f"Certificate: {certificate.summary()}" + (f"\n  {basis}" if basis else "")
 
 
 def side_text(side: Side) -> str:

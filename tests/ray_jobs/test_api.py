@@ -844,7 +844,9 @@ def test_the_names_are_the_same_everywhere() -> None:
         _ = ao.tarin  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", ["train", "atrain", "resume", "aresume", "evaluate", "aevaluate", "load", "task"])
+@pytest.mark.parametrize(
+    "name", ["train", "atrain", "resume", "aresume", "evaluate", "aevaluate", "certify", "acertify", "load", "task"]
+)
 def test_every_function_says_what_it_takes_and_shows_its_use(name: str) -> None:
     function = getattr(ao, name)
     code = function.__code__

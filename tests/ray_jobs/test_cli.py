@@ -224,9 +224,10 @@ def test_an_interrupted_run_says_how_to_continue(number: signal.Signals, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--help"], ["train", "resume", "evaluate", "show", "grade", "doctor", "models"]),
+        (["--help"], ["train", "resume", "evaluate", "certify", "show", "grade", "doctor", "models"]),
         (["train", "--help"], ["CONFIG", "--trainer.max_epochs 3", "ray_jobs/configs/"]),
         (["show", "--help"], ["RUN", "--diff"]),
+        (["certify", "--help"], ["RUN", "--against", "untrained", "--n", "--alpha"]),
         (["models", "--help"], ["list", "pull", "path"]),
     ],
 )

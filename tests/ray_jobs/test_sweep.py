@@ -13,11 +13,14 @@ import pytest
 from agentopt_local.chat import ChatRequest
 from agentopt_local.errors import ConfigError, EngineDeadError
 from agentopt_local.models.scripted import ScriptedChatModel
+from agentopt_local.statistics import paired_difference
 from benchmarks.scripted import brain, config_in
 from ray_jobs import grid, sweep
 from ray_jobs.config import RunConfig
-from ray_jobs.grid import load_sweep, over_seeds, table_text
+from ray_jobs.grid import load_sweep
+from ray_jobs.grid_tables import footnotes, over_seeds, table_text, with_holm
 from ray_jobs.open_models import Models
+from ray_jobs.open_task import task_of
 from ray_jobs.sweep import main
 
 BASE = """
@@ -143,15 +146,67 @@ def test_mistakes_are_named(text: str, message: str, tmp_path: Path) -> None:
         load_sweep(sweep_in(tmp_path, text))
 
 
-def test_a_table_aligns_and_means_are_over_seeds_only() -> None:
-    rows = [
-        {"k": "a", "seed": 0, "before": 0.0, "after": 0.5, "points": 50.0},
-        {"k": "a", "seed": 1, "before": 0.2, "after": 0.4, "points": 20.0},
-        {"k": "bb", "seed": 0, "error": "wrong"},
-    ]
-    assert over_seeds(rows, ["k", "seed"]) == [
-        {"k": "a", "seeds": 2, "before": 0.1, "after": 0.45, "points": 35.0, "points_sd": 21.21}
-    ]
+def row(k: str, seed: int, gained: int, lost: int) -> dict[str, Any]:
+    """A finished training that was tested on 40 problems, of which the untrained agent solves 10."""
+    change = paired_difference([True] * lost + [False] * gained, [False] * lost + [True] * gained)
+    return {
+        "k": k, "seed": seed, "n": 40, "before": 0.25, "after": 0.25 + (gained - lost) / 40, "gained": gained,
+        "lost": lost, "points": 2.5 * (gained - lost), "p": change.p_value,
+    }  # fmt: skip
+
+
+def test_means_are_over_seeds_only_with_an_interval_for_other_trainings() -> None:
+    rows = [row("a", 0, 20, 0), row("a", 1, 8, 0), {"k": "bb", "seed": 0, "error": "wrong"}]
+    (mean,) = over_seeds(rows, ["k", "seed"])
+    assert {key: mean[key] for key in ("k", "seeds", "n", "before", "after", "points", "each", "sd")} == {
+        "k": "a", "seeds": 2, "n": 40, "before": 0.25, "after": 0.6, "points": 35.0, "each": "+50.0 +20.0", "sd": 21.21,
+    }  # fmt: skip
+    assert (mean["low"], mean["high"]) == (-100.0, 100.0), "two trainings 30 points apart say little about others"
+    assert mean["p"] == mean["p_holm"] == pytest.approx(0.257, abs=1e-3)
+    assert (mean["more_for_5"], mean["more_for_mean"]) == (142, 4)
+    (mean,) = over_seeds(rows, ["k", "seed"], points=10)
+    assert mean["more_for_10"] == 36
+    (alone,) = over_seeds(rows[:1], ["k", "seed"])
+    assert (alone["sd"], alone["more_for_5"], alone["p"]) == (None, None, rows[0]["p"])
+    assert "One training says nothing about other trainings" in footnotes(rows, [alone])
+
+
+def test_p_values_are_adjusted_over_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row("a", 0, 6, 0), row("b", 0, 7, 0), {**row("c", 0, 0, 0), "p": None, "note": "same set"}]
+    adjusted = with_holm(rows)
+    assert [each.get("p_holm") for each in adjusted] == [0.03125, 0.03125, None]
+    assert list(adjusted[0])[-2:] == ["p", "p_holm"]
+    text = footnotes(rows, over_seeds(rows, ["k", "seed"]))
+    assert "for the 2 p-values" in text
+    assert "same set: nothing was learned" in text
+    same = over_seeds(rows, ["k", "seed"])[2]
+    assert (same["p"], same["low"], same["note"]) == (None, None, "same set")
+
+
+def test_columns_are_aligned() -> None:
+    rows = [row("a", 0, 20, 0), row("a", 1, 8, 0), {"k": "bb", "seed": 0, "error": "wrong"}]
     lines = table_text(rows).splitlines()
-    assert lines[0].split() == ["k", "seed", "before", "after", "points", "error"]
+    assert lines[0].split()[:2] == ["k", "seed"]
     assert len({line.index(word) for line, word in zip(lines[:3], ("seed", "0", "1"), strict=True)}) == 1
+
+
+def test_a_sweep_over_seeds_draws_other_training_problems_and_keeps_the_test(tmp_path: Path) -> None:
+    path = sweep_in(tmp_path, SWEEP)
+    _, _, trainings = load_sweep(path)
+    assert [each.config.task.train_seed for each in trainings] == [0, 0, 1, 1]
+    tasks = [task_of(each.config) for each in trainings]
+    drawn = [[each.id for each in task.problems("train", 6)] for task in tasks]
+    assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
+    assert len({tuple(each.id for each in task.problems("test", 7)) for task in tasks}) == 1
+    text = SWEEP.replace("seed =", '"task.train_seed" = [7]\nseed =')
+    assert {each.config.task.train_seed for each in load_sweep(sweep_in(tmp_path, text))[2]} == {7}
+    other = '[grid]\n"trainer.max_epochs" = [1, 2]\n'
+    _, _, trainings = load_sweep(sweep_in(tmp_path, f'base = "base.toml"\n{other}'))
+    assert {each.config.task.train_seed for each in trainings} == {None}
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "many", "200"])
+def test_the_gain_to_see_must_be_one(value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([str(sweep_in(tmp_path)), "--see", value])
+    assert "is not a gain in points, above 0 and at most 100" in capsys.readouterr().err

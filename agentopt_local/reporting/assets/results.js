@@ -21,7 +21,9 @@ function evidence(result) {
     fact('Change', `${signed(difference.points)} points`, `95 % interval ${points(difference.ci95)}`),
     fact('Chance', pValue(difference.p_value), 'exact McNemar test, two-sided'),
     fact('Gained', whole(difference.gained), `of ${plural(n, 'problem')}: wrong before, right after`),
-    fact('Lost', whole(difference.lost), 'right before, wrong after'));
+    fact('Lost', whole(difference.lost), 'right before, wrong after'),
+    result.look && fact('Look', `${result.look} of this test set`, result.look > 1
+      ? `of ${result.look} looks the best one needs p < ${(0.05 / result.look).toPrecision(2)} for what 0.05 says of one` : `SHA-256 ${result.test_set.slice(0, 12)}`));
 }
 
 const fact = (name, value, note) => el('div', {}, el('dt', {}, name), el('dd', {}, el('strong', {}, value), el('span', {}, note)));
@@ -48,7 +50,8 @@ function headline(run) {
         { label: 'Before training', marks: [{ name: '', style: 'before', value: [result.before.accuracy, ...result.before.ci95] }] },
         { label: 'After training', marks: [{ name: '', style: 'after', value: [result.after.accuracy, ...result.after.ci95] }] },
       ])),
-    run.results.length > 1 && otherSplits(run));
+    run.results.length > 1 && otherSplits(run),
+    run.regime.length > 0 && fold('What differs from the paper’s regime', false, el('ul', {}, run.regime.map((each) => el('li', {}, each)))));
 }
 
 function caution(run, result) {
@@ -58,6 +61,27 @@ function caution(run, result) {
   return [...said, ...run.notes].length
     ? el('ul', { class: 'note', role: 'note', 'aria-label': 'What is missing' }, [...said, ...run.notes].map((each) => el('li', {}, each))) : null;
 }
+
+// Do the functions help on problems that played no part in training?
+function certificates(run) {
+  const [own, ...others] = run.certificates;
+  if (!own) return null;
+  return section('certificate', 'Certificate',
+    'Problems that played no part in training, looked at one by one in random order: the functions are certified as soon as the evidence E suffices.',
+    el('p', {}, el('strong', {}, own.summary), own.basis && `; ${own.basis}.`),
+    own.n > 0 && el('dl', { class: 'facts' },
+      fact('Evidence', `E = ${brief(own.evidence)}`, `${brief(own.needed)} certifies that they help`),
+      fact('Problems', whole(own.n), `of at most ${whole(own.n_max)}`),
+      fact('Gained', whole(own.gained), 'reward higher than before'),
+      fact('Lost', whole(own.lost), 'reward lower than before')),
+    others.length > 0 && table('Further comparisons on these problems', [
+      ['Compared with', (each) => each.against, 'head'], ['Verdict', (each) => each.summary],
+      ['Evidence', (each) => brief(each.evidence), 'number'], ['Needed', (each) => brief(each.needed), 'number'],
+      ['Problems', (each) => whole(each.n), 'number'], ['Gained', (each) => whole(each.gained), 'number'],
+      ['Lost', (each) => whole(each.lost), 'number']], others));
+}
+
+const brief = (number) => String(Number(number.toPrecision(3)));
 
 function otherSplits(run) {
   return fold('Other problems', false, table('Accuracy by set of problems', [
@@ -122,7 +146,7 @@ function comparison(runs) {
   const keys = [...new Set(runs.flatMap((run) => Object.keys(run.settings)))].filter((key) =>
     key !== 'run_name' && new Set(runs.map((run) => JSON.stringify(run.settings[key]))).size > 1);
   const result = (run) => run.results[0];
-  const sets = new Set(runs.filter(result).map((run) => `${result(run).split} ${result(run).n}`));
+  const sets = new Set(runs.filter(result).map((run) => result(run).test_set || `${result(run).split} ${result(run).n}`));
   return el('section', { id: 'comparison', class: 'hero', 'aria-labelledby': 'comparison-title' },
     el('h1', { id: 'comparison-title' }, `${runs.length} runs side by side`),
     sets.size > 1 && el('p', { class: 'note', role: 'note' }, 'The runs were measured on different problems. Compare their changes, not their accuracies.'),
@@ -134,6 +158,7 @@ function comparison(runs) {
       ['After', (run) => (result(run) ? tidyPercent(result(run).after.accuracy) : '–'), 'number'],
       ['Change in points, 95 % interval', (run) => (result(run) ? `${signed(result(run).difference.points)} (${points(result(run).difference.ci95)})` : '–'), 'number'],
       ['p', (run) => (result(run) ? pValue(result(run).difference.p_value).replace('p = ', '').replace('p ', '') : '–'), 'number'],
+      ['Certificate', (run) => (run.certificates[0] ? words(run.certificates[0].verdict) : '–')],
       ['Steps kept', (run) => `${run.steps.filter((step) => step.decision === 'accepted').length} of ${run.steps.length}`, 'number'],
       ['Functions', (run) => whole(run.functions.filter((each) => each.status === 'learned').length), 'number'],
       ['Tokens', (run) => whole(generated(run)), 'number'],

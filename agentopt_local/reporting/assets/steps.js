@@ -37,7 +37,7 @@ function cost(run) {
   const bar = (part) => canvas(120, 10, '', svg('rect', { width: (120 * part.prompt_tokens) / most, height: 10, class: 'before fill' }),
     svg('rect', { x: (120 * part.prompt_tokens) / most, width: (120 * part.completion_tokens) / most, height: 10, class: 'after fill' }));
   // Without metrics only the time of the training steps is known, so only their tokens count.
-  const timed = parts.filter((part) => run.seconds.work !== null || part.part !== 'test rollouts');
+  const timed = parts.filter((part) => run.seconds.work !== null || !['test rollouts', 'validation rollouts'].includes(part.part));
   const rate = timed.reduce((total, part) => total + part.completion_tokens, 0) / (spent(run) || Infinity);
   return section('cost', 'Tokens and time', null,
     el('dl', { class: 'facts' },

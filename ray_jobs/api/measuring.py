@@ -1,0 +1,153 @@
+"""``ao.evaluate`` and ``ao.certify``: what a run's functions are worth, measured from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from agentopt_local.callback import Callback
+from agentopt_local.problem import Split
+from agentopt_local.run.report import Certificate, Report
+from agentopt_local.tasks.base import Problems
+from ray_jobs.api.finished_run import Run
+from ray_jobs.api.given import Model, check_callbacks, given_again, path_text
+from ray_jobs.interrupts import run_blocking
+from ray_jobs.lifecycle import certify_run, check_certificate, evaluate_run, problems_to_evaluate, reopen
+from ray_jobs.runs import read_config
+from ray_jobs.terminal.display import Display
+
+
+def evaluate(
+    run: str | Path | Run,
+    *,
+    split: Split = "test",
+    n: int | None = None,
+    task: Problems | None = None,
+    model: Model | None = None,
+    callbacks: Iterable[Callback] = (),
+    progress: bool = True,
+) -> Report:
+    """Compare a run's functions with none on the same problems. Returns the report, which is also written to the run.
+
+    ``run``: the run or its folder. ``split``: where the problems come from. ``n``: their number (None: the run's
+    ``n_test``). Existing rollouts are reused. ``task``, ``model``, ``callbacks``, ``progress``: as for ``ao.resume``.
+    Blocks like ``ao.train``.
+
+    Raises what ``ao.resume`` raises, and ConfigError if there are fewer than ``n`` problems.
+
+    ::
+
+        report = ao.evaluate(run, split="validation", n=20)
+        print(report.validation.after.accuracy, report.validation.after.ci95)
+    """
+    job = aevaluate(run, split=split, n=n, task=task, model=model, callbacks=callbacks, progress=progress)
+    return run_blocking(job)
+
+
+async def aevaluate(
+    run: str | Path | Run,
+    *,
+    split: Split = "test",
+    n: int | None = None,
+    task: Problems | None = None,
+    model: Model | None = None,
+    callbacks: Iterable[Callback] = (),
+    progress: bool = True,
+) -> Report:
+    """:func:`evaluate` as a coroutine.
+
+    ::
+
+        report = await ao.aevaluate(run, split="validation", n=20)
+    """
+    path = Path(path_text("ao.evaluate", "run", run))
+    heard = check_callbacks("ao.evaluate", callbacks)
+    n = problems_to_evaluate(read_config(path), n, "ao.evaluate: n =")
+    models, elsewhere = given_again("ao.evaluate", path, model, None)
+    config, run_dir = reopen(path, model=models, task=task)
+    config = config.model_copy(update=elsewhere)
+    display = Display() if progress else None
+    return await evaluate_run(
+        config, run_dir, split=split, n=n, display=display, callbacks=heard, model=models, task=task
+    )
+
+
+def certify(
+    run: str | Path | Run,
+    *,
+    against: str | Path | Run | None = None,
+    n: int | None = None,
+    alpha: float | None = None,
+    task: Problems | None = None,
+    model: Model | None = None,
+    callbacks: Iterable[Callback] = (),
+    progress: bool = True,
+) -> Certificate:
+    """Test whether a run's functions help, on validation problems that played no part in its training.
+
+    Returns the certificate: ``.verdict`` is ``helps``, ``no_evidence``, ``does_not_help``, ``same_set`` or
+    ``not_possible``, and ``.summary()`` says it in words. It is also written to the run.
+
+    ``run``: the run or its folder. ``against``: what it is compared with: another run of the same task and model, or
+    ``"untrained"`` for the agent without functions (None: what the training started from). ``n``: the most problems;
+    fewer are used if the answer is clear earlier (None: the run's ``evaluation.n_validation``). ``alpha``: how often a
+    set that does not help may be certified (None: the run's ``evaluation.alpha``). Every further pair of sets needs
+    more evidence, because a run has the same problems for all; the same pair again gives the same answer. ``task``,
+    ``model``, ``callbacks``, ``progress``: as for ``ao.resume``. Blocks like ``ao.train``.
+
+    Raises what ``ao.resume`` raises, and ConfigError if the runs differ in task or model.
+
+    ::
+
+        certificate = ao.certify(run, against="runs/first")
+        print(certificate.summary())
+    """
+    job = acertify(
+        run,
+        against=against,
+        n=n,
+        alpha=alpha,
+        task=task,
+        model=model,
+        callbacks=callbacks,
+        progress=progress,
+    )
+    return run_blocking(job)
+
+
+async def acertify(
+    run: str | Path | Run,
+    *,
+    against: str | Path | Run | None = None,
+    n: int | None = None,
+    alpha: float | None = None,
+    task: Problems | None = None,
+    model: Model | None = None,
+    callbacks: Iterable[Callback] = (),
+    progress: bool = True,
+) -> Certificate:
+    """:func:`certify` as a coroutine.
+
+    ::
+
+        certificate = await ao.acertify(run)
+    """
+    path = Path(path_text("ao.certify", "run", run))
+    other = None if against is None else path_text("ao.certify", "against", against)
+    heard = check_callbacks("ao.certify", callbacks)
+    check_certificate(path, against=other, n=n, alpha=alpha, prefix="ao.certify: ")
+    models, elsewhere = given_again("ao.certify", path, model, None)
+    config, run_dir = reopen(path, model=models, task=task)
+    config = config.model_copy(update=elsewhere)
+    display = Display() if progress else None
+    return await certify_run(
+        config,
+        run_dir,
+        against=other,
+        n=n,
+        alpha=alpha,
+        display=display,
+        callbacks=heard,
+        model=models,
+        task=task,
+    )

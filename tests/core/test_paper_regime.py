@@ -1,0 +1,67 @@
+"""What differs from the authors' regime is named from a run's own settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentopt_local.paper_regime import differences, shared_differences
+from ray_jobs.config import build
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    """A run with the preset ``paper`` on MATH."""
+    values = {"preset": "paper", "task": {"spec": "math:/data/math", "n_train": 20}, "model": {"name": "a-model"}}
+    return build({**values, **changes}, "test").model_dump(mode="json")
+
+
+def test_the_preset_still_differs_and_says_in_what() -> None:
+    text = "\n".join(differences(settings()))
+    for said in (
+        "sampled under a grammar (agent.constrain)",
+        "(agent.act_first)",
+        "called on the shown problems and must not fail",
+        "A draft goes back with its error, up to 9 times",
+        "failed ones only (optimizer.n_evidence); theirs saw all 20, right and wrong",
+        "shown the expected answers; theirs saw only right or wrong",
+        "graded by mathematical value",
+        "The agent's model is a-model; theirs was gpt-4-1106-preview.",
+        "agent.max_turns = 6; theirs was 15.",
+        "agent.temperature = 0; theirs was 1.",
+    ):
+        assert said in text
+    assert "the preset, as their code" not in text, "the preset's own settings are not overridden"
+
+
+def test_what_was_set_otherwise_is_said_or_no_longer_said() -> None:
+    changed = settings(
+        agent={"constrain": False, "max_turns": 15, "temperature": 1.0},
+        optimizer={"constrain": False, "max_retries": 0, "temperature": 1.0},
+        trainer={"keep_only_used": False},
+        model={"name": "gpt-4-1106-preview"},
+    )
+    text = "\n".join(differences(changed))
+    for gone in ("grammar", "act_first", "max_turns", "temperature", "goes back with its error", "model is"):
+        assert gone not in text
+    assert "trainer.keep_only_used = false; the preset, as their code, has true." in text
+    assert "optimizer.max_retries = 0; the preset, as their code, has 9." in text
+
+
+def test_the_benchmark_decides_what_the_authors_did() -> None:
+    tabmwp = "\n".join(differences(settings(task={"spec": "tabmwp:/data/tabmwp"}, agent={"kind": "react"})))
+    assert "hard subset that was not released" in tabmwp
+    assert "theirs was gpt-3.5-turbo-1106" in tabmwp
+    assert "agent.max_turns = 6; theirs was 11." in tabmwp
+    assert "expected answers" not in tabmwp, "there the authors show them too"
+    assert "their ReAct agent's took one string" in tabmwp
+    assert "one string" not in "\n".join(differences(settings(agent={"kind": "react", "one_string_argument": True})))
+
+
+def test_differences_of_some_runs_only_name_them() -> None:
+    found = shared_differences({"a": settings(), "b": settings(agent={"max_turns": 9})})
+    assert "agent.max_turns = 6; theirs was 15. (Only: a.)" in found
+    assert "agent.max_turns = 9; theirs was 15. (Only: b.)" in found
+    assert sum("(Only" in each for each in found) == 2
+
+
+def test_settings_of_older_versions_have_differences_too() -> None:
+    assert differences({"preset": "paper", "task": {"spec": "math:x"}, "agent": {"gone": 1}})
