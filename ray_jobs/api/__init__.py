@@ -14,11 +14,10 @@ from agentopt_local.run.report import Certificate, Report
 from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.stage import Stage
 from agentopt_local.trajectory import Attempt, Trajectory
-from ray_jobs.api.contributions import acredit, credit
 from ray_jobs.api.endpoint import Endpoint
 from ray_jobs.api.entry import aresume, atrain, load, resume, train
 from ray_jobs.api.finished_run import Run
-from ray_jobs.api.measuring import acertify, aevaluate, certify, evaluate
+from ray_jobs.api.measuring import acertify, acredit, aevaluate, certify, credit, evaluate
 from ray_jobs.api.task_data import task
 from ray_jobs.api.trained_agent import TrainedAgent
 
