@@ -171,6 +171,8 @@ def scripted() -> Iterator[None]:
         ao.aevaluate,
         ao.certify,
         ao.acertify,
+        ao.credit,
+        ao.acredit,
         ao.Run.agent,
     ]
     before = [each.__kwdefaults__["model"] for each in functions]
