@@ -8,6 +8,7 @@ from ray_jobs.api import Certificate as Certificate
 from ray_jobs.api import ChatReply as ChatReply
 from ray_jobs.api import ChatRequest as ChatRequest
 from ray_jobs.api import ConfigError as ConfigError
+from ray_jobs.api import Credit as Credit
 from ray_jobs.api import Endpoint as Endpoint
 from ray_jobs.api import Function as Function
 from ray_jobs.api import FunctionSet as FunctionSet
@@ -15,6 +16,7 @@ from ray_jobs.api import Grade as Grade
 from ray_jobs.api import Message as Message
 from ray_jobs.api import MetricRow as MetricRow
 from ray_jobs.api import ModelError as ModelError
+from ray_jobs.api import NoiseFloor as NoiseFloor
 from ray_jobs.api import Problem as Problem
 from ray_jobs.api import Report as Report
 from ray_jobs.api import Run as Run
@@ -26,10 +28,12 @@ from ray_jobs.api import TrainedAgent as TrainedAgent
 from ray_jobs.api import Trajectory as Trajectory
 from ray_jobs.api import Usage as Usage
 from ray_jobs.api import acertify as acertify
+from ray_jobs.api import acredit as acredit
 from ray_jobs.api import aevaluate as aevaluate
 from ray_jobs.api import aresume as aresume
 from ray_jobs.api import atrain as atrain
 from ray_jobs.api import certify as certify
+from ray_jobs.api import credit as credit
 from ray_jobs.api import evaluate as evaluate
 from ray_jobs.api import load as load
 from ray_jobs.api import resume as resume

@@ -85,6 +85,35 @@ def tango(gained: float, lost: float, n: int) -> tuple[float, float]:
     return bound(-1.0), bound(1.0)
 
 
+def mean_interval(changes: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean of paired changes that lie between -1 and 1; (-1, 1) for none.
+
+    For changes of -1, 0 and 1 it is Agresti and Min's: Wald's with half a gain and half a loss in two more problems. It
+    has a width even if nothing changed. Source: Agresti and Min, "Simple improved confidence intervals for comparing
+    matched proportions", Statistics in Medicine 24 (2005), 729-740.
+    """
+    if not changes:
+        return -1.0, 1.0
+    n = len(changes) + 2
+    mean = math.fsum(changes) / n
+    spread = (math.fsum(each * each for each in changes) + 1) / n - mean * mean
+    half = Z * math.sqrt(max(spread, 0.0) / n)
+    return max(-1.0, mean - half), min(1.0, mean + half)
+
+
+def fisher_test(hits: int, n: int, other_hits: int, other_n: int) -> float:
+    """Fisher's exact one-sided p-value of "``hits`` of ``n`` is no more than ``other_hits`` of ``other_n``".
+
+    Source: Fisher, "The logic of inductive inference", Journal of the Royal Statistical Society 98 (1935), 39-82.
+    Raises ``ValueError`` for more hits than trials.
+    """
+    if not (0 <= hits <= n and 0 <= other_hits <= other_n):
+        raise ValueError(f"{hits} of {n} and {other_hits} of {other_n}: there cannot be more hits than trials")
+    both = hits + other_hits
+    ways = sum(math.comb(n, k) * math.comb(other_n, both - k) for k in range(hits, min(n, both) + 1))
+    return ways / math.comb(n + other_n, both)
+
+
 def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> PairedDifference:
     """Compare which problems were answered correctly before and after; both sequences are in the same order.
 

@@ -104,8 +104,8 @@ class Trajectory(Attempt):
 def function_use(name: str, trajectories: Sequence[Trajectory]) -> dict[str, int]:
     """How often the function ``name`` was called and helped.
 
-    ``calls``; ``ok``: calls without error; ``problems``: rollouts that used it, from code too; ``solved``: those of
-    them that were graded right.
+    ``calls``; ``ok``: calls without error; ``problems``: rollouts that used it, from code too; ``only_in_code``: those
+    of them without a direct call; ``solved``: those that were graded right.
     """
     calls = [call for each in trajectories for call in each.calls if call.name == name]
     users = [each for each in trajectories if each.used(name)]
@@ -113,6 +113,7 @@ def function_use(name: str, trajectories: Sequence[Trajectory]) -> dict[str, int
         "calls": len(calls),
         "ok": sum(call.ok for call in calls),
         "problems": len(users),
+        "only_in_code": sum(all(call.name != name for call in each.calls) for each in users),
         "solved": sum(each.correct for each in users),
     }
 

@@ -24,11 +24,19 @@ from agentopt_local.tasks.base import Problems
 from agentopt_local.train_state import TrainState
 from ray_jobs.config import RunConfig
 from ray_jobs.evaluation import tested_functions
-from ray_jobs.evaluation_config import N_ELSEWHERE, N_ON_GPU
+from ray_jobs.evaluation_config import N_ELSEWHERE
 from ray_jobs.open_models import Models, agent_alone
 from ray_jobs.runs import read_config
 from ray_jobs.session import Session, open_session
-from ray_jobs.unused_problems import Pool, in_order, marks, too_few, used_in_training, validation_problems
+from ray_jobs.unused_problems import (
+    Pool,
+    in_order,
+    marks,
+    too_few,
+    used_in_training,
+    validation_cap,
+    validation_problems,
+)
 
 log = logging.getLogger(__name__)
 UNTRAINED = "untrained"
@@ -47,12 +55,6 @@ class Pair:
     """What else differs between the runs that they come from."""
     excluded: frozenset[str] = frozenset()
     """:func:`marks` of further problems that played a part in a training."""
-
-
-def validation_cap(config: RunConfig, device: str) -> int:
-    """The most problems that a certificate may use; 0 if none is wanted. ``device``: where the agent's model runs."""
-    n = config.evaluation.n_validation
-    return n if n != "auto" else N_ON_GPU if device == "gpu" else N_ELSEWHERE
 
 
 def foresee(session: Session) -> None:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 from agentopt_local.errors import AgentOptError, ConfigError, RunDirError
 from agentopt_local.version import __version__
-from ray_jobs.commands import ask, doctor, export, grade, jobs, model_files, report, serve_mcp, show, watch
+from ray_jobs.commands import ask, credit, doctor, export, grade, jobs, model_files, report, serve_mcp, show, watch
 from ray_jobs.commands.running import FAILED, INTERRUPTED, USER_MISTAKE
 from ray_jobs.terminal.printing import error_line
 
-COMMANDS = (jobs, show, report, watch, grade, ask, export, serve_mcp, doctor, model_files)
+COMMANDS = (jobs, credit, show, report, watch, grade, ask, export, serve_mcp, doctor, model_files)
 """The modules with commands, in the order of ``agentopt --help``. Importing them loads nothing heavy."""
 
 

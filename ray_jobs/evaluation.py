@@ -22,6 +22,7 @@ from agentopt_local.train_state import TrainState
 from agentopt_local.trajectory import Trajectory, sum_usage
 from ray_jobs.baselines import measure_arms, only_used, roll_out
 from ray_jobs.config import RunConfig
+from ray_jobs.fair_problems import memory_signs
 from ray_jobs.open_models import Models, agent_alone
 from ray_jobs.session import Session, open_session
 
@@ -68,6 +69,7 @@ async def evaluate_session(
         certificate=read_certificate(run_dir.path, functions),
         noise_floor=read_noise_floor(run_dir.path),
         functions=function_results(functions, after),
+        memorising=memory_signs(session, functions),
         actions=state.counts,
         training=TrainingSummary(
             steps=state.step,
@@ -107,13 +109,8 @@ def spending(session: Session) -> Costs:
     ledger, prices = session.ledger, session.config.model.prices
     usage: dict[str, Usage] = {}
     for row in session.run_dir.rollouts():
-        name = (
-            "noise floor"
-            if row.stage.of_floor
-            else "training rollouts"
-            if row.stage.of_split == "train"
-            else str(row.stage)
-        )
+        name = "training rollouts" if row.stage.of_split == "train" else str(row.stage)
+        name = "noise floor" if row.stage.of_floor else name
         usage[name] = usage.get(name, Usage()) + row.trajectory.usage
     stages = {name: Spent(tokens=each, cost=prices.cost(each)) for name, each in usage.items()}
     agent, optimizer = (Spent(tokens=ledger.usage[role], cost=ledger.cost[role]) for role in get_args(Role))

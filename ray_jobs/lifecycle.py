@@ -13,6 +13,7 @@ from agentopt_local.chat import ChatModel
 from agentopt_local.errors import AgentOptError, ConfigError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Split
+from agentopt_local.run.contribution import Credit
 from agentopt_local.run.report import Certificate, Report
 from agentopt_local.run.writer import RunDir
 from agentopt_local.tasks.base import IN_PYTHON, Problems
@@ -20,6 +21,7 @@ from agentopt_local.tasks.python import rows_text
 from agentopt_local.tasks.row_task import RowsTask
 from ray_jobs.certifying import UNTRAINED, certify, other_set
 from ray_jobs.config import RunConfig, changed_budget
+from ray_jobs.crediting import credit
 from ray_jobs.evaluation import evaluate
 from ray_jobs.forecast import Forecast, expectations, speeds_here
 from ray_jobs.model_size import explain_sizes, sizes_line
@@ -131,6 +133,24 @@ async def certify_run(
     """Certify the set of the run in ``run_dir``, and close it. ``display`` shows the progress."""
     heard = [*callbacks, *([] if display is None else [display])]
     job = certify(config, run_dir, against=against, n=n, alpha=alpha, callbacks=heard, model=model, task=task)
+    return await at_work(run_dir, job, display)
+
+
+async def credit_run(
+    config: RunConfig,
+    run_dir: RunDir,
+    *,
+    split: Split | None = None,
+    n: int | None = None,
+    prune: bool = False,
+    display: Display | None = None,
+    callbacks: Iterable[Callback] = (),
+    model: ChatModel | Models | None = None,
+    task: Problems | None = None,
+) -> Credit:
+    """Measure what each function of the run in ``run_dir`` contributes, and close it. ``display`` shows how it goes."""
+    heard = [*callbacks, *([] if display is None else [display])]
+    job = credit(config, run_dir, split=split, n=n, prune=prune, callbacks=heard, model=model, task=task)
     return await at_work(run_dir, job, display)
 
 

@@ -19,6 +19,7 @@ from agentopt_local.trainer import Trainer
 from ray_jobs.baselines import roll_out
 from ray_jobs.certifying import certify_training, foresee
 from ray_jobs.config import RunConfig
+from ray_jobs.crediting import credited, is_pruned
 from ray_jobs.evaluation import evaluate_session
 from ray_jobs.open_models import Models
 from ray_jobs.provenance import describe_run
@@ -62,9 +63,16 @@ async def train_session(session: Session) -> Report:
     # What does not depend on the training fills the engine's batch meanwhile.
     async with task_group() as group:
         group.create_task(untrained(session, test))
-        training = group.create_task(trainer.fit(problems, state))
+        training = group.create_task(trained(session, trainer, problems, state))
     await certify_training(session, training.result())
     return await evaluate_session(session, training.result(), test)
+
+
+async def trained(session: Session, trainer: Trainer, problems: Sequence[Problem], state: TrainState) -> TrainState:
+    """The state after the last step and, if configured, after pruning; a pruned set is not trained any further."""
+    if is_pruned(session.run_dir.path, state):
+        return state
+    return await credited(session, await trainer.fit(problems, state))
 
 
 async def find_noise_floor(session: Session, state: TrainState, problems: Sequence[Problem]) -> None:

@@ -9,11 +9,12 @@ from functools import partial
 
 from agentopt_local.certificate import gains_needed
 from agentopt_local.errors import ConfigError, outcome
-from agentopt_local.problem import Problem, content_key
+from agentopt_local.problem import Problem, Split, content_key
 from agentopt_local.run.rows import ProblemRow
 from agentopt_local.seeds import derive
 from agentopt_local.tasks.base import Task
 from ray_jobs.config import RunConfig
+from ray_jobs.evaluation_config import N_ELSEWHERE, N_ON_GPU
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,12 @@ class Pool:
     problems: tuple[Problem, ...]
     missing: str = ""
     """Why there are no more."""
+
+
+def validation_cap(config: RunConfig, device: str) -> int:
+    """The most problems that a certificate may use; 0 if none is wanted. ``device``: where the agent's model runs."""
+    n = config.evaluation.n_validation
+    return n if n != "auto" else N_ON_GPU if device == "gpu" else N_ELSEWHERE
 
 
 def used_in_training(config: RunConfig, task: Task) -> frozenset[str]:
@@ -51,15 +58,15 @@ def validation_problems(task: Task, n: int, excluded: frozenset[str]) -> Pool:
         wanted += n - len(usable)
 
 
-def as_many_as_there_are(task: Task, n: int) -> tuple[tuple[Problem, ...], str]:
-    """At most ``n`` validation problems and, if there are fewer, what the task says about that.
+def as_many_as_there_are(task: Task, n: int, split: Split = "validation") -> tuple[tuple[Problem, ...], str]:
+    """At most ``n`` problems of ``split`` and, if there are fewer, what the task says about that.
 
     Tasks promise to raise ConfigError for more problems than they have. One given in Python may raise anything.
     """
     best: tuple[Problem, ...] = ()
     low, high, ask, said = 0, n, n, ""
     while low < high:
-        found, error = outcome(partial(task.problems, "validation", ask))
+        found, error = outcome(partial(task.problems, split, ask))
         if found is not None:
             best, low = found, ask
         else:

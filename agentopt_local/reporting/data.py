@@ -17,6 +17,8 @@ from agentopt_local.problem import Split
 from agentopt_local.reporting.history import final_functions, function_rows
 from agentopt_local.reporting.rollout_index import chunked, first_index, index, rollout_detail
 from agentopt_local.reporting.settings_toml import toml_text
+from agentopt_local.run.contribution import Credit
+from agentopt_local.run.credits import find_credit
 from agentopt_local.run.reader import NOISE_FLOOR, RunFiles, noise_floor_in
 from agentopt_local.run.report import Comparison
 from agentopt_local.run.rows import MetricRow, Score, StepRow
@@ -46,6 +48,8 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
     evaluated: tuple[Split, ...] = ("test", "train")
     splits = {split: sides for split in evaluated if any(sides := both_sides(run, split))}
     functions = function_rows(run, splits)
+    notes = list(run.notes)
+    credit = find_credit(run.path, notes)
     rollouts, questions = index(run, [row["name"] for row in functions], splits)
     flat, plain = flatten(run.config), flatten(defaults or {})
     summary = {
@@ -53,7 +57,7 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
         "path": str(run.path),
         "model": str(run.meta.get("model") or flat.get("model.name", "")),
         "task": str(flat.get("task.spec", "")),
-        "notes": list(run.notes),
+        "notes": notes,
         "regime": list(differences(run.config)) if run.config.get("preset") == "paper" else [],
         "stopped": run.state.stopped,
         "results": results(run, splits),
@@ -61,6 +65,8 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
         "certificates": certificate_rows(run),
         "steps": [step_row(step) for step in run.steps],
         "functions": functions,
+        "credit": None if credit is None else credit.model_dump(mode="json"),
+        "memorising": memorising(run, credit),
         "only_with_index": {split: first_index(run, after.keys(), after) for split, (_, after) in splits.items()},
         "usage": usage_rows(run),
         "seconds": {
@@ -78,6 +84,12 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
         summary=summary,
         chunks=(*chunked(rollout_detail(each) for each in run.rollouts), *chunked(questions)),
     )
+
+
+def memorising(run: RunFiles, credit: Credit | None) -> dict[str, str]:
+    """Why functions look memorised, by name."""
+    signs = [each for report in run.reports.values() for each in report.memorising]
+    return {each.name: each.text for each in (*signs, *(credit.memorising if credit else ()))}
 
 
 def both_sides(run: RunFiles, split: Split) -> tuple[ByProblem, ByProblem]:
@@ -221,6 +233,7 @@ def usage_rows(run: RunFiles) -> list[Row]:
     counts: dict[str, int] = {}
     for each in run.rollouts:
         name = PARTS.get(each.stage.of_split or "test", "test rollouts")
+        name = "credit rollouts" if each.stage.part.startswith("credit") else name
         name = "rollouts of the noise floor" if each.stage.of_floor else name
         parts[name] = parts.get(name, Usage()) + each.trajectory.usage
         counts[name] = counts.get(name, 0) + 1

@@ -20,7 +20,10 @@ from agentopt_local.reporting.data import RunPage
 from agentopt_local.version import __version__
 
 ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = ("page.js", "charts.js", "results.js", "baselines.js", "functions.js", "steps.js", "rollouts.js", "main.js")
+SCRIPTS = (
+    "page.js", "charts.js", "results.js", "baselines.js", "functions.js", "credit.js", "steps.js", "rollouts.js",
+    "main.js",
+)  # fmt: skip
 """In the order in which they are joined; each uses only earlier ones."""
 POLICY = (
     "default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; img-src data:; "

@@ -14,6 +14,7 @@
     metrics.jsonl    one MetricRow per finished step and per few seconds of work
     certificates.jsonl   one CertificateRow when sets begin to be compared on validation problems, one with the verdict
     functions/0003/  one .py file per function after each accepted step: ``diff -r`` shows what was learned
+    credit.json      what each function contributes, if that was measured, and what pruning removed
     report.json      the evaluation on the test split (report.SPLIT.json for another one)
     run.log          what happened, in plain lines
 

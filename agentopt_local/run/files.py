@@ -6,6 +6,8 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,10 +29,13 @@ METRICS = "metrics.jsonl"
 TEST_SET = "test_set.json"
 LOOKS = "looks.jsonl"
 CERTIFICATES = "certificates.jsonl"
+CREDIT = "credit.json"
 FUNCTIONS = "functions"
 LOG = "run.log"
 EVENTS = "tensorboard"
 LOCK = ".lock"
+RESULTS = ("report*.json", "report.html")
+"""What says how the functions of a run did; patterns."""
 START = 0
 """The number under ``functions/`` of the set that a training starts from, where that is not the empty one."""
 
@@ -92,8 +97,28 @@ def copy_run(run: Path, target: Path) -> None:
     """Copy a run folder without its lock. Raises RunDirError if ``target`` exists or cannot be written."""
     if target.exists():
         raise RunDirError(f"{target} exists already; choose another folder")
+    _copy(run, target, LOCK)
+
+
+@contextmanager
+def copy_without_results(run: Path, target: Path) -> Iterator[Path]:
+    """A copy of a run folder to work on that becomes ``target`` at the end of the block, whole or not at all.
+
+    Raises RunDirError if it cannot be written.
+    """
+    temporary = target.with_name(f".{target.name}.new")
+    remove(temporary)
     try:
-        shutil.copytree(run, target, ignore=shutil.ignore_patterns(LOCK))
+        _copy(run, temporary, LOCK, *RESULTS)
+        yield temporary
+        temporary.rename(target)
+    finally:
+        remove(temporary)
+
+
+def _copy(run: Path, target: Path, *leave: str) -> None:
+    try:
+        shutil.copytree(run, target, ignore=shutil.ignore_patterns(*leave))
     except OSError as error:
         raise RunDirError(f"{run} cannot be copied to {target}: {error}") from None
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from agentopt_local.chat import Usage
 from agentopt_local.problem import SPLITS, Split
 from agentopt_local.record import Record
+from agentopt_local.run.contribution import Memorising
 from agentopt_local.train_state import StopCause
 from agentopt_local.update import ActionCounts
 
@@ -213,6 +214,8 @@ class FunctionResult(Record):
     """Calls without error."""
     problems: int
     """Attempts that used it, in code too."""
+    only_in_code: int = 0
+    """Of these, the ones that called it from code only, which ``calls`` does not count."""
     solved: int
     """Of these, the solved ones."""
 
@@ -268,6 +271,8 @@ class Report(Record):
     """Measured before step 1; None if that was switched off."""
     functions: tuple[FunctionResult, ...] = ()
     """The tested set, in its order."""
+    memorising: tuple[Memorising, ...] = ()
+    """Functions that look as if they held answers of the problems that their author was shown."""
     actions: ActionCounts = ActionCounts()
     training: TrainingSummary = TrainingSummary()
     tokens: dict[str, Usage] = Field(default={})

@@ -14,7 +14,8 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem, Split
 from agentopt_local.record import Record
 from agentopt_local.run import files
-from agentopt_local.run.reader import NOISE_FLOOR, read_start, read_state, rollout_row, validated
+from agentopt_local.run.contribution import Credit
+from agentopt_local.run.reader import NOISE_FLOOR, function_folders, read_start, read_state, rollout_row, validated
 from agentopt_local.run.report import NoiseFloor, Report
 from agentopt_local.run.rows import CertificateRow, CostRow, LookRow, MetricRow, ProposalRow, RolloutRow, StepRow
 from agentopt_local.run.test_lock import check_locked, earlier_look, next_look, read_lock
@@ -138,6 +139,11 @@ class RunDir:
         """Write down the functions in force after ``step``; START is the set that the training starts from."""
         files.write_functions(files.functions_folder(self.path, step), functions)
 
+    def keep_pruned_functions(self, functions: FunctionSet) -> None:
+        """Write down the set that pruning left, in a folder after those of the steps."""
+        last = max((step for step, _ in function_folders(self.path)), default=files.START)
+        files.write_functions(files.functions_folder(self.path, last + 1), functions)
+
     def keep_state(self, state: TrainState) -> None:
         """Replace the trainer's state."""
         files.write_json(self.path / files.STATE, state.model_dump(mode="json"))
@@ -202,6 +208,10 @@ class RunDir:
     def write_report(self, split: Split, report: Report) -> None:
         """Replace the evaluation on ``split``."""
         files.write_json(self.path / files.report_name(split), report.on_disk())
+
+    def write_credit(self, credit: Credit) -> None:
+        """Replace what each function contributes."""
+        files.write_json(self.path / files.CREDIT, credit.model_dump(mode="json"))
 
     # Files
 

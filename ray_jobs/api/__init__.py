@@ -9,14 +9,15 @@ from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.grading import Grade
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.problem import Problem
-from agentopt_local.run.report import Certificate, Report
+from agentopt_local.run.contribution import Credit
+from agentopt_local.run.report import Certificate, NoiseFloor, Report
 from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.stage import Stage
 from agentopt_local.trajectory import Attempt, Trajectory
 from ray_jobs.api.endpoint import Endpoint
 from ray_jobs.api.entry import aresume, atrain, load, resume, train
 from ray_jobs.api.finished_run import Run
-from ray_jobs.api.measuring import acertify, aevaluate, certify, evaluate
+from ray_jobs.api.measuring import acertify, acredit, aevaluate, certify, credit, evaluate
 from ray_jobs.api.task_data import task
 from ray_jobs.api.trained_agent import TrainedAgent
 
@@ -29,6 +30,7 @@ __all__ = [
     "ChatReply",
     "ChatRequest",
     "ConfigError",
+    "Credit",
     "Endpoint",
     "Function",
     "FunctionSet",
@@ -36,6 +38,7 @@ __all__ = [
     "Message",
     "MetricRow",
     "ModelError",
+    "NoiseFloor",
     "Problem",
     "Report",
     "Run",
@@ -47,10 +50,12 @@ __all__ = [
     "Trajectory",
     "Usage",
     "acertify",
+    "acredit",
     "aevaluate",
     "aresume",
     "atrain",
     "certify",
+    "credit",
     "evaluate",
     "load",
     "resume",

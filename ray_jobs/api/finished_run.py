@@ -12,6 +12,8 @@ from agentopt_local.exporting.learned import read_learned
 from agentopt_local.functions import FunctionSet
 from agentopt_local.record import Record
 from agentopt_local.run import files
+from agentopt_local.run.contribution import Credit
+from agentopt_local.run.credits import find_credit
 from agentopt_local.run.reader import RunFiles, read_config, read_reports, read_run
 from agentopt_local.run.report import Certificate, Report
 from ray_jobs.api import data_frames
@@ -85,6 +87,14 @@ class Run:
     def report(self) -> Report | None:
         """The evaluation on the test problems: results, functions, tokens, costs, seconds. None before it has ended."""
         return read_reports(self.path, []).get("test")
+
+    @cached_property
+    def credit(self) -> Credit | None:
+        """What each function contributes: effects with intervals, verdicts, signs of memorising. None if not measured.
+
+        ``print(run.credit)`` shows it as a table.
+        """
+        return find_credit(self.path, [])
 
     @property
     def certificate(self) -> Certificate | None:

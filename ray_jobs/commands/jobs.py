@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.commands.running import finish
+from ray_jobs.commands.running import finish, training_text
 from ray_jobs.interrupts import interruptible
 from ray_jobs.terminal.display import Display
 from ray_jobs.terminal.printing import certificate_text, report_text, say
@@ -100,7 +100,7 @@ def run_train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         say(f"Ray deletes this working directory; the run is kept in {run_dir.path}", error=True)
     display = Display()
     show_sizes(config, display)
-    return finish(run_dir, train_run(config, run_dir, display=display), show=report_text)
+    return finish(run_dir, train_run(config, run_dir, display=display), show=partial(training_text, run_dir.path))
 
 
 def run_resume(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -109,7 +109,7 @@ def run_resume(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from ray_jobs.lifecycle import reopen, train_run
 
     config, run_dir = reopen(arguments.run_dir, parse_overrides(rest))
-    return finish(run_dir, train_run(config, run_dir, display=Display()), show=report_text)
+    return finish(run_dir, train_run(config, run_dir, display=Display()), show=partial(training_text, run_dir.path))
 
 
 def run_evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:

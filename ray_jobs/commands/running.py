@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentopt_local.errors import AgentOptError, ConfigError
 from agentopt_local.problem import Split
+from agentopt_local.run.credits import read_credit
 from agentopt_local.run.report import Report
 from agentopt_local.run.writer import RunDir
 from ray_jobs.interrupts import interruptible
@@ -40,6 +42,14 @@ def run_job(
     from ray_jobs.lifecycle import at_work
 
     return finish(run_dir, at_work(run_dir, job, display, forecast=config), show=partial(report_text, split=split))
+
+
+def training_text(run: Path, report: Report) -> str:
+    """The report of a training and, if that was measured, what each function contributes."""
+    found = read_credit(run)
+    if found is None:
+        return report_text(report)
+    return f"{report_text(report.model_copy(update={'memorising': ()}))}\n{found}"
 
 
 def finish(run_dir: RunDir, job: Coroutine[Any, Any, T], *, show: Callable[[T], str], again: str = "") -> int:

@@ -20,14 +20,16 @@ def add_commands(subparsers: Any) -> None:
 
 def run_show(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt show RUN [--diff]``."""
-    from agentopt_local.run.reader import function_folders, read_config, read_functions, read_report
+    from agentopt_local.run.reader import function_folders, read_config, read_functions, read_report, read_state
 
     path = arguments.run_dir
     read_config(path)
     if arguments.diff:
         old = None
+        state = read_state(path)
         for step, folder in function_folders(path):
-            say(f"# step {step}")
+            pruned = state is not None and step > state.step
+            say("# pruning" if pruned else f"# step {step}")
             say(functions_diff(old, folder))
             old = folder
         return 0

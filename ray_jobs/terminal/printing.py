@@ -5,10 +5,23 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from agentopt_local.problem import Split
-from agentopt_local.run.report import Arm, Certificate, Comparison, Difference, Flips, NoiseFloor, Report, Side, Visible
+from agentopt_local.run.contribution import Memorising
+from agentopt_local.run.report import (
+    Arm,
+    Certificate,
+    Comparison,
+    Difference,
+    Flips,
+    FunctionResult,
+    NoiseFloor,
+    Report,
+    Side,
+    Visible,
+)
 
 ARMS = {
     "placebo": "placebo function",
@@ -42,11 +55,9 @@ def report_text(report: Report, split: Split = "test") -> str:
         lines += floor_lines(report.noise_floor)
     lines.append("Functions learned:" if report.functions else "No function was learned.")
     lines += [
-        f"  {each.signature}\n    {each.description.splitlines()[0]}\n"
-        f"    {each.calls} calls, {each.ok} without error; "
-        f"{each.solved} of {each.problems} problems that used it were solved"
-        for each in report.functions
+        f"  {each.signature}\n    {each.description.splitlines()[0]}\n    {use_text(each)}" for each in report.functions
     ]
+    lines += memory_warnings(report.memorising)
     counts, costs = report.actions, report.costs
     lines.append(
         f"Actions: {counts.sampled} sampled, {counts.legal} legal, {counts.verified} verified, {counts.applied} applied"
@@ -56,6 +67,21 @@ def report_text(report: Report, split: Split = "test") -> str:
     if costs.money:
         lines.append(f"Cost: {costs.money:.4f} (agent {costs.agent.cost:.4f}, optimizer {costs.optimizer.cost:.4f})")
     return "\n".join(lines)
+
+
+def use_text(function: FunctionResult) -> str:
+    """How a function was used, with what failed and what was called from code."""
+    failed, code = function.calls - function.ok, function.only_in_code
+    direct = plural(function.calls, "direct call") + (f", {failed} of them failed" if failed else "")
+    parts = [direct] if function.calls else []
+    parts += [f"called from code only in {plural(code, 'attempt')}"] if code else []
+    used = f"{function.solved} of {function.problems} problems that used it were solved"
+    return "; ".join([*parts, used] if parts else ["never called"])
+
+
+def memory_warnings(found: Sequence[Memorising]) -> list[str]:
+    """A line for each function that looks memorised."""
+    return [f"Warning: {each.text}" for each in found]
 
 
 def look_text(test: Comparison) -> str:

@@ -69,7 +69,7 @@ def reason(line: str) -> str:
 
 
 RUN_FILES = re.compile(
-    r"\b(?:config|meta|state|report|test_set)\.json\b|"
+    r"\b(?:config|meta|state|report|credit|test_set)\.json\b|"
     r"\b(?:steps|proposals|rollouts|costs|metrics|certificates|problems|task_rows|looks)\.jsonl\b"
 )
 NOT_OF_A_RUN = re.compile(r"serving/(?:hub|sizing|gguf|calibration|engine|model_store|parameters|weight_files)\.py")

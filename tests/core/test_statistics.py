@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
-from scipy.stats import binomtest, multinomial
+from scipy.stats import binomtest, fisher_exact, multinomial
 
-from agentopt_local.statistics import Z, paired_difference, sign_test, tango, wilson
+from agentopt_local.statistics import Z, fisher_test, mean_interval, paired_difference, sign_test, tango, wilson
 
 
 @pytest.mark.parametrize(
@@ -146,3 +146,46 @@ def test_results_of_different_problems_are_refused() -> None:
 def test_importing_the_module_does_not_import_scipy() -> None:
     code = "import sys, agentopt_local.statistics; sys.exit('scipy' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 30), st.integers(0, 30))
+@settings(deadline=None, max_examples=60)
+def test_fisher_s_test_agrees_with_scipy(hits: int, misses: int, other_hits: int, other_misses: int) -> None:
+    expected = fisher_exact([[hits, misses], [other_hits, other_misses]], "greater").pvalue
+    assert fisher_test(hits, hits + misses, other_hits, other_hits + other_misses) == pytest.approx(expected)
+
+
+def test_fisher_s_test_refuses_more_hits_than_trials() -> None:
+    with pytest.raises(ValueError, match="4 of 3 and 0 of 5: there cannot be more hits than trials"):
+        fisher_test(4, 3, 0, 5)
+
+
+@given(st.integers(0, 20), st.integers(0, 20), st.integers(1, 60))
+@settings(deadline=None, max_examples=60)
+def test_the_interval_of_paired_changes_is_agresti_and_min_s_for_whole_ones(gained: int, lost: int, same: int) -> None:
+    n = gained + lost + same
+    # Wald's interval with 1/2 added to each of the four cells
+    plus, minus, total = gained + 0.5, lost + 0.5, n + 2
+    half = Z * ((plus + minus) - (plus - minus) ** 2 / total) ** 0.5 / total
+    expected = (plus - minus) / total
+    found = mean_interval([1.0] * gained + [-1.0] * lost + [0.0] * same)
+    assert found == pytest.approx((max(-1, expected - half), min(1, expected + half)))
+
+
+@pytest.mark.parametrize("n", [20, 60])
+@pytest.mark.parametrize(("affected", "flips"), [(0.0, 0.0), (0.01, 0.0), (0.05, 0.05), (0.3, 0.1)])
+def test_the_interval_of_shares_of_masks_covers_the_mean(n: int, affected: float, flips: float) -> None:
+    chance = np.random.default_rng(0)
+    covered = 0
+    for _ in range(800):
+        helped = chance.random(n) < affected
+        with_it = np.where(helped, 1 - flips, 0.5)
+        without = np.where(helped, flips, 0.5)
+        changes = (chance.binomial(4, with_it) - chance.binomial(4, without)) / 4
+        low, high = mean_interval(list(changes))
+        covered += low <= affected * (1 - 2 * flips) <= high
+    assert covered / 800 >= 0.93
+
+
+def test_no_changes_say_nothing() -> None:
+    assert mean_interval([]) == (-1.0, 1.0)

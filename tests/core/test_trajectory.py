@@ -66,7 +66,7 @@ def test_how_a_function_was_used() -> None:
         attempt(call("one"), call("one", ok=False)).graded(RIGHT), attempt(code).graded(WRONG),
         attempt(call("two")).graded(RIGHT),
     ]  # fmt: skip
-    assert function_use("one", rollouts) == {"calls": 2, "ok": 1, "problems": 2, "solved": 1}
+    assert function_use("one", rollouts) == {"calls": 2, "ok": 1, "problems": 2, "only_in_code": 1, "solved": 1}
     assert attempt(code).used("one")
     assert not attempt(code).used("one", without_error=True)
 

@@ -20,6 +20,7 @@ function card(run, index, each) {
       el('span', { class: `pill ${each.status.replace(' ', '-')}` }, each.status)),
     el('p', { class: 'signature' }, el('code', {}, each.signature)),
     each.description && el('p', { class: 'description' }, each.description.split('\n\n')[0]),
+    run.memorising[each.name] && el('p', { class: 'note', role: 'note' }, `${run.memorising[each.name]}.`),
     use(run, index, each),
     fold('Source', each.status === 'learned', code(each.source)),
     each.schema && fold('Schema of the arguments', false, code(JSON.stringify(each.schema, null, 2))),
@@ -36,6 +37,8 @@ function edit(each) {
     each.diff.length ? diffBlock(each.diff) : el('p', { class: 'muted' }, 'The source did not change.'));
 }
 
+const failed = (row) => (!row.calls ? '–' : row.ok === row.calls ? '0' : el('strong', { class: 'bad' }, `${whole(row.calls - row.ok)} (${percent(1 - row.ok / row.calls)})`));
+
 function use(run, index, each) {
   const splits = Object.entries(each.use);
   const rows = [...splits.map(([split, row]) => [`${SPLITS[split]} problems, trained agent`, row]), ['all rollouts, including rolled\u2011back updates', each.all]];
@@ -44,10 +47,11 @@ function use(run, index, each) {
   return [
     table(`Calls of ${each.name}`, [
       ['Where', ([where]) => where],
-      ['Calls', ([, row]) => whole(row.calls), 'number'],
-      ['Without error', ([, row]) => (row.calls ? percent(row.ok / row.calls) : '–'), 'number'],
+      ['Direct calls', ([, row]) => whole(row.calls), 'number'],
+      ['failed of these', ([, row]) => failed(row), 'number'],
       ['Problems where it was called', ([, row]) => whole(row.problems), 'number'],
-      ['solved of these', ([, row]) => (row.problems ? `${whole(row.solved)} (${percent(row.solved / row.problems)})` : '–'), 'number'],
+      ['from code only', ([, row]) => whole(row.only_in_code), 'number'],
+      ['solved', ([, row]) => (row.problems ? `${whole(row.solved)} (${percent(row.solved / row.problems)})` : '–'), 'number'],
       ['solved only with it', ([, row]) => (row.only_with ? el('strong', {}, whole(row.only_with.length)) : ''), 'number'],
     ], rows),
     total > 0 && fold(`${plural(total, 'problem')} solved only with it`, false,

@@ -1,7 +1,7 @@
 // The page: a comparison if there are several runs, then the sections of one run.
 
 const NAMES = {
-  comparison: 'Compare', results: 'Results', baselines: 'Baselines', noise: 'Noise', certificate: 'Certificate', learning: 'Learning', kinds: 'Kinds', functions: 'Functions',
+  comparison: 'Compare', results: 'Results', baselines: 'Baselines', noise: 'Noise', certificate: 'Certificate', learning: 'Learning', kinds: 'Kinds', functions: 'Functions', credit: 'Credit',
   rollouts: 'Rollouts', steps: 'Steps', cost: 'Cost', repeat: 'Repeat',
 };
 const main = document.getElementById('main');
@@ -14,7 +14,7 @@ function showRun(index) {
   shownRun = index;
   const run = DATA.runs[index];
   browser = run.rollouts.rows.length ? new Browser(run, index) : null;
-  body.replaceChildren(...[headline(run), baselines(run), noise(run), certificates(run), learning(run), kinds(run), functions(run, index), rollouts(run, browser), steps(run), cost(run), repeat(run)].filter(Boolean));
+  body.replaceChildren(...[headline(run), baselines(run), noise(run), certificates(run), learning(run), kinds(run), functions(run, index), credit(run), rollouts(run, browser), steps(run), cost(run), repeat(run)].filter(Boolean));
   document.getElementById('nav').replaceChildren(...[...main.querySelectorAll('section[id]')].map(({ id }) =>
     el('li', {}, el('a', { href: `#${id}` }, NAMES[id]))));
   browser?.restore(new URLSearchParams());
