@@ -432,7 +432,7 @@ def test_a_training_from_a_script(named: ao.Run) -> None:
 
 def test_callbacks_hear_everything_once(named: ao.Run) -> None:
     assert [row.decision for row in NOTES.steps] == ["accepted", "accepted", "rolled_back", "accepted"]
-    assert len(NOTES.rollouts) == len(set(NOTES.rollouts)) == len(named.rollouts) == 5 * 12 + 2 * 7
+    assert len(NOTES.rollouts) == len(set(NOTES.rollouts)) == len(named.rollouts) == 5 * 12 + 3 * 7 + 2 * 4
     assert [row.decision for row in NOTES.metrics if row.decision] == [row.decision for row in NOTES.steps]
     assert NOTES.reports == [named.report]
     assert {"step 1 before", "step 1 proposing", "test after"} <= NOTES.progress
