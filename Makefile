@@ -95,8 +95,9 @@ fmt: tools ## format the code and fix what ruff can fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: tools ## run the benchmarks; each prints JSON
+bench: tools ## run the benchmarks; each prints JSON or tables
 	@$(BIN)/python -m benchmarks.sandbox
 	@$(BIN)/python -m benchmarks.driver
 	@$(BIN)/python -m benchmarks.faults
+	@$(BIN)/python -m benchmarks.trust --trainings 100
 	@if command -v chromium >/dev/null; then $(BIN)/python -m benchmarks.report; fi

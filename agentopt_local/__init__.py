@@ -27,6 +27,7 @@ __all__ = [
     "Message",
     "MetricRow",
     "ModelError",
+    "NoiseFloor",
     "Problem",
     "Report",
     "Run",

@@ -16,6 +16,7 @@ from ray_jobs.api import Grade as Grade
 from ray_jobs.api import Message as Message
 from ray_jobs.api import MetricRow as MetricRow
 from ray_jobs.api import ModelError as ModelError
+from ray_jobs.api import NoiseFloor as NoiseFloor
 from ray_jobs.api import Problem as Problem
 from ray_jobs.api import Report as Report
 from ray_jobs.api import Run as Run

@@ -14,8 +14,8 @@ from agentopt_local.trajectory import Trajectory
 
 MAX_CLASSES = 8
 """Classes that an answer is compared with, the most frequent texts first: it bounds the gradings per problem."""
-NO_ANSWER = "no-such-answer-4711"
-"""An expected answer that no right answer equals."""
+OTHER_ANSWERS = ("no such answer", "471147114711")
+"""Expected answers that no right answer equals, in forms of which every grader can read one."""
 
 
 class Ballot:
@@ -55,23 +55,23 @@ class Ballot:
         return next(each for each, text in answered if text in winner)
 
     async def _equal(self, problem: Problem, answer: str, other: str, by_grader: bool) -> bool:
-        if same_text(answer) == same_text(other) and not by_grader:
-            return True
-        return by_grader and (
-            await self._right(problem, answer, expected=other) or await self._right(problem, other, expected=answer)
-        )
+        if not by_grader:
+            return same_text(answer) == same_text(other)
+        return bool(await self._right(problem, answer, other)) or bool(await self._right(problem, other, answer))
 
     async def _goes_by_the_expected_answer(self, problem: Problem) -> bool:
-        """Whether the right answer is wrong where another one is expected, and right where it is."""
-        return await self._right(problem, problem.answer, expected=problem.answer) and not await self._right(
-            problem, problem.answer, expected=NO_ANSWER
-        )
+        """Whether the problem's right answer is wrong where another one is expected."""
+        found = [await self._right(problem, problem.answer, expected) for expected in OTHER_ANSWERS]
+        return False in found and True not in found
 
-    async def _right(self, problem: Problem, answer: str, *, expected: str) -> bool:
+    async def _right(self, problem: Problem, answer: str, expected: str) -> bool | None:
+        """Whether the grader takes ``answer`` where ``expected`` is right; None if it cannot expect that."""
+        expecting = getattr(self.task, "expecting", None)  # tasks whose grader reads more than the problem's answer
         try:
-            grade = await self.task.grade(problem.model_copy(update={"answer": expected}), answer, self.sandbox)
-        except ConfigError:  # a grader may not read what a model answered where it expects its own answers
-            return False
+            other = expecting(problem, expected) if expecting else problem.model_copy(update={"answer": expected})
+            grade = await self.task.grade(other, answer, self.sandbox)
+        except ConfigError:
+            return None
         return grade.correct
 
 

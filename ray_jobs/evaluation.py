@@ -109,13 +109,8 @@ def spending(session: Session) -> Costs:
     ledger, prices = session.ledger, session.config.model.prices
     usage: dict[str, Usage] = {}
     for row in session.run_dir.rollouts():
-        name = (
-            "noise floor"
-            if row.stage.of_floor
-            else "training rollouts"
-            if row.stage.of_split == "train"
-            else str(row.stage)
-        )
+        name = "training rollouts" if row.stage.of_split == "train" else str(row.stage)
+        name = "noise floor" if row.stage.of_floor else name
         usage[name] = usage.get(name, Usage()) + row.trajectory.usage
     stages = {name: Spent(tokens=each, cost=prices.cost(each)) for name, each in usage.items()}
     agent, optimizer = (Spent(tokens=ledger.usage[role], cost=ledger.cost[role]) for role in get_args(Role))

@@ -14,10 +14,11 @@ def step_problems(config: RunConfig) -> int:
 
 
 def step_rollouts(config: RunConfig) -> float:
-    """Rollouts of one step with the updates that it tries, on average; the old set's are known from before."""
+    """Rollouts of one step, on average: with the updates that it tries and, if it has problems of its own, before."""
     trainer, edits = config.trainer, config.optimizer.max_actions
     tries = (edits + 0.5 if trainer.try_edits and edits > 1 else 1.0) * trainer.n_candidates
-    return tries * step_problems(config)
+    batched = step_problems(config) < config.task.n_train
+    return (tries + batched) * step_problems(config)
 
 
 def floor_problems(config: RunConfig) -> int:

@@ -162,8 +162,19 @@ def endpoint() -> Iterator[str]:
 @contextlib.contextmanager
 def scripted() -> Iterator[None]:
     """The scripted model is the default of all that takes a model."""
-    functions = [ao.train, ao.atrain, ao.resume, ao.aresume, ao.evaluate, ao.aevaluate, ao.Run.agent, ao.credit]
-    functions.append(ao.acredit)
+    functions = [
+        ao.train,
+        ao.atrain,
+        ao.resume,
+        ao.aresume,
+        ao.evaluate,
+        ao.aevaluate,
+        ao.certify,
+        ao.acertify,
+        ao.credit,
+        ao.acredit,
+        ao.Run.agent,
+    ]
     before = [each.__kwdefaults__["model"] for each in functions]
     try:
         for each in functions:

@@ -6,10 +6,10 @@ unless they equal the expected one. Partial credit is kept as the scorer gives i
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -23,6 +23,7 @@ from agentopt_local.grading import Grade, no_answer
 from agentopt_local.problem import Problem, Split, check_request, content_key, split_of
 from agentopt_local.spelling import did_you_mean
 from agentopt_local.tasks.base import TaskKind
+from agentopt_local.tasks.reasoning_gym_answers import refusal
 from agentopt_local.tasks.reasoning_gym_child import CHUNK
 
 if TYPE_CHECKING:
@@ -41,9 +42,6 @@ REFUSED = {
 
 SCORE_TIMEOUT_S = 10.0
 """Wall-clock seconds to score one answer."""
-
-MAX_ANSWER_CHARS = 20_000
-"""Longer answers have reward 0."""
 
 _MAX_BARREN = 400
 """A data set is exhausted for a split, which is at least a fifth of it, after this many entries without a new one."""
@@ -64,12 +62,6 @@ def score(dataset: str, options: dict, entry: str, question: str, answer: str) -
 
 _CUT_OFF = ("cancelled", "worker_lost")
 """Statuses that say nothing about the answer."""
-
-_EVALUATES_ALGEBRA = {"countdown", "intermediate_integration", "polynomial_multiplication", "simple_integration"}
-_EVALUATES_LISTS = {"binary_matrix", "n_queens", "spiral_matrix", "string_insertion"}
-_NOT_ARITHMETIC = re.compile(r"[^0-9\s+\-*/()]|\*\*|//")
-_NOT_ALGEBRA = re.compile(r"[^A-Za-z0-9\s+\-*/^().]|\.\s*[A-Za-z]|\b[A-Za-z]\s*\(|\)\s*\(")
-_FUNCTION = re.compile(r"a?(sin|cos|tan)h?|arc(sin|cos|tan)|sec|csc|cot|exp|log|ln|sqrt|pi|Abs")
 
 
 class ReasoningGymTask:
@@ -109,8 +101,8 @@ class ReasoningGymTask:
             return missing
         if answer == problem.answer.strip():
             return Grade(reward=1.0, reason="correct")
-        if refusal := _refusal(problem, answer):
-            return Grade(reward=0.0, reason=refusal)
+        if wrong := refusal(problem.kind, answer):
+            return Grade(reward=0.0, reason=wrong)
         arguments = {
             "dataset": problem.kind,
             "options": problem.metadata["options"],
@@ -128,6 +120,16 @@ class ReasoningGymTask:
             # The scorer intends 0.8 for a right word with letters after it, but compares a rounded sum with 1.
             return Grade(reward=0.8, reason="the right word is followed by other letters (partial credit 0.8)")
         return grade
+
+    def expecting(self, problem: Problem, answer: str) -> Problem:
+        """``problem`` as if ``answer`` were the right one, which the scorer reads from the entry.
+
+        Raises ConfigError if it must not reach the scorer.
+        """
+        if wrong := refusal(problem.kind, answer):
+            raise ConfigError(f"{problem.id!r}: {wrong}")
+        entry = {**ast.literal_eval(problem.metadata["entry"]), "answer": answer}
+        return problem.model_copy(update={"answer": answer, "metadata": {**problem.metadata, "entry": repr(entry)}})
 
     def _check_settings(self) -> None:
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):
@@ -274,26 +276,6 @@ def _grade(execution: Execution, shown: str) -> Grade:
         return Grade(reward=1.0, reason="correct")
     partial = f" (partial credit {reward:g})" if reward else ""
     return Grade(reward=float(reward), reason=f"answered {shown}{partial}")
-
-
-def _refusal(problem: Problem, answer: str) -> str:
-    """Why ``answer`` must not reach a scorer that evaluates it; empty if it may.
-
-    The sandbox protects the machine, not the score: evaluated code could change the scorer that judges it.
-    """
-    if len(answer) > MAX_ANSWER_CHARS:
-        return f"the answer has {len(answer):,} characters, more than {MAX_ANSWER_CHARS:,}"
-    if problem.kind in _EVALUATES_LISTS and "(" in answer:
-        return "the answer contains '(', which no right answer does"
-    if problem.kind in _EVALUATES_ALGEBRA:
-        forbidden = _NOT_ARITHMETIC if problem.kind == "countdown" else _NOT_ALGEBRA
-        if found := forbidden.search(answer):
-            return f"the answer contains {found[0]!r}, which is not allowed in an expression"
-        for word in re.findall(r"[A-Za-z]+", answer):
-            # An Integral is unsolved, and other names from sympy could reach the scorer.
-            if len(word) > 1 and not _FUNCTION.fullmatch(word):
-                return f"the answer contains {word!r}, which is neither a variable nor a known function"
-    return ""
 
 
 KIND = TaskKind(argument="NAME[,NAME...]", open=ReasoningGymTask)

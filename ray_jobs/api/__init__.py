@@ -10,7 +10,7 @@ from agentopt_local.grading import Grade
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.problem import Problem
 from agentopt_local.run.contribution import Credit
-from agentopt_local.run.report import Certificate, Report
+from agentopt_local.run.report import Certificate, NoiseFloor, Report
 from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.stage import Stage
 from agentopt_local.trajectory import Attempt, Trajectory
@@ -38,6 +38,7 @@ __all__ = [
     "Message",
     "MetricRow",
     "ModelError",
+    "NoiseFloor",
     "Problem",
     "Report",
     "Run",

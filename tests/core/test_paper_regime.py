@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 from agentopt_local.paper_regime import differences, shared_differences
+from agentopt_local.reporting.data import run_page
+from agentopt_local.run.reader import read_report, read_run
 from ray_jobs.config import build
+from ray_jobs.terminal.printing import report_text
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -65,3 +71,20 @@ def test_differences_of_some_runs_only_name_them() -> None:
 
 def test_settings_of_older_versions_have_differences_too() -> None:
     assert differences({"preset": "paper", "task": {"spec": "math:x"}, "agent": {"gone": 1}})
+
+
+def test_the_report_of_a_run_with_the_preset_shows_them(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(Path(__file__).parents[1] / "ray_jobs" / "old_runs" / "finished", run)
+    assert run_page(read_run(run)).summary["regime"] == []
+    values = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**values, "preset": "paper"}))
+    shown = run_page(read_run(run)).summary["regime"]
+    assert any("theirs had only to compile" in each for each in shown)
+
+    report = read_report(run)
+    assert report is not None
+    assert "authors' regime" not in report_text(report)
+    text = report_text(report.model_copy(update={"regime": tuple(shown)}))
+    assert 'preset = "paper", but not the authors\' regime:' in text
+    assert f"  {shown[0]}" in text

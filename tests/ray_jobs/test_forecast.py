@@ -55,7 +55,7 @@ class Clock:
 def test_a_forecast_from_the_settings_alone() -> None:
     forecast = Forecast(config(), {"agent": SPEED})
     assert forecast.read_cost == 0.5
-    attempts = 2 * 20 + 10 + 2 * 2.5 * 10
+    attempts = 3 * 20 + 10 + 2 * 2.5 * 10 + 2 * 7  # with the placebo's test and the noise floor
     drafts = 2 * forecast.work(1500, 2.0 * 400 * 8)
     assert forecast.seconds() == pytest.approx((attempts * forecast.attempt() + drafts) / 50)
     assert Forecast(config()).seconds() is None
@@ -81,12 +81,12 @@ def test_what_has_been_seen_replaces_the_guesses() -> None:
     after = forecast.left()
     assert after is not None
     assert after < before
-    # Left: one step of 25 attempts and its drafts, and 20 tests; done: 55 attempts and the drafts, in 100 seconds.
+    # Left: one step of 25 attempts and its drafts, and 40 tests; done: 55 attempts and the drafts, in 100 seconds.
     # The measured 50 tokens/s count as 60 seconds more.
-    assert after == pytest.approx((45 * 100 + 500) / ((55 * 100 + 500 + 60 * 50) / (100 + 60)))
+    assert after == pytest.approx((65 * 100 + 500) / ((55 * 100 + 500 + 60 * 50) / (100 + 60)))
 
     for number in range(20):  # the evaluation takes them from the run folder
-        forecast.rollout("test before", attempt(f"t{number}"))
+        forecast.rollout(Stage.parse("test before"), attempt(f"t{number}"))
     assert forecast.left() == after
 
 
@@ -109,7 +109,7 @@ def test_what_a_resumed_run_remembers_is_no_work_that_it_did() -> None:
     clock = Clock()
     forecast = Forecast(config(), {"agent": SPEED}, clock=clock)
     for number in range(20):  # known from before
-        forecast.rollout("test before", attempt(f"t{number}"))
+        forecast.rollout(Stage.parse("test before"), attempt(f"t{number}"))
     clock.now += 60.0
     for number in range(10):
         finish(forecast, "step 1 before", f"p{number}")
@@ -155,3 +155,45 @@ def test_models_elsewhere_are_not_measured() -> None:
     for more in ({"model": {"base_url": "http://127.0.0.1:1/v1", "name": "m"}}, {"engine": {"device": "gpu"}},
                  {"ray": {"address": "auto"}}, {"engine": {"pool_name": "shared"}}):  # fmt: skip
         assert speeds_here(config(**more)) == {}
+
+
+def test_baselines_and_the_noise_floor_are_part_of_the_work() -> None:
+    def attempts(device: str = "cpu", **more: object) -> float:
+        forecast = Forecast(config(**more), {"agent": SPEED}, device=device)
+        return (forecast.remaining() - 2 * forecast.proposal()) / forecast.attempt()
+
+    none = {"n_validation": 0}
+    alone = attempts(evaluation={"n_validation": 0, "baselines": []}, trainer={"max_epochs": 2, "noise_floor": False})
+    assert alone == 2 * 20 + 10 + 2 * 2.5 * 10
+    assert attempts(evaluation={"n_validation": 0, "baselines": []}) == alone + 2 * 7
+    assert attempts(evaluation=none) == attempts("endpoint", evaluation=none) == alone + 2 * 7 + 20
+    assert (
+        attempts(evaluation={"n_validation": 0, "baselines": ["self_consistency", "one_shot"]})
+        == alone + 2 * 7 + 2 * 20
+    )
+    total = attempts(evaluation={"n_validation": 0, "baselines": ["self_consistency_total"]}) - alone - 2 * 7
+    training = (
+        10 + 2 * Forecast(config(), {"agent": SPEED}).step_work() / Forecast(config(), {"agent": SPEED}).attempt()
+    )
+    assert total == 20 * (1 + training // 20), "votes for the tokens of the test and the training, rounded down"
+    assert attempts("gpu", evaluation=none) == alone + 2 * 7 + 2 * 20 + total
+    assert (
+        attempts(evaluation={"n_validation": 0, "baselines": ["self_consistency_total"], "max_votes": 2})
+        == alone + 2 * 7 + 2 * 20
+    )
+
+
+def test_the_noise_floor_is_counted_once_and_only_before_step_1() -> None:
+    forecast = Forecast(config(), {"agent": SPEED})
+    before = forecast.remaining() / forecast.attempt()
+    for number in range(14):
+        finish(forecast, "floor again" if number < 7 else "floor placebo", f"p{number}")
+    finish(forecast, "floor again", "p0")
+    assert forecast.proposal() == Forecast(config(), {"agent": SPEED}).proposal()
+    drafts = 2 * forecast.proposal()
+    first = Forecast(config(), {"agent": SPEED})
+    assert (forecast.remaining() - drafts) / forecast.attempt() == pytest.approx(
+        before - 14 - drafts / first.attempt(), abs=1e-9
+    )
+    later = Forecast(config(evaluation={"n_validation": 0}), {"agent": SPEED}, steps=1)
+    assert (later.remaining() - later.proposal()) / later.attempt() == 3 * 20 + 2.5 * 10

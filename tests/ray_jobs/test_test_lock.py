@@ -21,7 +21,7 @@ from agentopt_local.tasks.catalog import load_task
 from benchmarks.scripted import brain, config_in
 from ray_jobs.cli import main
 from ray_jobs.evaluation import evaluate
-from ray_jobs.open_task import task_of
+from ray_jobs.open_task import OtherTraining, task_of
 from ray_jobs.runs import new_run, read_config
 from ray_jobs.task_config import TaskConfig
 from ray_jobs.terminal.printing import report_text
@@ -198,12 +198,11 @@ def written(folder: Path) -> str:
     return f"jsonl:{folder / 'own.jsonl'}"
 
 
-@pytest.mark.parametrize("kind", ["reasoning_gym", "jsonl", "math", "gsm8k", "tabmwp"])
+@pytest.mark.parametrize("kind", ["jsonl", "math", "gsm8k", "tabmwp"])
 def test_another_training_draw_leaves_validation_and_test_alone(kind: str, tmp_path: Path) -> None:
-    own = {"reasoning_gym": "reasoning_gym:spell_backward,gcd", "jsonl": written(tmp_path)}
-    if kind not in own and not (SHARED / kind).is_dir():
+    if kind != "jsonl" and not (SHARED / kind).is_dir():
         pytest.skip(f"no data in {SHARED}; AGENTOPT_SHARED_DATA names its folder")
-    spec = own.get(kind, f"{kind}:{SHARED / kind}")
+    spec = written(tmp_path) if kind == "jsonl" else f"{kind}:{SHARED / kind}"
     plain = drawn(spec, folder=tmp_path, seed=3)
     assert drawn(spec, folder=tmp_path, seed=3, train_seed=3) == plain
     other = drawn(spec, folder=tmp_path, seed=3, train_seed=4)
@@ -211,6 +210,15 @@ def test_another_training_draw_leaves_validation_and_test_alone(kind: str, tmp_p
     assert (other["validation"], other["test"]) == (plain["validation"], plain["test"])
     assert other["train"] == drawn(spec, folder=tmp_path, seed=4)["train"]
     assert not set(other["train"]) & {*other["validation"], *other["test"]}
+
+
+def test_generated_training_problems_are_others_and_never_test_problems() -> None:
+    plain, other = (load_task("reasoning_gym:gcd", seed=seed) for seed in (3, 4))
+    both = OtherTraining(plain, other)
+    train, test = both.problems("train", 20), both.problems("test", 20)
+    assert test == plain.problems("test", 20)
+    assert train == other.problems("train", 20) != plain.problems("train", 20)
+    assert not {each.question for each in train} & {each.question for each in test}
 
 
 class Counting:

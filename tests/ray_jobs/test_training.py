@@ -156,7 +156,7 @@ def test_meta_says_what_the_run_depends_on(undisturbed: Outcome) -> None:
 def test_every_rollout_was_run_once(undisturbed: Outcome) -> None:
     keys = Counter((row["functions"], row["problem_id"], row["seed"]) for row in undisturbed.rollouts)
     assert set(keys.values()) == {1}
-    assert len(keys) == 5 * 12 + 2 * 7, "five sets on the training problems, two on the test problems"
+    assert len(keys) == 5 * 12 + 3 * 7 + 2 * 4, "five sets in training; two and a placebo on the test; the noise floor"
     assert {row["grade"]["reward"] for row in undisturbed.rollouts} == {0.0, 1.0}
 
 

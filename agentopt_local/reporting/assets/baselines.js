@@ -24,12 +24,11 @@ function baselines(run) {
     figure('Accuracy of each agent, with 95 % Wilson intervals',
       rows.map((row) => `${row.label}: ${tidyPercent(row.marks[0].value[0])}`).join('. '), dotPlot(rows)),
     table('Baselines', [
-      ['Baseline', (arm) => [arm.label, el('br'), el('small', {}, armNote(arm))], 'head'],
-      ['Accuracy', (arm) => (arm.result ? tidyPercent(arm.result.accuracy) : '–'), 'number'],
-      ['95 % interval', (arm) => (arm.result ? interval(arm.result.ci95) : '–'), 'number'],
-      ['Trained agent’s change, points', change((each) => signed(each.points)), 'number'],
-      ['95 % interval of the change', change((each) => points(each.ci95)), 'number'],
+      ['Baseline', (arm) => arm.label, 'head'],
+      ['Accuracy, 95 % interval', (arm) => (arm.result ? `${tidyPercent(arm.result.accuracy)} (${interval(arm.result.ci95)})` : '–'), 'number'],
+      ['Trained agent’s change in points', change((each) => `${signed(each.points)} (${points(each.ci95)})`), 'number'],
       ['Chance', change((each) => pValue(each.p_value)), 'number'],
+      ['What it is', armNote],
     ], arms));
 }
 

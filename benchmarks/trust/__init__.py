@@ -1,0 +1,1 @@
+"""How far a training's own numbers can be trusted, measured where the truth is known."""
