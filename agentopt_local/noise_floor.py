@@ -23,8 +23,6 @@ from agentopt_local.trajectory import Trajectory
 
 PLACEBO = 'def repeat_text{}(text: str) -> str:\n    """Return the text as it is."""\n    return text\n'
 """A legal tool for every kind of agent: harmless, plausible, and of no use."""
-LEAST_GAINS = 5
-"""Gains without a loss that a one-sided sign test at 5 % needs: 1/2^5 = 0.03, and 1/2^4 = 0.06 is too much."""
 SEEN = 2.49
 """The standard normal's quantiles at 95 % and at 80 %, added: 1.645 + 0.842."""
 
@@ -40,16 +38,16 @@ def with_placebo(functions: FunctionSet) -> FunctionSet:
 def visible_gain(flip_rate: float, n: int) -> float:
     """The smallest true gain, as a share, that ``n`` problems show in 80 % of cases in a one-sided test at 5 %.
 
-    If chance changes a share q of all outcomes, as often one way as the other, gained minus lost has a standard
-    deviation of √(q n), so a test at 5 % with a power of 80 % sees a gain of (1.645 + 0.842) √(q/n): the normal
-    approximation for paired proportions (Connor, "Sample size for testing differences in proportions for the
-    paired-sample design", Biometrics 43 (1987), 207-211, with the variance under "no change"). It is never less than
-    the five gains without which no result is significant, however rarely outcomes change by chance; at most 1.
-    Raises ``ValueError`` unless 0 <= flip_rate <= 1 and n >= 1.
+    If chance changes a share q of all outcomes, as often one way as the other, and a gain d comes on top, then gained
+    minus lost has a standard deviation of at most √(n (q + d)). A test at 5 % with a power of 80 % needs 1.645 + 0.842
+    of them, so d = 2.49 √((q + d)/n), which is solved for d: the usual approximation for paired proportions (Connor,
+    "Sample size for testing differences in proportions for the paired-sample design", Biometrics 43 (1987), 207-211).
+    ``benchmarks.trust`` holds it to exact sums. At most 1. Raises ``ValueError`` unless 0 <= flip_rate <= 1 and n >= 1.
     """
     if not 0 <= flip_rate <= 1 or n < 1:
         raise ValueError(f"a flip rate of {flip_rate} on {n} problems: it must be a share, of at least one problem")
-    return min(1.0, max(SEEN * math.sqrt(flip_rate / n), LEAST_GAINS / n))
+    half = SEEN * SEEN / n / 2
+    return min(1.0, half + math.sqrt(half * half + 2 * half * flip_rate))
 
 
 def flips(first: Sequence[Trajectory], second: Sequence[Trajectory]) -> Flips:

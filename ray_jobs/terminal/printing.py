@@ -136,8 +136,6 @@ def floor_lines(floor: NoiseFloor) -> list[str]:
     seen = f"With {seen_text(floor.train, 'training')}"
     if floor.test is not None:
         seen += f", with {seen_text(floor.test, 'test')}"
-    if not floor.placebo.rate:
-        seen += "; no outcome changed with the placebo, so this is what a sign test needs"
     return [
         f"Noise floor of {plural(floor.n, 'training problem')}, nothing learned: outcomes changed in "
         f"{flips_text(floor.again)} with another seed, in {flips_text(floor.placebo)} with a placebo function",

@@ -95,6 +95,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "optimizer": {"n_samples": 1, "max_actions": 1, "max_retries": 0, "min_matches": 0},
         "sandbox": {"workers": 1},
         "agent": {"constrain": False},
+        "trainer": {"noise_floor": False},  # the tests count rollouts
+        "evaluation": {"baselines": ["untrained"]},
     }
     run_dir = new_run(build(values, "test"))
     job = train(read_config(run_dir.path), run_dir, model=ScriptedChatModel(brain))
