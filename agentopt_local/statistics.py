@@ -8,7 +8,8 @@ from statistics import NormalDist, fmean, stdev
 
 from agentopt_local.record import Record
 
-Z = NormalDist().inv_cdf(0.975)  # importing scipy for this would delay a live view by a second
+Z = NormalDist().inv_cdf(0.975)
+# scipy is imported where only a table over trainings needs it: a live view would wait a second for it.
 
 
 class PairedDifference(Record):
@@ -172,57 +173,27 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def t_cdf(t: float, df: int) -> float:
-    """The probability that Student's t with ``df`` degrees of freedom is at most ``t``.
-
-    Exact, by the finite series for whole ``df`` (Abramowitz and Stegun, 26.7.3 and 26.7.4). Raises ``ValueError`` if
-    ``df`` is below 1.
-    """
-    if df < 1:
-        raise ValueError(f"{df} degrees of freedom: there must be at least 1")
-    angle = math.atan2(abs(t), math.sqrt(df))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = df % 2
-    term, total = (cosine if odd else 1.0), 0.0
-    for k in range(odd, df - 1, 2):  # the powers of the cosine up to df - 2
-        total += term
-        term *= cosine * cosine * (k + 1) / (k + 2)
-    within = 2 / math.pi * (angle + sine * total) if odd else sine * total
-    return (1 + math.copysign(within, t)) / 2
-
-
-def t_quantile(p: float, df: int) -> float:
-    """The ``p`` quantile of Student's t with ``df`` degrees of freedom. Raises ``ValueError`` unless 0 < p < 1."""
-    if not 0 < p < 1:
-        raise ValueError(f"the quantile of {p}: 0 < p < 1 must hold")
-    if p < 0.5:
-        return -t_quantile(1 - p, df)
-    low, high = 0.0, 1.0
-    while t_cdf(high, df) < p:
-        low, high = high, 2 * high
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_cdf(middle, df) < p else (low, middle)
-    return high
-
-
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
     """Student's 95 % interval of the mean that ``values`` were drawn from, in their unit.
 
     Source: Student, "The probable error of a mean", Biometrika 6 (1908), 1-25. Raises ``ValueError`` for fewer than
     two values, whose spread is not known.
     """
+    from scipy.stats import t
+
     mean, error = mean_and_error(values)
-    half = t_quantile(0.975, len(values) - 1) * error
+    half = float(t.ppf(0.975, len(values) - 1)) * error
     return mean - half, mean + half
 
 
 def t_test(values: Sequence[float]) -> float:
     """The two-sided p-value of "the mean that ``values`` were drawn from is 0". Raises ``ValueError`` below two."""
+    from scipy.stats import t
+
     mean, error = mean_and_error(values)
     if error == 0:
         return 1.0 if mean == 0 else 0.0
-    return min(1.0, 2 * t_cdf(-abs(mean) / error, len(values) - 1))
+    return float(2 * t.sf(abs(mean) / error, len(values) - 1))
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -235,23 +206,11 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 def t_power(effect: float, n: int) -> float:
     """How often a t test of ``n`` values at 5 % (two-sided) finds a mean of ``effect`` standard deviations.
 
-    By Simpson's rule over the distribution of the estimated standard deviation. Raises ``ValueError`` if ``n`` < 2.
+    Raises ``ValueError`` if ``n`` < 2.
     """
+    from scipy.stats import nct, t
+
     if n < 2:
         raise ValueError(f"a t test of {n} values: there must be at least 2")
-    df, shift = n - 1, abs(effect) * math.sqrt(n)
-    critical, normal = t_quantile(0.975, df), NormalDist()
-    scale = math.log(2) + df / 2 * math.log(df / 2) - math.lgamma(df / 2)
-
-    def found(ratio: float) -> float:
-        """The density of estimated by true standard deviation, times the chance to reject at that."""
-        if ratio == 0:
-            density = math.exp(scale) if df == 1 else 0.0
-        else:
-            density = math.exp(scale + (df - 1) * math.log(ratio) - df * ratio * ratio / 2)
-        return density * (normal.cdf(shift - critical * ratio) + normal.cdf(-shift - critical * ratio))
-
-    low, high = max(0.0, 1 - 7 / math.sqrt(df)), 1 + 7 / math.sqrt(df)  # nothing lies outside of these
-    step = (high - low) / 400
-    weights = (found(low + index * step) * (1 if index in (0, 400) else 4 if index % 2 else 2) for index in range(401))
-    return min(1.0, step / 3 * sum(weights))
+    critical, shift = t.ppf(0.975, n - 1), abs(effect) * math.sqrt(n)
+    return float(nct.sf(critical, n - 1, shift) + nct.cdf(-critical, n - 1, shift))

@@ -7,30 +7,19 @@ from statistics import fmean
 
 import numpy as np
 import pytest
-from scipy.stats import nct, ttest_1samp
-from scipy.stats import t as student
+from scipy.stats import ttest_1samp
 
 from agentopt_local.statistics import (
     PairedDifference,
     holm,
     paired_difference,
-    t_cdf,
     t_interval,
     t_power,
-    t_quantile,
     t_test,
     tango,
     wilson,
 )
 from agentopt_local.trainings import MOST, mean_change, mean_share, outlook, trainings_needed
-
-
-@pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 8, 31, 200])
-def test_student_s_t_is_scipy_s(df: int) -> None:
-    for t in (-40.0, -3.0, -1.0, 0.0, 0.2, 2.0, 12.7):
-        assert t_cdf(t, df) == pytest.approx(student.cdf(t, df), abs=1e-14)
-    for p in (0.025, 0.3, 0.5, 0.9, 0.975, 0.9995):
-        assert t_quantile(p, df) == pytest.approx(student.ppf(p, df), rel=1e-9, abs=1e-9)
 
 
 def test_the_t_interval_is_scipy_s_and_needs_two_values() -> None:
@@ -41,18 +30,15 @@ def test_the_t_interval_is_scipy_s_and_needs_two_values() -> None:
     assert (t_test([4.0, 4.0]), t_test([0.0, 0.0])) == (0.0, 1.0)
     with pytest.raises(ValueError, match="the spread is known from two on"):
         t_interval([3.0])
-    with pytest.raises(ValueError, match="0 < p < 1"):
-        t_quantile(1.0, 3)
-    with pytest.raises(ValueError, match="at least 1"):
-        t_cdf(1.0, 0)
 
 
-@pytest.mark.parametrize("n", [2, 3, 8, 40, 1000])
-@pytest.mark.parametrize("effect", [0.0, 0.1, 0.5, 1.0, 3.0])
-def test_power_is_that_of_the_noncentral_t(n: int, effect: float) -> None:
-    critical, shift = student.ppf(0.975, n - 1), effect * math.sqrt(n)
-    expected = nct.sf(critical, n - 1, shift) + nct.cdf(-critical, n - 1, shift)
-    assert t_power(effect, n) == pytest.approx(expected, abs=1e-5)
+def test_power_by_simulation() -> None:
+    values = np.random.default_rng(0).normal(1.0, 1.0, (4000, 8))
+    found = (ttest_1samp(values, 0.0, axis=1).pvalue < 0.05).mean()
+    assert t_power(1.0, 8) == pytest.approx(found, abs=0.03)
+    assert t_power(0.0, 8) == pytest.approx(0.05)
+    with pytest.raises(ValueError, match="at least 2"):
+        t_power(1.0, 1)
 
 
 def test_the_number_of_trainings_is_the_first_with_enough_power() -> None:

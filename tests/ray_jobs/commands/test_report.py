@@ -98,7 +98,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "trainer": {"noise_floor": False},  # the tests count rollouts
         "evaluation": {"baselines": ["untrained"]},
     }
-    run_dir = new_run(build(values, "test"))
+    alone = {"trainer": {"noise_floor": False}, "evaluation": {"baselines": []}}
+    run_dir = new_run(build(values | alone, "test"))
     job = train(read_config(run_dir.path), run_dir, model=ScriptedChatModel(brain))
     asyncio.run(job)
     run_dir.close()
