@@ -105,21 +105,6 @@ def test_a_certificate_takes_at_most_its_problems_twice() -> None:
     assert forecast.remaining() == pytest.approx(without.remaining())
 
 
-def test_a_certificate_takes_at_most_its_problems_twice() -> None:
-    for n, most in ((0, 0), (50, 100), ("auto", 120)):
-        forecast = Forecast(config(evaluation={"n_validation": n}), {"agent": SPEED})
-        without = Forecast(config(), {"agent": SPEED})
-        assert forecast.remaining() - without.remaining() == pytest.approx(most * forecast.attempt())
-    forecast.certificate(30)
-    in_all = forecast.remaining()
-    finish(forecast, "validation before", "v1")
-    finish(forecast, "validation before", "v1")
-    finish(forecast, "validation after", "v1", "learned")
-    assert in_all - forecast.remaining() == pytest.approx(2 * forecast.attempt())
-    forecast.certificate(0)
-    assert forecast.remaining() == pytest.approx(without.remaining())
-
-
 def test_what_a_resumed_run_remembers_is_no_work_that_it_did() -> None:
     clock = Clock()
     forecast = Forecast(config(), {"agent": SPEED}, clock=clock)
