@@ -900,5 +900,5 @@ def test_a_request_of_the_script_is_what_a_model_of_ones_own_gets(tmp_path: Path
     run = ao.train(ao.task(rows), model=Mine(), n_train=1, n_test=1, run_dir=tmp_path, progress=False)  # type: ignore[arg-type]
     assert run.accuracy is not None
     assert run.accuracy.before.value == 1.0
-    assert next(asked) == 2
+    assert next(asked) == 5, "training and test problem, each with and without the placebo, the former twice without"
     assert run.settings["model"]["name"] == "python:Mine"

@@ -76,7 +76,8 @@ def write_config(folder: Path, *, n_train: int = 4, more: str = "") -> Path:
     problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = folder / "run.toml"
     head = f'run_dir = "{folder / "runs"}"\nrun_name = "one"\nconcurrency = 2\n'
-    tail = "[optimizer]\nn_samples = 1\nmax_actions = 1\nmax_retries = 0\n[sandbox]\nworkers = 1\n"
+    tail = "[optimizer]\nn_samples = 1\nmax_actions = 1\nmax_retries = 0\nhold_back = false\n[sandbox]\nworkers = 1\n"
+    tail += '[trainer]\nacceptance = "mean"\n'  # with so few problems all are shown
     config.write_text(head + TASK.format(problems=problems, n_train=n_train) + tail + more)
     return config
 
@@ -102,7 +103,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str, s
 
 
 def test_a_typo_is_told_before_anything_starts(tmp_path: Path) -> None:
-    config = write_config(tmp_path, more="[trainer]\nmax_epoch = 3\n")
+    config = write_config(tmp_path, more="max_epoch = 3\n")
     done = agentopt("train", config)
     assert done.returncode == 2
     assert done.stderr == f"agentopt: {config}: trainer.max_epoch is not a setting; did you mean trainer.max_epochs?\n"

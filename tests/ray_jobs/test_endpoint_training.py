@@ -193,7 +193,7 @@ def test_agent_and_optimizer_may_be_different_endpoints(tmp_path: Path, endpoint
     assert costs["agent"]["cost"] == pytest.approx(small.answered * each_small)
     assert costs["money"] == pytest.approx(small.answered * each_small + large.answered * each_large)
     stages = costs["stages"]
-    assert set(stages) == {"training rollouts", "test before", "test after", "proposals"}
+    assert set(stages) == {"noise floor", "training rollouts", "test before", "test placebo", "test after", "proposals"}
     counted = sum((Usage.model_validate(stages[name]["tokens"]) for name in stages), Usage())
     assert counted.requests == small.answered + large.answered
     assert json.loads((run / "meta.json").read_text())["optimizer_model"] == "large"
@@ -214,7 +214,7 @@ def test_a_used_up_budget_stops_the_run_and_a_larger_one_ends_it(
     assert not (run / "report.json").exists()
     spent = sum(row["cost"] for row in read_lines(run / "costs.jsonl"))
     assert 0.9 <= spent < 0.9 + 3 * 1.3, "at most what was in flight"
-    done_before = {(row["functions"], row["problem_id"]) for row in read_lines(run / "rollouts.jsonl")}
+    done_before = {(row["functions"], row["problem_id"], row["seed"]) for row in read_lines(run / "rollouts.jsonl")}
 
     refused = agentopt("resume", run, "--trainer.max_epochs", "9")
     assert refused.returncode == 2
@@ -223,7 +223,7 @@ def test_a_used_up_budget_stops_the_run_and_a_larger_one_ends_it(
     assert again.returncode == 1, "the same budget is still used up"
     done = agentopt("resume", run, "--budget.max_cost", "100")
     assert done.returncode == 0, done.stderr
-    rollouts = [(row["functions"], row["problem_id"]) for row in read_lines(run / "rollouts.jsonl")]
+    rollouts = [(row["functions"], row["problem_id"], row["seed"]) for row in read_lines(run / "rollouts.jsonl")]
     assert len(rollouts) == len(set(rollouts))
     assert done_before <= set(rollouts)
     report = json.loads((run / "report.json").read_text())
