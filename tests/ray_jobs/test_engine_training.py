@@ -44,6 +44,8 @@ max_retries = 1
 max_source_tokens = 120
 [trainer]
 max_epochs = 1
+[evaluation]
+n_validation = 12
 """
 
 

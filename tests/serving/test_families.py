@@ -358,7 +358,7 @@ CONFIG = {
     "task": {"spec": "reasoning_gym:spell_backward", "n_train": 4, "n_test": 2},
     "agent": {"max_turns": 2, "max_turn_tokens": 60, "think": False, "interpreter": False},
     "optimizer": {"n_samples": 2, "max_retries": 0, "max_source_tokens": 80, "max_actions": 1},
-    "trainer": {"max_epochs": 1},
+    "trainer": {"max_epochs": 1, "noise_floor": False},
 }
 
 

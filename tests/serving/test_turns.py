@@ -283,7 +283,7 @@ def test_two_engines_train_in_turn_and_conversations_go_on(tmp_path: Path) -> No
             "optimizer_engine": engine,
             "agent": {"max_turns": 2, "max_turn_tokens": 60, "think": False, "interpreter": False},
             "optimizer": {"n_samples": 2, "max_retries": 0, "max_source_tokens": 80, "max_actions": 1},
-            "trainer": {"max_epochs": 1},
+            "trainer": {"max_epochs": 1, "noise_floor": False},
         },
         "this test",
     )
