@@ -56,9 +56,10 @@ async def evaluate_session(
     config, run_dir = session.config, session.run_dir
     run_dir.keep_problems(split, problems)
     functions = await tested_functions(session, state)
-    before = await roll_out(session, FunctionSet(), problems, split, "before")
-    after = await roll_out(session, functions, problems, split, "after")
-    comparison = compare(problems, before, after, await measure_arms(session, state, problems, after, split))
+    with session.timed("test"):
+        before = await roll_out(session, FunctionSet(), problems, split, "before")
+        after = await roll_out(session, functions, problems, split, "after")
+        comparison = compare(problems, before, after, await measure_arms(session, state, problems, after, split))
     if split == "test" and problems:
         comparison = as_look(run_dir, functions, comparison, before, after)
     steps = run_dir.steps()
@@ -83,6 +84,7 @@ async def evaluate_session(
         seconds=Seconds(
             training_steps=round(sum((row.seconds for row in steps), 0.0), 1),
             this_process=round(time.monotonic() - session.started, 1),
+            parts={part: round(each, 1) for part, each in session.seconds.items()},
         ),
         regime=differences(config.model_dump(mode="json")) if config.preset == "paper" else (),
     ).model_copy(update={split: comparison})

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 
 from agentopt_local.admission import Admission
 from agentopt_local.agents.loop import ChatAgent
@@ -63,6 +63,15 @@ class Session:
     """When the session was opened, by the monotonic clock in seconds."""
     layers: dict[str, str]
     """The sandbox's layers and whether each is on, as found when it was opened."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What the parts of the job have taken."""
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Count the time of the body towards ``part``."""
+        started = time.monotonic()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - started
 
 
 class Observers(Callback):

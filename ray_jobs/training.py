@@ -59,12 +59,14 @@ async def train_session(session: Session) -> Report:
     trainer = Trainer(
         session.optimizer, session.rollouts, session.run_dir, config.trainer, seed=config.seed, on_step=on_step
     )
-    await find_noise_floor(session, state, problems)
+    with session.timed("noise floor"):
+        await find_noise_floor(session, state, problems)
     # What does not depend on the training fills the engine's batch meanwhile.
     async with task_group() as group:
         group.create_task(untrained(session, test))
         training = group.create_task(trained(session, trainer, problems, state))
-    await certify_training(session, training.result())
+    with session.timed("certificate"):
+        await certify_training(session, training.result())
     return await evaluate_session(session, training.result(), test)
 
 
@@ -72,7 +74,10 @@ async def trained(session: Session, trainer: Trainer, problems: Sequence[Problem
     """The state after the last step and, if configured, after pruning; a pruned set is not trained any further."""
     if is_pruned(session.run_dir.path, state):
         return state
-    return await credited(session, await trainer.fit(problems, state))
+    with session.timed("training"):
+        state = await trainer.fit(problems, state)
+    with session.timed("credit"):
+        return await credited(session, state)
 
 
 async def find_noise_floor(session: Session, state: TrainState, problems: Sequence[Problem]) -> None:

@@ -254,6 +254,9 @@ class Seconds(Record):
 
     training_steps: float = 0.0
     this_process: float = 0.0
+    parts: dict[str, float] = Field(default={})
+    """Of ``this_process``: noise floor, training, credit, certificate, test. The untrained agent's test runs during
+    the training."""
 
 
 class Report(Record):

@@ -64,6 +64,8 @@ def report_text(report: Report, split: Split = "test") -> str:
     )
     if report.regime:
         lines += ['preset = "paper", but not the authors\' regime:', *(f"  {each}" for each in report.regime)]
+    if parts := {part: each for part, each in report.seconds.parts.items() if each >= 0.5}:
+        lines.append("Seconds: " + ", ".join(f"{part} {each:.0f}" for part, each in parts.items()))
     if costs.money:
         lines.append(f"Cost: {costs.money:.4f} (agent {costs.agent.cost:.4f}, optimizer {costs.optimizer.cost:.4f})")
     return "\n".join(lines)

@@ -107,6 +107,9 @@ def test_a_set_that_helps_is_certified(helped: tuple[Path, Report, ScriptedChatM
     assert "certificate: 2 of at most 12 validation problems, 2 gained, 0 lost, E = 2.33" in log
     assert "certificate: certified: helps (E = 31.9, 7 problems); compared with" in log
     assert ao.load(run).certificate == certificate
+    parts = report.seconds.parts
+    assert list(parts) == ["noise floor", "training", "credit", "certificate", "test"]
+    assert 0 < sum(parts.values()) <= report.seconds.this_process
 
 
 def test_what_a_batch_holds_beyond_the_decision_is_kept_and_not_counted(
