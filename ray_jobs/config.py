@@ -192,7 +192,7 @@ def by_key(error: ValidationError) -> dict[str, list[Any]]:
 def describe(key: str) -> str:
     """What a key means, from the docstring below its field."""
     field = field_of(key)
-    text = (field.description or "").split("\n")[0] if field else ""
+    text = " ".join((field.description or "").split("\n\n")[0].split()) if field else ""
     return f"it is: {text}" if text else "see agentopt train --help"
 
 
