@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from agentopt_local.seeds import derive
 from agentopt_local.tasks.base import Task
 from ray_jobs.config import RunConfig
 from ray_jobs.evaluation_config import N_ELSEWHERE, N_ON_GPU
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def validation_problems(task: Task, n: int, excluded: frozenset[str]) -> Pool:
 
 
 def as_many_as_there_are(task: Task, n: int, split: Split = "validation") -> tuple[tuple[Problem, ...], str]:
-    """At most ``n`` problems of ``split`` and, if there are fewer, what the task says about that.
+    """At most ``n`` problems of ``split`` and, if there are fewer, why, in words that name no file of this machine.
 
     Tasks promise to raise ConfigError for more problems than they have. One given in Python may raise anything.
     """
@@ -70,15 +73,11 @@ def as_many_as_there_are(task: Task, n: int, split: Split = "validation") -> tup
         if found is not None:
             best, low = found, ask
         else:
-            said = first_sentence(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+            log.info("%d %s problems: %s: %s", ask, split, type(error).__name__, error)
+            said = "the task has no more" if isinstance(error, ConfigError) else f"it raised {type(error).__name__}"
             high = ask - 1
         ask = (low + high + 1) // 2
     return best, said
-
-
-def first_sentence(error: Exception) -> str:
-    """What is wrong, without the remedies, which are about problems that were asked for by number."""
-    return str(error).split(". ")[0]
 
 
 def in_order(problems: Sequence[Problem], earlier: Sequence[str], seed: int) -> list[Problem]:
