@@ -102,8 +102,9 @@ def step_row(
     )
 
 
-def after_step(state: TrainState, decision: Decision, update: Update, row: StepRow) -> TrainState:
-    """The state after a step that decided on ``update``."""
+def after_step(state: TrainState, decision: Decision, best: Tried, row: StepRow) -> TrainState:
+    """The state after a step that decided on ``best``."""
+    update = best.update
     common = {
         "step": row.step,
         "counts": state.counts + row.counts,
@@ -119,8 +120,8 @@ def after_step(state: TrainState, decision: Decision, update: Update, row: StepR
             step=row.step,
             actions=update.summaries(),
             functions=update.functions,
-            accuracy=row.candidates[0].judgement.after if row.candidates[0].judgement else row.after.reward,
-            accuracy_before=row.candidates[0].judgement.before if row.candidates[0].judgement else row.before.reward,
+            accuracy=best.judgement.after,
+            accuracy_before=best.judgement.before,
         )
         failures = (*failures, failed)
     return state.model_copy(update={**common, "idle": state.idle + 1, "failures": failures})

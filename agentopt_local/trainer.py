@@ -215,7 +215,7 @@ class Trainer:
         for each in updates:
             spent = spent.plus(each.counts, each.usage)
         row = step_row(state, decision, ranked, spent=spent, before=before, seconds=seconds)
-        return self._keep(after_step(state, decision, best.update, row), row)
+        return self._keep(after_step(state, decision, best, row), row)
 
     def _decide(self, state: TrainState, best: Tried) -> Decision:
         if best.update.functions == state.functions:

@@ -6,16 +6,20 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from agentopt_local.callback import Callback
+from agentopt_local.chat import ChatModel
 from agentopt_local.errors import ConfigError
 from agentopt_local.problem import Split
 from agentopt_local.run.contribution import Credit
 from agentopt_local.run.report import Certificate, Report
+from agentopt_local.run.writer import RunDir
 from agentopt_local.spelling import did_you_mean
 from agentopt_local.tasks.base import Problems
 from ray_jobs.api.finished_run import Run
 from ray_jobs.api.given import Model, check_callbacks, given_again, path_text
+from ray_jobs.config import RunConfig
 from ray_jobs.interrupts import run_blocking
 from ray_jobs.lifecycle import certify_run, check_certificate, credit_run, evaluate_run, problems_to_evaluate, reopen
+from ray_jobs.open_models import Models
 from ray_jobs.runs import read_config
 from ray_jobs.terminal.display import Display
 
@@ -69,9 +73,7 @@ async def aevaluate(
     path = Path(path_text("ao.evaluate", "run", run))
     heard = check_callbacks("ao.evaluate", callbacks)
     n = problems_to_evaluate(read_config(path), n, "ao.evaluate: n =")
-    models, elsewhere = given_again("ao.evaluate", path, model, None)
-    config, run_dir = reopen(path, model=models, task=task)
-    config = config.model_copy(update=elsewhere)
+    config, run_dir, models = reopened("ao.evaluate", path, model, task)
     display = Display() if progress else None
     return await evaluate_run(
         config, run_dir, split=split, n=n, display=display, callbacks=heard, model=models, task=task
@@ -142,9 +144,7 @@ async def acertify(
     other = None if against is None else path_text("ao.certify", "against", against)
     heard = check_callbacks("ao.certify", callbacks)
     check_certificate(path, against=other, n=n, alpha=alpha, prefix="ao.certify: ")
-    models, elsewhere = given_again("ao.certify", path, model, None)
-    config, run_dir = reopen(path, model=models, task=task)
-    config = config.model_copy(update=elsewhere)
+    config, run_dir, models = reopened("ao.certify", path, model, task)
     display = Display() if progress else None
     return await certify_run(
         config,
@@ -219,9 +219,7 @@ async def acredit(
         )
     if n is not None and n < 1:
         raise ConfigError(f"ao.credit: n = {n}: measure on at least one problem")
-    models, elsewhere = given_again("ao.credit", path, model, None)
-    config, run_dir = reopen(path, model=models, task=task)
-    config = config.model_copy(update=elsewhere)
+    config, run_dir, models = reopened("ao.credit", path, model, task)
     display = Display() if progress else None
     return await credit_run(
         config,
@@ -234,3 +232,12 @@ async def acredit(
         model=models,
         task=task,
     )
+
+
+def reopened(
+    place: str, path: Path, model: Model | None, task: Problems | None
+) -> tuple[RunConfig, RunDir, ChatModel | Models | None]:
+    """The settings of a run, its open folder, and the models that were given for it. ``place`` is named in errors."""
+    models, elsewhere = given_again(place, path, model, None)
+    config, run_dir = reopen(path, model=models, task=task)
+    return config.model_copy(update=elsewhere), run_dir, models
