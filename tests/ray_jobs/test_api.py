@@ -28,9 +28,6 @@ from benchmarks.scripted import DOUBLE, REVERSE, brain
 from benchmarks.scripted import rows as words_and_numbers
 from ray_jobs.cli import main
 from ray_jobs.workers import sendable
-from tests.ray_jobs.test_endpoint_training import Endpoint
-from tests.ray_jobs.test_endpoint_training import agent as shouting_agent
-from tests.ray_jobs.test_endpoint_training import optimizer as shouting_optimizer
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK: dict[str, Any] = {
@@ -683,17 +680,6 @@ def test_rows_whose_grader_has_a_name_are_in_the_folder_and_only_the_model_is_mi
     run = ao.resume(ao.load(copy), model=script(), progress=False)
     assert run.report is not None
     assert run.report.test == named.report.test  # type: ignore[union-attr]
-
-
-@pytest.fixture
-def endpoint() -> Iterator[str]:
-    """Both roles behind an OpenAI-compatible address."""
-    server = Endpoint(
-        lambda body: shouting_optimizer(body) if body["messages"][0]["role"] == "user" else shouting_agent(body)
-    )
-    yield server.url
-    server.shutdown()
-    server.server_close()
 
 
 def test_the_command_line_ends_a_run_that_python_began(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,6 @@ from ray_jobs.lifecycle import certify_run, check_certificate, reopen, train_run
 from ray_jobs.runs import new_run
 from ray_jobs.terminal.printing import report_text
 from ray_jobs.unused_problems import validation_problems
-from tests.ray_jobs.test_endpoint_training import Endpoint
-from tests.ray_jobs.test_endpoint_training import agent as shouting_agent
-from tests.ray_jobs.test_endpoint_training import optimizer as shouting_optimizer
 
 WORDS = ("cow", "fox", "hen", "owl", "rat", "sheep", "snake", "trout", "whale", "worm", "yak", "zebu")
 
@@ -486,17 +483,6 @@ def ao_state(*sources: str) -> Any:
 
 
 # The command and the page
-
-
-@pytest.fixture
-def endpoint() -> Iterator[str]:
-    """Both roles behind an OpenAI-compatible address."""
-    server = Endpoint(
-        lambda body: shouting_optimizer(body) if body["messages"][0]["role"] == "user" else shouting_agent(body)
-    )
-    yield server.url
-    server.shutdown()
-    server.server_close()
 
 
 def test_the_command_certifies_a_run(
