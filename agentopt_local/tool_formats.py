@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from agentopt_local.chat import Message, ToolSpec
 from agentopt_local.tool_calls import arguments_schema, parse_reply
@@ -24,6 +24,10 @@ from agentopt_local.tool_calls import arguments_schema, parse_reply
 COMPACT_JSON = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 """``x-guidance`` of a schema: JSON as chat templates write it with ``tojson``, one space after commas and colons and
 none elsewhere. If white space were free, a small model could write blanks until ``max_tokens``."""
+ESCAPES = {"json_allowed_escapes": 'nt"\\'}
+"""The same for escapes: without ``\\b``, ``\\f``, ``\\r`` and ``\\u``, a model that begins ``\\frac`` has to double its
+backslash. What it means by ``\\n`` and ``\\t`` is decided when the reply is read (:mod:`~agentopt_local.json_escapes`)."""
+_ESCAPES_TEXT = json.dumps(ESCAPES)[1:-1] + ", "
 # A thought is limited by sentence ends, not characters: llguidance reuses the token mask (10 µs) while the lexer's
 # state stays the same and computes a new one (1 to 2 ms at 150k tokens) whenever it changes. At most two blanks or
 # line breaks may follow each other, so that a model with nothing to say cannot fill the turn with white space.
@@ -166,11 +170,25 @@ def _call_grammar(
         "body: " + " | ".join(f"name_{i} args_{i}" for i in range(len(tools))),
     ]
     for i, tool in enumerate(tools):
-        # lenient: skip the keywords that llguidance does not support; check_arguments covers them.
-        schema = {"x-guidance": {**COMPACT_JSON, "lenient": True}, **arguments_schema(tool)}
+        schema = guided(arguments_schema(tool), lenient=True)
         grammar.append(f'name_{i}: /{re.escape(tool.name)}",(\\n {{0,4}}| )"{key}": /')
         grammar.append(f"args_{i}: %json {json.dumps(schema)}")
     return "\n".join(grammar) + "\n"
+
+
+def guided(schema: dict[str, Any], *, lenient: bool = False) -> dict[str, Any]:
+    """``schema`` with llguidance's options for the JSON that a model writes.
+
+    ``lenient`` skips the keywords that llguidance does not support; check_arguments covers those of arguments.
+    """
+    # Constants may need any escape.
+    escapes = {} if re.search(r"(?<!\\)(?:\\\\)*\\[bfru]", json.dumps(schema, ensure_ascii=False)) else ESCAPES
+    return {"x-guidance": {**escapes, **COMPACT_JSON, **({"lenient": True} if lenient else {})}, **schema}
+
+
+def without_escapes(grammar: str) -> str:
+    """``grammar``, or the JSON text of a schema, for versions of llguidance that do not know ``ESCAPES``."""
+    return grammar.replace(_ESCAPES_TEXT, "")
 
 
 def described(tools: Sequence[ToolSpec], how: str) -> str:

@@ -19,7 +19,7 @@ from agentopt_local.agents.dialect import CODE, Act, Answering, BadInput, CodeBl
 from agentopt_local.chat import Constraint, Message, ToolCall
 from agentopt_local.functions import Function, FunctionSet, one_text_parameter
 from agentopt_local.json_text import NotJsonError, read_json
-from agentopt_local.tool_formats import COMPACT_JSON
+from agentopt_local.tool_formats import guided
 from agentopt_local.trajectory import PYTHON
 
 ACTION = re.compile(r"^[ \t]*Action(?: \d+)?[ \t]*:(.*)$", re.MULTILINE)
@@ -94,8 +94,7 @@ class ReactDialect:
             rules.append(PYTHON_RULES)
         for index, function in enumerate(() if must_answer else functions.each()):
             schema: dict[str, Any] = {"type": "string"} if self._text_parameter(function) else function.parameters
-            # lenient skips the keywords that llguidance does not know; check_arguments knows them
-            schema = {"x-guidance": {**COMPACT_JSON, "lenient": True}, **schema}
+            schema = guided(schema, lenient=True)
             turns.append(f"call_{index}")
             opening = json.dumps(f"Action: {function.name}\nAction Input: ")
             rules.append(f"call_{index}: {opening} args_{index}\nargs_{index}: %json {json.dumps(schema)}")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from agentopt_local.chat import ChatReply, ChatRequest, Message
 from agentopt_local.models.thinking import THOUGHT_FIELDS, thinking_fields, thinking_of
 from agentopt_local.models.wire import to_messages, to_response_format, to_tools
-from agentopt_local.tool_formats import COMPACT_JSON, HermesFormat, ToolFormat
+from agentopt_local.tool_formats import HermesFormat, ToolFormat, guided, without_escapes
 
 Structured = Literal["auto", "json_schema", "vllm", "none"]
 _SAMPLING = ("temperature", "top_p", "seed")
@@ -28,6 +28,8 @@ class ServerDialect:
         self.vllm = structured == "vllm"
         """Whether the server is vLLM, however replies are constrained."""
         self._strict = True
+        self._knows_escapes = True
+        """Whether its llguidance knows the option for escapes."""
         self._limit_field = _LIMITS[0]
         self._refused: set[str] = set()
         """Optional fields that this server does not accept, and values of reasoning_effort."""
@@ -95,10 +97,9 @@ class ServerDialect:
             kind, value = "grammar", format_.grammar(request.tools, value, constraint.max_thought_sentences)
         if kind == "json_schema":
             wanted = json.loads(value)
-            if isinstance(wanted, dict):
-                wanted = {"x-guidance": COMPACT_JSON, **wanted}
-            return {"structured_outputs": {"json": wanted}}
-        return {"structured_outputs": {kind: value}}
+            kind, value = "json", json.dumps(guided(wanted) if isinstance(wanted, dict) else wanted)
+        value = value if self._knows_escapes else without_escapes(value)
+        return {"structured_outputs": {kind: json.loads(value) if kind == "json" else value}}
 
     def learn(self, request: ChatRequest, body: dict[str, Any], reply: ChatReply, thought_field: str | None) -> bool:
         """Note what a reply to ``body`` shows; True if the request should be asked again in the light of it.
@@ -129,6 +130,8 @@ class ServerDialect:
             if self.structured != "auto":
                 return False
             self.mode = "none"
+        elif "structured_outputs" in body and self._knows_escapes and "json_allowed_escapes" in words:
+            self._knows_escapes = False
         elif "structured_outputs" in body and "structured_outputs" in words:
             if self.structured != "auto":
                 return False
