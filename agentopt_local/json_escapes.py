@@ -22,14 +22,14 @@ from __future__ import annotations
 import re
 
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|[A-Za-z]+|.)", re.DOTALL)
-_COMMANDS = frozenset(
-    "nabla natural ncong ne nearrow neg neq newline nexists ngeq ngtr ni nleftarrow nleq nless nmid nolimits nonumber "
-    "normalsize not notag notin nparallel nprec nrightarrow nsim nsubseteq nsucc nsupseteq nu nwarrow "
-    "rVert ragged rangle rbrace rbrack rceil real rfloor rgroup rho right rightarrow rightarrowtail rightharpoonup "
-    "rightharpoondown rightleftharpoons rightrightarrows rightsquigarrow risingdotseq rm root rtimes rule rvert "
-    "tag tan tanh tau tbinom text textbf textcolor textit textnormal textrm textsc textsf textstyle texttt textup tfrac "
-    "therefore theta thickapprox thicksim thinspace tilde times tiny to top triangle triangledown triangleleft "
-    "trianglelefteq triangleq triangleright trianglerighteq twoheadleftarrow twoheadrightarrow".split()
+_COMMANDS = re.compile(
+    r"nabla|natural|ncong|ne|nearrow|neg|neq|newline|nexists|ngeq|ngtr|ni|nleftarrow|nleq|nless|nmid|nolimits|nonumber|"
+    r"normalsize|not|notag|notin|nparallel|nprec|nrightarrow|nsim|nsubseteq|nsucc|nsupseteq|nu|nwarrow|rVert|ragged|"
+    r"rangle|rbrace|rbrack|rceil|real|rfloor|rgroup|rho|right|rightarrow|rightarrowtail|rightharpoonup|"
+    r"rightharpoondown|rightleftharpoons|rightrightarrows|rightsquigarrow|risingdotseq|rm|root|rtimes|rule|rvert|tag|"
+    r"tan|tanh|tau|tbinom|text|textbf|textcolor|textit|textnormal|textrm|textsc|textsf|textstyle|texttt|textup|tfrac|"
+    r"therefore|theta|thickapprox|thicksim|thinspace|tilde|times|tiny|to|top|triangle|triangledown|triangleleft|"
+    r"trianglelefteq|triangleq|triangleright|trianglerighteq|twoheadleftarrow|twoheadrightarrow"
 )
 """Of LaTeX, those whose first letter makes an escape of JSON that has a use."""
 _DOUBTFUL = {
@@ -99,7 +99,7 @@ class _Signs:
             return _CODE_POINT.fullmatch(name) is not None
         if name[0] not in "nrt":
             return False
-        return name not in _COMMANDS or (name in _DOUBTFUL and self._points(escape) <= 0)
+        return _COMMANDS.fullmatch(name) is None or (name in _DOUBTFUL and self._points(escape) <= 0)
 
     def _points(self, escape: re.Match[str]) -> int:
         name, inside, start = escape[1], self.inside, escape.start()
@@ -125,4 +125,4 @@ class _Signs:
         last = _COMMAND.search(before)
         if last is None or last[1][0] not in "nrt":
             return last is not None
-        return last[1] in _COMMANDS and not (self.escaped and last[1] in _DOUBTFUL)
+        return _COMMANDS.fullmatch(last[1]) is not None and not (self.escaped and last[1] in _DOUBTFUL)

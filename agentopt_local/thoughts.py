@@ -34,16 +34,18 @@ _QUOTES = "\"'`"
 _OBJECT = re.compile(r"(?:^[^\S\n]*|<tool_call>\s*)(?=\{)", re.MULTILINE)
 _INDENT = 40
 """Most white space before a mark that begins a line."""
+_SENTENCE = re.compile(r"[^\S\n][a-z]|[.,:;?!)]")
 _READ_TWICE = 4
 """See :mod:`~agentopt_local.tool_calls`."""
 
 
-def split_thoughts(text: str) -> tuple[str, str]:
+def split_thought(text: str, *, cut: bool = False, begun: bool = True) -> tuple[str, str]:
     """The thoughts in a reply, and what it says beside them. Takes linear time; no text raises.
 
-    The opening mark may be missing, because many chat templates write it at the end of the prompt: then everything up
-    to the first closing mark is the thought. If the closing mark is missing, the rest of the reply is the thought,
-    provided that the opening mark begins a line. Marks in quotes, and in the JSON of a call, are text.
+    ``begun``: the prompt may have opened a thought, as many chat templates do; then everything up to the first closing
+    mark is one. If the closing mark is missing, the rest of the reply is a thought, provided that the opening mark
+    begins a line and that the reply was ``cut`` or the line does not go on as a sentence about the mark. Marks in
+    quotes, and in the JSON of a call, are text.
     """
     marks = _real_marks(text)
     if not marks:
@@ -57,7 +59,7 @@ def split_thoughts(text: str) -> tuple[str, str]:
         kind = str(mark.lastgroup)
         number += 1
         if kind[0] == "c":
-            if kind == _ENDS_MORE:
+            if kind == _ENDS_MORE or not (begun or thoughts):
                 continue
             # After a thought, a closing mark that closes nothing is a slip.
             (spoken if thoughts else thoughts).append(text[at : mark.start()])
@@ -65,9 +67,9 @@ def split_thoughts(text: str) -> tuple[str, str]:
             continue
         close = f"c{kind[1:]}"
         if last.get(close, -1) < number:
-            if not _begins_line(text, at, mark.start()):
+            if not _begins_line(text, at, mark.start()) or (not cut and _SENTENCE.match(text, mark.end())):
                 continue
-            return _joined(thoughts, text[mark.end() :]), _joined(spoken, text[at : mark.start()])
+            return _joined([*thoughts, text[mark.end() :]]), _joined(spoken, text[at : mark.start()])
         nested = 0
         while marks[number].lastgroup != close:
             nested += marks[number].lastgroup == kind
@@ -87,8 +89,9 @@ def _begins_line(text: str, at: int, start: int) -> bool:
     return not before[2].strip() and (before[1] != "" or start - at <= _INDENT)
 
 
-def _joined(parts: list[str], *more: str) -> str:
-    return "\n\n".join(part for part in map(str.strip, (*parts, *more)) if part)
+def _joined(parts: list[str], rest: str = "") -> str:
+    kept = [part for part in map(str.strip, parts) if part]
+    return "\n\n".join([*kept, rest.lstrip()] if rest.strip() else kept)
 
 
 def _real_marks(text: str) -> list[re.Match[str]]:

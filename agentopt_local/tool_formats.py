@@ -26,7 +26,7 @@ COMPACT_JSON = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexi
 none elsewhere. If white space were free, a small model could write blanks until ``max_tokens``."""
 ESCAPES = {"json_allowed_escapes": 'nt"\\'}
 """The same for escapes: without ``\\b``, ``\\f``, ``\\r`` and ``\\u``, a model that begins ``\\frac`` has to double its
-backslash. What it means by ``\\n`` and ``\\t`` is decided when the reply is read (:mod:`~agentopt_local.json_escapes`)."""
+backslash. What it means by ``\\n`` and ``\\t`` is decided where the reply is read, in ``json_escapes.py``."""
 _ESCAPES_TEXT = json.dumps(ESCAPES)[1:-1] + ", "
 # A thought is limited by sentence ends, not characters: llguidance reuses the token mask (10 µs) while the lexer's
 # state stays the same and computes a new one (1 to 2 ms at 150k tokens) whenever it changes. At most two blanks or

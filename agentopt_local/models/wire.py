@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentopt_local.chat import ChatReply, ChatRequest, Message, ToolCall, ToolSpec, Usage
-from agentopt_local.json_text import NotJsonError, check_json, read_json
 from agentopt_local.models.checking import tidy
 from agentopt_local.models.thinking import split_thought, thought_field
-from agentopt_local.tool_calls import call_ids, encodable, parse_reply
+from agentopt_local.tool_calls import call_ids, calls_of, encodable, parse_reply
 
 
 def to_messages(
@@ -88,7 +87,8 @@ def from_response(request: ChatRequest, body: Any) -> ChatReply:
             content = "".join(part.get("text") or "" for part in content)
         cut = choice.get("finish_reason") == "length"
         field = thought_field(reply)
-        thought, content = (reply[field], content) if field else split_thought(content, cut=cut)
+        thought, content = split_thought(content, cut=cut, begun=field is None)
+        thought = f"{reply[field]}\n\n{thought}" if field else thought
         message = _message(request, content, reply.get("tool_calls") or [])
         return ChatReply(
             message=message.model_copy(update={"thought": encodable(thought).strip()}),
@@ -109,33 +109,22 @@ def field_of_thought(body: Any) -> str | None:
 def _message(request: ChatRequest, content: str, native: list[dict[str, Any]]) -> Message:
     content = encodable(content)
     if not native:
-        if request.tools:
-            message = parse_reply(content, request.tools)
-            if message.tool_calls:
-                return message
+        message = parse_reply(content, request.tools, begun=False)
+        if message.tool_calls:
+            return message
         return Message(role="assistant", content=tidy(request.constraint, content))
+    known = {tool.name: tool for tool in request.tools}
     calls: list[ToolCall] = []
     for call in native:
-        name, arguments = encodable(call["function"]["name"]), call["function"].get("arguments") or "{}"
-        value = _json_or_none(arguments)
-        if not isinstance(value, dict):
-            # Arguments that are not a JSON object: the turn stays text, so that the model sees what it wrote.
-            raw = f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": {arguments}}}\n</tool_call>'
-            return Message(role="assistant", content=f"{content}\n{raw}".strip())
-        calls.append(ToolCall(name=name, arguments=value))
+        name, arguments = call["function"]["name"], call["function"].get("arguments")
+        found = calls_of(name, arguments, known)
+        if not found:
+            # Nothing can be made of it: the turn stays text, so that the model sees what it wrote.
+            written = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            raw = f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": {written}}}\n</tool_call>'
+            return Message(role="assistant", content=encodable(f"{content}\n{raw}").strip())
+        calls += found
     return Message(role="assistant", content=content.strip(), tool_calls=tuple(calls))
-
-
-def _json_or_none(arguments: Any) -> Any:
-    """The arguments of a call, which some servers send as text and some as JSON; None if they cannot be used."""
-    try:
-        if isinstance(arguments, str):
-            value, end = read_json(arguments)
-            return None if arguments[end:].strip() else value
-        check_json(arguments)
-    except NotJsonError:
-        return None
-    return arguments
 
 
 def withheld(body: Any) -> bool:
