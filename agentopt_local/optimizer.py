@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from agentopt_local import prompts
@@ -92,6 +92,10 @@ class Optimizer:
         self.room = Room(model) if room is None else room
         self.source_tokens = config.max_source_tokens
         """Generated tokens of a draft's first source; it grows where sources are cut off again and again."""
+
+    def continue_from(self, updates: Iterable[Update]) -> None:
+        """Go on as after ``updates``, which a run that is resumed has proposed before."""
+        self.source_tokens = max([self.source_tokens, *(each.source_tokens or 0 for each in updates)])
 
     async def propose(
         self,

@@ -17,6 +17,7 @@ from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.models.metered import Ledger, MeteredModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.rollout import GradedAgent, Progress, Rollouts, Solver
+from agentopt_local.room import Room
 from agentopt_local.run.metrics import Metrics
 from agentopt_local.run.reader import read_day
 from agentopt_local.run.report import NoiseFloor, Report
@@ -157,6 +158,7 @@ async def open_session(
         progress, observe = observers.on_progress, observers.on_rollout
         rollouts = Rollouts(solver, run_dir, admission=admission, progress=progress, observe=observe)
         optimizer = optimizer_of(config, opened_task, sandbox, models, ledger)
+        optimizer.continue_from(run_dir.proposals().values())
         stack.push_async_callback(end_task, asyncio.create_task(follow_engines(models, metrics, forecast)))
         yield Session(
             config=config,
@@ -180,8 +182,15 @@ def optimizer_of(config: RunConfig, task: Task, sandbox: Sandbox, models: Models
     settings = config.optimizer_model or config.model
     optimizer_model = MeteredModel(models.optimizer, "optimizer", settings.prices, ledger)
     one_text = config.agent.kind == "react" and config.agent.one_string_argument
-    thinking = settings.thinking_as("optimizer")
-    return Optimizer(optimizer_model, task, sandbox, config.optimizer, one_text=one_text, thinking=thinking)
+    return Optimizer(
+        optimizer_model,
+        task,
+        sandbox,
+        config.optimizer,
+        one_text=one_text,
+        thinking=settings.thinking_as("optimizer"),
+        room=Room(models.optimizer),
+    )
 
 
 async def follow_engines(models: Models, metrics: Metrics, forecast: Forecast) -> None:
