@@ -18,6 +18,7 @@ from agentopt_local.models.metered import Budget
 from agentopt_local.record import Record
 from agentopt_local.train_state import PRESETS, TrainerConfig, check_training
 from agentopt_local.update import OptimizerConfig
+from ray_jobs.context_check import check_context
 from ray_jobs.evaluation_config import EvaluationConfig
 from ray_jobs.model_config import ModelConfig
 from ray_jobs.model_size import settings_by_size
@@ -137,6 +138,8 @@ def build(
     except ValidationError as error:
         raise ConfigError(explain(error, source, origin or {})) from None
     check_training(config.trainer, config.optimizer, source)
+    if not stored:
+        check_context(config, source)
     return config
 
 

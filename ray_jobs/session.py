@@ -30,6 +30,7 @@ from agentopt_local.tasks.base import Problems, Task
 from agentopt_local.trajectory import Trajectory
 from ray_jobs.agents import sandbox_of
 from ray_jobs.config import RunConfig
+from ray_jobs.context_check import Context, key_of
 from ray_jobs.forecast import Forecast
 from ray_jobs.open_models import ENDPOINT_CONCURRENCY, Models, check_thinking, open_model, open_models
 from ray_jobs.open_task import task_of
@@ -60,6 +61,8 @@ class Session:
     """Where the agent's model runs, as in :class:`Models`."""
     engine: EngineFacts | None
     """How the agent's engine computes; None behind an endpoint."""
+    contexts: dict[Role, Context]
+    """Of the models that know theirs."""
     started: float
     """When the session was opened, by the monotonic clock in seconds."""
     layers: dict[str, str]
@@ -172,6 +175,11 @@ async def open_session(
             observers=observers,
             device=models.device,
             engine=getattr(models.agent, "facts", None),
+            contexts={
+                role: Context(key_of(config, role), known)
+                for role, each in (("agent", models.agent), ("optimizer", models.optimizer))
+                if (known := getattr(each, "context_tokens", None)) is not None
+            },
             started=started,
             layers=opened.describe_layers(),
         )
