@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
+from agentopt_local.run.report import NothingLearned
 from agentopt_local.run.rows import StepRow
 from agentopt_local.train_state import StopCause
 from agentopt_local.update import EditEnd, EditOutcome
@@ -26,19 +26,6 @@ REMEDIES: dict[EditEnd, str] = {
 """What to try where edits ended so."""
 SOLVED = "choose harder problems (task.spec) or more of them (task.n_train): only failures can teach something"
 ROLLED_BACK = "more training problems (task.n_train), on which a gain can be told from chance, or more steps"
-
-
-class Nothing(NamedTuple):
-    """Why nothing was learned."""
-
-    because: tuple[str, ...]
-    """A sentence per step."""
-    remedies: tuple[str, ...]
-    """What to try, the most promising first."""
-
-    def __str__(self) -> str:
-        lines = ["Nothing was learned, because", *(f"  {each}" for each in self.because)]
-        return "\n".join([*lines, *(["Try"] if self.remedies else []), *(f"  {each}" for each in self.remedies)])
 
 
 def step_reasons(row: StepRow) -> list[str]:
@@ -104,14 +91,15 @@ def outcome_text(outcome: EditOutcome) -> str:
     return "; ".join([text, *(each for each in also if each)])
 
 
-def nothing_learned(steps: Sequence[StepRow], stopped: StopCause | None = None) -> Nothing | None:
+def nothing_learned(steps: Sequence[StepRow], stopped: StopCause | None = None) -> NothingLearned | None:
     """Why a training with these steps has kept no update; None if it has, or if it has not tried any yet."""
     if any(row.decision == "accepted" for row in steps):
         return None
     if not steps:
-        return Nothing(("all training problems were solved already",), (SOLVED,)) if stopped == "solved" else None
+        solved = NothingLearned(because=("all training problems were solved already",), remedies=(SOLVED,))
+        return solved if stopped == "solved" else None
     because = tuple(f"step {row.step}: {'; '.join(step_reasons(row))}" for row in steps)
-    return Nothing(because, tuple(remedies(steps)))
+    return NothingLearned(because=because, remedies=tuple(remedies(steps)))
 
 
 def remedies(steps: Sequence[StepRow]) -> list[str]:
