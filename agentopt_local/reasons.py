@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from agentopt_local.run.report import NothingLearned
+from agentopt_local.run.nothing import NothingLearned
 from agentopt_local.run.rows import StepRow
 from agentopt_local.train_state import StopCause
 from agentopt_local.update import EditEnd, EditOutcome

@@ -163,6 +163,7 @@ async def open_session(
         optimizer = optimizer_of(config, opened_task, sandbox, models, ledger)
         optimizer.continue_from(run_dir.proposals().values())
         stack.push_async_callback(end_task, asyncio.create_task(follow_engines(models, metrics, forecast)))
+        roles: dict[Role, ChatModel] = {"agent": models.agent, "optimizer": models.optimizer}
         yield Session(
             config=config,
             run_dir=run_dir,
@@ -177,7 +178,7 @@ async def open_session(
             engine=getattr(models.agent, "facts", None),
             contexts={
                 role: Context(key_of(config, role), known)
-                for role, each in (("agent", models.agent), ("optimizer", models.optimizer))
+                for role, each in roles.items()
                 if (known := getattr(each, "context_tokens", None)) is not None
             },
             started=started,
