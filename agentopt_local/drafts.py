@@ -5,16 +5,10 @@ The phases are turns of one conversation, so each can reuse the prefix of the pr
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
-
-from agentopt_local import prompts
 from agentopt_local.actions import (
     Action,
     AddFunction,
@@ -22,16 +16,15 @@ from agentopt_local.actions import (
     RemoveFunction,
     ReviseFunction,
     Terminate,
-    examples_type,
     parse_header,
     source_type,
 )
 from agentopt_local.chat import ChatModel, Constraint, Message, Thinking
 from agentopt_local.errors import ContextOverflowError, FunctionError, PromptError
-from agentopt_local.evidence import CHARS_PER_TOKEN, Evidence, cut
+from agentopt_local.evidence import Evidence
+from agentopt_local.example_arguments import ArgumentsError, ExampleArguments
 from agentopt_local.failed_ideas import FailedIdeas
 from agentopt_local.functions import Function, FunctionSet, one_text_parameter
-from agentopt_local.json_text import NotJsonError, only_object
 from agentopt_local.room import Room
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.source import clean, with_imports
@@ -46,13 +39,6 @@ ANEW = 2
 """Sources of a draft that are sampled anew without counting as repairs: they were cut off, or repeat a failed one."""
 WARMER, WARMEST = 0.1, 1.2
 """Added to a repair's temperature each time that a source repeats a failed one, and how far; servers refuse more."""
-QUESTION = (600, 300, 150)
-"""Characters of a problem where its arguments are asked for: the first is shown if the context has room for it, and
-more if the budget for evidence does."""
-
-
-class ArgumentsError(FunctionError):
-    """There are no arguments to try a function with, which need not be its fault."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +89,7 @@ class Draft:
         """What was wrong with its last sample."""
         self.cut_sources = 0
         self._ideas = FailedIdeas()
-        self._examples: tuple[dict[str, Any], dict[str, Any]] | None = None
-        """Parameters, and the arguments for each shown problem that were written for them."""
+        self._arguments = ExampleArguments(self.talk, context.config, [each.problem for each in context.evidence])
 
     def counts(self) -> ActionCounts:
         """What became of this draft's samples."""
@@ -189,7 +174,7 @@ class Draft:
             return Failed(source, why, "Then you wrote the same source again.")
         try:
             function = self._check(source, header)
-            trials = await self._try(function, header, await self._examples_for(function))
+            trials = await self._try(function, header, await self._arguments.of(function))
         except ArgumentsError as error:
             return Failed(source, f"That source was refused: {error}")
         except FunctionError as error:
@@ -221,50 +206,9 @@ class Draft:
             )
         return function
 
-    async def _examples_for(self, function: Function) -> dict[str, Any]:
-        """Arguments for each shown problem, ``{"problem_1": {...}}``; asked for anew if the parameters have changed.
-
-        They are requested in a separate conversation. It contains no expected answers, so no draft can learn from it
-        what to return; and all drafts of an edit share its beginning, which the engine reads once. Raises
-        ArgumentsError if the model writes none that fit.
-        """
-        if self._examples is not None and self._examples[0] == function.parameters:
-            return self._examples[1]
-        constraint = Constraint.of(examples_type(function, len(self.context.evidence)))
-        base = limit = self.config.max_arguments_tokens * self.config.n_evidence
-        while True:
-            reply = await self.talk.ask(self._questions(function), constraint, max_tokens=limit, part="arguments/")
-            try:
-                examples = only_object(reply.message.content)
-                break
-            except NotJsonError as error:
-                if reply.finish_reason != "length":
-                    raise ArgumentsError(f"the example arguments were not JSON: {error}") from None
-                before, limit = limit, grown(limit, base)
-                if limit == before or 0 < reply.usage.completion_tokens < before:  # no more is allowed, or fits
-                    told = f"the arguments for its trials were cut off after {before} tokens; let it take shorter ones"
-                    raise ArgumentsError(told) from None
-        misfit = best_match(Draft202012Validator(json.loads(constraint.value)).iter_errors(examples))
-        if misfit is not None:
-            where = f"at {misfit.json_path}: {cut(misfit.message, 300)}"
-            raise ArgumentsError(f"the example arguments do not fit {function.signature}: {where}")
-        self._examples = (function.parameters, dict(examples))
-        return self._examples[1]
-
-    def _questions(self, function: Function) -> Iterator[tuple[Message, ...]]:
-        """What asks for arguments, with fewer and fewer characters of each problem."""
-        asked = [each.problem.question for each in self.context.evidence]
-        for chars in (max(QUESTION[0], self.config.evidence_tokens * CHARS_PER_TOKEN // len(asked)), *QUESTION):
-            problems = "\n".join(f"problem_{i + 1}: {cut(each, chars)}" for i, each in enumerate(asked))
-            text = prompts.fill(
-                "example_arguments", problems=problems, signature=function.signature, description=function.description
-            )
-            yield (Message(role="user", content=text),)
-
-    async def _try(self, function: Function, header: Header, examples: dict[str, Any]) -> Trials:
+    async def _try(self, function: Function, header: Header, arguments: tuple[dict[str, Any], ...]) -> Trials:
         """Call the function on the shown problems, and remember the edit if all calls ended without an error."""
         context = self.context
-        arguments = tuple(examples[f"problem_{i + 1}"] for i in range(len(context.evidence)))
         kind = AddFunction if header.action == "add_function" else ReviseFunction
         action = kind(function=function, examples=arguments)
         edited = action.apply(context.functions)

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from agentopt_local import prompts
-from agentopt_local.actions import Terminate, header_constraint
+from agentopt_local.actions import header_constraint
 from agentopt_local.chat import ChatModel, Thinking, Usage
 from agentopt_local.concurrency import together
 from agentopt_local.drafts import Draft, DraftContext
 from agentopt_local.evidence import (
     Evidence,
-    cut,
     failures_text,
     focus_groups,
     functions_text,
@@ -29,6 +27,7 @@ from agentopt_local.evidence import (
 )
 from agentopt_local.fitting import fit
 from agentopt_local.functions import FunctionSet
+from agentopt_local.outcomes import outcome_of
 from agentopt_local.reasons import outcome_text
 from agentopt_local.room import Room
 from agentopt_local.sandbox.base import Sandbox
@@ -36,12 +35,11 @@ from agentopt_local.seeds import derive
 from agentopt_local.source import TYPES_ALLOWED
 from agentopt_local.tasks.base import Task
 from agentopt_local.train_state import FailedUpdate
-from agentopt_local.update import ActionCounts, EditEnd, EditOutcome, OptimizerConfig, Update, Verified, grown
+from agentopt_local.update import ActionCounts, EditOutcome, OptimizerConfig, Update, Verified, grown
 
 log = logging.getLogger("agentopt.optimizer")
 OFTEN = 3
 """The limit of a source's tokens grows if one in so many was cut off there."""
-TROUBLE_CHARS = 200
 
 
 class Material(NamedTuple):
@@ -231,37 +229,6 @@ class Optimizer:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def outcome_of(kind: str, drafts: Sequence[Draft], verified: Verified | None) -> EditOutcome:
-    """What became of the drafts of an edit, of which ``verified`` is the best."""
-    counts = sum((draft.counts() for draft in drafts), ActionCounts())
-    tried = max((draft.trials for draft in drafts if draft.trials), key=lambda each: each.matches, default=None)
-    troubles = Counter(draft.trouble.partition("\n")[0] for draft in drafts if draft.trouble)
-    return EditOutcome(
-        kind=kind,
-        drafts=len(drafts),
-        end=end_of(drafts, verified, counts),
-        matches=tried.matches if tried else 0,
-        shown=len(tried.each) if tried else 0,
-        counts=counts,
-        trouble=cut(max(troubles, key=lambda each: troubles[each], default=""), TROUBLE_CHARS),
-    )
-
-
-def end_of(drafts: Sequence[Draft], verified: Verified | None, counts: ActionCounts) -> EditEnd:
-    """How the drafts of an edit ended; that its action can be applied is not known yet."""
-    if verified is not None:
-        return "terminated" if isinstance(verified.action, Terminate) else "applied"
-    if any(draft.verified for draft in drafts):
-        return "unmatched"
-    if any(draft.trials for draft in drafts):
-        return "failed"
-    if counts.unfit:
-        return "unfit"
-    if not counts.legal:
-        return "illegal"
-    return "cut" if 2 * sum(draft.cut_sources for draft in drafts) > counts.legal else "refused"
 
 
 def best(drafts: Sequence[Draft], min_matches: int = 0) -> Verified | None:

@@ -67,9 +67,12 @@ class Room:
         if limit is None:
             return None
         safe = estimate(request)
-        if self._counts and limit - safe < enough and (counted := await self.model.count_tokens(request)) is not None:
-            return limit - counted
-        return limit - self._corrected(safe)
+        return limit - (safe if limit - safe >= max(enough, LEAST_REPLY) else await self.tokens(request))
+
+    async def tokens(self, request: ChatRequest) -> int:
+        """Tokens of the prompt of ``request``, counted or estimated."""
+        counted = await self.model.count_tokens(request) if self._counts else None
+        return self._corrected(estimate(request)) if counted is None else counted
 
     def heard(self, request: ChatRequest, reply: ChatReply) -> None:
         """Note how many tokens a prompt had."""
@@ -77,9 +80,9 @@ class Room:
         if reply.usage.requests == 1 and reply.usage.prompt_tokens > 0 and guess >= SHORT:
             self._ratio = max(reply.usage.prompt_tokens / guess, self._ratio or 0.0)
 
-    def refused(self, request: ChatRequest) -> None:
+    async def refused(self, request: ChatRequest) -> None:
         """Note that prompt and reply of ``request`` together were too long."""
-        asked = self._corrected(estimate(request)) + request.sampling.max_tokens
+        asked = await self.tokens(request) + request.sampling.max_tokens
         if self._learned is None or asked <= self._learned:  # others that were under way say nothing new
             self._learned = int(REFUSED_SHARE * asked)
 

@@ -70,7 +70,7 @@ class Talk:
         try:
             reply = await self.model.complete(request)
         except ContextOverflowError:
-            self.room.refused(request)
+            await self.room.refused(request)
             raise
         self.room.heard(request, reply)
         self.usage += reply.usage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ from agentopt_local.tasks.base import Task
 SHOWN = 200
 """Characters of an argument, a result or an expected answer in the report of a trial."""
 LEAST_SHOWN = 40
+PLACE = re.compile(r"line \d+|\.\.\. \d+ more calls")
+"""How the lines of an error begin that say where it was raised."""
 
 
 class Trial(NamedTuple):
@@ -26,9 +29,11 @@ class Trial(NamedTuple):
 
     @property
     def result(self) -> str:
-        """What came of it, to be compared with other calls on the same problem."""
-        ok = self.execution.ok
-        return f"returned {render_value(self.execution.value)}" if ok else f"failed: {self.execution.error}"
+        """What came of it, to be compared with other calls on the same problem: an error wherever it was raised."""
+        if self.execution.ok:
+            return f"returned {render_value(self.execution.value)}"
+        lines = (self.execution.error or "").split("\n")
+        return "\n".join(["failed", *(line for line in lines if not PLACE.match(line))])
 
     def line(self, shown: int) -> str:
         """The call with what it returned and what was expected; at most about ``shown`` characters of each."""

@@ -161,9 +161,7 @@ async def open_session(
         progress, observe = observers.on_progress, observers.on_rollout
         rollouts = Rollouts(solver, run_dir, admission=admission, progress=progress, observe=observe)
         optimizer = optimizer_of(config, opened_task, sandbox, models, ledger)
-        optimizer.continue_from(run_dir.proposals().values())
         stack.push_async_callback(end_task, asyncio.create_task(follow_engines(models, metrics, forecast)))
-        roles: dict[Role, ChatModel] = {"agent": models.agent, "optimizer": models.optimizer}
         yield Session(
             config=config,
             run_dir=run_dir,
@@ -176,14 +174,17 @@ async def open_session(
             observers=observers,
             device=models.device,
             engine=getattr(models.agent, "facts", None),
-            contexts={
-                role: Context(key_of(config, role), known)
-                for role, each in roles.items()
-                if (known := getattr(each, "context_tokens", None)) is not None
-            },
+            contexts=contexts_of(config, models),
             started=started,
             layers=opened.describe_layers(),
         )
+
+
+def contexts_of(config: RunConfig, models: Models) -> dict[Role, Context]:
+    """The contexts of the models that know theirs."""
+    roles: dict[Role, ChatModel] = {"agent": models.agent, "optimizer": models.optimizer}
+    known = {role: getattr(each, "context_tokens", None) for role, each in roles.items()}
+    return {role: Context(key_of(config, role), tokens) for role, tokens in known.items() if tokens is not None}
 
 
 def optimizer_of(config: RunConfig, task: Task, sandbox: Sandbox, models: Models, ledger: Ledger) -> Optimizer:

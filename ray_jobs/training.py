@@ -62,6 +62,7 @@ async def train_session(session: Session) -> Report:
     test = session.task.problems("test", config.task.n_test)
     session.run_dir.keep_problems("train", problems)
     session.run_dir.keep_problems("test", test)
+    session.optimizer.continue_from(session.run_dir.proposals().values())
     on_step = session.observers.on_step
     trainer = Trainer(
         session.optimizer, session.rollouts, session.run_dir, config.trainer, seed=config.seed, on_step=on_step
