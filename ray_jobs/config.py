@@ -279,11 +279,17 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
             text = rest.pop(0)
         if key not in all_keys() and not is_open(key):
             raise ConfigError(f"--{key} is not a setting{nearest(key.split('.'))}")
-        pairs.append((key, text if takes_text(key) and text.lower() != "none" else toml_value(text)))
+        pairs.append((key, text if takes_text(key, text) else toml_value(text)))
     return pairs
 
 
-def takes_text(key: str) -> bool:
-    """Whether a setting holds text, so that ``--run_name 2024`` is not read as a number."""
+def takes_text(key: str, text: str) -> bool:
+    """Whether a setting takes ``text`` as it is written: a run called ``2024`` is not a number.
+
+    ``none`` is None unless it is one of the words that the setting allows.
+    """
     field = field_of(key)
-    return field is not None and field.annotation in (str, str | None)
+    if field is None:
+        return False
+    words = [word for each in (field.annotation, *get_args(field.annotation)) for word in get_args(each)]
+    return text in words or (field.annotation in (str, str | None) and text.lower() != "none")
