@@ -100,7 +100,7 @@ def test_x4_the_html_report_says_why(run: tuple[Path, str]) -> None:
 
 
 def test_x3_drafts_that_never_fitted_are_in_the_step_s_row(tmp_path: Path) -> None:
-    path, shown = trained(tmp_path, useless, context_tokens=200)
+    path, shown = trained(tmp_path, useless, context_tokens=900)
     (step,) = [json.loads(line) for line in (path / "steps.jsonl").read_text().splitlines()]
     assert step["counts"]["unfit"] == 4
     assert "the context had no room for any of 2 drafts" in shown
