@@ -28,11 +28,11 @@ from agentopt_local.functions import Function, FunctionSet, one_text_parameter
 from agentopt_local.room import Room
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.source import clean, with_imports
-from agentopt_local.source_questions import Failed, cut_off, questions
+from agentopt_local.source_questions import Failed, cut_off, longer, questions
 from agentopt_local.talk import Talk
 from agentopt_local.tasks.base import Task
 from agentopt_local.trials import Trials, judged
-from agentopt_local.update import ActionCounts, OptimizerConfig, Verified, grown
+from agentopt_local.update import ActionCounts, OptimizerConfig, Verified
 
 log = logging.getLogger("agentopt.drafts")
 ANEW = 2
@@ -87,6 +87,8 @@ class Draft:
         """Of the source that answered most shown problems; None if none got as far."""
         self.trouble = ""
         """What was wrong with its last sample."""
+        self.source_tokens = context.source_tokens
+        """Most generated tokens of its next source."""
         self.cut_sources = 0
         self._ideas = FailedIdeas()
         self._arguments = ExampleArguments(self.talk, context.config, [each.problem for each in context.evidence])
@@ -127,7 +129,7 @@ class Draft:
             except FunctionError as error:
                 self.trouble = f"That is not a legal action: {error}"
                 if reply.finish_reason == "length":
-                    self.trouble, limit = cut_off(reply), grown(limit, self.config.max_header_tokens)
+                    self.trouble, limit = cut_off(reply), longer(reply, limit, self.config.max_header_tokens)
                 self.messages += [text, Message(role="user", content=self.trouble)]
                 continue
             self._count(legal=1)
@@ -137,7 +139,6 @@ class Draft:
 
     async def _write(self, header: Header) -> None:
         """Write the source, try it and repair it until every shown problem is answered or the retries are used up."""
-        limit = self.context.source_tokens
         repairs = anew = repeats = 0
         failed: Failed | None = None
         note = ""
@@ -149,13 +150,13 @@ class Draft:
             reply = await self.talk.ask(
                 ((*self.messages, *asked) for asked in questions(header.name, failed, note)),
                 self._source_constraint(header.name),
-                max_tokens=limit,
+                max_tokens=self.source_tokens,
                 temperature=warmer,
             )
             source, note = reply.message.content, ""
             if reply.finish_reason == "length" and source.count("```") < 2:  # a closed fence holds a whole source
-                note, limit = cut_off(reply), grown(limit, self.config.max_source_tokens)
-                self.trouble = note
+                note = self.trouble = cut_off(reply)
+                self.source_tokens = longer(reply, self.source_tokens, self.config.max_source_tokens)
                 self.cut_sources += 1
             else:
                 failed = await self._assess(source, header)

@@ -17,8 +17,9 @@ from agentopt_local.evidence import CHARS_PER_TOKEN, cut
 from agentopt_local.functions import Function
 from agentopt_local.json_text import NotJsonError, only_object
 from agentopt_local.problem import Problem
+from agentopt_local.source_questions import longer
 from agentopt_local.talk import Talk
-from agentopt_local.update import OptimizerConfig, grown
+from agentopt_local.update import OptimizerConfig
 
 QUESTION = (600, 300, 150)
 """Characters of a problem: the first is shown if the context has room for it, and more if the budget for evidence
@@ -69,8 +70,8 @@ class ExampleArguments:
             except NotJsonError as error:
                 if reply.finish_reason != "length":
                     raise ArgumentsError(f"the example arguments were not JSON: {error}") from None
-                before, limit = limit, grown(limit, base)
-                if limit == before or 0 < reply.usage.completion_tokens < before:  # no more is allowed, or fits
+                before, limit = limit, longer(reply, limit, base)
+                if limit == before:  # no more is allowed, or fits
                     told = f"the arguments for its trials were cut off after {before} tokens; let it take shorter ones"
                     raise ArgumentsError(told) from None
 

@@ -60,6 +60,8 @@ class Edit(NamedTuple):
     usage: Usage
     shown: tuple[Evidence, ...]
     cut_sources: int = 0
+    source_tokens: int = 0
+    """The limit of a draft's sources, where it has become longest."""
 
 
 class Optimizer:
@@ -149,7 +151,8 @@ class Optimizer:
     def _learn(self, edits: Sequence[Edit]) -> None:
         """Allow longer sources from now on if they were cut off again and again."""
         cut = sum(edit.cut_sources for edit in edits)
-        if cut > 1 and cut * OFTEN >= sum(edit.outcome.counts.legal for edit in edits):
+        often = cut > 1 and cut * OFTEN >= sum(edit.outcome.counts.legal for edit in edits)
+        if often and any(edit.source_tokens > self.source_tokens for edit in edits):
             self.source_tokens = grown(self.source_tokens, self.config.max_source_tokens)
 
     def _pick(self, group: Sequence[Evidence], seed: int) -> tuple[Evidence, ...]:
@@ -175,7 +178,9 @@ class Optimizer:
                 break  # else the context has turned out to be smaller than it was thought to be
         verified = best(drafts, self.config.min_matches)
         cut_sources = sum(draft.cut_sources for draft in drafts)
-        return Edit(verified, outcome_of(kind, drafts, verified), usage, context.evidence, cut_sources)
+        source_tokens = max(draft.source_tokens for draft in drafts)
+        outcome = outcome_of(kind, drafts, verified)
+        return Edit(verified, outcome, usage, context.evidence, cut_sources, source_tokens)
 
     async def _context(
         self, functions: FunctionSet, evidence: tuple[Evidence, ...], material: Material

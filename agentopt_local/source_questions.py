@@ -9,6 +9,7 @@ from agentopt_local import prompts
 from agentopt_local.chat import ChatReply, Message
 from agentopt_local.evidence import cut
 from agentopt_local.trials import SHOWN, Trials
+from agentopt_local.update import grown
 
 DETAIL = (SHOWN, SHOWN // 3)
 """Characters of each value in a repair's feedback, in the order in which they are tried."""
@@ -55,8 +56,17 @@ def user(*parts: str) -> Message:
     return Message(role="user", content="\n\n".join(part for part in parts if part))
 
 
+def written(reply: ChatReply) -> int:
+    """Tokens of a reply without its thought; 0 if the server does not count them."""
+    return reply.usage.completion_tokens - reply.usage.thought_tokens
+
+
+def longer(reply: ChatReply, limit: int, configured: int) -> int:
+    """The limit of tokens after ``reply`` was cut off under ``limit``: the same if the context has ended it before."""
+    return limit if 0 < written(reply) < limit else grown(limit, configured)
+
+
 def cut_off(reply: ChatReply) -> str:
     """What is said of a reply that the limit of tokens has ended."""
-    written = reply.usage.completion_tokens - reply.usage.thought_tokens
-    after = f" after {written} tokens" if written > 0 else ""
+    after = f" after {written(reply)} tokens" if written(reply) > 0 else ""
     return f"Your last reply was cut off{after}, before it was complete. Write a shorter one."

@@ -11,15 +11,17 @@ from agentopt_local.errors import ContextOverflowError
 from agentopt_local.evidence import Evidence
 from agentopt_local.functions import FunctionSet
 from agentopt_local.models.scripted import ScriptedChatModel
+from agentopt_local.optimizer import Optimizer
 from agentopt_local.problem import Problem
 from agentopt_local.room import Room, estimate_text
-from agentopt_local.update import ActionCounts, Update, grown
+from agentopt_local.update import ActionCounts, OptimizerConfig, Update, grown
 from tests.tools.drafting import (
     ADD_SHOUT,
     SHOUT,
     WRONG,
     Author,
     Bench,
+    Shouting,
     attempt,
     bench,
     header,
@@ -280,3 +282,27 @@ def test_several_refusals_at_once_shrink_the_context_once(bench: Bench) -> None:
     bench.run(room.refused(asked(400)))
     assert room.limit is not None
     assert room.limit < once
+
+
+def test_x3_what_the_context_has_ended_does_not_raise_the_limit(bench: Bench) -> None:
+    short = iter([cut_reply("```python\ndef", 20), cut_reply("```python\ndef", 20), say(SHOUT)])
+    update, requests = bench.propose(sources_from(short), max_retries=0, **SMALL)
+    assert update.functions == FunctionSet.of(SHOUT)
+    assert {each.sampling.max_tokens for each in of_phase(requests, "source", "repair")} == {64}
+    assert "cut off after 20 tokens" in last(of_phase(requests, "source")[1])
+
+
+def test_x3_a_server_that_counts_no_tokens_is_given_more_room_too(bench: Bench) -> None:
+    replies = iter([cut_reply("```python\ndef", 0), say(SHOUT)])
+    update, requests = bench.propose(sources_from(replies), max_retries=0, **SMALL)
+    assert update.functions == FunctionSet.of(SHOUT)
+    assert [each.sampling.max_tokens for each in of_phase(requests, "source")] == [64, 96]
+    assert "Your last reply was cut off, before it was complete" in last(of_phase(requests, "source")[1])
+
+
+def test_x3_a_grown_limit_is_kept_after_a_resume(bench: Bench) -> None:
+    author = Author(sources=[TOO_LONG])
+    update, _ = bench.propose(plain(author), max_retries=3, **SMALL)
+    optimizer = Optimizer(ScriptedChatModel([]), Shouting(), bench.sandbox, OptimizerConfig(max_source_tokens=64))
+    optimizer.continue_from([update, Update(functions=FunctionSet())])
+    assert optimizer.source_tokens == update.source_tokens == 96
