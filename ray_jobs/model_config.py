@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from agentopt_local.chat import Thinking
 from agentopt_local.errors import ConfigError
 from agentopt_local.models.metered import Prices
-from agentopt_local.record import Record
+from agentopt_local.record import Record, Seconds
 from agentopt_local.run.rows import Role
 
 AGENT_THOUGHT, OPTIMIZER_THOUGHT = 2048, 4096
@@ -44,13 +44,13 @@ class ModelConfig(Record):
     """How the endpoint constrains replies; ``auto`` detects it."""
     send_seed: bool = True
     """Whether to send seeds to the endpoint; vLLM's own server may crash on them when it runs on a CPU."""
-    timeout_s: float = Field(default=600.0, gt=0)
+    timeout_s: Seconds = 600.0
     """Time limit of one request to an endpoint, in seconds."""
-    max_retries: int = Field(default=5, ge=0)
+    max_retries: int = Field(default=5, ge=0, le=1000)
     """Retries of a request after a 429, a 5xx, a time-out or a broken connection."""
-    max_concurrency: int | None = Field(default=None, ge=1)
+    max_concurrency: int | None = Field(default=None, ge=1, le=1_000_000)
     """How many requests to an endpoint may be in flight at once; None means ``concurrency``."""
-    requests_per_minute: float | None = Field(default=None, gt=0)
+    requests_per_minute: float | None = Field(default=None, ge=0.001, le=1e9)
     """How many requests to an endpoint may start per minute, evenly spaced; None means no limit."""
     prices: Prices = Prices()
     """The prices of its tokens; 0 by default."""

@@ -14,6 +14,7 @@ from agentopt_local.run.files import CONFIG, START
 from agentopt_local.run.writer import RunDir
 from ray_jobs.config import RunConfig, build, parse_overrides
 from ray_jobs.toml_values import set_key
+from ray_jobs.trust import agree
 
 RAY_COPIES = "working_dir_files"
 """The folder in which Ray keeps its copies of working directories of jobs."""
@@ -33,6 +34,7 @@ def new_run(
         slug = re.sub(r"[^A-Za-z0-9]+", "-", config.task.spec).strip("-")[:40]
         name = unused(folder, f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}")
     run_dir = RunDir(folder / name, create=True)
+    agree(config)
     if start.functions:
         run_dir.keep_functions(START, start)  # a resume reads it from here, wherever it came from
     if task_rows is not None:

@@ -17,13 +17,13 @@ from agentopt_local.errors import ConfigError
 from agentopt_local.problem import Problem
 from agentopt_local.record import Record
 from agentopt_local.run import files
+from agentopt_local.run.parsing import validated
 from agentopt_local.run.reader import (
     read_config,
     read_functions,
     read_problems,
     read_report,
     read_rollouts,
-    validated,
 )
 from agentopt_local.run.rows import LookRow, ProblemRow
 from agentopt_local.stage import Stage

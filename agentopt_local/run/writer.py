@@ -15,7 +15,14 @@ from agentopt_local.problem import Problem, Split
 from agentopt_local.record import Record
 from agentopt_local.run import files
 from agentopt_local.run.contribution import Credit
-from agentopt_local.run.reader import NOISE_FLOOR, function_folders, read_start, read_state, rollout_row, validated
+from agentopt_local.run.parsing import json_rows, validated
+from agentopt_local.run.reader import (
+    NOISE_FLOOR,
+    function_folders,
+    read_start,
+    read_state,
+    rollout_row,
+)
 from agentopt_local.run.report import NoiseFloor, Report
 from agentopt_local.run.rows import CertificateRow, CostRow, LookRow, MetricRow, ProposalRow, RolloutRow, StepRow
 from agentopt_local.run.test_lock import check_locked, earlier_look, next_look, read_lock
@@ -235,7 +242,7 @@ class RunDir:
         """Append one JSON line; ``sync`` also waits for the disk. Raises RunDirError if that fails."""
         try:
             if name not in self._files:
-                self._files[name] = (self.path / name).open("a", encoding="utf-8", errors="backslashreplace")
+                self._files[name] = files.append_to(self.path / name)
             file = self._files[name]
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
@@ -259,23 +266,8 @@ class RunDir:
     def _rows(self, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """The numbered rows of a JSONL file, after cutting off a last line that a kill tore."""
         path = self.path / name
-        if not path.exists():
-            return
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) != len(data):
+        whole = files.whole_lines(path)
+        if whole is not None:
             self._close(name)
-            os.truncate(path, len(whole))
-        for number, line in enumerate(whole.splitlines(), 1):
-            yield number, json_row(line, path, number)
-
-
-def json_row(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    """A line of a JSONL file. Raises RunDirError if it is not a JSON object."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        raise RunDirError(f"{path}, line {number} is not JSON; restore the file or delete that line") from None
-    if not isinstance(row, dict):
-        raise RunDirError(f"{path}, line {number} is not a JSON object; restore the file or delete that line")
-    return row
+            files.cut(path, whole)
+        yield from json_rows(path)

@@ -176,8 +176,7 @@ async def aresume(
     heard = check_callbacks("ao.resume", callbacks)
     changes = dict(dotted(nested(budget)))
     models, elsewhere = given_again("ao.resume", path, model, optimizer_model)
-    config, run_dir = reopen(path, changes.items(), prefix="ao.resume: ", model=models, task=task)
-    config = config.model_copy(update=elsewhere)
+    config, run_dir = reopen(path, changes.items(), prefix="ao.resume: ", model=models, task=task, elsewhere=elsewhere)
     display = Display() if progress else None
     with saying_how_to_continue(path, display):
         await train_run(config, run_dir, display=display, callbacks=heard, model=models, task=task)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from agentopt_local.errors import RunDirError
 from agentopt_local.exporting.learned import read_learned
 from agentopt_local.functions import FunctionSet
+from agentopt_local.plain_text import printable
 from agentopt_local.record import Record
 from agentopt_local.run import files
 from agentopt_local.run.contribution import Credit
@@ -24,6 +25,7 @@ from ray_jobs.exports import export_run
 from ray_jobs.interrupts import run_blocking
 from ray_jobs.open_models import agent_alone, check_model
 from ray_jobs.terminal.display import Display
+from ray_jobs.trust import AGENT, check_agreed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -214,13 +216,14 @@ class Run:
         if model is not None:
             values["model"], chat_model = given_model("Run.agent", "model", model)
         config = agent_alone(build(values, str(self.path), stored=True))
+        check_agreed(config, self.path, used=AGENT if model is None else ("sandbox",))
         if chat_model is None:
             check_model(config, self.path)
         show = Display().on_progress if progress else lambda stage, done, total: None
         return TrainedAgent(config, self.functions if functions is None else functions, chat_model, show)
 
     def __repr__(self) -> str:
-        return f"<Run {self.path}: {self._summary()}>"
+        return printable(f"<Run {self.path}: {self._summary()}>")
 
     def _repr_html_(self) -> str:
         rows = "".join(
