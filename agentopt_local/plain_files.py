@@ -55,8 +55,8 @@ def open_plain(path: Path, flags: int = os.O_RDONLY, *, follow: bool = False, fo
                 raise
         always = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
         opened = os.open(path, flags | always, 0o666, dir_fd=folder)
-    except ValueError:
-        raise OSError(errno.EINVAL, "its name has a null character", str(path)) from None
+    except ValueError:  # a null character, or half of a surrogate pair
+        raise OSError(errno.EINVAL, "no file can have such a name", repr(path)) from None
     try:
         _check(os.fstat(opened), path, flags)
     except OSError:

@@ -15,6 +15,7 @@ from agentopt_local.errors import ConfigError
 from agentopt_local.models.metered import Budget
 from agentopt_local.plain_text import quoted
 from agentopt_local.record import Record, Seconds
+from agentopt_local.spelling import LONGEST
 from agentopt_local.train_state import PRESETS, TrainerConfig, check_training
 from agentopt_local.update import OptimizerConfig
 from ray_jobs.evaluation_config import EvaluationConfig
@@ -227,7 +228,7 @@ def check_keys(values: dict[str, Any], record: Any, source: str, prefix: str = "
 def nearest(parts: Sequence[str | int]) -> str:
     """A hint that names the setting closest to this key."""
     keys = all_keys()
-    name = ".".join(str(part) for part in parts)
+    name = ".".join(str(part) for part in parts)[:LONGEST]
     tails = {key.rsplit(".", 1)[-1]: key for key in reversed(keys)}  # the first section with a key wins
     last = name.rsplit(".", 1)[-1]
     sections = sorted({key.split(".")[0] for key in keys})

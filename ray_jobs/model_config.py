@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
@@ -11,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from agentopt_local.chat import Thinking
 from agentopt_local.errors import ConfigError
 from agentopt_local.models.metered import Prices
+from agentopt_local.plain_files import MAX_SOURCE, own_path, read_plain
 from agentopt_local.record import Record, Seconds
 from agentopt_local.run.rows import Role
 
@@ -74,10 +74,12 @@ class ModelConfig(Record):
         if self.chat_template is None or "{" in self.chat_template:
             return self
         try:
-            text = Path(self.chat_template).expanduser().read_text(encoding="utf-8")
+            path = own_path(self.chat_template, f"{table}.chat_template")
+            text = read_plain(path, MAX_SOURCE, follow=True).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise ConfigError(
-                f"{table}.chat_template = {self.chat_template!r} cannot be read ({error}); give the path of a file "
+                f"{table}.chat_template = {self.chat_template!r} cannot be read ({why}); give the path of a file "
                 "with a chat template"
             ) from None
         return self.model_copy(update={"chat_template": text})

@@ -11,6 +11,7 @@ from typing import Any
 from agentopt_local.callback import Callback
 from agentopt_local.errors import AgentOptError
 from agentopt_local.functions import FunctionSet
+from agentopt_local.plain_files import own_path
 from agentopt_local.tasks.base import Problems
 from ray_jobs.api.finished_run import Run
 from ray_jobs.api.given import Model, check_callbacks, dotted, given, given_again, nested, path_text
@@ -192,7 +193,7 @@ def load(path: str | Path) -> Run:
 
         run = ao.load("runs/first")
     """
-    return Run(Path(path).expanduser())
+    return Run(own_path(str(path), "ao.load"))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from agentopt_local.errors import RunDirError
 from agentopt_local.exporting.learned import read_learned
 from agentopt_local.functions import FunctionSet
+from agentopt_local.plain_files import own_path
 from agentopt_local.plain_text import printable
 from agentopt_local.record import Record
 from agentopt_local.run import files
@@ -167,7 +168,7 @@ class Run:
 
     def save(self, path: str | Path) -> Run:
         """Copy the run's folder to ``path`` and return the copy. Raises RunDirError if ``path`` exists already."""
-        target = Path(path).expanduser()
+        target = own_path(str(path), "Run.save")
         files.copy_run(self.path, target)
         return Run(target)
 
@@ -192,7 +193,7 @@ class Run:
 
             run.export("python", "my_tools")
         """
-        target = None if output is None else Path(output).expanduser()
+        target = None if output is None else own_path(str(output), "Run.export: output")
         return run_blocking(export_run(self.path, format, target, name=name, force=force))
 
     def agent(
