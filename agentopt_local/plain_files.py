@@ -105,16 +105,14 @@ def write_plain(path: Path, data: bytes) -> None:
     A link there is replaced and not followed. The temporary file has a name that nobody can have taken before.
     """
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.new")
-    file = os.fdopen(open_plain(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb")
     try:
-        with file:
+        with os.fdopen(open_plain(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)  # where it did not take the place of ``path``
 
 
 def own_path(text: str, what: str) -> Path:

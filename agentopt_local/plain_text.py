@@ -8,11 +8,11 @@ import re
 from typing import Any
 
 _CONTROLS = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff\ufff9-\ufffb\U000e0000-\U000e007f]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f\ud800-\udfff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 """Control characters but line breaks and tabs, marks of direction, invisible tags, and halves of surrogate pairs."""
 _ESCAPES = re.compile(
-    r"\\(?:(u(?:00[01][0-9a-f]|007f|00[89][0-9a-f]|061c|200[ef]|202[89a-e]|206[6-9a-f]|fff[9ab]|db40\\udc[0-7][0-9a-f])"
+    r"\\(?:(u(?:00[01][0-9a-f]|007f|00[89][0-9a-f]|061c|200[ef]|202[a-e]|206[6-9a-f]|fff[9ab]|db40\\udc[0-7][0-9a-f])"
     r"|[bf])|.)"
 )
 """The same characters as ASCII JSON writes them; any other escape is matched whole and kept."""

@@ -18,10 +18,10 @@ from agentopt_local.run.reader import read_meta, read_problems, read_rollouts
 from agentopt_local.spelling import did_you_mean
 from agentopt_local.tasks.base import IN_PYTHON
 from ray_jobs.agents import sandbox_of
+from ray_jobs.agreement import check_agreed
 from ray_jobs.config import RunConfig
 from ray_jobs.open_task import task_of
 from ray_jobs.runs import read_config
-from ray_jobs.trust import check_agreed
 
 
 async def export_run(

@@ -26,13 +26,13 @@ from agentopt_local.run.reader import read_day, read_report
 from agentopt_local.run.report import Report
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
+from ray_jobs.agreement import TABLES, check_agreed
 from ray_jobs.config import RunConfig, load_config
 from ray_jobs.grid_tables import SAME_SET
 from ray_jobs.open_models import Models, open_models
 from ray_jobs.runs import kept, new_run, read_config
 from ray_jobs.toml_values import read_toml
 from ray_jobs.training import train
-from ray_jobs.trust import TABLES, check_agreed
 
 SHARED = ("ray", "run_dir", "run_name")
 """Sections that a grid cannot vary, because all trainings of a sweep share the cluster and the folder."""

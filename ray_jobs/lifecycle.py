@@ -19,6 +19,7 @@ from agentopt_local.run.writer import RunDir
 from agentopt_local.tasks.base import IN_PYTHON, Problems
 from agentopt_local.tasks.python import rows_text
 from agentopt_local.tasks.row_task import RowsTask
+from ray_jobs.agreement import TABLES, check_agreed
 from ray_jobs.certifying import UNTRAINED, certify, other_set
 from ray_jobs.config import RunConfig, changed_budget
 from ray_jobs.crediting import credit
@@ -36,7 +37,6 @@ from ray_jobs.terminal.display import Display
 from ray_jobs.terminal.live import duration
 from ray_jobs.terminal.run_log import log_to, stop_logging
 from ray_jobs.training import train
-from ray_jobs.trust import TABLES, check_agreed
 
 T = TypeVar("T")
 MODELS = ("model", "engine", "optimizer_model", "optimizer_engine", "ray")

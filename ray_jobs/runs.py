@@ -12,9 +12,9 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.run import reader
 from agentopt_local.run.files import CONFIG, START
 from agentopt_local.run.writer import RunDir
+from ray_jobs.agreement import agree
 from ray_jobs.config import RunConfig, build, parse_overrides
 from ray_jobs.toml_values import set_key
-from ray_jobs.trust import agree
 
 RAY_COPIES = "working_dir_files"
 """The folder in which Ray keeps its copies of working directories of jobs."""

@@ -54,6 +54,7 @@ RESULTS = ("report*.json", "report.html")
 MAX_ENTRIES = 100_000
 """Most entries of a run folder: more are not what a training leaves."""
 _OURS = re.compile(rf".*\.jsonl?|report.*|{re.escape(LOG)}|{re.escape(LOCK)}|{FUNCTIONS}|{EVENTS}")
+_LEFTOVER = re.compile(r"\..+\.jsonl?\.[0-9a-f]{16}\.new")
 _BLOCK = 1 << 16
 _ANY = re.compile(".*", re.DOTALL)
 START = 0
@@ -210,11 +211,24 @@ def write_atomically(path: Path, text: str) -> None:
         write_plain(path, text.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise RunDirError(f"{path} cannot be written: {error.strerror}") from None
+    with suppress(OSError):
+        path.with_name(f".{path.name}.new").unlink()  # what a killed process of an older version left
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove what killed processes left of files that only the owner of the run's lock writes."""
+    with suppress(OSError):
+        for path in run.iterdir():
+            if _LEFTOVER.fullmatch(path.name):
+                path.unlink()
 
 
 def append_to(path: Path) -> IO[str]:
-    """A file of a run, open for more lines; it is made if there is none. Raises OSError."""
-    opened = open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    """A file of a run, open for more lines; it is made if there is none. Raises RunDirError."""
+    try:
+        opened = open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    except OSError as error:
+        raise RunDirError(f"{path} cannot be written: {error.strerror}") from None
     return os.fdopen(opened, "a", encoding="utf-8", errors="backslashreplace")
 
 

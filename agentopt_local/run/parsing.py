@@ -42,10 +42,14 @@ def json_rows(path: Path) -> Iterator[tuple[int, Row]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield number, mapping(read_kept(line))
-            except (ValueError, TypeError) as error:
-                where = f"{path}, line {number}"
-                raise RunDirError(f"{where}: {error}; restore the file or delete that line") from None
+                row = read_kept(line)
+            except ValueError as error:
+                raise RunDirError(
+                    f"{path}, line {number} is not JSON ({error}); restore the file or delete that line"
+                ) from None
+            if not isinstance(row, dict):
+                raise RunDirError(f"{path}, line {number} is not a JSON object; restore the file or delete that line")
+            yield number, row
     except FileNotFoundError:
         return
     except OSError as error:

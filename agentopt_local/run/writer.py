@@ -54,6 +54,7 @@ class RunDir:
         else:
             files.check_run(path)
         self._lock = files.lock(path / files.LOCK)
+        files.remove_leftovers(path)
         self._files: dict[str, IO[str]] = {}
         self._trajectories: dict[tuple[str, str, int], Trajectory] = {}
         with contextlib.ExitStack() as on_error:
@@ -112,7 +113,7 @@ class RunDir:
         """
         if split == "test" and problems:
             files.write_json(self.path / files.TEST_SET, check_locked(self.path, problems).model_dump(mode="json"))
-        known = {row["id"] for _, row in self._rows(files.PROBLEMS)}
+        known = {row.get("id") for _, row in self._rows(files.PROBLEMS)}
         for problem in problems:
             if problem.id not in known:
                 row = {"split": split, **problem.model_dump(mode="json", exclude={"metadata"})}
@@ -161,10 +162,11 @@ class RunDir:
         Rows of later steps are dropped: the process that wrote them ended before it wrote their state.
         """
         state = read_state(self.path) or TrainState(functions=read_start(self.path))
-        if any(row.get("step", 0) > state.step for _, row in self._rows(files.STEPS)):
-            rows = [row for _, row in self._rows(files.STEPS) if row.get("step", 0) <= state.step]
+        rows = self._validated(files.STEPS, StepRow)
+        kept = [row for row in rows if row.step <= state.step]
+        if len(kept) < len(rows):
             self._close(files.STEPS)
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            text = "".join(json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n" for row in kept)
             files.write_atomically(self.path / files.STEPS, text)
         return state
 
@@ -240,10 +242,10 @@ class RunDir:
 
     def _append(self, name: str, row: Mapping[str, Any], *, sync: bool = False) -> None:
         """Append one JSON line; ``sync`` also waits for the disk. Raises RunDirError if that fails."""
+        if name not in self._files:
+            self._files[name] = files.append_to(self.path / name)
+        file = self._files[name]
         try:
-            if name not in self._files:
-                self._files[name] = files.append_to(self.path / name)
-            file = self._files[name]
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
             if sync:

@@ -18,6 +18,7 @@ from agentopt_local.run.contribution import Credit
 from agentopt_local.run.credits import find_credit
 from agentopt_local.run.reader import RunFiles, read_config, read_reports, read_run
 from agentopt_local.run.report import Certificate, Report
+from ray_jobs.agreement import AGENT, check_agreed
 from ray_jobs.api import data_frames
 from ray_jobs.api.given import Model, given_model
 from ray_jobs.api.trained_agent import TrainedAgent
@@ -26,7 +27,6 @@ from ray_jobs.exports import export_run
 from ray_jobs.interrupts import run_blocking
 from ray_jobs.open_models import agent_alone, check_model
 from ray_jobs.terminal.display import Display
-from ray_jobs.trust import AGENT, check_agreed
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -92,9 +92,9 @@ def prepared(arguments: argparse.Namespace, rest: Sequence[str]) -> tuple[RunCon
     """The run's settings with the user's overrides, and the functions to give to the agent."""
     from agentopt_local.exporting.learned import read_learned
     from agentopt_local.functions import FunctionSet
+    from ray_jobs.agreement import AGENT, check_agreed
     from ray_jobs.config import parse_overrides
     from ray_jobs.runs import read_config
-    from ray_jobs.trust import AGENT, check_agreed
 
     config = agent_alone(read_config(arguments.run_dir, rest))
     check_agreed(config, arguments.run_dir, used=AGENT, own={key for key, _ in parse_overrides(rest)})

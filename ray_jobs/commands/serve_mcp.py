@@ -38,10 +38,10 @@ def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from agentopt_local.exporting.learned import read_learned
     from agentopt_local.update import OptimizerConfig
     from ray_jobs.agents import sandbox_of
+    from ray_jobs.agreement import check_agreed
     from ray_jobs.config import SandboxConfig
     from ray_jobs.runs import read_config
     from ray_jobs.start_functions import load_functions
-    from ray_jobs.trust import check_agreed
 
     mcp_server.check_installed()
     path: Path = arguments.path

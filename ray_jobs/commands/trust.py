@@ -27,8 +27,8 @@ def add_commands(subparsers: Any) -> None:
 
 def run_trust(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt trust RUN``."""
+    from ray_jobs.agreement import agree, agreed, agreed_path
     from ray_jobs.runs import read_config
-    from ray_jobs.trust import agree, agreed, agreed_path
 
     found = agree(read_config(arguments.run_dir))
     for each in found:

@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from agentopt_local.errors import RunDirError
 from agentopt_local.plain_text import PrintableFormatter
 from agentopt_local.run.files import append_to
 
@@ -17,10 +16,7 @@ LOGGERS = ("agentopt", "agentopt_local", "serving", "ray_jobs")
 
 def log_to(path: Path) -> logging.StreamHandler[IO[str]]:
     """Write the packages' log messages to ``path`` until :func:`stop_logging` is called with the handler."""
-    try:
-        handler = logging.StreamHandler(append_to(path))
-    except OSError as error:
-        raise RunDirError(f"{path} cannot be written: {error.strerror}") from None
+    handler = logging.StreamHandler(append_to(path))
     handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk is reported by the run folder's own writes
     handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     for name in LOGGERS:
