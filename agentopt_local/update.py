@@ -11,7 +11,7 @@ from agentopt_local.actions import Action, AddFunction, ReviseFunction
 from agentopt_local.chat import Usage
 from agentopt_local.errors import FunctionError
 from agentopt_local.functions import FunctionSet
-from agentopt_local.record import Record
+from agentopt_local.record import Record, Seconds
 from agentopt_local.source import unbound_names
 
 GROWTH = 3
@@ -27,7 +27,7 @@ STDLIB_ALLOWED = (
 class OptimizerConfig(Record):
     """How the optimizer samples and checks its edits."""
 
-    max_actions: int = Field(default=3, ge=1)
+    max_actions: int = Field(default=3, ge=1, le=1000)
     """Edits per step."""
     concurrent: bool = True
     """Sample edits for different kinds of failed problems at once, on the same set, and apply them in order.
@@ -35,13 +35,13 @@ class OptimizerConfig(Record):
     False: one after another, each on the result of the previous one, as in the paper."""
     progressive: bool = True
     """Edit the set; False: write a complete new set in each step that replaces it (the paper's ablation)."""
-    n_samples: int = Field(default=8, ge=1)
+    n_samples: int = Field(default=8, ge=1, le=10_000)
     """Drafts of one edit, sampled at once; the best verified one is applied."""
-    max_retries: int = Field(default=2, ge=0)
+    max_retries: int = Field(default=2, ge=0, le=10_000)
     """How often a draft is returned to the model with its error or wrong results."""
     min_matches: int = Field(default=1, ge=0)
     """A function is applied only if its trials answered this many of the shown (failed) problems; 0 as in the paper."""
-    n_evidence: int = Field(default=3, ge=1)
+    n_evidence: int = Field(default=3, ge=1, le=10_000)
     """Failed rollouts shown for each edit."""
     hold_back: bool = True
     """Show at most half of a kind's failures, so that the others can tell whether an edit helps where it was not shown
@@ -69,7 +69,7 @@ class OptimizerConfig(Record):
     """Constrain sources too. Large models can write Python without a grammar, and write more freely without one."""
     allowed_packages: tuple[str, ...] = (*STDLIB_ALLOWED, "sympy", "numpy")
     """Top-level packages that a function may import."""
-    timeout_s: float = Field(default=5.0, gt=0)
+    timeout_s: Seconds = 5.0
     """Wall-clock limit of one trial call."""
 
 
