@@ -26,6 +26,7 @@ from agentopt_local.actions import (
     parse_header,
     source_type,
 )
+from agentopt_local.calling import as_declared
 from agentopt_local.chat import ChatModel, ChatRequest, Constraint, Message, Sampling, Thinking, Usage
 from agentopt_local.errors import FunctionError, PromptError
 from agentopt_local.evidence import Evidence, cut
@@ -186,7 +187,8 @@ class Draft:
     async def _try(self, function: Function, header: Header, examples: dict[str, Any]) -> str | None:
         """Call the function on the shown problems; returns what the optimizer must fix, or None if all are right."""
         context = self.context
-        arguments = tuple(examples[f"problem_{i + 1}"] for i in range(len(context.evidence)))
+        spec = function.tool_spec()
+        arguments = tuple(as_declared(spec, examples[f"problem_{i + 1}"]) for i in range(len(context.evidence)))
         kind = AddFunction if header.action == "add_function" else ReviseFunction
         action = kind(function=function, examples=arguments)
         edited = action.apply(context.functions)
