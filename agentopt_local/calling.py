@@ -10,8 +10,8 @@ from typing import Any
 
 from agentopt_local.chat import ToolSpec
 from agentopt_local.functions import FunctionSet
-from agentopt_local.parameters import declared
 from agentopt_local.sandbox.base import Execution, Sandbox
+from agentopt_local.signatures import declared
 from agentopt_local.tool_calls import check_arguments
 
 

@@ -18,9 +18,9 @@ from pydantic import field_validator
 from agentopt_local.chat import ToolSpec
 from agentopt_local.errors import FunctionError
 from agentopt_local.names import bindings, check_names
-from agentopt_local.parameters import check_signature, schema_of
 from agentopt_local.record import Record, fingerprint
 from agentopt_local.sandbox.zygote.imports import PACKAGES
+from agentopt_local.signatures import check_signature, schema_of
 from agentopt_local.source import (
     RUNTIME_HEADER,
     check_limits,
@@ -102,7 +102,7 @@ class Function(Record):
 
     @cached_property
     def bindings(self) -> dict[str, str]:
-        """The names that its imports above the ``def`` bind, each with what it then means: ``{"sqrt": "math.sqrt"}``."""
+        """The names that its imports above the ``def`` bind, with what each means: ``{"sqrt": "math.sqrt"}``."""
         return bindings(ast.parse(self.source))
 
     def tool_spec(self) -> ToolSpec:

@@ -29,7 +29,7 @@ def check_name(name: str) -> None:
     """Raise FunctionError if no new function can be called ``name``."""
     if not TOOL_NAME.fullmatch(name):
         raise FunctionError(
-            f"a function cannot be called {name[:80]!r}; use at most {MAX_NAME_CHARS} characters of a to z, digits and _"
+            f"a function cannot be called {name[:80]!r}; use at most {MAX_NAME_CHARS} letters a to z, digits and _"
         )
     if name in RESERVED or name.casefold() == "python" or name.startswith("__"):
         raise FunctionError(f"a function cannot be called {name!r}; that name is reserved, choose another")

@@ -24,9 +24,9 @@ from agentopt_local.evidence import (
     transcripts_text,
 )
 from agentopt_local.functions import FunctionSet
-from agentopt_local.parameters import TYPES_ALLOWED
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.seeds import derive
+from agentopt_local.signatures import TYPES_ALLOWED
 from agentopt_local.tasks.base import Task
 from agentopt_local.train_state import FailedUpdate
 from agentopt_local.update import ActionCounts, OptimizerConfig, Update, Verified

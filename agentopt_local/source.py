@@ -179,7 +179,7 @@ def with_statements(source: str, statements: Sequence[str]) -> str:
 def first_line(node: ast.stmt) -> int:
     """The number of the line where a statement begins, with its decorators."""
     decorators: list[ast.expr] = getattr(node, "decorator_list", [])
-    return min(each.lineno for each in (node, *decorators))
+    return min([node.lineno, *(each.lineno for each in decorators)])
 
 
 def split_at(rows: Sequence[str], line: int, column: int) -> tuple[str, str]:

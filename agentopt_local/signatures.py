@@ -143,19 +143,23 @@ def is_scalar(node: ast.expr) -> bool:
 
 def is_type(node: ast.expr) -> bool:
     """Whether an annotation only names types: nothing in it could be run."""
-    if (quoted := unquoted(node)) is not None:
-        return is_type(quoted)
+    node = unquoted(node) or node
+    inner: list[ast.expr] = []
     if isinstance(node, ast.Subscript):
+        inner = [node.value, *parts(node.slice)]
         if type_name(node.value) in ("Literal", "Annotated"):
-            return all(is_scalar(each) or is_type(each) for each in parts(node.slice))
-        return is_type(node.value) and all(is_type(each) for each in parts(node.slice))
-    if isinstance(node, ast.BinOp):
-        return isinstance(node.op, ast.BitOr) and is_type(node.left) and is_type(node.right)
-    if isinstance(node, ast.List | ast.Tuple):  # as in Callable[[int], str] and tuple[()]
-        return all(is_type(each) for each in node.elts)
-    if isinstance(node, ast.Attribute):
-        return is_type(node.value)
-    return isinstance(node, ast.Name) or (isinstance(node, ast.Constant) and (node.value is None or node.value is ...))
+            inner = [each for each in inner if not is_scalar(each)]
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        inner = [node.left, node.right]
+    elif isinstance(node, ast.List | ast.Tuple):  # as in Callable[[int], str] and tuple[()]
+        inner = node.elts
+    elif isinstance(node, ast.Attribute):
+        inner = [node.value]
+    else:
+        return isinstance(node, ast.Name) or (
+            isinstance(node, ast.Constant) and (node.value is None or node.value is ...)
+        )
+    return all(is_type(each) for each in inner)
 
 
 def parts(node: ast.expr) -> list[ast.expr]:
