@@ -15,6 +15,8 @@ from typing import Any
 
 from agentopt_local.calling import call_function
 from agentopt_local.errors import ConfigError, SandboxError
+from agentopt_local.exporting.portable import portable_specs
+from agentopt_local.exporting.tool_json import with_items
 from agentopt_local.functions import FunctionSet, render_value
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.version import __version__
@@ -39,13 +41,16 @@ def check_installed() -> None:
 
 
 def mcp_server(name: str, functions: FunctionSet, sandbox: Sandbox, *, timeout_s: float) -> Any:
-    """An ``mcp.server.lowlevel.Server`` with one tool per function. ``timeout_s``: wall-clock limit of one call."""
+    """An ``mcp.server.lowlevel.Server`` with one tool per function. ``timeout_s``: wall-clock limit of one call.
+
+    Raises ConfigError if a function cannot be a tool.
+    """
     import mcp_types as types
     from mcp.server.lowlevel import Server
 
     tools = [
-        types.Tool(name=spec.name, description=spec.description, input_schema=spec.parameters)
-        for spec in functions.tool_specs()
+        types.Tool(name=spec.name, description=spec.description, input_schema=with_items(spec.parameters))
+        for spec in portable_specs(functions)
     ]
 
     async def list_tools(context: Any, params: Any) -> Any:
