@@ -19,6 +19,7 @@ from agentopt_local.actions import (
     parse_header,
     source_type,
 )
+from agentopt_local.calling import as_declared
 from agentopt_local.chat import ChatModel, Constraint, Message, Thinking
 from agentopt_local.errors import ContextOverflowError, FunctionError, PromptError
 from agentopt_local.evidence import Evidence
@@ -210,6 +211,8 @@ class Draft:
     async def _try(self, function: Function, header: Header, arguments: tuple[dict[str, Any], ...]) -> Trials:
         """Call the function on the shown problems, and remember the edit if all calls ended without an error."""
         context = self.context
+        spec = function.tool_spec()
+        arguments = tuple(as_declared(spec, each) for each in arguments)
         kind = AddFunction if header.action == "add_function" else ReviseFunction
         action = kind(function=function, examples=arguments)
         edited = action.apply(context.functions)

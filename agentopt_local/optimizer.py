@@ -32,7 +32,7 @@ from agentopt_local.reasons import outcome_text
 from agentopt_local.room import Room
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.seeds import derive
-from agentopt_local.source import TYPES_ALLOWED
+from agentopt_local.signatures import TYPES_ALLOWED
 from agentopt_local.tasks.base import Task
 from agentopt_local.train_state import FailedUpdate
 from agentopt_local.update import ActionCounts, EditOutcome, OptimizerConfig, Update, Verified, grown

@@ -10,12 +10,12 @@ import time
 
 from agentopt_local.agents.config import AgentConfig
 from agentopt_local.agents.dialect import Act, Answering, CodeBlock, Dialect, whole_part
+from agentopt_local.calling import call_function
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest, Message, Sampling, Thinking, ToolCall, Usage
 from agentopt_local.errors import ContextOverflowError, PromptError
 from agentopt_local.functions import FunctionSet, render_value
 from agentopt_local.problem import Problem
-from agentopt_local.sandbox.base import Execution, Sandbox
-from agentopt_local.tool_calls import check_arguments
+from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.trajectory import PYTHON, Attempt, Step, StopReason, ToolRun
 
 MAX_IDLE_TURNS = 2
@@ -177,16 +177,14 @@ class Episode:
         return ToolRun(name=act.name, arguments=act.arguments, ok=False, result=self._cut(f"Error: {act.error}"))
 
     async def _call(self, call: ToolCall) -> ToolRun:
-        spec = next((spec for spec in self.specs if spec.name == call.name), None)
-        if spec is None:
-            names = ", ".join(self.functions.names) or "none"
-            execution = Execution(ok=False, error=f"there is no function {call.name!r}; there are: {names}")
-        elif (wrong := check_arguments(spec, call.arguments)) is not None:
-            execution = Execution(ok=False, error=wrong)
-        else:
-            execution = await self.agent.sandbox.call(
-                self.functions.source, call.name, call.arguments, timeout_s=self.config.timeout_s, seed=self.seed
-            )
+        execution = await call_function(
+            self.agent.sandbox,
+            self.functions,
+            call.name,
+            call.arguments,
+            timeout_s=self.config.timeout_s,
+            seed=self.seed,
+        )
         result = render_value(execution.value) if execution.ok else f"Error: {execution.error}"
         return ToolRun(name=call.name, arguments=call.arguments, ok=execution.ok, result=self._cut(result))
 
