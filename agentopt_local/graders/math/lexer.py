@@ -42,8 +42,14 @@ class Token(NamedTuple):
 _SCAN = re.compile(
     r"(?P<space>\s+|~|\\[,:;> ]|\\!)|(?P<cmd>\\[A-Za-z]+)|(?P<esc>\\.)"
     r"|(?P<num>\d+\.\d+|\d+\.(?=\\(?:overline|dot)\b)|\d+|\.\d+)"
-    r"|(?P<word>[A-Za-z]+)|(?P<rel><=|>=|!=|==|\*\*|:=)|(?P<char>.)",
+    r"|(?P<word>[A-Za-z]+)|(?P<rel><=|>=|!=|==|\*\*|:=|\+/-)|(?P<char>.)",
     re.DOTALL,
+)
+
+
+_UNIT_FRACTION = re.compile(
+    r"\\[dt]?frac\s*\{\s*\\(?:text|mathrm|mbox)\s*\{([A-Za-z .]+)\}\s*\}"
+    r"\s*\{\s*\\(?:text|mathrm|mbox)\s*\{([A-Za-z .]+)\}\s*\}"
 )
 
 
@@ -67,6 +73,8 @@ def _prepare(text: str) -> str:
     text = re.sub(r"(?<!\\)\\+\Z|^\\\[|\\\]$|^\\\(|\\\)$", "", text.strip()).strip()
     text = re.sub(r"\^\s*\{?\s*\\\w+\s*\{\s*(st|nd|rd|th)\s*\}\s*\}?", r"\1", text)
     text = re.sub(r"\b([AaPp])\.\s?([Mm])\b\.?", r"\1\2", text)
+    if "frac" in text and "{\\" in text:
+        text = _UNIT_FRACTION.sub(r"\\text{ \1/\2}", text)
     text = re.sub(r"\\left\s*\.|\\right\s*\.", "", text)
     return text.rstrip(" .") if text.endswith(".") and not text.endswith("...") else text
 
@@ -116,7 +124,7 @@ class _Scanner:
         self.add("num", value)
 
     def _rel(self, value: str, position: int) -> None:
-        self.add("op", {"**": "^", "==": "=", ":=": "="}.get(value, value))
+        self.add("op", {"**": "^", "==": "=", ":=": "=", "+/-": "pm"}.get(value, value))
 
     def _char(self, value: str, position: int) -> None:
         if value == "$":
@@ -138,7 +146,7 @@ class _Scanner:
         after = self.text[position:].lstrip()[:1]
         if lower in PLAIN and (word.islower() or len(word) > 3):
             self.add(*PLAIN[lower])
-        elif lower in FUNCTIONS and word.islower() and (lower not in ("sec", "min") or after == "("):
+        elif lower in FUNCTIONS and (word.islower() or after in ("(", "[")) and (lower not in ("sec", "min") or after == "("):
             self.add("fn", lower)
         elif self._is_text(word):
             self.add("text", word)
@@ -159,6 +167,10 @@ class _Scanner:
         after_number = bool(self.found) and self.found[-1].kind == "num"
         if lower in SHORT_WORDS or (self.short_units and lower in SHORT_UNITS and after_number):
             return True
+        if len(word) > 2 and word[0].isupper() and word[1:].islower():
+            return True  # Red
+        if lower in SHORT_UNITS and [token.value for token in self.found[-1:]] == ["/"]:
+            return len(self.found) > 1 and self.found[-2].kind == "text"  # the h of mi/h
         if self.found and self.found[-1].kind == "text" and self.space and len(word) > 1:
             return self.found[-1].value.strip().lower() not in CONNECTORS or len(word) > 3
         if after_number and not self.space and lower in ("st", "nd", "rd", "th"):

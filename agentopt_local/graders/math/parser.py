@@ -53,11 +53,20 @@ class Parser(Cursor):
     def expression(self) -> Node:
         self.enter()
         sign = self.op("+", "-", "pm", "mp")
-        node = self.signed(sign, self.term())
+        node = self.signed(sign, self.term_after(sign))
         while sign := self.op("+", "-", "pm", "mp"):
-            node = ("add", node, self.signed(sign, self.term()))
+            node = ("add", node, self.signed(sign, self.term_after(sign)))
         self.depth -= 1
         return node
+
+    def term_after(self, sign: str | None) -> Node:
+        """The term after ``sign``, perhaps with a sign of its own: ``11 + -i``. But 5--7 is a range."""
+        token = self.peek()
+        own = token.value if token.kind == "op" and token.value in ("+", "-") else None
+        if sign is None or own is None or (own == sign and not token.space):
+            return self.term()
+        self.position += 1
+        return self.signed(own, self.term())
 
     def term(self) -> Node:
         node = self.power()
