@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from itertools import zip_longest
 
-from agentopt_local.boxed import whole_box
+from agentopt_local.boxed import whole_box, whole_group
 from agentopt_local.thoughts import without_thoughts
 
 MAX_LAYERS = 10
@@ -13,6 +13,12 @@ MAX_LAYERS = 10
 
 _TAG = re.compile(r"<\s{0,2}(?P<closing>/?)\s{0,2}answer\s{0,2}>", re.IGNORECASE)
 _MENTION = re.compile(r"\s*(?:tags?\b|[`'\"])")
+_LABEL = re.compile(
+    r"[\W_]{0,8}(?:\d{1,2}[.)]\s[\W_]{0,4})?(?:final[ _]{1,5})?answer[*_`]{0,3}\s{0,5}:[*_`]{0,3}\s{1,20}",
+    re.IGNORECASE,
+)
+_LOOSE_END = re.compile(r"(\*{1,3}|_{2,3}|`)([.!]?)\Z")
+_EMPHASIS = re.compile(r"\\(?:textbf|textit|emph|mathbf|boldsymbol|bm|underline)\s*(?=\{)")
 _FENCE = re.compile(r"\A```[\w+-]*[ \t]*\n(.*?)\n?```\Z", re.DOTALL)
 _PAIRS = (("**", "**"), ("__", "__"), ("*", "*"), ("_", "_"), ("`", "`"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"),
           ("\\[", "\\]"))  # fmt: skip
@@ -33,6 +39,35 @@ def tagged(text: str) -> str | None:
         if not mark["closing"] and ((following and following["closing"]) or not _MENTION.match(text, mark.end()))
     ]
     return next((content for content in reversed(found) if content), "") if found else None
+
+
+def bare_answer(answer: str, expected: str) -> str:
+    """``answer`` without what :func:`unwrapped_for` takes off, and without an "Answer:" before it."""
+    text = spoken_for(expected, answer)
+    return unwrapped_for(expected, unlabelled(text) if unlabelled(expected) == expected else text)
+
+
+def unwrapped_for(expected: str, answer: str) -> str:
+    """``answer`` without thoughts, tags and wrapping, unless the expected answer has the like."""
+    text = spoken_for(expected, answer)
+    return unwrapped(text) if unwrapped(expected) == expected.strip() else text
+
+
+def spoken_for(expected: str, text: str) -> str:
+    """What ``text`` says as its answer (see :func:`spoken`), unless tags or thoughts are expected in it."""
+    return text if spoken(expected) != expected else spoken(text)
+
+
+def unlabelled(text: str) -> str:
+    """``text`` without an "Answer:" or "Final answer:" that it begins with."""
+    label = _LABEL.match(text)
+    return without_loose_end(text[label.end() :]) if label else text
+
+
+def without_loose_end(text: str) -> str:
+    """``text`` without a mark at its end that closes bold print begun before it."""
+    loose = _LOOSE_END.search(text)
+    return text[: loose.start()] + loose[2] if loose and loose[1] not in text[: loose.start()] else text
 
 
 def untagged(text: str) -> str:
@@ -63,15 +98,12 @@ def unwrapped(text: str) -> str:
     return _BOLD.sub(r"\1", text)
 
 
-def unwrapped_as(expected: str, text: str) -> str:
-    """``text`` :func:`unwrapped`, unless what is expected is wrapped as well."""
-    return text if unwrapped(expected) != expected.strip() else unwrapped(text)
-
-
 def _inside(text: str) -> str | None:
     """What is inside the outermost wrapping; None if there is none around all of ``text``."""
     text = _FULL_STOP.sub("", text)
     content = whole_box(text)
+    if content is None and (emphasis := _EMPHASIS.match(text)):
+        content = whole_group(text, emphasis.end())
     if content is not None:
         return content
     if fence := _FENCE.match(text):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from agentopt_local.boxed import has_box, last_box
-from agentopt_local.wrapping import spoken, unwrapped
+from agentopt_local.wrapping import spoken, unwrapped, without_loose_end
 
 MAX_CHARS = 100_000
 """Only this much of the end of a text is read."""
@@ -28,7 +28,6 @@ _AFTER = (
 )
 _MARKER = re.compile(rf"(?:{_ANSWER}){_AFTER}", re.IGNORECASE | re.MULTILINE)
 _MARKER_OR_SUM = re.compile(rf"(?:{_ANSWER}|{_SUM}){_AFTER}", re.IGNORECASE | re.MULTILINE)
-_LABEL = re.compile(rf"\A\s*{_SIGN}(?:final{_GAP})?answer{_SIGN}\s{{0,5}}:{_SIGN}\s*", re.IGNORECASE)
 
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mbox|emph)\s*\{([^{}]*)\}")
 _SENTENCE = re.compile(r"[A-Za-z]{2}\s+[A-Za-z]{2}")
@@ -36,7 +35,6 @@ _LAST_FORMULA = re.compile(r"\$([^$]{1,400})\$[\s.]*\Z|\\\(([^()]{1,400})\\\)[\s
 _DISPLAYED = re.compile(r"\A(?:\$\$(.+?)\$\$|\\\[(.+?)\\\]|```[\w+-]*\n(.+?)```)", re.DOTALL)
 _REASON = r",?[ \t](?:because|since|as[ \t](?:the|we|it|there))\b|,[ \t](?:which|where)\b"
 _END_OF_STATEMENT = re.compile(rf"(?<=[\w$)}}\]*_`])\.\s+(?=[A-Z])|{_REASON}")
-_LOOSE_END = re.compile(r"(\*{1,3}|_{2,3}|`)([.!]?)\Z")
 
 
 def final_answer(text: str) -> str:
@@ -71,11 +69,6 @@ def statements(text: str, *, sums: bool = False) -> Iterator[str]:
             yield line
 
 
-def unlabelled(text: str) -> str:
-    """``text`` without an "Answer:" or "Final answer:" before it."""
-    return _LABEL.sub("", text, count=1)
-
-
 def without_text_commands(text: str) -> str:
     r"""``text`` with what is in ``\text{...}`` and its like as it is."""
     return _TEXT.sub(r"\1", text)
@@ -91,6 +84,4 @@ def _first_line(rest: str) -> str:
     if displayed := _DISPLAYED.match(rest):
         return unwrapped(displayed[1] or displayed[2] or displayed[3])
     line = _END_OF_STATEMENT.split(rest.split("\n", 1)[0], maxsplit=1)[0].strip()
-    if (loose := _LOOSE_END.search(line)) and loose[1] not in line[: loose.start()]:
-        line = line[: loose.start()] + loose[2]  # the end of what began before the mark
-    return unwrapped(line)
+    return unwrapped(without_loose_end(line))

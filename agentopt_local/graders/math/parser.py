@@ -53,20 +53,14 @@ class Parser(Cursor):
     def expression(self) -> Node:
         self.enter()
         sign = self.op("+", "-", "pm", "mp")
-        node = self.signed(sign, self.term_after(sign))
+        node = self.signed(sign, self.signed_term(sign))
         while sign := self.op("+", "-", "pm", "mp"):
-            node = ("add", node, self.signed(sign, self.term_after(sign)))
+            node = ("add", node, self.signed(sign, self.signed_term(sign)))
         self.depth -= 1
         return node
 
-    def term_after(self, sign: str | None) -> Node:
-        """The term after ``sign``, perhaps with a sign of its own: ``11 + -i``. But 5--7 is a range."""
-        token = self.peek()
-        own = token.value if token.kind == "op" and token.value in ("+", "-") else None
-        if sign is None or own is None or (own == sign and not token.space):
-            return self.term()
-        self.position += 1
-        return self.signed(own, self.term())
+    def signed_term(self, sign: str | None) -> Node:
+        return self.signed(self.second_sign(sign), self.term())
 
     def term(self) -> Node:
         node = self.power()

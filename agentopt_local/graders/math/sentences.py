@@ -11,7 +11,7 @@ MAX_CHARS = 400
 _WORDS = re.compile(r"[A-Za-z]{2}")
 _SENTENCES = (
     re.compile(
-        r"(?P<intro>.*\b(?:is|are|was|were|equals|gives?|has|have)\b:?|[^:]*[A-Za-z]{2}[^:]*:)\s+(?P<said>\S.*)"
+        r"(?P<intro>.*\b(?:is|are|was|were|equals|gives?|has|have)\b:?|[A-Z][a-z][^:]*:)\s+(?P<said>\S.*)"
     ),
     re.compile(r"(?P<intro>(?:so|thus|therefore|then|hence)\b[,:]?)\s+(?P<said>\S.*)", re.IGNORECASE),
     re.compile(r"(?P<said>\S.*?)\s+(?P<intro>is\s+(?:the|our|my)\s+(?:\w+\s+)?(?:answer|solution|result|value))\b.*"),

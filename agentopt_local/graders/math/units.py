@@ -47,7 +47,7 @@ pm
 UNITS: dict[str, str] = {word: line.split()[0] for line in _SPELLINGS.split("\n") if line for word in line.split()}
 """The unit's name for each spelling."""
 
-SHORT_UNITS = frozenset({"m", "g", "l", "s", "h", "in"})
+SHORT_UNITS = frozenset({"m", "g", "l", "s", "h", "in", "cc"})
 """Units that, outside ``\\text``, are read as variables or words unless the other answer has a unit."""
 
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
@@ -87,6 +87,4 @@ def unit_of(text: str) -> str:
             power = 1
         elif word not in _FILLERS:
             last, power = "", 1
-    return " ".join(
-        name if power == 1 else f"{name}^{power}" for name, power in sorted(exponents.items()) if power
-    )
+    return " ".join(name if power == 1 else f"{name}^{power}" for name, power in sorted(exponents.items()) if power)
