@@ -22,6 +22,7 @@ _EMPHASIS = re.compile(r"\\(?:textbf|textit|emph|mathbf|boldsymbol|bm|underline)
 _FENCE = re.compile(r"\A```[\w+-]*[ \t]*\n(.*?)\n?```\Z", re.DOTALL)
 _PAIRS = (("**", "**"), ("__", "__"), ("*", "*"), ("_", "_"), ("`", "`"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"),
           ("\\[", "\\]"))  # fmt: skip
+_OPENINGS = frozenset("*_`$\\")
 # Bold text has no word at its outer sides, unlike the powers of 2**3**4.
 _BOLD = re.compile(r"(?<![\w*)\]}])\*\*(?=[^\s*])([^*\n]++)(?<=\S)\*\*(?![\w*({\[])")
 _FULL_STOP = re.compile(r"(?<=[*_`$)\]}])\s*\.\Z")
@@ -100,6 +101,8 @@ def unwrapped(text: str) -> str:
 
 def _inside(text: str) -> str | None:
     """What is inside the outermost wrapping; None if there is none around all of ``text``."""
+    if text[:1] not in _OPENINGS:
+        return None
     text = _FULL_STOP.sub("", text)
     content = whole_box(text)
     if content is None and (emphasis := _EMPHASIS.match(text)):
