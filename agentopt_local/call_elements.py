@@ -65,8 +65,8 @@ def read_element(text: str, at: int, known: Mapping[str, ToolSpec], *, tagged: b
             return [], error.reached
         given = read_arguments(value)
         return ([ToolCall(name=name[1], arguments=given[0])] if given else []), here
-    if not _END.match(text, here) and not (arguments and here == len(text)):
-        return [], here
+    if not _END.match(text, here):
+        return [], here  # half a call is not what the model meant
     return _checked(name[1], arguments), here
 
 
@@ -85,7 +85,7 @@ def read_pairs(text: str, at: int, known: Mapping[str, ToolSpec]) -> Read:
         key = pair[1].strip()
         arguments[key] = typed(_without_line_breaks(text[pair.end() : end]), properties.get(key))
         here = end + len(_PAIR_END)
-    return _checked(opening[1], arguments), here
+    return (_checked(opening[1], arguments) if arguments or opening[1] in known else []), here
 
 
 def _properties(name: str, known: Mapping[str, ToolSpec]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class Block(NamedTuple):
     """Offset of what follows that line."""
     end: int
     """Offset behind the fence that closes it, or of the end of the text."""
+    closed: bool
 
     @property
     def is_python(self) -> bool:
@@ -92,7 +93,7 @@ def blocks_of(text: str) -> list[Block]:
         end = len(text) if not ended else fences[closing].start if reopens else fences[closing].end
         body = min(opening.end + 1, len(text))
         block = _text(text, opening, fences, closing)
-        blocks.append(Block(opening.language, block, opening.start, body, end))
+        blocks.append(Block(opening.language, block, opening.start, body, end, ended))
         number = closing if reopens else closing + 1
     return blocks
 

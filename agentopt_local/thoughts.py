@@ -16,12 +16,16 @@ THOUGHT_MARKS = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
 """What opens and closes a thought in the chat templates of families that think."""
-_TAG = r"(?:think|thinking|thoughts?|reasoning|reflection|scratchpad|longcat_think|(?:mm|seed):think(?:ing)?)"
+_TAG = r"(?:\w{1,20}:)?(?:think|thinking|thoughts?|reasoning|reflection|scratchpad|longcat_think)"
 _KINDS = (
     (rf"<{_TAG}\s*>", rf"</{_TAG}\s*>"),
     (r"\[THINK\]", r"\[/THINK\]"),
     (r"<\|channel>thought\b", r"<channel\|>"),
-    (r"<\|channel\|>analysis<\|message\|>", r"<\|end\|>(?:<\|start\|>assistant)?"),
+    (
+        r"<\|channel\|>(?:analysis|commentary)(?![^<\n]{0,200} to=)[^<\n]{0,200}<\|message\|>",
+        r"<\|end\|>(?:<\|start\|>assistant)?(?:<\|channel\|>final[^<\n]{0,200}<\|message\|>)?"
+        r"|<\|channel\|>final[^<\n]{0,200}<\|message\|>",
+    ),
     (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
     (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
     (r"◁think▷", r"◁/think▷"),
@@ -30,6 +34,7 @@ _KINDS = (
 _MARK = re.compile("|".join(f"(?P<o{i}>{a})|(?P<c{i}>{b})" for i, (a, b) in enumerate(_KINDS)), re.IGNORECASE)
 _ENDS_MORE = "c3"
 """gpt-oss ends every message so: alone, it does not say that there was a thought."""
+_END_OF_TURN = re.compile(r"<\|(?:im_end|return|end|endoftext|eot_id|end_of_text)\|>|</s>|<end_of_turn>")
 _QUOTES = "\"'`"
 _OBJECT = re.compile(r"(?:^[^\S\n]*|<tool_call>\s*)(?=\{)", re.MULTILINE)
 _INDENT = 40
@@ -59,7 +64,7 @@ def split_thought(text: str, *, cut: bool = False, begun: bool = True) -> tuple[
         kind = str(mark.lastgroup)
         number += 1
         if kind[0] == "c":
-            if kind == _ENDS_MORE or not (begun or thoughts):
+            if (kind == _ENDS_MORE and "final" not in mark[0]) or not (begun or thoughts):
                 continue
             # After a thought, a closing mark that closes nothing is a slip.
             (spoken if thoughts else thoughts).append(text[at : mark.start()])
@@ -81,6 +86,12 @@ def split_thought(text: str, *, cut: bool = False, begun: bool = True) -> tuple[
         at = marks[number].end()
         number += 1
     return _joined(thoughts), _joined(spoken, text[at:]) if thoughts else text
+
+
+def without_thoughts(text: str) -> str:
+    """What a whole text says beside its thoughts, without marks that end a turn."""
+    rest = split_thought(text, cut=True)[1]
+    return _END_OF_TURN.sub("", rest) if "<" in rest else rest
 
 
 def _begins_line(text: str, at: int, start: int) -> bool:

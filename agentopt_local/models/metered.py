@@ -18,10 +18,10 @@ from agentopt_local.run.rows import CostRow, Role
 class Prices(Record):
     """Money per million tokens, in a currency of the user's choice."""
 
-    input: float = Field(default=0.0, ge=0)
-    cached: float | None = Field(default=None, ge=0)
+    input: float = Field(default=0.0, ge=0, le=1e9)
+    cached: float | None = Field(default=None, ge=0, le=1e9)
     """Price of prompt tokens that the server had cached; None: the same as ``input``."""
-    output: float = Field(default=0.0, ge=0)
+    output: float = Field(default=0.0, ge=0, le=1e9)
 
     def cost(self, usage: Usage) -> float:
         """What ``usage`` costs."""
