@@ -64,7 +64,7 @@ class OptimizerConfig(Record):
     """Constrain sources too. Large models can write Python without a grammar, and write more freely without one."""
     allowed_packages: tuple[str, ...] = (*STDLIB_ALLOWED, "sympy", "numpy")
     """Top-level packages that a function may import."""
-    timeout_s: float = Field(default=5.0, gt=0)
+    timeout_s: float = Field(default=5.0, gt=0, le=1e6)
     """Wall-clock limit of one trial call."""
 
 

@@ -31,9 +31,9 @@ class SandboxConfig(Record):
 
     workers: int | None = Field(default=None, ge=1)
     """Worker processes; None means one per core, at most 8."""
-    timeout_s: float = Field(default=10.0, gt=0)
+    timeout_s: float = Field(default=10.0, gt=0, le=1e6)
     """Default time limit of one call, in seconds; the agent's calls have ``agent.timeout_s``."""
-    memory_bytes: int = Field(default=512 << 20, ge=16 << 20)
+    memory_bytes: int = Field(default=512 << 20, ge=16 << 20, le=1 << 45)
     """Memory limit of one call, in bytes."""
     allow_weak: bool = False
     """Run even if the kernel lacks protections that the sandbox normally requires."""

@@ -38,7 +38,7 @@ class AgentConfig(Record):
     """Whether a constrained turn may begin with a line of thought before it acts."""
     constrain: bool = True
     """Sample turns under a grammar, so that every call names an existing function with valid arguments."""
-    timeout_s: float = Field(default=10.0, gt=0)
+    timeout_s: float = Field(default=10.0, gt=0, le=1e6)
     """Wall-clock limit of one call or block."""
     max_result_chars: int = Field(default=2000, ge=100)
     """Longer results are cut in the middle before the agent sees them."""

@@ -23,7 +23,7 @@ _REMOVING = ("unlink", "unlinkat", "rename", "renameat", "renameat2")
 
 _SET_FILTER, _NEW_LISTENER = 1, 8
 _WAIT_KILLABLE = 32
-"""Signals other than SIGKILL wait for the answer (Linux 5.19). Without it a timer of the code can interrupt a removal."""
+"""Signals other than SIGKILL wait for the answer (Linux 5.19): a timer of the code would interrupt a removal."""
 _RECEIVE, _SEND = 0xC0502100, 0xC0182101  # SECCOMP_IOCTL_NOTIF_RECV and SECCOMP_IOCTL_NOTIF_SEND
 _NOTICE = struct.Struct("=QIIiIQ6Q")  # id, process, flags; number, architecture, instruction, arguments of the call
 _ANSWER = struct.Struct("=QqiI")  # id, value, error, flags

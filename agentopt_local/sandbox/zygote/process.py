@@ -114,6 +114,8 @@ class Call:
     stderr: CappedOutput
     token: bytes
     """Starts each of its answers."""
+    room: int
+    """Bytes that its answers may still have."""
     use: ScratchUse | None
     """What it has in its folder, if there is one."""
     started: float = 0.0

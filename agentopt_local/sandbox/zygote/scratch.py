@@ -33,6 +33,7 @@ class ScratchUse:
         """Entries that may have been made since the folder was last looked at while the code waited."""
         self.begun = False
         """Whether anything may have been made."""
+
     def before_making(self) -> bool:
         """Called while the code waits to make an entry: whether it has too much already."""
         self.begun = True

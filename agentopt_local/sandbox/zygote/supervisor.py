@@ -100,7 +100,8 @@ class Supervisor:
         outputs = CappedOutput(limit), CappedOutput(limit)
         token = os.urandom(frames.TOKEN_BYTES)
         use = ScratchUse(self._scratch, 4 * self._settings.file_bytes) if self._scratch else None
-        call = Call(facts["id"], facts["timeout_s"], facts["count"], child, *outputs, token, use)
+        room = max(facts["room"], self._settings.answer_bytes)
+        call = Call(facts["id"], facts["timeout_s"], facts["count"], child, *outputs, token, room, use)
         try:
             self._execute(call, request)
         except (TrainerGone, ConnectionError, FrameError):
@@ -157,8 +158,6 @@ class Supervisor:
         if watched:
             wait = min(wait, max(call.look_at - time.monotonic(), 0.0))
         ready = dict(poller.poll(wait * 1000 + 1 if wait else 0))
-        if child.listener in ready and not self._agrees(call, poller, ready[child.listener]):
-            return "disk_limit"
         if self._connection.fileno() in ready and self._is_cancelled(call):
             return "cancelled"
         for descriptor, output in ((child.stdout, call.stdout), (child.stderr, call.stderr)):
@@ -166,16 +165,23 @@ class Supervisor:
                 poller.unregister(descriptor)
             if output.total > KILL_BYTES:
                 return "output_limit"
+        if child.listener in ready and not self._agrees(call, poller, ready[child.listener]):
+            return "disk_limit"
         if child.answers in ready:
             return self._pass_answers(call)
         if left <= 0:
             return "timeout"
-        if call.use is not None and watched and (now := time.monotonic()) >= call.look_at:
-            if call.use.is_over():
-                return "disk_limit"
-            end = time.monotonic()
-            call.look_at = end + max(_SCAN_S, end - now)
-        return None
+        return "disk_limit" if watched and self._uses_too_much(call) else None
+
+    def _uses_too_much(self, call: Call) -> bool:
+        """Whether the call is found to have too much in its folder, if it is time to look."""
+        now = time.monotonic()
+        if call.use is None or now < call.look_at:
+            return False
+        over = call.use.is_over()
+        end = time.monotonic()
+        call.look_at = end + max(_SCAN_S, end - now)
+        return over
 
     def _agrees(self, call: Call, poller: select.poll, events: int) -> bool:
         """Answer the notice of a call that makes, deletes or renames a file; False if the limit is reached."""
@@ -214,6 +220,9 @@ class Supervisor:
         for kind, body in answers[: call.count - call.index]:
             if kind != frames.ANSWER or not body.startswith(call.token):
                 return "damaged"
+            call.room -= len(body)
+            if call.room < 0:
+                break
             last = call.index + 1 == call.count
             if last:
                 # The child wrote its output before this answer, so it is in the pipes by now.
@@ -228,6 +237,8 @@ class Supervisor:
             self._connection.sendall(out)
         if call.index == call.count:
             return "done"
+        if call.room < 0:
+            return "full"
         return None if alive else "crashed"
 
     def _facts(self, call: Call, status: str, last: bool) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 A forked process has a copy of its parent's memory, freed parts included. So the supervisor, through which requests and
 results pass, forks this template before it reads the first request, and forks no call itself. It makes the pipes of a
-call and sends the ends that the call needs; that of the request is empty until the template has closed its copy. Besides
-those, only process ids, waiting times and exit statuses pass between the two. The request goes over a socket, by which
-a child first gives its supervisor the listener for notices.
+call and sends the ends that the call needs; the one for the request is empty until the template has closed its copy.
+Besides those, only process ids, waiting times and exit statuses pass between the two. The request goes through a
+socket, on which a child first sends its supervisor the listener for notices.
 """
 
 from __future__ import annotations
