@@ -34,7 +34,7 @@ class SandboxConfig(Record):
     """Worker processes; None means one per core, at most 8."""
     timeout_s: Seconds = 10.0
     """Default time limit of one call, in seconds; the agent's calls have ``agent.timeout_s``."""
-    memory_bytes: int = Field(default=512 << 20, ge=16 << 20, le=1 << 46)
+    memory_bytes: int = Field(default=512 << 20, ge=16 << 20, le=1 << 45)
     """Memory limit of one call, in bytes."""
     allow_weak: bool = False
     """Run even if the kernel lacks protections that the sandbox normally requires."""
