@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from agentopt_local.chat import Thinking
 from agentopt_local.errors import ConfigError
 from agentopt_local.models.metered import Prices
+from agentopt_local.models.secrets import address_fault, variable_fault
 from agentopt_local.record import Record
 from agentopt_local.run.rows import Role
 
@@ -44,13 +45,13 @@ class ModelConfig(Record):
     """How the endpoint constrains replies; ``auto`` detects it."""
     send_seed: bool = True
     """Whether to send seeds to the endpoint; vLLM's own server may crash on them when it runs on a CPU."""
-    timeout_s: float = Field(default=600.0, gt=0)
+    timeout_s: float = Field(default=600.0, gt=0, le=86_400)
     """Time limit of one request to an endpoint, in seconds."""
     max_retries: int = Field(default=5, ge=0)
     """Retries of a request after a 429, a 5xx, a time-out or a broken connection."""
     max_concurrency: int | None = Field(default=None, ge=1)
     """How many requests to an endpoint may be in flight at once; None means ``concurrency``."""
-    requests_per_minute: float | None = Field(default=None, gt=0)
+    requests_per_minute: float | None = Field(default=None, ge=0.01, allow_inf_nan=False)
     """How many requests to an endpoint may start per minute, evenly spaced; None means no limit."""
     prices: Prices = Prices()
     """The prices of its tokens; 0 by default."""
@@ -93,10 +94,17 @@ class ModelConfig(Record):
             raise PydanticCustomError("together", "chat_template is for hosted models; a server has its own")
         return self
 
-    @field_validator("base_url")
+    # Settings are written to the run folder, so they must hold no secret, and errors about them repeat none.
+    @field_validator("base_url", mode="before")
     @classmethod
-    def _no_secret(cls, url: str | None) -> str | None:
-        # Settings are written to the run folder, so they must not contain secrets.
-        if url is not None and ("@" in url or "?" in url):
-            raise PydanticCustomError("secret", "an address must hold no user, password or query")
+    def _no_secret(cls, url: object) -> object:
+        if url is not None and (fault := address_fault(url)):
+            raise PydanticCustomError("secret", fault)
         return url
+
+    @field_validator("api_key_env", mode="before")
+    @classmethod
+    def _names_a_variable(cls, name: object) -> object:
+        if fault := variable_fault(name):
+            raise PydanticCustomError("secret", fault)
+        return name

@@ -25,7 +25,7 @@ from agentopt_local.errors import (
 from agentopt_local.models.http_body import ACCEPTED, MAX_BYTES, BodyError, read_body
 from agentopt_local.models.pacing import Pacer
 from agentopt_local.models.refusals import Kind, kind_of
-from agentopt_local.models.secrets import Key, looks_random, masked
+from agentopt_local.models.secrets import EXAMPLE, Key, looks_random, masked
 from agentopt_local.models.server_error import SHOWN, Refusal, read_refusal
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,6 @@ _MAX_RETRY_AFTER_S = 900.0
 _LOOK_S = 10.0
 _SURROUNDINGS = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 """The environment variables that httpx reads."""
-_EXAMPLE = "http://localhost:8000/v1"
 
 
 class BadRequestError(ModelError):
@@ -74,9 +73,9 @@ class Address:
         shown = "***" if looks_random(text) and "/" not in text else masked(text)
         url, fault = outcome(lambda: httpx.URL(text))
         if url is None:
-            raise ConfigError(f"model.base_url: {shown!r}: {masked(str(fault))}; expected something like {_EXAMPLE}")
+            raise ConfigError(f"model.base_url: {shown!r}: {masked(str(fault))}; expected something like {EXAMPLE}")
         if url.scheme not in ("http", "https") or not _is_host(url.host):
-            raise ConfigError(f"model.base_url: {shown!r} is not an HTTP(S) URL such as {_EXAMPLE}")
+            raise ConfigError(f"model.base_url: {shown!r} is not an HTTP(S) URL such as {EXAMPLE}")
         self.host = url.host
         self.secrets = tuple(filter(None, (unquote(url.password or ""), url.password)))
         self.user = (url.username, url.password or "") if url.username or url.password else None
@@ -233,7 +232,7 @@ class JsonClient:
         variable = self.key.variable
         return {
             "other": f"; the key in the environment variable {variable} is {'set' if self.key.value else 'not set'}",
-            "quota": f"; the account behind the key in {variable} has used up what it may: resume the run when it has more",
+            "quota": f"; the account behind the key in {variable} has nothing left: resume the run when it has",
             "missing": "; check model.base_url (it usually ends in /v1), the model's name, and that the key in "
             f"{variable} may use it",
             "moved": f"; set model.base_url to where it points: {masked(headers.get('Location', 'nowhere'))[:200]!r}",

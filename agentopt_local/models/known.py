@@ -18,6 +18,7 @@ LEAST_TEMPERATURE = 0.01
 INT32 = 2**31 - 1
 _NUMBER = re.compile(r"(?<![\w.])[0-9]{1,12}(?:\.[0-9]{1,9})?(?![\w])")
 _ALTERNATE = re.compile(r"alternat|consecutive|successive|in a row|after role|interleav|message_order")
+_TOOL_ROLE = re.compile(r"variant \W?tool|\btool\W{0,2} (role|message)|role\W{1,4}tool")
 _SYSTEM = re.compile(r"system|developer")
 _POSITIVE = re.compile(r"positive|greater than|above 0|> ?0|\(0|non-?zero")
 
@@ -105,6 +106,8 @@ def _conversation_changes(known: Known, said: str) -> list[Known]:
     flat = known.model_copy(update={"takes_turns": True, "calls": "words"})
     if _ALTERNATE.search(said):
         return [turns, flat, folded]
+    if _TOOL_ROLE.search(said):
+        return [flat, turns, folded]
     if _SYSTEM.search(said):
         return [folded, turns, flat]
     return [turns, flat, folded]

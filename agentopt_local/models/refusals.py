@@ -69,6 +69,7 @@ _BROKE = re.compile(
     r"|account\b.{0,40}(suspended|deactivated|overdue|disabled)"
 )
 _USED_UP = re.compile(r"insufficient_quota|quota|usage.?limit|per[ -]day|daily|\((tpd|rpd)\)|billing")
+_LONG = re.compile(r"insufficient_quota|per[ -]day|daily|\((tpd|rpd)\)")
 _FOR_NOW = re.compile(r"per[ -](minute|second|hour)|\((tpm|rpm)\)|try again in|retry (in|after)|rate.?limit")
 _TOO_LARGE = re.compile(r"(request|prompt|input|body)( body| entity)? (is )?too large")
 _SAMPLED = re.compile(r"tool_use_failed|json_validate_failed|failed_generation")
@@ -85,17 +86,6 @@ def kind_of(refusal: Refusal) -> Kind:
     return found or _by_status(refusal.status, refusal.said, refusal.codes)
 
 
-_TESTS: tuple[tuple[Kind, Callable[[Refusal], bool]], ...] = (
-    ("moved", lambda it: 300 <= it.status < 400),
-    ("sampled", lambda it: it.status in (400, 422) and (it.sampled is not None or bool(_SAMPLED.search(it.codes)))),
-    ("content", lambda it: it.status in (400, 403, 422, 451, 500, 502) and blames_content(it.said)),
-    ("quota", lambda it: _has_nothing_left(it)),
-    ("key", lambda it: it.status == 401 or (it.status in (400, 403) and bool(_KEY.search(it.said)))),
-    ("context", lambda it: it.status in (400, 413, 416, 422, 500, 502) and blames_length(it)),
-    ("content", lambda it: it.status == 413 or (it.status == 429 and bool(_TOO_LARGE.search(it.said)))),
-)
-
-
 def _has_nothing_left(refusal: Refusal) -> bool:
     """Whether the account, and not just this minute, has nothing left."""
     status, said = refusal.status, refusal.said
@@ -107,7 +97,7 @@ def _has_nothing_left(refusal: Refusal) -> bool:
         return True
     # Some use the same words for what they give per minute, but then they say when to come back.
     used_up = status == 429 and _USED_UP.search(said) is not None
-    return used_up and not refusal.wait_s and ("insufficient_quota" in said or not _FOR_NOW.search(said))
+    return used_up and not refusal.wait_s and (bool(_LONG.search(said)) or not _FOR_NOW.search(said))
 
 
 def _by_status(status: int, said: str, codes: str) -> Kind:
@@ -152,6 +142,17 @@ def blames_content(said: str) -> bool:
 def blames_template(said: str) -> bool:
     """Whether the chat template could not render the conversation. Then see :func:`begun`."""
     return TEMPLATE.search(said.lower()) is not None
+
+
+_TESTS: tuple[tuple[Kind, Callable[[Refusal], bool]], ...] = (
+    ("moved", lambda it: 300 <= it.status < 400),
+    ("sampled", lambda it: it.status in (400, 422) and (it.sampled is not None or bool(_SAMPLED.search(it.codes)))),
+    ("content", lambda it: it.status in (400, 403, 422, 451, 500, 502) and blames_content(it.said)),
+    ("quota", _has_nothing_left),
+    ("key", lambda it: it.status == 401 or (it.status in (400, 403) and bool(_KEY.search(it.said)))),
+    ("context", lambda it: it.status in (400, 413, 416, 422, 500, 502) and blames_length(it)),
+    ("content", lambda it: it.status == 413 or (it.status == 429 and bool(_TOO_LARGE.search(it.said)))),
+)
 
 
 def begun(messages: Sequence[Message]) -> bool:

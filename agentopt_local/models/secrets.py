@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from agentopt_local.errors import ConfigError
 
 MASK = "***"
+EXAMPLE = "http://localhost:8000/v1"
 _PIECE = 8
 """A piece of a key this long is masked: servers and their errors quote keys in part, and texts are cut."""
 _WHOLE = 16
@@ -36,8 +37,10 @@ def variable_fault(name: object) -> str | None:
     return None
 
 
-def address_fault(url: str) -> str | None:
+def address_fault(url: object) -> str | None:
     """What an address that is written down must not hold, without repeating it; None if it holds nothing secret."""
+    if not isinstance(url, str) or (looks_random(url) and not re.search("[/:.]", url)):
+        return f"an address is text such as {EXAMPLE}"
     secret = any(_SECRET_NAME.search(name) or len(value) > 31 for name, value in _PARAMETER.findall(url))
     if "@" in url.partition("?")[0] or secret or _USER.search(url):
         return "an address must hold no user, password or query with a secret"

@@ -14,7 +14,7 @@ READ = 1 << 16
 """Characters of an error that are read."""
 SHOWN = 500
 """Characters of an error's words that are shown."""
-_DEPTH = 6
+_DEPTH = 12
 _PARTS = 200
 _WORDS = ("message", "msg", "detail", "error_description", "error", "title", "raw", "reason")
 _CODES = ("code", "type", "error_type", "status", "status_code", "statusCode", "reason", "error_code")
