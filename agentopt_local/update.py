@@ -11,7 +11,8 @@ from agentopt_local.actions import Action, AddFunction, ReviseFunction
 from agentopt_local.chat import Usage
 from agentopt_local.errors import FunctionError
 from agentopt_local.functions import FunctionSet
-from agentopt_local.record import Record, Seconds
+from agentopt_local.record import Record
+from agentopt_local.setting_types import Seconds
 from agentopt_local.source import unbound_names
 
 GROWTH = 3

@@ -14,7 +14,8 @@ from agentopt_local.agents.config import AgentConfig
 from agentopt_local.errors import ConfigError
 from agentopt_local.models.metered import Budget
 from agentopt_local.plain_text import quoted
-from agentopt_local.record import Record, Seconds
+from agentopt_local.record import Record
+from agentopt_local.setting_types import Seconds
 from agentopt_local.spelling import LONGEST
 from agentopt_local.train_state import PRESETS, TrainerConfig, check_training
 from agentopt_local.update import OptimizerConfig

@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from agentopt_local.agents.answers import AnswerFormName
-from agentopt_local.record import Record, Seconds
+from agentopt_local.record import Record
+from agentopt_local.setting_types import Seconds
 
 
 class AgentConfig(Record):
