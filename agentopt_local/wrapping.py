@@ -11,18 +11,19 @@ from agentopt_local.thoughts import without_thoughts
 MAX_LAYERS = 10
 """Most wrappings that are taken off: a bound for boxes in boxes."""
 
-_TAG = re.compile(r"<\s{0,2}(?P<closing>/?)\s{0,2}answer\s{0,2}>", re.IGNORECASE)
+_TAG = re.compile(r"<\s{0,2}(?P<closing>/?)\s{0,2}(?:final[_ ]?)?answer\s{0,2}>", re.IGNORECASE)
 _MENTION = re.compile(r"\s*(?:tags?\b|[`'\"])")
 _LABEL = re.compile(
     r"[\W_]{0,8}(?:\d{1,2}[.)]\s[\W_]{0,4})?(?:final[ _]{1,5})?answer[*_`]{0,3}\s{0,5}:[*_`]{0,3}\s{1,20}",
     re.IGNORECASE,
 )
 _LOOSE_END = re.compile(r"(\*{1,3}|_{2,3}|`)([.!]?)\Z")
+_LOOSE_START = re.compile(r"\*{2,3}(?=[^\s*])|</(?:b|strong)>\s{0,5}")
 _EMPHASIS = re.compile(r"\\(?:textbf|textit|emph|mathbf|boldsymbol|bm|underline)\s*(?=\{)")
 _FENCE = re.compile(r"\A```[\w+-]*[ \t]*\n(.*?)\n?```\Z", re.DOTALL)
 _PAIRS = (("**", "**"), ("__", "__"), ("*", "*"), ("_", "_"), ("`", "`"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"),
-          ("\\[", "\\]"))  # fmt: skip
-_OPENINGS = frozenset("*_`$\\")
+          ("\\[", "\\]"), ("<b>", "</b>"), ("<strong>", "</strong>"))  # fmt: skip
+_OPENINGS = frozenset("*_`$\\<")
 # Bold text has no word at its outer sides, unlike the powers of 2**3**4.
 _BOLD = re.compile(r"(?<![\w*)\]}])\*\*(?=[^\s*])([^*\n]++)(?<=\S)\*\*(?![\w*({\[])")
 _FULL_STOP = re.compile(r"(?<=[*_`$)\]}])\s*\.\Z")
@@ -66,9 +67,12 @@ def unlabelled(text: str) -> str:
 
 
 def without_loose_end(text: str) -> str:
-    """``text`` without a mark at its end that closes bold print begun before it."""
+    """``text`` without a mark at an end of it that belongs to bold print begun before it or ended after it."""
     loose = _LOOSE_END.search(text)
-    return text[: loose.start()] + loose[2] if loose and loose[1] not in text[: loose.start()] else text
+    if loose and loose[1] not in text[: loose.start()]:
+        return text[: loose.start()] + loose[2]
+    start = _LOOSE_START.match(text)
+    return text[start.end() :] if start and start[0] not in text[start.end() :] else text
 
 
 def untagged(text: str) -> str:

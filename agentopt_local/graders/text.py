@@ -13,7 +13,7 @@ _POWERS = str.maketrans({char: f"^{digit}" for digit, char in enumerate("⁰¹²
 # A quoted text has no letter at its outer sides, unlike the apostrophe in don't.
 _PIECES = re.compile(
     r"""(?P<verbatim>(?<!\w)"(?:[^"\\\n]|\\.)*+"(?!\w)|(?<!\w)'(?:[^'\\\n]|\\.)*+'(?!\w)|\\.)"""
-    r"""|\s*(?P<mark>[()\[\]{},;:])\s*(?:(?P<after>[-+*/=<>|&^])\s+)?|\s+(?P<sign>[-+*/=<>|&^])\s+|\s+""",
+    r"""|\s*(?P<mark>[()\[\]{},;:])\s*(?:(?P<after>[-+*/=<>|&^!]{1,2})\s+)?|\s+(?P<sign>[-+*/=<>|&^!]{1,2})\s+|\s+""",
     re.DOTALL,
 )
 _THOUSANDS = re.compile(r"\d,\s+\d{3}(?!\d)")
