@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from itertools import zip_longest
 
-from agentopt_local.boxed import whole_box, whole_group
+from agentopt_local.boxed import last_box, whole_box, whole_group
 from agentopt_local.thoughts import without_thoughts
 
 MAX_LAYERS = 10
@@ -38,21 +38,28 @@ def tagged(text: str) -> str | None:
     found = [
         text[mark.end() : following.start() if following else len(text)].strip()
         for mark, following in zip_longest(marks, marks[1:])
-        if not mark["closing"] and ((following and following["closing"]) or not _MENTION.match(text, mark.end()))
+        if not (mark["closing"] or _mentioned(text, mark, closed=bool(following and following["closing"])))
     ]
     return next((content for content in reversed(found) if content), "") if found else None
 
 
 def bare_answer(answer: str, expected: str) -> str:
     """``answer`` without what :func:`unwrapped_for` takes off, and without an "Answer:" before it."""
-    text = spoken_for(expected, answer)
+    text = answer_for(expected, answer)
     return unwrapped_for(expected, unlabelled(text) if unlabelled(expected) == expected else text)
 
 
 def unwrapped_for(expected: str, answer: str) -> str:
-    """``answer`` without thoughts, tags and wrapping, unless the expected answer has the like."""
-    text = spoken_for(expected, answer)
+    """``answer`` without what :func:`answer_for` and :func:`unwrapped` take off, unless the like is expected."""
+    text = answer_for(expected, answer)
     return unwrapped(text) if unwrapped(expected) == expected.strip() else text
+
+
+def answer_for(expected: str, text: str) -> str:
+    """The answer that ``text`` gives as an agent's turn gives it: in tags, in its last box, or else all of it."""
+    text = spoken_for(expected, text)
+    box = last_box(text, "turn") if last_box(expected, "turn") is None else None
+    return text if box is None else box
 
 
 def spoken_for(expected: str, text: str) -> str:
@@ -73,6 +80,11 @@ def without_loose_end(text: str) -> str:
         return text[: loose.start()] + loose[2]
     start = _LOOSE_START.match(text)
     return text[start.end() :] if start and start[0] not in text[start.end() :] else text
+
+
+def _mentioned(text: str, mark: re.Match[str], *, closed: bool) -> bool:
+    quoted = text.startswith("`", max(0, mark.start() - 1)) and text.startswith("`", mark.end())
+    return quoted or (not closed and _MENTION.match(text, mark.end()) is not None)
 
 
 def untagged(text: str) -> str:

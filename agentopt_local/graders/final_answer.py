@@ -91,7 +91,9 @@ def without_text_commands(text: str) -> str:
 
 def _of_sentence(box: str) -> str:
     r"""The answer in a box that holds a sentence: ``460`` of ``\text{The answer is 460}``."""
-    return next(statements(re.sub(r"\\[ ,;~]|~", " ", without_text_commands(box))), box) if "nswer" in box else box
+    return (
+        next(statements(re.sub(r"(?<!\\)\\[ ,;~]|~", " ", without_text_commands(box))), box) if "nswer" in box else box
+    )
 
 
 def _first_line(rest: str) -> str:

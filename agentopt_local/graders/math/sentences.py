@@ -9,7 +9,7 @@ from agentopt_local.graders.final_answer import without_text_commands
 MAX_CHARS = 400
 """Longer texts are not read as sentences."""
 _WORDS = re.compile(r"[A-Za-z]{2}")
-_VERBS = "is|are|was|were|equals|gives?|has|have|takes?|needs?|costs?|gets?|makes?|earns?|pays?|spends?|saves?|uses?|requires?"
+_VERBS = "is|are|was|were|equals|gives?|has|have|takes?|needs?|costs?|gets?|makes?|earns?|pays?|spends?|saves?|uses?"
 _SENTENCES = (
     re.compile(rf"(?:.*\b(?:{_VERBS})\b:?|[A-Z][a-z][^:]*:)\s+(?P<said>\S.*)"),
     re.compile(r"(?:(?:so|thus|therefore|then|hence)\b[,:]?)\s+(?P<said>\S.*)", re.IGNORECASE),
