@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from agentopt_local.agents.answers import AnswerFormName
-from agentopt_local.record import Record
+from agentopt_local.record import Record, Seconds
 
 
 class AgentConfig(Record):
@@ -21,7 +21,7 @@ class AgentConfig(Record):
     one_string_argument: bool = False
     """Functions of a ReAct agent take one string, as in the paper, and the optimizer writes only such functions;
     False: typed arguments as JSON."""
-    max_turns: int = Field(default=6, ge=1)
+    max_turns: int = Field(default=6, ge=1, le=100_000)
     """Assistant turns."""
     max_turn_tokens: int = Field(default=400, ge=16)
     """Generated tokens of one turn."""
@@ -38,7 +38,7 @@ class AgentConfig(Record):
     """Whether a constrained turn may begin with a line of thought before it acts."""
     constrain: bool = True
     """Sample turns under a grammar, so that every call names an existing function with valid arguments."""
-    timeout_s: float = Field(default=10.0, gt=0)
+    timeout_s: Seconds = 10.0
     """Wall-clock limit of one call or block."""
     max_result_chars: int = Field(default=2000, ge=100)
     """Longer results are cut in the middle before the agent sees them."""

@@ -21,7 +21,7 @@ from agentopt_local.graders.gaia import GRADERS, gaia
 from agentopt_local.grading import Grade, apply_grader
 from agentopt_local.problem import Problem, Split, content_key
 from agentopt_local.tasks.base import TaskKind
-from agentopt_local.tasks.data_files import read_rows, shown, source, text
+from agentopt_local.tasks.data_files import read, read_rows, shown, source, text
 from agentopt_local.tasks.graded_rows import by_texts
 from agentopt_local.tasks.options import flag, levels, parse_spec
 from agentopt_local.tasks.splits import Found, Splits
@@ -135,7 +135,7 @@ class GaiaTask:
             raise ConfigError(f"{where}, key 'file_name': {path} does not exist. Download the attachments too. {HINT}")
         if path.suffix.lower() not in _TEXT_FILES:
             return f"Attached file: {name} ({path.stat().st_size} bytes, not text).\n\n", str(path)
-        content = path.read_text(encoding="utf-8", errors="replace")
+        content = read(path).decode("utf-8", "replace")
         cut = "\n[the rest is cut]" if len(content) > MAX_INLINE_CHARS else ""
         return f"Attached file {name}:\n{content[:MAX_INLINE_CHARS]}{cut}\n\n", str(path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from agentopt_local.errors import ConfigError
+from agentopt_local.plain_files import open_plain
 from ray_jobs.terminal.printing import say
 
 
@@ -74,9 +76,9 @@ def reading(path: Path) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     try:
-        file = path.open("rb")
+        file = os.fdopen(open_plain(path, follow=True), "rb")
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{path} cannot be read: {error.strerror}; to read a pipe, give - and redirect it") from None
     with file:
         yield file
 
