@@ -18,6 +18,7 @@ from agentopt_local.record import Record, Seconds
 from agentopt_local.spelling import LONGEST
 from agentopt_local.train_state import PRESETS, TrainerConfig, check_training
 from agentopt_local.update import OptimizerConfig
+from ray_jobs.context_check import check_context
 from ray_jobs.evaluation_config import EvaluationConfig
 from ray_jobs.model_config import ModelConfig
 from ray_jobs.model_size import settings_by_size
@@ -33,7 +34,7 @@ class SandboxConfig(Record):
     """Worker processes; None means one per core, at most 8."""
     timeout_s: Seconds = 10.0
     """Default time limit of one call, in seconds; the agent's calls have ``agent.timeout_s``."""
-    memory_bytes: int = Field(default=512 << 20, ge=16 << 20, le=1 << 46)
+    memory_bytes: int = Field(default=512 << 20, ge=16 << 20, le=1 << 45)
     """Memory limit of one call, in bytes."""
     allow_weak: bool = False
     """Run even if the kernel lacks protections that the sandbox normally requires."""
@@ -128,6 +129,8 @@ def build(
     except ValidationError as error:
         raise ConfigError(explain(error, source, origin or {})) from None
     check_training(config.trainer, config.optimizer, source)
+    if not stored:
+        check_context(config, source)
     return config
 
 
@@ -269,11 +272,17 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
             text = rest.pop(0)
         if key not in all_keys() and not is_open(key):
             raise ConfigError(f"--{short(key)} is not a setting{nearest(key.split('.'))}")
-        pairs.append((key, text if takes_text(key) and text.lower() != "none" else toml_value(text)))
+        pairs.append((key, text if takes_text(key, text) else toml_value(text)))
     return pairs
 
 
-def takes_text(key: str) -> bool:
-    """Whether a setting holds text, so that ``--run_name 2024`` is not read as a number."""
+def takes_text(key: str, text: str) -> bool:
+    """Whether a setting takes ``text`` as it is written: a run called ``2024`` is not a number.
+
+    ``none`` is None unless it is one of the words that the setting allows.
+    """
     field = field_of(key)
-    return field is not None and field.annotation in (str, str | None)
+    if field is None:
+        return False
+    words = [word for each in (field.annotation, *get_args(field.annotation)) for word in get_args(each)]
+    return text in words or (field.annotation in (str, str | None) and text.lower() != "none")

@@ -70,8 +70,10 @@ def export_json(run: Path, learned: Learned, output: Path, form: str, name: str 
     value: Any
     if form == "mcp":
         from agentopt_local.exporting.mcp_server import client_config
+        from agentopt_local.exporting.portable import server_name
 
-        value = client_config(name or run.resolve().name, [*this_command(), "serve-mcp", str(run.resolve())])
+        server = server_name(name, run.resolve().name, learned.functions)
+        value = client_config(server, [*this_command(), "serve-mcp", str(run.resolve())])
     elif form == "anthropic":
         value = anthropic_tools(learned.functions)
     else:

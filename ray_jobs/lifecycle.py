@@ -22,6 +22,7 @@ from agentopt_local.tasks.row_task import RowsTask
 from ray_jobs.agreement import TABLES, check_agreed
 from ray_jobs.certifying import UNTRAINED, certify, other_set
 from ray_jobs.config import RunConfig, changed_budget
+from ray_jobs.context_check import context_notes
 from ray_jobs.crediting import credit
 from ray_jobs.evaluation import evaluate
 from ray_jobs.evaluation_config import MIN_ALPHA
@@ -198,8 +199,10 @@ async def at_work(
 
 
 def show_sizes(config: RunConfig, display: Display) -> None:
-    """Before a training, show whose settings each role has, and why."""
+    """Before a training, show whose settings each role has and why, and which budgets do not fit a context."""
     display.line(sizes_line(explain_sizes(config)))
+    for note in context_notes(config):
+        display.line(note)
 
 
 def show_forecast(config: RunConfig, display: Display, *, steps: int) -> None:

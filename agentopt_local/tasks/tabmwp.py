@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentopt_local.errors import ConfigError
-from agentopt_local.graders.tabmwp import tabmwp, tabmwp_lenient
+from agentopt_local.graders.tabmwp import tabmwp, tabmwp_bare, tabmwp_lenient
 from agentopt_local.grading import Grade, no_answer, quote
 from agentopt_local.problem import Problem, Split
 from agentopt_local.tasks.base import TaskKind
 from agentopt_local.tasks.data_files import parsed, read, shown, source, text
-from agentopt_local.tasks.graded_rows import RowError, RowGrader
+from agentopt_local.tasks.graded_rows import RowError, RowGrader, of_answers
 from agentopt_local.tasks.options import flag, levels, parse_spec
 from agentopt_local.tasks.splits import Found, Splits, problem_id, validation_or_train
 
@@ -62,7 +62,7 @@ class TabmwpTask:
         answer = answer or ""
         if missing := no_answer(answer):
             return missing
-        rule = tabmwp_lenient if self._lenient else tabmwp
+        rule = tabmwp_lenient if self._lenient else tabmwp_bare
         return rule(answer, problem.answer, unit=problem.metadata["unit"], choices=problem.metadata["choices"])
 
     def _read(self) -> Iterator[Found]:
@@ -154,6 +154,7 @@ KIND = TaskKind(
     argument="PATH",
     open=TabmwpTask,
     reads_path=True,
-    row_graders={"tabmwp": _row_grader(tabmwp)},
+    row_graders={"tabmwp": of_answers(_row_grader(tabmwp_bare))},
     lenient_row_graders={"tabmwp": _row_grader(tabmwp_lenient)},
+    official_row_graders={"tabmwp": _row_grader(tabmwp)},
 )

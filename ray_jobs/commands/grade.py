@@ -23,19 +23,28 @@ def add_commands(subparsers: Any) -> None:
         help="grade a file of answers",
         description='Grade rows {"gold": ..., "prediction": ...} and write them with "correct" and "reason", in order.',
     )
-    grade.add_argument("task", metavar="TASK", help="a benchmark, such as math, math_exact, tabmwp, gaia or gsm8k")
+    grade.add_argument(
+        "task", metavar="TASK", help="a benchmark: math, math_exact, tabmwp, gaia, gsm8k; or numeric, normalized, exact"
+    )
     grade.add_argument("file", type=Path, metavar="FILE", help="one JSON object per line; - reads standard input")
-    grade.add_argument("--lenient", action="store_true", help="correct the official rule where it is known to be wrong")
+    rules = grade.add_mutually_exclusive_group()
+    rules.add_argument("--lenient", action="store_true", help="correct the official rule where it is known to be wrong")
+    rules.add_argument(
+        "--official",
+        action="store_true",
+        help="apply the official rule to the letter: thoughts, tags, boxes and Markdown are part of the answer",
+    )
     grade.add_argument("--output", type=Path, metavar="FILE", help="the file to write (default: standard output)")
     grade.set_defaults(run=run_grade)
 
 
 def run_grade(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
-    """``agentopt grade TASK FILE [--lenient] [--output FILE]``."""
-    return grade(arguments.task, arguments.file, lenient=arguments.lenient, output=arguments.output)
+    """``agentopt grade TASK FILE [--lenient | --official] [--output FILE]``."""
+    lenient, official = arguments.lenient, arguments.official
+    return grade(arguments.task, arguments.file, lenient=lenient, official=official, output=arguments.output)
 
 
-def grade(task: str, path: Path, *, lenient: bool = False, output: Path | None = None) -> int:
+def grade(task: str, path: Path, *, lenient: bool = False, official: bool = False, output: Path | None = None) -> int:
     """Grade the rows of ``path`` (``-`` is standard input), write them to ``output`` or standard output, and sum up.
 
     The summary goes to standard error. Raises ConfigError for an unknown task or a file that cannot be read or written.
@@ -43,7 +52,7 @@ def grade(task: str, path: Path, *, lenient: bool = False, output: Path | None =
     from agentopt_local.tasks.catalog import row_grader
     from agentopt_local.tasks.graded_rows import as_line, grade_rows
 
-    grader = row_grader(task, lenient=lenient)
+    grader = row_grader(task, lenient=lenient, official=official)
     if output is not None and path != Path("-") and output.resolve() == path.resolve():
         raise ConfigError(f"--output {output} is the file that is graded; name another one")
     counts: Counter[str] = Counter()
@@ -57,7 +66,8 @@ def grade(task: str, path: Path, *, lenient: bool = False, output: Path | None =
     total, right = counts["True"] + counts["False"], counts["True"]
     share = f" ({right / total:.1%})" if total else ""
     bad = f"; {counts['error']} bad rows" if counts["error"] else ""
-    say(f"{task}{' (lenient)' if lenient else ''}: {right} of {total} correct{share}{bad}", error=True)
+    rule = " (lenient)" if lenient else " (official rule, to the letter)" if official else ""
+    say(f"{task}{rule}: {right} of {total} correct{share}{bad}", error=True)
     return 0
 
 

@@ -36,6 +36,7 @@ def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt serve-mcp PATH [--http PORT]``."""
     from agentopt_local.exporting import mcp_server
     from agentopt_local.exporting.learned import read_learned
+    from agentopt_local.exporting.portable import server_name
     from agentopt_local.update import OptimizerConfig
     from ray_jobs.agents import sandbox_of
     from ray_jobs.agreement import check_agreed
@@ -62,7 +63,7 @@ def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     if not functions.functions:
         raise ConfigError(f"{path} has learned no function (yet): there is nothing to serve")
 
-    name = path.resolve().name
+    name = server_name(None, path.resolve().stem if path.suffix == ".py" else path.resolve().name, functions)
 
     def ready(address: str) -> None:
         say(f"Serving {', '.join(functions.names)} at {address}; Ctrl-C stops")

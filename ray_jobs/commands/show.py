@@ -20,6 +20,8 @@ def add_commands(subparsers: Any) -> None:
 
 def run_show(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt show RUN [--diff]``."""
+    from agentopt_local.reasons import nothing_learned
+    from agentopt_local.run.finished_steps import read_steps
     from agentopt_local.run.parsing import read_folder
     from agentopt_local.run.reader import function_folders, read_config, read_functions, read_report, read_state
 
@@ -43,4 +45,8 @@ def run_show(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     report = read_report(path)
     if report is not None:
         say(report_text(report), error=True)
+    if report is None or report.nothing_learned is None:  # none yet, or one of an older version
+        nothing = nothing_learned(read_steps(path))
+        if nothing is not None:
+            say(nothing, error=True)
     return 0

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from agentopt_local.callback import Callback
 from agentopt_local.plain_text import printable
+from agentopt_local.reasons import step_reasons
 from agentopt_local.run.report import NoiseFloor
 from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.stage import Stage
@@ -114,3 +115,5 @@ class Display(Callback):
             f"step {row.step}: {row.decision.replace('_', ' ')}  {score_text(row)} on the same "
             f"{row.before.n} problems{judged_text(row)}  [{actions_text(row)}]  {row.seconds:.0f} s"
         )
+        for reason in step_reasons(row) if row.decision == "skipped" else ():
+            self.line(f"  nothing was applied: {reason}")

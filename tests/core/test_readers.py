@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from agentopt_local.actions import parse_header
 from agentopt_local.agents import answers, react
 from agentopt_local.agents.config import AgentConfig
+from agentopt_local.agents.dialect import whole_part
 from agentopt_local.agents.function_calling import FunctionCallingDialect
 from agentopt_local.boxed import has_box, last_box, whole_box
 from agentopt_local.chat import ChatRequest, Constraint, Message, ToolSpec, Usage
@@ -29,6 +30,7 @@ from agentopt_local.errors import FunctionError
 from agentopt_local.evidence import Evidence, transcript_text
 from agentopt_local.exporting.package import plain
 from agentopt_local.exporting.sources import split_module
+from agentopt_local.failed_ideas import form_of
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.graders.catalog import named_graders
 from agentopt_local.graders.tabmwp import tabmwp, tabmwp_lenient
@@ -39,6 +41,7 @@ from agentopt_local.models.refusals import prompt_error
 from agentopt_local.models.wire import from_response
 from agentopt_local.plain_text import printable, printable_json, quoted
 from agentopt_local.problem import Problem, content_key
+from agentopt_local.room import estimate_text
 from agentopt_local.source import clean
 from agentopt_local.spelling import did_you_mean
 from agentopt_local.tasks.graded_rows import by_texts, grade_rows
@@ -247,6 +250,14 @@ READERS = [
         ("<answer>", "<answer>a</answer>", "</answer>", "$"),
     ),
     Reader("turn with calls", lambda text: CALLING.read(assistant(text), FUNCTIONS), (), ("```python\n", "```… ")),
+    Reader(
+        "turn that was cut off",
+        lambda text: [whole_part(each.read(assistant(text), FUNCTIONS)) for each in (CALLING, REACT)],
+        (),
+        (*LABELS, "```python\n", "```… ", "<answer>"),
+    ),
+    Reader("form of a failed source", lambda text: form_of(text, by_name=False), (), SOURCES),
+    Reader("estimate of tokens", estimate_text, (), ("1", "a", "漢", "\n ")),
     Reader("turn of ReAct", lambda text: REACT.read(assistant(text), FUNCTIONS), (), LABELS),
     Reader(
         "input of ReAct",

@@ -14,6 +14,7 @@ from agentopt_local.graders.math.tree import Node, variables
 
 _SETS = frozenset({"cup", "cap", "setminus", "reals", "empty"})
 _INEQUALITIES = frozenset({"<", ">", "<=", ">=", "!="})
+_LETTERS = frozenset({"sym", "const"})
 _NOT_EXPRESSIONS = _SETS | {"tuple", "set", "matrix", "rel", "ratio", "based"}
 
 
@@ -190,10 +191,14 @@ def _named_point(answer: Answer) -> Node | None:
 
 
 def _letters(node: Node) -> str | None:
-    """The words of a text, or the letter of a variable."""
+    """The words of a text, or the letters of a product of variables, which may be a short word."""
     if node[0] == "text":
         return str(node[1])
-    return str(node[1]).casefold() if node[0] == "sym" and len(node[1]) == 1 else None
+    letters = ""
+    while node[0] == "mul" and node[2][0] in _LETTERS and len(node[2][1]) == 1:
+        letters = node[2][1] + letters
+        node = node[1]
+    return (str(node[1]) + letters).casefold() if node[0] in _LETTERS and len(node[1]) == 1 else None
 
 
 def _is_minutes(node: Node) -> bool:
