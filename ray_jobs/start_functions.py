@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from agentopt_local.errors import ConfigError
 from agentopt_local.exporting.sources import find_functions, load_in_sandbox
 from agentopt_local.functions import FunctionSet
 from ray_jobs.agents import sandbox_of
@@ -35,5 +36,8 @@ async def checked_functions(path: Path, allowed_packages: Sequence[str], setting
 
 
 def expanded(path: Path) -> Path:
-    """``path`` with ``~`` replaced by the home folder."""
-    return path.expanduser()
+    """``path`` with ``~`` replaced by the home folder. Raises ConfigError if that is not known."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path}: {path.parts[0]} is not the home folder of a user; write the path in full") from None

@@ -47,7 +47,10 @@ def report_name(split: Split) -> str:
 
 def is_run(path: Path) -> bool:
     """Whether ``path`` is a run folder."""
-    return (path / CONFIG).is_file()
+    try:
+        return (path / CONFIG).is_file()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def check_run(path: Path) -> None:
