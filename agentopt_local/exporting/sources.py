@@ -44,6 +44,12 @@ def find_functions(path: Path, allowed_packages: Sequence[str]) -> tuple[Found, 
     A file may contain functions and the imports that they need, and nothing else. Raises ConfigError with a line for
     each wrong file: not a valid Function, an import that is not in ``allowed_packages``, or a name that is taken.
     """
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        if not isinstance(error, FileNotFoundError):
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{str(path)[:200]} cannot be read ({reason}); give {FORMS}") from None
     if is_run(path):
         try:
             sources = [each.source for each in read_functions(path).each()]
@@ -99,7 +105,8 @@ def python_files(path: Path) -> list[Path]:
             raise ConfigError(f"{path} is not a Python file; give {FORMS}")
         return [path]
     if not path.is_dir():
-        raise ConfigError(f"{path} does not exist; give {FORMS}")
+        wrong = "is neither a file nor a folder" if path.exists() else "does not exist"
+        raise ConfigError(f"{path} {wrong}; give {FORMS}")
     if (path / "pyproject.toml").is_file():
         package = package_of(path)
         if package is None:
@@ -151,15 +158,15 @@ def read_module(file: Path) -> str:
         remedy = "; put the functions into several files" if error.errno == errno.EFBIG else ""
         raise FunctionError(f"{error.strerror}{remedy}") from None
     try:
-        encoding, cookie = tokenize.detect_encoding(io.BytesIO(content).readline)
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
         text = io.StringIO(content.decode(encoding), newline=None).read()
     except (UnicodeDecodeError, SyntaxError, LookupError):
         raise FunctionError("not UTF-8 text, nor text in an encoding that its first lines name") from None
-    return _COOKIE.sub("#", text, count=1) if cookie else text
+    return _COOKIE.sub(lambda line: "\n" * line[0].count("\n"), text, count=1)
 
 
-_COOKIE = re.compile(r"\A(?:[^\n]*\n)??[ \t\f]*#[^\n]*?coding[:=][^\n]*")
-"""The line that names the encoding, and what precedes it. The functions are written as UTF-8."""
+_COOKIE = re.compile(r"\A(?:[ \t\f]*(?:#[^\n]*)?\n)?[ \t\f]*#[^\n]*?coding[:=][^\n]*")
+"""The line that names the encoding, perhaps after another comment. The functions are written as UTF-8."""
 
 
 def split_module(text: str) -> list[str]:
