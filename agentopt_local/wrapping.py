@@ -5,24 +5,25 @@ from __future__ import annotations
 import re
 from itertools import zip_longest
 
-from agentopt_local.boxed import whole_box, whole_group
+from agentopt_local.boxed import last_box, whole_box, whole_group
 from agentopt_local.thoughts import without_thoughts
 
 MAX_LAYERS = 10
 """Most wrappings that are taken off: a bound for boxes in boxes."""
 
-_TAG = re.compile(r"<\s{0,2}(?P<closing>/?)\s{0,2}answer\s{0,2}>", re.IGNORECASE)
+_TAG = re.compile(r"<\s{0,2}(?P<closing>/?)\s{0,2}(?:final[_ ]?)?answer\s{0,2}>", re.IGNORECASE)
 _MENTION = re.compile(r"\s*(?:tags?\b|[`'\"])")
 _LABEL = re.compile(
     r"[\W_]{0,8}(?:\d{1,2}[.)]\s[\W_]{0,4})?(?:final[ _]{1,5})?answer[*_`]{0,3}\s{0,5}:[*_`]{0,3}\s{1,20}",
     re.IGNORECASE,
 )
 _LOOSE_END = re.compile(r"(\*{1,3}|_{2,3}|`)([.!]?)\Z")
+_LOOSE_START = re.compile(r"\*{2,3}(?=[^\s*])|</(?:b|strong)>\s{0,5}")
 _EMPHASIS = re.compile(r"\\(?:textbf|textit|emph|mathbf|boldsymbol|bm|underline)\s*(?=\{)")
 _FENCE = re.compile(r"\A```[\w+-]*[ \t]*\n(.*?)\n?```\Z", re.DOTALL)
 _PAIRS = (("**", "**"), ("__", "__"), ("*", "*"), ("_", "_"), ("`", "`"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"),
-          ("\\[", "\\]"))  # fmt: skip
-_OPENINGS = frozenset("*_`$\\")
+          ("\\[", "\\]"), ("<b>", "</b>"), ("<strong>", "</strong>"))  # fmt: skip
+_OPENINGS = frozenset("*_`$\\<")
 # Bold text has no word at its outer sides, unlike the powers of 2**3**4.
 _BOLD = re.compile(r"(?<![\w*)\]}])\*\*(?=[^\s*])([^*\n]++)(?<=\S)\*\*(?![\w*({\[])")
 _FULL_STOP = re.compile(r"(?<=[*_`$)\]}])\s*\.\Z")
@@ -37,21 +38,28 @@ def tagged(text: str) -> str | None:
     found = [
         text[mark.end() : following.start() if following else len(text)].strip()
         for mark, following in zip_longest(marks, marks[1:])
-        if not mark["closing"] and ((following and following["closing"]) or not _MENTION.match(text, mark.end()))
+        if not (mark["closing"] or _mentioned(text, mark, closed=bool(following and following["closing"])))
     ]
     return next((content for content in reversed(found) if content), "") if found else None
 
 
 def bare_answer(answer: str, expected: str) -> str:
     """``answer`` without what :func:`unwrapped_for` takes off, and without an "Answer:" before it."""
-    text = spoken_for(expected, answer)
+    text = answer_for(expected, answer)
     return unwrapped_for(expected, unlabelled(text) if unlabelled(expected) == expected else text)
 
 
 def unwrapped_for(expected: str, answer: str) -> str:
-    """``answer`` without thoughts, tags and wrapping, unless the expected answer has the like."""
-    text = spoken_for(expected, answer)
+    """``answer`` without what :func:`answer_for` and :func:`unwrapped` take off, unless the like is expected."""
+    text = answer_for(expected, answer)
     return unwrapped(text) if unwrapped(expected) == expected.strip() else text
+
+
+def answer_for(expected: str, text: str) -> str:
+    """The answer that ``text`` gives as an agent's turn gives it: in tags, in its last box, or else all of it."""
+    text = spoken_for(expected, text)
+    box = last_box(text, "turn") if last_box(expected, "turn") is None else None
+    return text if box is None else box
 
 
 def spoken_for(expected: str, text: str) -> str:
@@ -66,9 +74,17 @@ def unlabelled(text: str) -> str:
 
 
 def without_loose_end(text: str) -> str:
-    """``text`` without a mark at its end that closes bold print begun before it."""
+    """``text`` without a mark at an end of it that belongs to bold print begun before it or ended after it."""
     loose = _LOOSE_END.search(text)
-    return text[: loose.start()] + loose[2] if loose and loose[1] not in text[: loose.start()] else text
+    if loose and loose[1] not in text[: loose.start()]:
+        return text[: loose.start()] + loose[2]
+    start = _LOOSE_START.match(text)
+    return text[start.end() :] if start and start[0] not in text[start.end() :] else text
+
+
+def _mentioned(text: str, mark: re.Match[str], *, closed: bool) -> bool:
+    quoted = text.startswith("`", max(0, mark.start() - 1)) and text.startswith("`", mark.end())
+    return quoted or (not closed and _MENTION.match(text, mark.end()) is not None)
 
 
 def untagged(text: str) -> str:

@@ -13,7 +13,7 @@ from agentopt_local.evidence import CHARS_PER_TOKEN
 from agentopt_local.fitting import reserve
 from agentopt_local.functions import FunctionSet
 from agentopt_local.run.rows import Role
-from agentopt_local.source import TYPES_ALLOWED
+from agentopt_local.signatures import TYPES_ALLOWED
 from agentopt_local.update import OptimizerConfig
 from ray_jobs.model_config import ModelConfig
 from serving.engine_config import EngineConfig

@@ -10,9 +10,11 @@ from pydantic_core import PydanticCustomError
 from agentopt_local.chat import Thinking
 from agentopt_local.errors import ConfigError
 from agentopt_local.models.metered import Prices
+from agentopt_local.models.secrets import address_fault, variable_fault
 from agentopt_local.plain_files import MAX_SOURCE, own_path, read_plain
-from agentopt_local.record import Record, Seconds
+from agentopt_local.record import Record
 from agentopt_local.run.rows import Role
+from agentopt_local.setting_types import Seconds
 
 AGENT_THOUGHT, OPTIMIZER_THOUGHT = 2048, 4096
 """Longest thought of each role in tokens, unless the settings say otherwise."""
@@ -50,7 +52,7 @@ class ModelConfig(Record):
     """Retries of a request after a 429, a 5xx, a time-out or a broken connection."""
     max_concurrency: int | None = Field(default=None, ge=1, le=1_000_000)
     """How many requests to an endpoint may be in flight at once; None means ``concurrency``."""
-    requests_per_minute: float | None = Field(default=None, ge=0.001, le=1e9)
+    requests_per_minute: float | None = Field(default=None, ge=0.01, le=1e9)
     """How many requests to an endpoint may start per minute, evenly spaced; None means no limit."""
     prices: Prices = Prices()
     """The prices of its tokens; 0 by default."""
@@ -95,10 +97,17 @@ class ModelConfig(Record):
             raise PydanticCustomError("together", "chat_template is for hosted models; a server has its own")
         return self
 
-    @field_validator("base_url")
+    # Settings are written to the run folder, so they must hold no secret, and errors about them repeat none.
+    @field_validator("base_url", mode="before")
     @classmethod
-    def _no_secret(cls, url: str | None) -> str | None:
-        # Settings are written to the run folder, so they must not contain secrets.
-        if url is not None and ("@" in url or "?" in url):
-            raise PydanticCustomError("secret", "an address must hold no user, password or query")
+    def _no_secret(cls, url: object) -> object:
+        if url is not None and (fault := address_fault(url)):
+            raise PydanticCustomError("secret", fault)
         return url
+
+    @field_validator("api_key_env", mode="before")
+    @classmethod
+    def _names_a_variable(cls, name: object) -> object:
+        if fault := variable_fault(name):
+            raise PydanticCustomError("secret", fault)
+        return name

@@ -107,13 +107,11 @@ class VllmReader:
             parser = self.parser(self.tokenizer, request.tools)
             found = parser.extract_tool_calls(self._repaired(self._few(text)), request)
             schemas: dict[str, Any] = {tool.name: tool.parameters for tool in tools}
+            # The parser wrote the JSON, so its escapes are escapes.
+            made = [(call.function.name, call.function.arguments or "{}") for call in found.tool_calls]
             calls = tuple(
-                ToolCall(
-                    name=call.function.name,
-                    # The parser wrote this JSON, so its escapes are escapes.
-                    arguments=typed(read_json(call.function.arguments or "{}", exact=True)[0], schemas.get(NAME)),
-                )
-                for call in found.tool_calls
+                ToolCall(name=name, arguments=typed(read_json(given, exact=True)[0], schemas.get(name)))
+                for name, given in made
             )
         except FAULTS:
             return None

@@ -6,8 +6,8 @@ import re
 
 _HALF = r"(?P<half>[ap])\s?\.?\s?m\b\.?|(?:in\s(?:the\s)?)?(?P<part>morning|afternoon|evening)\b"
 _TIME = re.compile(
-    rf"(?<![\w:.])(?P<hour>\d{{1,2}})(?:[:.](?P<minute>[0-5]\d))?(?![\d:]|\.\d)\s{{0,3}}(?:{_HALF}|o'clock\s(?P<later>[ap])\.?m\b\.?)"
-    r"|(?<![\w:.])(?P<hour24>\d{1,2}):(?P<minute24>[0-5]\d)(?![\d:])(?!\s{0,3}(?:[ap]\s?\.?\s?m\b))"
+    rf"(?<![\w:.])(?P<hour>\d{{1,2}})(?:\s?[:.]\s?(?P<minute>[0-5]\d)(?::00)?)?(?![\d:]|\.\d)\s{{0,3}}(?:{_HALF}|o'clock\s(?P<later>[ap])\.?m\b\.?)"
+    r"|(?<![\w:.])(?P<hour24>\d{1,2}):(?P<minute24>[0-5]\d)(?::00)?(?![\d:])(?!\s{0,3}(?:[ap]\s?\.?\s?m\b))"
     r"|\b(?:12(?::00)?\s)?(?P<word>noon|midnight|midday)\b",
     re.IGNORECASE,
 )

@@ -11,12 +11,16 @@ from agentopt_local.wrapping import spoken, unwrapped, without_loose_end
 MAX_CHARS = 100_000
 """Only this much of the end of a text is read."""
 
+MAX_NESTED_CHARS = 1000
+"""Of a longer text, only one layer of text commands is taken off: each takes time for all of the text."""
+
 # Every gap is bounded: what follows a mark is searched once for each place where the mark may end.
 _GAP = r"\s{1,5}"
 _SIGN = r"[*_`]{0,3}"
 _COPULA = rf"{_SIGN}{_GAP}(?:is|are|was|equals|(?:would|should|must|will){_GAP}be)\b"
 _ANSWER = (
-    rf"(?<![^\W_])final{_GAP}answer(?![^\W_])(?:{_COPULA}|{_SIGN}[ ]{{1,5}}(?:[-–—]|[-=]>|→)(?=\s))?"
+    rf"(?<![^\W_])(?<!is the )(?<!as the )(?<!is my )final{_GAP}answer(?![^\W_])"
+    rf"(?:{_COPULA}|{_SIGN}[ ]{{1,5}}(?:[-–—]|[-=]>|→)(?=\s))?"
     rf"|(?<![^\W_])answer(?:{_COPULA}|\s{{0,5}}{_SIGN}\s{{0,5}}(?=[:=]))"
     rf"|^[#>*_ \t]{{0,8}}answer{_SIGN}[ \t]{{0,5}}$|\#\#\#\#"
 )
@@ -28,6 +32,10 @@ _AFTER = (
 )
 _MARKER = re.compile(rf"(?:{_ANSWER}){_AFTER}", re.IGNORECASE | re.MULTILINE)
 _MARKER_OR_SUM = re.compile(rf"(?:{_ANSWER}|{_SUM}){_AFTER}", re.IGNORECASE | re.MULTILINE)
+
+_REMARK = re.compile(
+    r"(?:also\s)?(?:correct|right|verified|confirmed|consistent|as follows|reasonable|valid)\b", re.IGNORECASE
+)
 
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mbox|emph)\s*\{([^{}]*)\}")
 _SENTENCE = re.compile(r"[A-Za-z]{2}\s+[A-Za-z]{2}")
@@ -48,7 +56,12 @@ def final_answer(text: str) -> str:
     if has_box(text):
         box = last_box(text, "solution") or ""
         return final_answer(box) if has_box(box) else _of_sentence(unwrapped(box))
-    if (said := next(statements(text), None)) is not None:
+    said = ""
+    for statement in statements(text):  # of "answer: 12. The answer is correct", the first
+        said = said or statement
+        if not _REMARK.match(statement):
+            return statement
+    if said:
         return said
     text = unwrapped(text)
     if _SENTENCE.search(text.split("$", 1)[0]) and (found := _LAST_FORMULA.search(text)):
@@ -65,18 +78,22 @@ def statements(text: str, *, sums: bool = False) -> Iterator[str]:
     for marker in reversed(list((_MARKER_OR_SUM if sums else _MARKER).finditer(text))):
         line = _first_line(text[marker.end() : end].strip())
         end = marker.start()
-        if line:
+        if line.strip(" .,;:!*_"):
             yield line
 
 
 def without_text_commands(text: str) -> str:
     r"""``text`` with what is in ``\text{...}`` and its like as it is."""
-    return _TEXT.sub(r"\1", text)
+    while (inner := _TEXT.sub(r"\1", text)) != text and len(inner) < MAX_NESTED_CHARS:
+        text = inner
+    return inner
 
 
 def _of_sentence(box: str) -> str:
     r"""The answer in a box that holds a sentence: ``460`` of ``\text{The answer is 460}``."""
-    return next(statements(without_text_commands(box)), box) if "nswer" in box else box
+    return (
+        next(statements(re.sub(r"(?<!\\)\\[ ,;~]|~", " ", without_text_commands(box))), box) if "nswer" in box else box
+    )
 
 
 def _first_line(rest: str) -> str:

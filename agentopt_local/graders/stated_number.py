@@ -26,6 +26,7 @@ _UNIT_POWER = re.compile(r"(?<=[A-Za-z}])\s{0,3}\^\s{0,3}(?:\{\s{0,3}-?\d{1,3}\s
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")
 _ASIDE = re.compile(r"(?<=[\w%.$}])\s\((?![\d\s.]{1,20}\))[^()]*\)(?!\s{0,3}[=*+/×÷-])")
 _REJECTED = re.compile(r"[,;]?\s(?:not|instead|rather|but)\s")
+_EQUALS = re.compile(r"=|≈|\\approx\b|\bequals\b")
 _OF_ONE_THING = re.compile(r"[\s$]{0,3}-?[\d,.]+\s{0,3}(?:\\[A-Za-z]+\{?\s{0,3})?(?!and\b|or\b|to\b)[A-Za-z]")
 
 
@@ -36,12 +37,12 @@ def stated_number(text: str, *, first: bool) -> Fraction | None:
     is the first number, or the last one; exponents of units and what stands in brackets beside a number do not count.
     """
     text = _CALCULATION.sub("", text).strip().rstrip(" .!")
-    value = expression_value(text)
+    value = expression_value(_ASIDE.sub("", text))
     if value is not None:
         return value
     text = _REJECTED.split(_ASIDE.sub("", without_text_commands(text)), maxsplit=1)[0]
-    _, equals, right = text.rpartition("=")
-    if equals:
+    *_, right = sides = _EQUALS.split(text)
+    if len(sides) > 1:
         value = expression_value(right)
         value = number_in(right, first=True) if value is None else value
         if value is not None:
@@ -58,7 +59,7 @@ def expression_value(text: str) -> Fraction | None:
         if len(answer.parts) != 1:
             return None
         node = answer.parts[0].node
-        if node[0] == "rel" and set(node[1]) == {"="}:
+        if node[0] == "rel" and set(node[1]) <= {"=", "~="}:
             node = node[2][-1]
         value = Evaluator(Budget(), {}).value(node)
     except (UnparsableError, UndefinedError, UnboundedError, RecursionError, KeyError):

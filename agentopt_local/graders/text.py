@@ -7,21 +7,21 @@ from collections.abc import Mapping
 
 from agentopt_local.grading import Grade, Grader, no_answer, right_or_wrong
 from agentopt_local.unicode_form import normal_form
-from agentopt_local.wrapping import bare_answer, spoken_for
+from agentopt_local.wrapping import answer_for, bare_answer
 
 _POWERS = str.maketrans({char: f"^{digit}" for digit, char in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")})
 # A quoted text has no letter at its outer sides, unlike the apostrophe in don't.
 _PIECES = re.compile(
     r"""(?P<verbatim>(?<!\w)"(?:[^"\\\n]|\\.)*+"(?!\w)|(?<!\w)'(?:[^'\\\n]|\\.)*+'(?!\w)|\\.)"""
-    r"""|\s*(?P<mark>[()\[\]{},;:])\s*(?:(?P<after>[-+*/=<>|&^])\s+)?|\s+(?P<sign>[-+*/=<>|&^])\s+|\s+""",
+    r"""|\s*(?P<mark>[()\[\]{},;:])\s*(?:(?P<after>[-+*/=<>|&^!]{1,2})\s+)?|\s+(?P<sign>[-+*/=<>|&^!]{1,2})\s+|\s+""",
     re.DOTALL,
 )
 _THOUSANDS = re.compile(r"\d,\s+\d{3}(?!\d)")
 
 
 def exact(answer: str, expected: str) -> Grade:
-    """Reward 1 if the texts are equal, ignoring white space at both ends. Thoughts and our tags do not count."""
-    answer = spoken_for(expected, answer)
+    """Reward 1 if the texts are equal, ignoring white space at both ends. Thoughts, our tags and a box do not count."""
+    answer = answer_for(expected, answer)
     return no_answer(answer) or right_or_wrong(answer.strip() == expected.strip(), answer, expected)
 
 

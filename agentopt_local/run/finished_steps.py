@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agentopt_local.run import files
-from agentopt_local.run.reader import lenient, read_rows
+from agentopt_local.run.parsing import lenient, read_rows
 from agentopt_local.run.rows import StepRow
 
 

@@ -12,7 +12,7 @@ from agentopt_local.errors import ConfigError
 from agentopt_local.graders.catalog import BUILT_IN
 from agentopt_local.spelling import did_you_mean
 from agentopt_local.tasks.base import IN_PYTHON, Task, TaskKind
-from agentopt_local.tasks.graded_rows import RowGrader, by_texts, of_answers
+from agentopt_local.tasks.graded_rows import RowGrader, by_texts
 from agentopt_local.tasks.python import only_in_python
 
 _HUB_DATA_SET = re.compile(r"hf:[\w.-]+/[\w.-]+")
@@ -53,7 +53,7 @@ def row_grader(name: str, *, lenient: bool = False, official: bool = False) -> R
     """
     kinds = task_kinds().values()
     known = {name: grader for kind in kinds for name, grader in kind.row_graders.items()}
-    known |= {name: of_answers(by_texts(grader)) for name, grader in BUILT_IN.items()}
+    known |= {name: by_texts(grader) for name, grader in BUILT_IN.items()}
     if name not in known:
         raise ConfigError(f"task {name!r} is not known{did_you_mean(name, known)}. Use one of: {', '.join(known)}")
     if not lenient and not official:

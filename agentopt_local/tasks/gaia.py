@@ -22,7 +22,7 @@ from agentopt_local.grading import Grade, apply_grader
 from agentopt_local.problem import Problem, Split, content_key
 from agentopt_local.tasks.base import TaskKind
 from agentopt_local.tasks.data_files import read, read_rows, shown, source, text
-from agentopt_local.tasks.graded_rows import by_texts, of_answers
+from agentopt_local.tasks.graded_rows import by_texts
 from agentopt_local.tasks.options import flag, levels, parse_spec
 from agentopt_local.tasks.splits import Found, Splits
 
@@ -149,7 +149,7 @@ KIND = TaskKind(
     argument="PATH",
     open=GaiaTask,
     reads_path=True,
-    row_graders={"gaia": of_answers(by_texts(GRADERS["gaia"]))},
+    row_graders={"gaia": by_texts(GRADERS["gaia"])},
     lenient_row_graders={"gaia": by_texts(GRADERS["gaia_lenient"])},
     official_row_graders={"gaia": by_texts(gaia)},
 )

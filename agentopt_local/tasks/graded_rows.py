@@ -7,11 +7,9 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from agentopt_local.agents.answers import read_answer
 from agentopt_local.grading import Grade, quote
 from agentopt_local.json_text import NotJsonError, read_kept
 from agentopt_local.spelling import did_you_mean
-from agentopt_local.wrapping import spoken_for
 
 RowGrader = Callable[[str, str, dict[str, Any]], Grade]
 """Grades ``(prediction, gold, row)``. Raises :class:`RowError` if a key of the row is wrong."""
@@ -24,19 +22,6 @@ class RowError(Exception):
 def by_texts(grade: Callable[[str, str], Grade]) -> RowGrader:
     """The grader of rows in which only ``prediction`` and ``gold`` matter."""
     return lambda prediction, gold, row: grade(prediction, gold)
-
-
-def of_answers(grade: RowGrader) -> RowGrader:
-    """The grader of rows by a rule that looks for no answer in a text: it is given the one that an agent's turn gives.
-
-    That is what is in tags or in a box, or else all of the prediction without thoughts.
-    """
-
-    def grade_row(prediction: str, gold: str, row: dict[str, Any]) -> Grade:
-        text = spoken_for(gold, prediction)
-        return grade(text if text == gold else read_answer(prediction) or text, gold, row)
-
-    return grade_row
 
 
 def grade_rows(lines: Iterable[bytes], grade: RowGrader) -> Iterator[tuple[dict[str, Any], bool | None]]:

@@ -18,7 +18,7 @@ from agentopt_local.grading import Grade, no_answer, quote
 from agentopt_local.problem import Problem, Split
 from agentopt_local.tasks.base import TaskKind
 from agentopt_local.tasks.data_files import parsed, read, shown, source, text
-from agentopt_local.tasks.graded_rows import RowError, RowGrader, of_answers
+from agentopt_local.tasks.graded_rows import RowError, RowGrader
 from agentopt_local.tasks.options import flag, levels, parse_spec
 from agentopt_local.tasks.splits import Found, Splits, problem_id, validation_or_train
 
@@ -154,7 +154,7 @@ KIND = TaskKind(
     argument="PATH",
     open=TabmwpTask,
     reads_path=True,
-    row_graders={"tabmwp": of_answers(_row_grader(tabmwp_bare))},
+    row_graders={"tabmwp": _row_grader(tabmwp_bare)},
     lenient_row_graders={"tabmwp": _row_grader(tabmwp_lenient)},
     official_row_graders={"tabmwp": _row_grader(tabmwp)},
 )

@@ -25,6 +25,7 @@ SEAM = {
         "json_text",
         "record",
         "sandbox.zygote.removal",
+        "setting_types",
         "thoughts",
         "tool_calls",
         "tool_formats",

@@ -56,7 +56,7 @@ def test_nothing_but_a_plain_file_is_opened(
 
 @pytest.mark.parametrize("target", ["/dev/zero", "/dev/null", "/dev/stdin", "/proc/self/fd"])
 def test_a_device_that_the_user_names_is_not_read(target: str) -> None:
-    with pytest.raises(OSError, match="device|folder|pipe"):
+    with pytest.raises(OSError, match=r"device|folder|pipe"):
         read_plain(Path(target), 10, follow=True)
 
 

@@ -11,6 +11,7 @@ from agentopt_local.graders.math.failures import UndefinedError, UnparsableError
 from agentopt_local.graders.math.intervals import RealSets
 from agentopt_local.graders.math.relations import assigned_value, same_equation, same_inequality, shortened
 from agentopt_local.graders.math.tree import Node, variables
+from agentopt_local.graders.math.units import same_unit
 
 _SETS = frozenset({"cup", "cap", "setminus", "reals", "empty"})
 _INEQUALITIES = frozenset({"<", ">", "<=", ">=", "!="})
@@ -44,8 +45,7 @@ class Equivalence:
 
     def _parts(self, expected: Part, given: Part) -> bool:
         """Whether two parts are equivalent and, if both have a unit, have the same one."""
-        units = not expected.unit or not given.unit or expected.unit == given.unit
-        return units and self._nodes(expected.node, given.node)
+        return same_unit(expected.unit, given.unit) and self._nodes(expected.node, given.node)
 
     def _nodes(self, a: Node, b: Node) -> bool:
         """Whether two trees are equivalent."""

@@ -109,7 +109,7 @@ def _readings(wanted: str, given: str) -> Iterator[tuple[Answer | str, Answer | 
                 yield (other, first[1]) if index == 0 else (first[0], other)
     # 5 m is a product unless the other answer has a unit.
     for index, text in enumerate((wanted, given)):
-        if any(part.unit for part in first[1 - index].parts) and re.search(r"\d\s*[A-Za-z]{1,2}\b", text):
+        if any(part.unit for part in first[1 - index].parts) and re.search(r"\d\s*[A-Za-z]{1,2}(?![A-Za-z])", text):
             other = _read(text, short_units=True)
             yield (other, first[1]) if index == 0 else (first[0], other)
 

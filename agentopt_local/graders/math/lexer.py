@@ -45,6 +45,9 @@ _SCAN = re.compile(
 )
 
 
+_NESTED = re.compile(r"\s*\\(?:text\w{0,8}|mbox|emph|math\w{2})\s*\{[^{}]*\}\s*")
+
+
 def tokenize(text: str, *, thousands: bool = True, short_units: bool = False) -> list[Token]:
     r"""The tokens of an answer.
 
@@ -153,8 +156,8 @@ class _Scanner:
             return True
         if len(word) > 2 and word[0].isupper() and word[1:].islower():
             return True  # Red
-        if lower in SHORT_UNITS and [token.value for token in self.found[-1:]] == ["/"]:
-            return len(self.found) > 1 and self.found[-2].kind == "text"  # the h of mi/h
+        if lower in SHORT_UNITS and self._after_unit():
+            return True
         if self.found and self.found[-1].kind == "text" and self.space and len(word) > 1:
             return self.found[-1].value.strip().lower() not in CONNECTORS or len(word) > 3
         if after_number and not self.space and lower in ("st", "nd", "rd", "th"):
@@ -162,6 +165,11 @@ class _Scanner:
         if len(word) >= 4:
             return not all(a < b for a, b in pairwise(word))
         return False
+
+    def _after_unit(self) -> bool:
+        """Whether a unit's ``/`` or "per" was last: then ``h`` is one as well."""
+        last = [token.value for token in self.found[-2:] if token.kind == "text" or token.value == "/"]
+        return (len(last) == 2 and last[1] == "/") or (bool(last) and last[-1].endswith(" per"))
 
     def _command(self, name: str, position: int) -> int:
         """Add the token of a command; returns the position after it."""
@@ -213,7 +221,7 @@ class _Scanner:
             self.add(*(("const", "reals") if stripped == "R" else ("sym", f"bb{stripped}")))
         elif name in MATH_STYLES and (len(stripped) == 1 or stripped in FUNCTIONS):
             self.found += tokenize(stripped, thousands=False)
-        elif "$" in stripped or not re.search(r"[A-Za-z]", stripped):
+        elif "$" in stripped or not re.search(r"[A-Za-z]", stripped) or _NESTED.fullmatch(content):
             self.space = self.space or content != content.lstrip()
             inner = _Scanner(prepared(content), self.short_units, self.depth + 1)
             inner.space = self.space

@@ -39,6 +39,9 @@ euro euros
 percent percentage
 degree degrees deg
 radian radians rad
+celsius
+fahrenheit
+kelvin
 am
 pm
 """
@@ -67,7 +70,7 @@ def unit_of(text: str) -> str:
 
     Empty for a noun that is not a measure, such as ``apples``.
     """
-    text = text.casefold().replace(".", "").replace("²", "^2").replace("³", "^3")
+    text = text.casefold().replace(".", "").replace("per cent", "percent").replace("²", "^2").replace("³", "^3")
     words = [word for each in _WORD.findall(text) for word in COMPOUND_UNITS.get(each, each).split()]
     exponents: Counter[str] = Counter()
     sign, power, last, step = 1, 1, "", 0
@@ -87,4 +90,13 @@ def unit_of(text: str) -> str:
             power = 1
         elif word not in _FILLERS:
             last, power = "", 1
+    if exponents.keys() & {"celsius", "fahrenheit"}:
+        exponents.pop("degree", None)
     return " ".join(name if power == 1 else f"{name}^{power}" for name, power in sorted(exponents.items()) if power)
+
+
+def same_unit(one: str, other: str) -> bool:
+    """Whether two quantities may have the same unit: it may be left out, as may the scale of a temperature."""
+    if not one or not other or one == other:
+        return True
+    return "degree" in (one, other) and {one, other} <= {"degree", "celsius", "fahrenheit"}

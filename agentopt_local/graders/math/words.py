@@ -9,7 +9,7 @@ from agentopt_local.graders.math.units import COMPOUND_UNITS, SHORT_UNITS, UNITS
 CONNECTORS = frozenset({"or", "and"})
 
 SHORT_WORDS = {word for word in UNITS if 1 < len(word) < 4 and word not in SHORT_UNITS} | {
-    *(word for word in COMPOUND_UNITS if len(word) > 2),
+    "per", *(word for word in COMPOUND_UNITS if len(word) > 2),
     "or", "and", "no", "yes", "not", "all", "none", "odd", "even", "one", "two", "six", "ten", "the", "is", "of", "dne",
 }  # fmt: skip
 """Runs of two to four letters that are words, not products of variables."""
