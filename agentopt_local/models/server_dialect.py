@@ -9,8 +9,8 @@ from typing import Any
 from agentopt_local.chat import ChatReply, ChatRequest, Message
 from agentopt_local.models.known import LIMITS, Known, Structured, weaker
 from agentopt_local.models.server_error import Refusal
-from agentopt_local.models.thinking import thinking_fields, thinking_of
 from agentopt_local.models.strict_rows import Row, in_words, taking_turns, with_system, without_system
+from agentopt_local.models.thinking import thinking_fields, thinking_of
 from agentopt_local.models.wire import to_messages, to_response_format, to_tools
 from agentopt_local.tool_formats import COMPACT_JSON, HermesFormat, ToolFormat
 
