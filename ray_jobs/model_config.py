@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
@@ -12,8 +11,10 @@ from agentopt_local.chat import Thinking
 from agentopt_local.errors import ConfigError
 from agentopt_local.models.metered import Prices
 from agentopt_local.models.secrets import address_fault, variable_fault
+from agentopt_local.plain_files import MAX_SOURCE, own_path, read_plain
 from agentopt_local.record import Record
 from agentopt_local.run.rows import Role
+from agentopt_local.setting_types import Seconds
 
 AGENT_THOUGHT, OPTIMIZER_THOUGHT = 2048, 4096
 """Longest thought of each role in tokens, unless the settings say otherwise."""
@@ -45,13 +46,13 @@ class ModelConfig(Record):
     """How the endpoint constrains replies; ``auto`` detects it."""
     send_seed: bool = True
     """Whether to send seeds to the endpoint; vLLM's own server may crash on them when it runs on a CPU."""
-    timeout_s: float = Field(default=600.0, gt=0, le=86_400)
+    timeout_s: Seconds = 600.0
     """Time limit of one request to an endpoint, in seconds."""
-    max_retries: int = Field(default=5, ge=0)
+    max_retries: int = Field(default=5, ge=0, le=1000)
     """Retries of a request after a 429, a 5xx, a time-out or a broken connection."""
-    max_concurrency: int | None = Field(default=None, ge=1)
+    max_concurrency: int | None = Field(default=None, ge=1, le=1_000_000)
     """How many requests to an endpoint may be in flight at once; None means ``concurrency``."""
-    requests_per_minute: float | None = Field(default=None, ge=0.01, allow_inf_nan=False)
+    requests_per_minute: float | None = Field(default=None, ge=0.01, le=1e9)
     """How many requests to an endpoint may start per minute, evenly spaced; None means no limit."""
     prices: Prices = Prices()
     """The prices of its tokens; 0 by default."""
@@ -75,10 +76,12 @@ class ModelConfig(Record):
         if self.chat_template is None or "{" in self.chat_template:
             return self
         try:
-            text = Path(self.chat_template).expanduser().read_text(encoding="utf-8")
+            path = own_path(self.chat_template, f"{table}.chat_template")
+            text = read_plain(path, MAX_SOURCE, follow=True).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise ConfigError(
-                f"{table}.chat_template = {self.chat_template!r} cannot be read ({error}); give the path of a file "
+                f"{table}.chat_template = {self.chat_template!r} cannot be read ({why}); give the path of a file "
                 "with a chat template"
             ) from None
         return self.model_copy(update={"chat_template": text})

@@ -18,10 +18,10 @@ from agentopt_local.run.rows import CostRow, Role
 class Prices(Record):
     """Money per million tokens, in a currency of the user's choice."""
 
-    input: float = Field(default=0.0, ge=0)
-    cached: float | None = Field(default=None, ge=0)
+    input: float = Field(default=0.0, ge=0, le=1e9)
+    cached: float | None = Field(default=None, ge=0, le=1e9)
     """Price of prompt tokens that the server had cached; None: the same as ``input``."""
-    output: float = Field(default=0.0, ge=0)
+    output: float = Field(default=0.0, ge=0, le=1e9)
 
     def cost(self, usage: Usage) -> float:
         """What ``usage`` costs."""
@@ -35,7 +35,7 @@ class Budget(Record):
 
     max_tokens_total: int | None = Field(default=None, ge=1)
     """Prompt and generated tokens of agent and optimizer together; None: no limit."""
-    max_cost: float | None = Field(default=None, gt=0)
+    max_cost: float | None = Field(default=None, gt=0, le=1e15)
     """Money, in the currency of the prices; None: no limit."""
 
 

@@ -122,7 +122,8 @@ GOES_ON = {
 @pytest.mark.parametrize("name", GOES_ON)
 def test_a_training_goes_on(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with FakeEndpoint(both) as server:
-        assert run_with(server, GOES_ON[name], "train", write_config(tmp_path, server.url)) == 0
+        retries = ("--model.max_retries", "6", "--optimizer_model.max_retries", "6")
+        assert run_with(server, GOES_ON[name], "train", write_config(tmp_path, server.url), *retries) == 0
     assert_learned(tmp_path / "runs" / "one")
     assert_no_key(tmp_path, capsys)
 
@@ -241,8 +242,9 @@ def test_d7_a_key_with_a_line_break_is_the_users_mistake(
 @pytest.mark.parametrize(
     ("setting", "secret"),
     [
-        ("model.api_key_env", "sk-proj-4711abc"), ("model.api_key_env", "gsk_a1b2c3d4e5f6g7h8"), ("model.api_key_env", "4711abc"),
-        ("optimizer_model.api_key_env", "AIzaSyA1b2C3d4E5f6G7h8"), ("model.base_url", "https://me:hunter2@host/v1"),
+        ("model.api_key_env", "sk-proj-4711abc"), ("model.api_key_env", "gsk_a1b2c3d4e5f6g7h8"),
+        ("model.api_key_env", "4711abc"), ("optimizer_model.api_key_env", "AIzaSyA1b2C3d4E5f6G7h8"),
+        ("model.base_url", "https://me:hunter2@host/v1"),
         ("model.base_url", "https://host/v1?key=4711abc"), ("model.base_url", "https://host/v1?api-version=1&sig=4711abc"),
         ("model.base_url", "sk-proj-a1b2c3d4e5f6g7"),
     ],
