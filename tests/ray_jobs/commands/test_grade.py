@@ -68,7 +68,9 @@ def test_the_unit_and_the_choices_of_a_row_count(tmp_path: Path, capsys: pytest.
 
 def test_the_official_rule_to_the_letter_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(
-        tmp_path, {"gold": "12", "prediction": "12"}, {"gold": "12", "prediction": "<think>1</think><answer>12</answer>"}
+        tmp_path,
+        {"gold": "12", "prediction": "12"},
+        {"gold": "12", "prediction": "<think>1</think><answer>12</answer>"},
     )
     assert main(["grade", "gaia", str(path), "--official"]) == 0
     captured = capsys.readouterr()
