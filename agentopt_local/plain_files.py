@@ -13,6 +13,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from agentopt_local.errors import ConfigError
 
@@ -89,14 +90,19 @@ def read_plain(path: Path, most: int, *, follow: bool = False) -> bytes:
 def plain_lines(path: Path, *, follow: bool = False, most: int = MAX_ROWS) -> Iterator[bytes]:
     """The lines of a plain file, with their ends. Raises :class:`OSError` if the file or a line is too long."""
     with os.fdopen(open_plain(path, follow=follow), "rb") as file:
-        read = 0
-        while line := file.readline(MAX_LINE + 1):
-            read += len(line)
-            if len(line) > MAX_LINE:
-                raise OSError(errno.EFBIG, f"a line has more than {size_text(MAX_LINE)}", str(path))
-            if read > most:
-                raise OSError(errno.EFBIG, f"it has more than {size_text(most)}", str(path))
-            yield line
+        yield from bounded_lines(file, most)
+
+
+def bounded_lines(file: BinaryIO, most: int = MAX_ROWS) -> Iterator[bytes]:
+    """The lines of an open file, with their ends. Raises :class:`OSError` for more than ``most`` or a long line."""
+    read = 0
+    while line := file.readline(MAX_LINE + 1):
+        read += len(line)
+        if len(line) > MAX_LINE:
+            raise OSError(errno.EFBIG, f"a line has more than {size_text(MAX_LINE)}")
+        if read > most:
+            raise OSError(errno.EFBIG, f"it has more than {size_text(most)}")
+        yield line
 
 
 def write_plain(path: Path, data: bytes) -> None:

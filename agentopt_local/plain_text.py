@@ -55,6 +55,11 @@ def quoted(value: Any, most: int = MOST_SHOWN) -> str:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except (ValueError, RecursionError):  # a number of thousands of digits, or a nesting without end
         text = f"a very large {'number' if isinstance(value, int) else 'value'}"
+    return short(text, most)
+
+
+def short(text: str, most: int = MOST_SHOWN) -> str:
+    """``text`` cut to ``most`` characters."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler
-from pydantic_core import CoreSchema, PydanticCustomError
-
-from agentopt_local.json_text import NotJsonError, check_json
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
 
 MAX_INT = (1 << 63) - 1
 """The largest whole number of a record: every other program and file format has it too, and it is a finite float."""
@@ -45,21 +43,6 @@ class Record(BaseModel):
         schema = handler(source)
         _bound(schema)
         return schema
-
-
-def _plain(value: Any) -> Any:
-    try:
-        check_json(value)
-    except NotJsonError as error:
-        raise PydanticCustomError("open_table", "{why}", {"why": str(error)}) from None
-    return value
-
-
-PLAIN = AfterValidator(_plain)
-"""Of settings that hold a table whose keys are not ours: it has what JSON can express, with finite numbers."""
-MAX_SECONDS = 10_000_000
-Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
-"""A time limit in a setting, at most some months: system calls refuse far longer ones, each in its own way."""
 
 
 def canonical_json(value: Any) -> str:

@@ -39,11 +39,12 @@ def compiling() -> Iterator[None]:
     except SyntaxError as error:
         line = (error.text or "").strip()[:200]
         message = "a number has too many digits" if "integer string conversion" in error.msg else error.msg
-        raise FunctionError(f"syntax error in line {error.lineno}: {message}: {line}") from None
+        place = f" in line {error.lineno}: {message}: {line}" if error.lineno else f": {message}"
+        raise FunctionError(f"syntax error{place}") from None
     except RecursionError:
         raise FunctionError(f"the source cannot be compiled: {TOO_DEEP}") from None
     except (ValueError, MemoryError) as error:
-        raise FunctionError(f"the source cannot be compiled: {error or TOO_DEEP}") from None
+        raise FunctionError(f"the source cannot be compiled: {str(error) or TOO_DEEP}") from None
 
 
 TOO_DEEP = (

@@ -11,7 +11,8 @@ from agentopt_local.actions import Action, AddFunction, ReviseFunction
 from agentopt_local.chat import Usage
 from agentopt_local.errors import FunctionError
 from agentopt_local.functions import FunctionSet
-from agentopt_local.record import Record, Seconds
+from agentopt_local.record import Record
+from agentopt_local.setting_types import Seconds
 from agentopt_local.source import unbound_names
 
 GROWTH = 3
@@ -59,8 +60,8 @@ class OptimizerConfig(Record):
     times as many."""
     max_arguments_tokens: int = Field(default=100, ge=16)
     """Generated tokens of the arguments of trial calls, for each of ``n_evidence`` problems."""
-    temperature: float = Field(default=0.8, ge=0)
-    repair_temperature: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=0.8, ge=0, le=100)
+    repair_temperature: float = Field(default=1.0, ge=0, le=100)
     """Temperature for sources written after feedback; higher, because small models tend to repeat themselves."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     constrain: bool = True

@@ -13,8 +13,9 @@ from pydantic.fields import FieldInfo
 from agentopt_local.agents.config import AgentConfig
 from agentopt_local.errors import ConfigError
 from agentopt_local.models.metered import Budget
-from agentopt_local.plain_text import quoted
-from agentopt_local.record import Record, Seconds
+from agentopt_local.plain_text import quoted, short
+from agentopt_local.record import Record
+from agentopt_local.setting_types import Seconds
 from agentopt_local.spelling import LONGEST
 from agentopt_local.train_state import PRESETS, TrainerConfig, check_training
 from agentopt_local.update import OptimizerConfig
@@ -157,7 +158,7 @@ def explain(error: ValidationError, source: str, origin: dict[str, str]) -> str:
     lines = []
     for key, items in by_key(error).items():
         item = items[0]
-        where = origin.get(key, f"{source}: {key}")
+        where = origin.get(key, f"{source}: {short(key)}")
         if item["type"] == "missing":
             lines.append(f"{where} is missing; {describe(key)}")
         elif item["type"] == "extra_forbidden":
@@ -218,7 +219,7 @@ def check_keys(values: dict[str, Any], record: Any, source: str, prefix: str = "
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in record.model_fields:
-            raise ConfigError(f"{source}: {name} is not a setting{nearest(name.split('.'))}")
+            raise ConfigError(f"{source}: {short(name)} is not a setting{nearest(name.split('.'))}")
         inner = table(record.model_fields[key].annotation)
         if inner is not None and not (value is None and record.model_fields[key].default is None):
             if not isinstance(value, dict):
@@ -271,7 +272,7 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
                 raise ConfigError(f"--{key} needs a value: --{key} VALUE")
             text = rest.pop(0)
         if key not in all_keys() and not is_open(key):
-            raise ConfigError(f"--{key} is not a setting{nearest(key.split('.'))}")
+            raise ConfigError(f"--{short(key)} is not a setting{nearest(key.split('.'))}")
         pairs.append((key, text if takes_text(key, text) else toml_value(text)))
     return pairs
 

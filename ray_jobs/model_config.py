@@ -12,8 +12,9 @@ from agentopt_local.errors import ConfigError
 from agentopt_local.models.metered import Prices
 from agentopt_local.models.secrets import address_fault, variable_fault
 from agentopt_local.plain_files import MAX_SOURCE, own_path, read_plain
-from agentopt_local.record import Record, Seconds
+from agentopt_local.record import Record
 from agentopt_local.run.rows import Role
+from agentopt_local.setting_types import Seconds
 
 AGENT_THOUGHT, OPTIMIZER_THOUGHT = 2048, 4096
 """Longest thought of each role in tokens, unless the settings say otherwise."""

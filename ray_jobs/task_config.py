@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from agentopt_local.record import PLAIN, Record
+from agentopt_local.record import Record
+from agentopt_local.setting_types import PLAIN
 
 MAX_PROBLEMS = 1_000_000
 """Most problems of a split: tasks that generate problems make all that are asked for."""

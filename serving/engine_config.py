@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from agentopt_local.record import PLAIN, Record, Seconds
+from agentopt_local.record import Record
+from agentopt_local.setting_types import PLAIN, Seconds
 
 CPU_QUANTIZATION = ("auto", "none", "int8")
 """Values of ``quantization`` that are ours; all others are vLLM's."""

@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from agentopt_local.agents.answers import AnswerFormName
-from agentopt_local.record import Record, Seconds
+from agentopt_local.record import Record
+from agentopt_local.setting_types import Seconds
 
 
 class AgentConfig(Record):
@@ -27,7 +28,7 @@ class AgentConfig(Record):
     """Generated tokens of one turn."""
     max_tokens: int = Field(default=1500, ge=16)
     """Generated tokens of the whole attempt."""
-    temperature: float = Field(default=0.0, ge=0)
+    temperature: float = Field(default=0.0, ge=0, le=100)
     """0 = greedy."""
     interpreter: bool = True
     """Whether the agent may run Python besides calling its functions."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ast
+import errno
 import io
-import os
 import re
-import stat
 import tokenize
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from agentopt_local.errors import ConfigError, FunctionError, RunDirError
 from agentopt_local.exporting.package import FUNCTIONS_FILE, PROVENANCE_FILE, package_of
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.names import bindings
+from agentopt_local.plain_files import read_plain
 from agentopt_local.record import Record
 from agentopt_local.run.files import STATE, is_run
 from agentopt_local.run.reader import read_functions
@@ -44,6 +44,12 @@ def find_functions(path: Path, allowed_packages: Sequence[str]) -> tuple[Found, 
     A file may contain functions and the imports that they need, and nothing else. Raises ConfigError with a line for
     each wrong file: not a valid Function, an import that is not in ``allowed_packages``, or a name that is taken.
     """
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        if not isinstance(error, FileNotFoundError):
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{str(path)[:200]} cannot be read ({reason}); give {FORMS}") from None
     if is_run(path):
         try:
             sources = [each.source for each in read_functions(path).each()]
@@ -99,7 +105,8 @@ def python_files(path: Path) -> list[Path]:
             raise ConfigError(f"{path} is not a Python file; give {FORMS}")
         return [path]
     if not path.is_dir():
-        raise ConfigError(f"{path} does not exist; give {FORMS}")
+        wrong = "is neither a file nor a folder" if path.exists() else "does not exist"
+        raise ConfigError(f"{path} {wrong}; give {FORMS}")
     if (path / "pyproject.toml").is_file():
         package = package_of(path)
         if package is None:
@@ -146,28 +153,20 @@ def read_module(file: Path) -> str:
     Raises FunctionError if it is not a regular file, too long, or not text. Never waits for a pipe or a device.
     """
     try:
-        with open(file, "rb", opener=_without_waiting) as opened:
-            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-                raise FunctionError("not a regular file")
-            content = opened.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
-        raise FunctionError(str(getattr(error, "strerror", None) or error)) from None
-    if len(content) > MAX_FILE_BYTES:
-        raise FunctionError(f"it has more than {MAX_FILE_BYTES} bytes; put the functions into several files")
+        content = read_plain(file, MAX_FILE_BYTES, follow=True)
+    except OSError as error:
+        remedy = "; put the functions into several files" if error.errno == errno.EFBIG else ""
+        raise FunctionError(f"{error.strerror}{remedy}") from None
     try:
-        encoding, cookie = tokenize.detect_encoding(io.BytesIO(content).readline)
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
         text = io.StringIO(content.decode(encoding), newline=None).read()
     except (UnicodeDecodeError, SyntaxError, LookupError):
         raise FunctionError("not UTF-8 text, nor text in an encoding that its first lines name") from None
-    return _COOKIE.sub("#", text, count=1) if cookie else text
+    return _COOKIE.sub(lambda line: "\n" * line[0].count("\n"), text, count=1)
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
-
-
-_COOKIE = re.compile(r"\A(?:[^\n]*\n)??[ \t\f]*#[^\n]*?coding[:=][^\n]*")
-"""The line that names the encoding, and what precedes it. The functions are written as UTF-8."""
+_COOKIE = re.compile(r"\A(?:[ \t\f]*(?:#[^\n]*)?\n)?[ \t\f]*#[^\n]*?coding[:=][^\n]*")
+"""The line that names the encoding, perhaps after another comment. The functions are written as UTF-8."""
 
 
 def split_module(text: str) -> list[str]:

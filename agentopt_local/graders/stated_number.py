@@ -37,7 +37,7 @@ def stated_number(text: str, *, first: bool) -> Fraction | None:
     is the first number, or the last one; exponents of units and what stands in brackets beside a number do not count.
     """
     text = _CALCULATION.sub("", text).strip().rstrip(" .!")
-    value = expression_value(text)
+    value = expression_value(_ASIDE.sub("", text))
     if value is not None:
         return value
     text = _REJECTED.split(_ASIDE.sub("", without_text_commands(text)), maxsplit=1)[0]

@@ -35,7 +35,7 @@ class Budget(Record):
 
     max_tokens_total: int | None = Field(default=None, ge=1)
     """Prompt and generated tokens of agent and optimizer together; None: no limit."""
-    max_cost: float | None = Field(default=None, gt=0)
+    max_cost: float | None = Field(default=None, gt=0, le=1e15)
     """Money, in the currency of the prices; None: no limit."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from agentopt_local.errors import ConfigError
-from agentopt_local.plain_files import open_plain
+from agentopt_local.plain_files import bounded_lines, plain_lines
 from ray_jobs.terminal.printing import say
 
 
@@ -56,8 +56,10 @@ def grade(task: str, path: Path, *, lenient: bool = False, official: bool = Fals
     if output is not None and path != Path("-") and output.resolve() == path.resolve():
         raise ConfigError(f"--output {output} is the file that is graded; name another one")
     counts: Counter[str] = Counter()
-    with reading(path) as rows, writing(output) as target:
-        for row, correct in grade_rows(rows, grader):
+    lines = reading(path)
+    first = list(itertools.islice(lines, 1))  # an output is not touched for a file that cannot be read
+    with writing(output) as target:
+        for row, correct in grade_rows(itertools.chain(first, lines), grader):
             counts["error" if correct is None else str(correct)] += 1
             target.write(as_line(row))
         target.flush()
@@ -69,18 +71,12 @@ def grade(task: str, path: Path, *, lenient: bool = False, official: bool = Fals
     return 0
 
 
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[BinaryIO]:
-    """Open a file, or standard input for ``-``. Raises ConfigError."""
-    if path == Path("-"):
-        yield sys.stdin.buffer
-        return
+def reading(path: Path) -> Iterator[bytes]:
+    """The lines of a file, or of standard input for ``-``. Raises ConfigError."""
     try:
-        file = os.fdopen(open_plain(path, follow=True), "rb")
+        yield from bounded_lines(sys.stdin.buffer) if path == Path("-") else plain_lines(path, follow=True)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}; to read a pipe, give - and redirect it") from None
-    with file:
-        yield file
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from agentopt_local.errors import ConfigError
-from agentopt_local.record import MAX_SECONDS
 from agentopt_local.run.files import is_run
+from agentopt_local.setting_types import MAX_SECONDS
 from ray_jobs.interrupts import interruptible
 from ray_jobs.terminal.printing import say
 

@@ -40,18 +40,21 @@ from agentopt_local.graders.math.units import unit_of
 from agentopt_local.graders.stated_number import stated_number
 from agentopt_local.graders.tabmwp import tabmwp, tabmwp_lenient
 from agentopt_local.grading import Grade
-from agentopt_local.json_text import NotJsonError, only_object, read_json
+from agentopt_local.json_text import NotJsonError, only_object, read_file, read_json, read_kept
 from agentopt_local.models.checking import tidy
 from agentopt_local.models.refusals import prompt_error
 from agentopt_local.models.wire import from_response
+from agentopt_local.plain_text import printable, printable_json, quoted
 from agentopt_local.problem import Problem, content_key
 from agentopt_local.room import estimate_text
 from agentopt_local.source import clean
+from agentopt_local.spelling import did_you_mean
 from agentopt_local.tasks.graded_rows import by_texts, grade_rows
 from agentopt_local.thoughts import without_thoughts
 from agentopt_local.tool_calls import check_arguments, encodable, parse_reply
 from agentopt_local.trajectory import Step, ToolRun, Trajectory
 from agentopt_local.wrapping import bare_answer, tagged, untagged, unwrapped
+from ray_jobs.toml_values import parsed as toml_parsed
 
 SIZES = tuple(500 * 2**doubling for doubling in range(8))
 """From what is cheap even for a cubic reader to 64,000 characters; the last three decide about a quadratic one."""
@@ -337,6 +340,28 @@ READERS = [
     Reader("content of a response", lambda text: reply(content=text), (ValueError,), ("<think>", "</think>", *CALLS)),
     Reader("arguments of a call", lambda text: check_arguments(TOOLS[0], {"a": text, text: text}), (), ("[",)),
     Reader("JSON", read_json, (NotJsonError,), ("[", '{"a":', '"…a', "1", "[…1,", "\\u", "-", "[1,", '["…\\ud800')),
+    Reader(
+        "JSON of a data set",
+        lambda text: read_file(text.encode("utf-8", "replace")),
+        (NotJsonError,),
+        ("[", '{"a":', "[1,"),
+    ),
+    Reader(
+        "JSON of a run", lambda text: read_kept(text.encode("utf-8", "replace")), (NotJsonError,), ("[", '{"a":', "[1,")
+    ),
+    Reader(
+        "settings in TOML",
+        toml_parsed,
+        (ValueError,),
+        ("a.", "[", "a={", "'a'.", "a=1\n", "[a…a.…a]", "x = [1,", "[[a]]\n"),
+    ),
+    Reader(
+        "what is printed",
+        lambda text: (printable(text), printable_json([text, {text: text}]), quoted(text)),
+        (),
+        ("\\", "\\u001b", "\x1b", "\r\n", "\u202e"),
+    ),
+    Reader("suggestion", lambda text: did_you_mean(text, ["question", text]), (), ("question",)),
     Reader("JSON in a reply", only_object, (NotJsonError,), ("{", "}", '{"a": 1}')),
     Reader(
         "reply without its fence", lambda text: tidy(SCHEMA, text), (), ("```json\n", "\n   ", "```json\n…{}\n…\n```")

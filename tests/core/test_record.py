@@ -9,7 +9,8 @@ import pytest
 from pydantic import Field, ValidationError
 
 from agentopt_local.chat import Usage
-from agentopt_local.record import MAX_INT, PLAIN, Record
+from agentopt_local.record import MAX_INT, Record
+from agentopt_local.setting_types import PLAIN
 
 
 class Inner(Record):

@@ -15,6 +15,10 @@ _SENTENCES = (
     re.compile(r"(?:(?:so|thus|therefore|then|hence)\b[,:]?)\s+(?P<said>\S.*)", re.IGNORECASE),
     re.compile(r"(?P<said>\S.*?)\s+is\s+(?:the|our|my)\s+(?:\w+\s+)?(?:answer|solution|result|value)\b.*"),
 )
+_AMOUNT = re.compile(
+    r"-?\$?\d[\d,./]*\s+(?!(?:and|or|out|of|to|by|per|plus|minus|times|over|through|dozen|hundred|thousand|million|billion|percent)\b)[A-Za-z]+"
+)
+r"""All in one command: a box with a whole ``\text{12 apples}`` says 12."""
 _DENIAL = re.compile(
     r"\b(?:not|no|never|none|neither|nor|if|unless|than|wrong|incorrect|false|almost|nearly|except)\b|n't\b|n’t\b",
     re.IGNORECASE,
@@ -31,7 +35,8 @@ def conclusion(text: str) -> str | None:
     plain = " ".join(without_text_commands(text).split()).rstrip(" .!")
     if _DENIAL.search(plain):
         return None
+    said = plain
     for form in reversed(_SENTENCES):
-        if found := form.fullmatch(plain):
-            return found["said"].strip()
-    return None
+        if found := form.fullmatch(said):
+            said = found["said"].strip()
+    return said if said != plain or _AMOUNT.fullmatch(plain) else None

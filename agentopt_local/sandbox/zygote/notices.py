@@ -18,8 +18,8 @@ from . import seccomp
 from .native import syscall
 from .syscalls import this_machine
 
-_MAKING = ("open", "openat", "mkdir", "mkdirat")
-_REMOVING = ("unlink", "unlinkat", "rename", "renameat", "renameat2")
+MAKING = ("open", "openat", "mkdir", "mkdirat")
+REMOVING = ("unlink", "unlinkat", "rename", "renameat", "renameat2")
 
 _SET_FILTER, _NEW_LISTENER = 1, 8
 _WAIT_KILLABLE = 32
@@ -44,7 +44,7 @@ def build_here() -> bytes:
     machine = this_machine()
     if machine is None:
         raise OSError("the system call numbers of this processor are not known")
-    return seccomp.build_notices(machine, _MAKING, _REMOVING)
+    return seccomp.build_notices(machine, MAKING, REMOVING)
 
 
 def listen(program: bytes) -> int:
@@ -79,7 +79,7 @@ def receive(listener: int) -> Notice | None:
     number, _, _, call, *_ = _NOTICE.unpack(data)
     machine = this_machine()
     assert machine is not None
-    removing = {machine[1].get(name) for name in _REMOVING}
+    removing = {machine[1].get(name) for name in REMOVING}
     return Notice(number, call in removing)
 
 
