@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from pydantic import Field
 from agentopt_local.errors import ConfigError, outcome
 from agentopt_local.problem import Problem
 from agentopt_local.record import Record
+from agentopt_local.wrapping import spoken_for, unwrapped_for
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _QUOTED_CHARS = 80
@@ -51,17 +53,32 @@ def right_or_wrong(right: bool, answer: str, expected: str) -> Grade:
     return Grade(reward=0.0, reason=f"answered {quote(answer)}; expected {quote(expected)}")
 
 
+def of_bare_answers(rule: Callable[..., Grade]) -> Callable[..., Grade]:
+    """A grader that applies ``rule``, which knows nothing of agents, to the answer without what stands around it.
+
+    Thoughts, our tags, Markdown and boxes are taken off; ``rule`` itself takes them for a part of the answer.
+    """
+
+    @functools.wraps(rule)
+    def grade(answer: str, expected: str, **row: Any) -> Grade:
+        return rule(unwrapped_for(expected, answer), expected, **row)
+
+    return grade
+
+
 def apply_grader(
     name: str, grader: Grader, problem: Problem, answer: str | None, *, row: Mapping[str, Any] | None = None
 ) -> Grade:
     """Grade ``answer``. A missing or blank answer gets reward 0 without calling ``grader``.
+
+    Thoughts and our tags around an answer do not reach ``grader``, unless they are expected.
 
     ``row`` is what a grader with a third parameter is given; None: the problem's own fields with its metadata.
 
     Raises :class:`~agentopt_local.errors.ConfigError` if ``grader`` raises, or returns anything but a bool, a float in
     [0, 1], such a float with a reason, or a Grade: a broken grader must stop the run, not count as a wrong answer.
     """
-    answer = answer or ""
+    answer = spoken_for(problem.answer, answer or "")
     if missing := no_answer(answer):
         return missing
     given: tuple[Any, ...] = (answer, problem.answer)

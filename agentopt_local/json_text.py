@@ -1,4 +1,4 @@
-"""JSON that a model or a server wrote: read in linear time, and only what can be kept, sent and shown later."""
+"""JSON that a model, a server or a stranger wrote: read in linear time, and only what can be kept, sent and shown."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 MAX_DEPTH = 100
 """Deepest nesting of lists and objects. Records are written to disk with at most 255 levels, and each room that a value
 passes (a request, a call in the sandbox, a row, a report) adds some of its own."""
+MAX_KEPT_DEPTH = 300
+"""Deepest nesting in a file of a run: rows hold values of ``MAX_DEPTH``, and older versions wrote up to 255 levels."""
 _WINDOW = 4096
 """Characters that are read at first: a failure costs time for all of the text that the decoder was given."""
 _TORN = 16
@@ -68,19 +70,52 @@ def only_object(text: str) -> Any:
     return value
 
 
+def read_file(data: bytes) -> Any:
+    """The JSON value that a file or a line of a file is. Raises NotJsonError, also for what :func:`check_json` does."""
+    value = _whole(data, MAX_DEPTH, parse_constant=_reject_constant)
+    check_json(value)
+    return value
+
+
+def read_kept(data: bytes) -> Any:
+    """The JSON value that a file of a run, or a row of it, is. Raises NotJsonError.
+
+    Numbers that are not finite and halves of surrogate pairs pass, because older versions wrote them among the values
+    of calls; no field of a record takes such a number.
+    """
+    return _whole(data, MAX_KEPT_DEPTH)
+
+
+def _whole(data: bytes, depth: int, **options: Any) -> Any:
+    try:
+        value = json.loads(data.decode("utf-8"), **options)
+    except UnicodeDecodeError as error:
+        raise _fault(f"it is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except RecursionError:
+        raise _fault(f"it is nested more than {depth} levels deep") from None
+    except ValueError as error:
+        raise _fault(str(error)) from None
+    if data.count(b"[") + data.count(b"{") > depth:
+        _check_depth(value, depth)
+    return value
+
+
+def _check_depth(value: Any, depth: int) -> None:
+    level = [value]
+    for _ in range(depth + 1):
+        level = [item for each in level if isinstance(each, list | dict) for item in _items(each)]
+        if not level:
+            return
+    raise _fault(f"it is nested more than {depth} levels deep")
+
+
 def check_json(value: Any) -> None:
     """Raise NotJsonError for a value that JSON cannot express, or that something later would refuse.
 
     That is: a nesting deeper than ``MAX_DEPTH``, a number that is infinite or has thousands of digits, and text with a
     lone surrogate, which can be neither tokenized nor sent.
     """
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
-        level = [item for each in level if isinstance(each, list | dict) for item in _items(each)]
-        if not level:
-            break
-    else:
-        raise _fault(f"it is nested more than {MAX_DEPTH} levels deep")
+    _check_depth(value, MAX_DEPTH)
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:

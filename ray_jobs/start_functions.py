@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from agentopt_local.errors import ConfigError
 from agentopt_local.exporting.sources import find_functions, load_in_sandbox
 from agentopt_local.functions import FunctionSet
+from agentopt_local.plain_files import own_path
 from ray_jobs.agents import sandbox_of
 from ray_jobs.config import RunConfig, SandboxConfig
 
@@ -36,8 +36,5 @@ async def checked_functions(path: Path, allowed_packages: Sequence[str], setting
 
 
 def expanded(path: Path) -> Path:
-    """``path`` with ``~`` replaced by the home folder. Raises ConfigError if that is not known."""
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        raise ConfigError(f"{path}: {path.parts[0]} is not the home folder of a user; write the path in full") from None
+    """``path`` with ``~`` replaced by the home folder."""
+    return own_path(str(path), "the functions at")

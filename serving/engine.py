@@ -120,6 +120,10 @@ class Engine:
 
         return Counter
 
+    async def count_tokens(self, request: ChatRequest) -> int:
+        """Tokens of the prompt of ``request``. Raises as :meth:`complete` does if the chat template refuses it."""
+        return len(self.transcripts.prompt(request, self.facts.max_model_len).ids)
+
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Answer ``request``. Raises ContextOverflowError if the prompt leaves no room for a reply."""
         from vllm.inputs import TokensPrompt

@@ -48,6 +48,24 @@ class Turn(Record):
     """The final answer; None in a turn that acts, because an answer before the result was seen does not count."""
 
 
+def whole_part(turn: Turn) -> Turn:
+    """What is whole of a turn that the limit of tokens has cut off: an act or an answer that runs to its end is not."""
+    text = turn.message.content.rstrip()
+    acts = turn.acts
+    native = bool(turn.message.tool_calls)  # such calls were read as a whole
+    if acts and not native and any(text.endswith(each.rstrip()) for each in written(acts[-1])):
+        acts = acts[:-1]
+    answer = None if turn.answer is not None and text.endswith(turn.answer.rstrip()) else turn.answer
+    return turn.model_copy(update={"acts": acts, "answer": answer})
+
+
+def written(act: Act) -> list[str]:
+    """The pieces of an act that stand in its turn as they are: its code, or texts among its arguments."""
+    if isinstance(act, CodeBlock):
+        return [act.code]
+    return [each for each in act.arguments.values() if isinstance(each, str) and each.strip()]
+
+
 class Dialect(Protocol):
     """One way to write turns. It holds no state of an attempt."""
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ast
+import errno
 import io
-import os
 import re
-import stat
 import tokenize
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from agentopt_local.errors import ConfigError, FunctionError, RunDirError
 from agentopt_local.exporting.package import FUNCTIONS_FILE, PROVENANCE_FILE, package_of
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.names import bindings
+from agentopt_local.plain_files import read_plain
 from agentopt_local.record import Record
 from agentopt_local.run.files import STATE, is_run
 from agentopt_local.run.reader import read_functions
@@ -153,24 +153,16 @@ def read_module(file: Path) -> str:
     Raises FunctionError if it is not a regular file, too long, or not text. Never waits for a pipe or a device.
     """
     try:
-        with open(file, "rb", opener=_without_waiting) as opened:
-            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-                raise FunctionError("not a regular file")
-            content = opened.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
-        raise FunctionError(str(getattr(error, "strerror", None) or error)) from None
-    if len(content) > MAX_FILE_BYTES:
-        raise FunctionError(f"it has more than {MAX_FILE_BYTES} bytes; put the functions into several files")
+        content = read_plain(file, MAX_FILE_BYTES, follow=True)
+    except OSError as error:
+        remedy = "; put the functions into several files" if error.errno == errno.EFBIG else ""
+        raise FunctionError(f"{error.strerror}{remedy}") from None
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
         text = io.StringIO(content.decode(encoding), newline=None).read()
     except (UnicodeDecodeError, SyntaxError, LookupError):
         raise FunctionError("not UTF-8 text, nor text in an encoding that its first lines name") from None
     return _COOKIE.sub(lambda line: "\n" * line[0].count("\n"), text, count=1)
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 _COOKIE = re.compile(r"\A(?:[ \t\f]*(?:#[^\n]*)?\n)?[ \t\f]*#[^\n]*?coding[:=][^\n]*")

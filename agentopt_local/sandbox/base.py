@@ -23,19 +23,23 @@ ExecutionStatus = Literal[
 ]
 
 
+MAX_SECONDS = 1e6
+"""The longest time limit of one execution."""
+
+
 class SandboxLimits(Record):
     """What one execution may use."""
 
-    timeout_s: float = Field(default=5.0, gt=0)
+    timeout_s: float = Field(default=5.0, gt=0, le=MAX_SECONDS)
     """Wall-clock seconds; the CPU limit is one second longer."""
-    memory_bytes: int = Field(default=512 << 20, ge=16 << 20)
+    memory_bytes: int = Field(default=512 << 20, ge=16 << 20, le=1 << 45)
     """Address space beyond what the idle child already uses."""
-    output_bytes: int = Field(default=64 << 10, ge=256)
+    output_bytes: int = Field(default=64 << 10, ge=256, le=16 << 20)
     """Bytes kept of stdout and of stderr, each."""
-    result_bytes: int = Field(default=1 << 20, ge=256)
+    result_bytes: int = Field(default=1 << 20, ge=256, le=1 << 30)
     """Largest JSON result."""
-    file_bytes: int = Field(default=16 << 20, ge=0)
-    """Largest file that may be written to the scratch folder; 0: no files."""
+    file_bytes: int = Field(default=16 << 20, ge=0, le=1 << 40)
+    """Largest file that may be written to the scratch folder, which may hold four times as much; 0: no files."""
 
 
 class Execution(Record):
@@ -81,7 +85,10 @@ class Sandbox(Protocol):
         timeout_s: float | None = None,
         seed: int = 0,
     ) -> list[Execution]:
-        """Call one function with several sets of arguments; results in order. ``timeout_s`` is per call."""
+        """Call one function with several sets of arguments; results in order. ``timeout_s`` is per call.
+
+        All results together are limited too; those beyond the limit are ``result_too_large``.
+        """
         ...
 
     async def run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 from typing import Any, NoReturn
 
@@ -11,17 +12,39 @@ from agentopt_local.sandbox.connection import Reply
 from agentopt_local.sandbox.zygote.launch_settings import EXIT_FAILED
 
 MAX_DEPTH = 64
+_OUTPUTS = ("stdout", "stderr")
+MAX_BATCH_BYTES = 8 << 20
+"""Bytes of JSON in all answers of one ``call_many``. As Python objects they take up to 25 times as much."""
 _CHILD_STATUSES: dict[str, ExecutionStatus] = {
     "ok": "ok",
     "exception": "exception",
     "memory": "memory",
     "result_too_large": "result_too_large",
 }
+_MARK = 100
+"""Characters in which a cut of the output is marked."""
 _SIGXCPU, _SIGKILL = 24, 9
 _DAMAGED = (
     "the code broke the process that it ran in: it closed or wrote to descriptors that are not its own, or replaced "
     "functions of built-in modules"
 )
+
+
+class Room:
+    """How many bytes of answers are left to a ``call_many``; below 0 when one did not fit."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+        text = f"the results of these calls are over {size} bytes of JSON together: return less, or make fewer calls"
+        self.refusal = Execution(ok=False, status="result_too_large", error=text)
+
+    def takes(self, reply: Reply) -> bool:
+        """Whether a reply fits, with what its code printed. After one that did not, none does."""
+        if self.left >= 0 and reply.facts["status"] != "full":
+            self.left -= sum(len(part) for part in (reply.answer, *map(reply.facts.get, _OUTPUTS)) if part)
+        else:
+            self.left = -1
+        return self.left >= 0
 
 
 class AnswerError(ValueError):
@@ -32,11 +55,22 @@ def _refuse_constant(text: str) -> NoReturn:
     raise AnswerError(f"{text} is not JSON")
 
 
+def _finite(text: str) -> float:
+    """A number such as 1e999, which our child program would have written as text, reads as infinity."""
+    value = float(text)
+    if math.isinf(value):
+        raise AnswerError(f"{text[:40]} is beyond the range of numbers")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+
+
 def parse_answer(answer: bytes) -> dict[str, Any]:
     """The answer as a JSON object of bounded depth, without lone surrogates. Raises :class:`AnswerError`."""
     try:
         text = answer.decode("utf-8")
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = _DECODER.decode(text)
         if "\\u" in text:
             clean = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
             value = json.loads(clean)
@@ -79,18 +113,26 @@ def to_execution(reply: Reply, limits: SandboxLimits, timeout_s: float, *, batch
     try:
         answer = parse_answer(reply.answer)
         if batch:
-            common |= {"stdout": _text(answer, "stdout"), "stderr": _text(answer, "stderr")}
+            common |= {name: _output(answer, name, limits.output_bytes) for name in _OUTPUTS}
         child_status = _CHILD_STATUSES.get(_text(answer, "status"))
         if child_status is None:
             raise AnswerError("the answer has an unknown status")
         if child_status == "ok":
             if "value" not in answer:
                 raise AnswerError("the answer has no value")
-            return Execution(ok=True, value=answer["value"], **common)
+            value = answer["value"]
+            if len(reply.answer) > limits.result_bytes and _json_bytes(value) > limits.result_bytes:
+                return _unanswered("result_too_large", facts, limits, timeout_s, common)
+            return Execution(ok=True, value=value, **common)
         return Execution(ok=False, status=child_status, error=_child_error(child_status, answer, limits), **common)
     except AnswerError as error:
         text = f"{_DAMAGED} ({error})"
         return Execution(ok=False, status="crashed", error=text, **common)
+
+
+def _json_bytes(value: Any) -> int:
+    """The size that the child program limits."""
+    return len(json.dumps(value, ensure_ascii=False).encode())
 
 
 def _text(answer: dict[str, Any], key: str) -> str:
@@ -98,6 +140,13 @@ def _text(answer: dict[str, Any], key: str) -> str:
     if not isinstance(value, str):
         raise AnswerError(f"the answer's {key} is not text")
     return value
+
+
+def _output(answer: dict[str, Any], key: str, limit: int) -> str:
+    text = _text(answer, key)
+    if len(text) > limit + _MARK:
+        raise AnswerError(f"the answer's {key} is over its limit")
+    return text
 
 
 def _child_error(status: ExecutionStatus, answer: dict[str, Any], limits: SandboxLimits) -> str:

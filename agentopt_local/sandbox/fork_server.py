@@ -17,17 +17,16 @@ from typing import Any, Self
 from agentopt_local.concurrency import together
 from agentopt_local.errors import SandboxError
 from agentopt_local.sandbox import selftest
-from agentopt_local.sandbox.base import Execution, SandboxLimits
+from agentopt_local.sandbox.base import MAX_SECONDS, Execution, SandboxLimits
 from agentopt_local.sandbox.connection import Reply
-from agentopt_local.sandbox.decode import to_execution
+from agentopt_local.sandbox.decode import MAX_BATCH_BYTES, Room, to_execution
+from agentopt_local.sandbox.requests import encode, refuse_call, refuse_text
 from agentopt_local.sandbox.worker_pool import WorkerPool
-from agentopt_local.sandbox.zygote.frames import MAX_REQUEST_BYTES
 
 _LOG = logging.getLogger(__name__)
 _MAX_WORKERS = 8
 _MIN_BATCH = 32
 _MAX_BATCH = 256
-_MAX_SECONDS = 1e6
 
 
 class ForkServerSandbox:
@@ -106,7 +105,7 @@ class ForkServerSandbox:
     ) -> Execution:
         """See :class:`~agentopt_local.sandbox.base.Sandbox`."""
         limit = self._timeout(timeout_s)
-        refusal = _refuse_call(source, name, [arguments])
+        refusal = refuse_call(source, name, [arguments])
         if refusal:
             return refusal
         request = {"functions": source, "name": name, "arguments": arguments, "batch": False, "seed": seed}
@@ -121,7 +120,7 @@ class ForkServerSandbox:
         seed: int = 0,
     ) -> Execution:
         """See :class:`~agentopt_local.sandbox.base.Sandbox`."""
-        if refusal := _refuse_text(code, functions):
+        if refusal := refuse_text(code, functions):
             return refusal
         request: dict[str, Any] = {"code": code, "functions": functions, "name": None, "arguments": {}}
         request |= {"batch": False, "seed": seed}
@@ -143,43 +142,48 @@ class ForkServerSandbox:
         process get a process each.
         """
         limit = self._timeout(timeout_s)
-        refusal = _refuse_call(source, name, arguments)
+        refusal = refuse_call(source, name, arguments)
         if refusal:
             return [refusal] * len(arguments)
         size = min(max(math.ceil(len(arguments) / self._pool.count), _MIN_BATCH), _MAX_BATCH)
         shares = [arguments[start : start + size] for start in range(0, len(arguments), size)]
-        results = await together(self._call_share(source, name, share, limit, seed) for share in shares)
+        room = Room(max(MAX_BATCH_BYTES, self.limits.result_bytes))
+        request = {"functions": source, "name": name, "seed": seed}
+        results = await together(self._call_share(request, share, limit, room) for share in shares)
         return [execution for executions in results for execution in executions]
 
     async def _call_share(
-        self, source: str, name: str, arguments: list[dict[str, Any]], timeout_s: float, seed: int
+        self, request: dict[str, Any], arguments: list[dict[str, Any]], timeout_s: float, room: Room
     ) -> list[Execution]:
         results: list[Execution] = []
-        if len(arguments) > 1:
-            request = {"functions": source, "name": name, "arguments": arguments, "batch": True, "seed": seed}
-            for execution in await self._execute(request, timeout_s, len(arguments)):
+        if len(arguments) > 1 and room.left >= 0:
+            batch = request | {"arguments": arguments, "batch": True}
+            for execution in await self._execute(batch, timeout_s, len(arguments), room):
                 if execution.status not in ("ok", "exception", "result_too_large"):
                     break
                 results.append(execution)
-        for single in arguments[len(results) :]:
-            results.append(await self.call(source, name, single, timeout_s=timeout_s, seed=seed))  # noqa: PERF401
+        for each in arguments[len(results) :]:
+            single = request | {"arguments": each, "batch": False}
+            results += [room.refusal] if room.left < 0 else await self._execute(single, timeout_s, 1, room)
         return results
 
-    async def _execute(self, request: dict[str, Any], timeout_s: float, count: int) -> list[Execution]:
+    async def _execute(
+        self, request: dict[str, Any], timeout_s: float, count: int, room: Room | None = None
+    ) -> list[Execution]:
         """Send a request. Returns one execution per reply, and a last one that says so if the worker was lost."""
-        request["cpu_s"] = min(math.ceil(timeout_s) * count + 1, 10**9)
-        try:
-            body = json.dumps(request, allow_nan=False).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            return [_refused(f"the request is not JSON: {error}")]
-        if len(body) > MAX_REQUEST_BYTES:
-            return [_refused(f"the request is {len(body)} bytes, over the limit of {MAX_REQUEST_BYTES}")]
+        body = encode(request, timeout_s, count)
+        if isinstance(body, Execution):
+            return [body]
         await self.start()
-        replies = await self._pool.perform(body, timeout_s, count)
+        replies = await self._pool.perform(body, timeout_s, count, room.left if room else 0)
+        executions = []
         for reply in replies:
             _check_protected(reply)
-        batch = request["batch"]
-        executions = [to_execution(reply, self.limits, timeout_s, batch=batch) for reply in replies]
+            executions.append(
+                room.refusal
+                if room and not room.takes(reply)
+                else to_execution(reply, self.limits, timeout_s, batch=request["batch"])
+            )
         if not replies or not replies[-1].facts["last"]:
             text = "the process that ran the code was lost; the call can be repeated"
             executions.append(Execution(ok=False, status="worker_lost", error=text))
@@ -187,8 +191,8 @@ class ForkServerSandbox:
 
     def _timeout(self, timeout_s: float | None) -> float:
         limit = self.limits.timeout_s if timeout_s is None else timeout_s
-        if not 0 < limit <= _MAX_SECONDS:
-            raise ValueError(f"timeout_s must be above 0 and at most {_MAX_SECONDS:g} seconds, not {limit}")
+        if not 0 < limit <= MAX_SECONDS:
+            raise ValueError(f"timeout_s must be above 0 and at most {MAX_SECONDS:g} seconds, not {limit}")
         return float(limit)
 
     async def _check_layers(self) -> dict[str, str]:
@@ -239,26 +243,6 @@ def _check_protected(reply: Reply) -> None:
     if reply.facts["status"] == "not_locked_down":
         reason = reply.facts["stderr"].strip() or f"exit status {reply.facts.get('exit')}"
         raise SandboxError(f"a process could not protect itself: {reason}")
-
-
-def _refused(text: str) -> Execution:
-    return Execution(ok=False, status="refused", error=text)
-
-
-def _refuse_text(*texts: Any) -> Execution | None:
-    wrong = [type(text).__name__ for text in texts if not isinstance(text, str)]
-    return _refused(f"source code must be text, not {wrong[0]}") if wrong else None
-
-
-def _refuse_call(source: Any, name: Any, arguments: list[Any]) -> Execution | None:
-    """Why a call is refused without trying it, if it is."""
-    if refusal := _refuse_text(source):
-        return refusal
-    if not isinstance(name, str) or not name.isidentifier():
-        return _refused(f"{repr(name)[:100]} is not the name of a function")
-    if not all(isinstance(single, dict) and all(isinstance(key, str) for key in single) for single in arguments):
-        return _refused("arguments must be an object: parameter name -> value")
-    return None
 
 
 def open_sandbox(

@@ -53,9 +53,10 @@ class WorkerPool:
             if worker.connection is None:
                 await self._connected(worker)
 
-    async def perform(self, request: bytes, timeout_s: float, count: int) -> list[Reply]:
+    async def perform(self, request: bytes, timeout_s: float, count: int, room: int = 0) -> list[Reply]:
         """Send one request that has ``count`` answers, each within ``timeout_s`` seconds; returns the replies in order.
 
+        When the answers are over ``room`` bytes together, one of any size allowed, the next has the status "full".
         If the last of them is not marked as last, the worker was lost. Raises :class:`SandboxError` if no worker can be
         started.
         """
@@ -66,7 +67,8 @@ class WorkerPool:
         recovering = False
         try:
             connection = await self._connected(worker)
-            pending = connection.begin(next(self._ids), {"timeout_s": timeout_s, "count": count}, request)
+            facts = {"timeout_s": timeout_s, "count": count, "room": room}
+            pending = connection.begin(next(self._ids), facts, request)
             await connection.finish(pending, timeout_s + _PATIENCE_S)
         except asyncio.CancelledError:
             recovering = True  # puts the worker back when it is idle

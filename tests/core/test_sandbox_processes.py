@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import os
 import random
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -369,8 +371,14 @@ def test_timeouts_are_kept_and_the_next_call_is_right() -> None:
                 assert execution.status == "timeout"
                 assert 0.3 <= execution.wall_s < 5
                 assert (await sandbox.run("1", timeout_s=20)).stdout == "1\n"
-            with pytest.raises(ValueError, match="timeout_s"):
-                await sandbox.run("1", timeout_s=0)
+            for wrong in (0, -1, math.inf, math.nan, -math.inf, 1e7):  # row 13
+                for call in (
+                    lambda wrong=wrong: sandbox.run("1", timeout_s=wrong),
+                    lambda wrong=wrong: sandbox.call(ADD, "add", {"a": 1, "b": 2}, timeout_s=wrong),
+                    lambda wrong=wrong: sandbox.call_many(ADD, "add", [{"a": 1, "b": 2}], timeout_s=wrong),
+                ):
+                    with pytest.raises(ValueError, match="timeout_s"):
+                        await call()
 
     asyncio.run(work())
 
@@ -385,5 +393,28 @@ def test_a_worker_that_says_nothing_is_replaced(monkeypatch: pytest.MonkeyPatch)
             assert (await sandbox.call(ADD, "add", {"a": 1, "b": 2}, timeout_s=0.5)).status == "worker_lost"
             assert (await sandbox.call(ADD, "add", {"a": 1, "b": 2}, timeout_s=20)).value == 3
             assert supervisor not in supervisors(sandbox)
+
+    asyncio.run(work())
+
+
+def test_the_results_of_many_calls_have_a_limit_together() -> None:
+    """Row 13: as Python objects they take many times the memory of their JSON."""
+    source = "def f(n, size):\n    return [[] for _ in range(size)]"
+
+    async def work() -> None:
+        async with open_sandbox(workers=2, limits=SandboxLimits(timeout_s=60.0)) as sandbox:
+            tracemalloc.start()
+            arguments = [{"n": n, "size": 240_000} for n in range(70)]  # 1 MB of JSON each
+            executions = await sandbox.call_many(source, "f", arguments)
+            held = tracemalloc.get_traced_memory()[0]
+            tracemalloc.stop()
+            statuses = [execution.status for execution in executions]
+            assert 4 <= statuses.count("ok") <= 9
+            assert set(statuses) == {"ok", "result_too_large"}
+            assert held < 300 << 20
+            assert all(("together" in (each.error or "")) == (not each.ok) for each in executions)
+            small = await sandbox.call_many(source, "f", [{"n": n, "size": 1} for n in range(600)])
+            assert {execution.status for execution in small} == {"ok"}
+            await add_works(sandbox)
 
     asyncio.run(work())

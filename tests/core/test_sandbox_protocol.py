@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from agentopt_local.sandbox import SandboxLimits
+from agentopt_local.sandbox import Execution, SandboxLimits
 from agentopt_local.sandbox.connection import Reply, WorkerConnection
-from agentopt_local.sandbox.decode import AnswerError, parse_answer, to_execution
+from agentopt_local.sandbox.decode import AnswerError, Room, parse_answer, to_execution
 from agentopt_local.sandbox.zygote import frames
 from agentopt_local.sandbox.zygote.capture import CappedOutput
 from agentopt_local.sandbox.zygote.frames import FrameError, FrameReader
@@ -74,6 +76,79 @@ def test_facts_come_back(facts: dict[str, Any], payload: bytes) -> None:
     assert frames.split_facts(body) == (facts, payload)
 
 
+BEYOND = (
+    *(
+        b"1e999",
+        b"-1e999",
+        b"[1e309]",
+        b'{"a": 1E+400}',
+        b"1" * 400 + b".0",
+        b"1" * 400 + b"e0",
+        b"0." + b"1" * 9 + b"e+999",
+    ),
+    *(b"-Infinity", b"[NaN]"),
+)
+"""Numbers that read as infinity or as none (row 13)."""
+
+
+def answered(answer: bytes, limits: SandboxLimits = LIMITS, *, batch: bool = False) -> Execution:
+    return to_execution(Reply(dict(FACTS), answer), limits, 5.0, batch=batch)
+
+
+@pytest.mark.parametrize(
+    "number", [b"1e308", b"-1.7976931348623157e308", b"1e-999", b"0e999", b"1" * 300 + b".5", b"0.1"]
+)
+def test_numbers_within_the_range_are_kept(number: bytes) -> None:
+    assert parse_answer(b'{"value": ' + number + b"}") == {"value": float(number)}
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [
+        (b'"' + b"x" * 998 + b'"', True),
+        (b'"' + b"x" * 999 + b'"', False),
+        (b" " * 5000 + b"1", True),  # what counts is what is kept
+        (b"[" + b"1," * 600 + b"1]", False),
+        ('"' + "é" * 499 + '"', True),
+        ('"' + "é" * 500 + '"', False),
+        (b'"' + b"\\u00e9" * 499 + b'"', True),
+    ],
+)
+@pytest.mark.parametrize("batch", [False, True])
+def test_the_size_of_a_forged_result_is_limited(value: bytes | str, fits: bool, batch: bool) -> None:
+    """The child program limits what it writes, but code can write frames itself (row 13)."""
+    text = value.encode() if isinstance(value, str) else value
+    execution = answered(b'{"status": "ok", "value": ' + text + b"}", SandboxLimits(result_bytes=1000), batch=batch)
+    assert (execution.ok, execution.status) == (fits, "ok" if fits else "result_too_large")
+    assert fits or (execution.value is None and "1000 bytes" in (execution.error or ""))
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_the_size_of_forged_output_is_limited(name: str) -> None:
+    limits = SandboxLimits(output_bytes=300)
+    for size, status in ((300, "ok"), (5000, "crashed")):
+        answer = json.dumps({"status": "ok", "value": 1, name: "x" * size}).encode()
+        assert answered(answer, limits, batch=True).status == status
+
+
+def test_the_answers_of_a_batch_are_limited_together() -> None:
+    room = Room(1000)
+    facts = dict(FACTS)
+    assert room.takes(Reply(facts, b"x" * 600))
+    assert room.takes(Reply(facts | {"stdout": "x" * 100}, b"x" * 300))
+    assert not room.takes(Reply(facts, b"x"))
+    assert not room.takes(Reply(facts, b""))
+    assert not Room(1000).takes(Reply(facts | {"status": "full"}, b""))
+    assert room.refusal.status == "result_too_large"
+
+
+@pytest.mark.parametrize("field", ["timeout_s", "memory_bytes", "output_bytes", "result_bytes", "file_bytes"])
+@pytest.mark.parametrize("value", [math.inf, math.nan, -math.inf, -1, 1e300, 2**70, "many", None])
+def test_limits_are_finite(field: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match=field):
+        SandboxLimits(**{field: value})
+
+
 json_like = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -110,6 +185,7 @@ def test_any_answer_gives_an_execution(answer: bytes, batch: bool) -> None:
         b'{"value": ' + b"[" * 70 + b"]" * 70 + b"}",
         b'{"value": ' + b"1" * 5000 + b"}",
         b'{"value": "\xed\xa0\x80"}',
+        *(b'{"value": ' + number + b"}" for number in BEYOND),
     ],
 )
 def test_bad_answers_are_refused(answer: bytes) -> None:

@@ -47,15 +47,22 @@ class Settings:
 
     @property
     def files(self) -> str:
-        """How the system call filter lets the code open files: "none", "read" or "write"."""
+        """How the system call filter lets the code use files: "none", "read", "write", or "keep" to delete none."""
         if not self.on("landlock") and "landlock" not in self.off:
             return "none"
-        return "write" if self.file_bytes else "read"
+        if not self.file_bytes:
+            return "read"
+        return "write" if self.on("file_notices") else "keep"
 
     @property
     def scratch(self) -> bool:
         """Whether calls get a folder to which they may write."""
-        return self.files == "write"
+        return self.files in ("write", "keep")
+
+    @property
+    def notices(self) -> bool:
+        """Whether calls wait for the supervisor before they make, delete or rename a file."""
+        return self.files == "write" and self.on("seccomp")
 
     @property
     def answer_bytes(self) -> int:

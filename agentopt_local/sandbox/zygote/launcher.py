@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import platform
+import resource
 import select
 import signal
 import socket
@@ -92,6 +93,8 @@ class Launcher:
             enter_namespaces()
         if settings.on("dumpable"):
             native.prctl(native.PR_SET_DUMPABLE, 0)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a supervisor holds the files that a call has made
         self._settings = settings
         settle()
         return {

@@ -10,7 +10,7 @@ import sysconfig
 from collections.abc import Callable
 from functools import partial
 
-from . import landlock, lockdown, native, removal, seccomp
+from . import landlock, lockdown, native, notices, removal, seccomp
 from .launch_settings import WORKER_USERS, Settings, own_users
 from .process import run_and_exit
 
@@ -50,6 +50,11 @@ def _try_seccomp() -> None:
     except PermissionError:
         return
     raise OSError("the kernel accepts the filter but does not apply it")
+
+
+def _try_notices() -> None:
+    native.prctl(native.PR_SET_NO_NEW_PRIVS, 1)
+    notices.works_here()
 
 
 def _try_landlock() -> None:
@@ -153,6 +158,7 @@ def find_layers(settings: Settings) -> dict[str, str]:
         "rlimits": lambda: attempt(lambda: lockdown.set_limits(settings, lockdown.address_space())),
         "no_new_privs": lambda: attempt(lambda: _ignore(native.prctl(native.PR_SET_NO_NEW_PRIVS, 1))),
         "seccomp": lambda: attempt(_try_seccomp),
+        "file_notices": lambda: attempt(_try_notices),
         "landlock": lambda: attempt(_try_landlock),
         "uid": lambda: _try_user_and_kill(settings),
         "capabilities": lambda: attempt(native.drop_capabilities),
@@ -163,6 +169,8 @@ def find_layers(settings: Settings) -> dict[str, str]:
     layers = {"clean_exec": "on"}
     for name, probe in tries.items():
         layers[name] = "switched off" if name in settings.off else probe()
+    if layers["file_notices"] != "on":
+        layers["file_notices"] += ": code cannot delete or rename files"
     if NO_LANDLOCK in settings.off:
         layers["landlock"] = "not in this kernel"
     if layers["landlock"] != "on" and "landlock" not in settings.off:

@@ -6,9 +6,10 @@ import contextlib
 import os
 import resource
 import signal
+import socket
 from dataclasses import dataclass
 
-from . import landlock, native, seccomp
+from . import landlock, native, notices, seccomp
 from .launch_settings import Settings
 
 RESERVE_BYTES = 4 << 20
@@ -101,10 +102,15 @@ class Walls:
     """The descriptor of the Landlock rule set."""
     system_calls: bytes | None = None
     """The program of the system call filter."""
+    notices: bytes | None = None
+    """The program that reports to the supervisor which files are made and deleted."""
 
 
-def lock_down(settings: Settings, walls: Walls) -> None:
-    """Apply all layers that are on, in the order that works. Raises :class:`OSError` if one fails."""
+def lock_down(settings: Settings, walls: Walls, supervisor: int) -> None:
+    """Apply all layers that are on, in the order that works. Raises :class:`OSError` if one fails.
+
+    ``supervisor``: the socket on which the supervisor gets the listener for notices.
+    """
     if settings.on("uid"):
         change_user(walls.uid)
     if settings.on("capabilities"):
@@ -123,5 +129,11 @@ def lock_down(settings: Settings, walls: Walls) -> None:
     if walls.ruleset is not None:
         landlock.restrict_self(walls.ruleset)
         os.close(walls.ruleset)
+    if walls.notices is not None:
+        listener = notices.listen(walls.notices)
+        with socket.socket(fileno=supervisor) as connection:
+            socket.send_fds(connection, [b"n"], [listener])
+            connection.detach()
+        os.close(listener)
     if walls.system_calls is not None:
         seccomp.install(walls.system_calls)

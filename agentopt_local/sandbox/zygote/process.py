@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import NoReturn
 from . import frames
 from .capture import CappedOutput
 from .frames import FrameReader
+from .scratch import ScratchUse
 
 _READY_S = 20.0
 _CHUNK = 1 << 18
@@ -48,6 +50,8 @@ class Child:
     arrived: list[tuple[int, bytes]] = field(default_factory=list)
     status: int | None = None
     """As returned by ``waitpid``; None until it has been reaped."""
+    listener: int = -1
+    """Gets the notices of the calls that make, delete or rename files; -1 if there are none."""
 
     def cpu_s(self) -> float:
         """Processor seconds used so far (0.0 if the kernel does not report it)."""
@@ -70,7 +74,7 @@ class Child:
 
     def close(self) -> None:
         """Close this end of its pipes."""
-        for descriptor in (self.request, self.answers, self.stdout, self.stderr):
+        for descriptor in (self.request, self.answers, self.stdout, self.stderr, self.listener):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
@@ -89,6 +93,14 @@ class Child:
                 return False
         return self.arrived.pop(0)[0] == frames.READY
 
+    def take_listener(self) -> None:
+        """Take what a child has sent before it was ready. Raises :class:`OSError` if it has sent nothing."""
+        with socket.socket(fileno=self.request) as connection:
+            try:
+                _, (self.listener,), _, _ = socket.recv_fds(connection, 1, 1, socket.MSG_DONTWAIT)
+            finally:
+                connection.detach()
+
 
 @dataclass
 class Call:
@@ -102,7 +114,12 @@ class Call:
     stderr: CappedOutput
     token: bytes
     """Starts each of its answers."""
+    room: int
+    """Bytes that its answers may still have."""
+    use: ScratchUse | None
+    """What it has in its folder, if there is one."""
     started: float = 0.0
     cpu_started: float = 0.0
     index: int = 0
-    scanned: float = 0.0
+    look_at: float = 0.0
+    """When its folder is looked at next, if it is in use."""

@@ -24,6 +24,7 @@ _RETURN = 0x06  # BPF_RET | BPF_K
 _ALLOW = 0x7FFF0000
 _KILL = 0x80000000
 _ERRNO = 0x00050000
+_NOTIFY = 0x7FC00000
 _X32_BIT = 0x40000000
 _FILTER_MODE = 2
 
@@ -43,12 +44,22 @@ futex set_robust_list set_tid_address rseq getrandom arch_prctl restart_syscall
 
 # Safe only with Landlock.
 _WRITING_CALLS = """
-ftruncate mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 fsync fdatasync copy_file_range
+ftruncate mkdir mkdirat rmdir fsync fdatasync copy_file_range
+"""
+
+# Safe only if the supervisor sees them coming (``notices.py``).
+_REMOVING_CALLS = """
+unlink unlinkat rename renameat
 """
 
 _FCNTL_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)  # DUPFD, GETFD, SETFD, GETFL, SETFL, locks, DUPFD_CLOEXEC
 _IOCTL_REQUESTS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, WINSZ, FIONREAD, FIONBIO, FIO(N)CLEX
-_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | 0x400000  # the last: O_TMPFILE
+_O_TMPFILE = 0x400000
+_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | _O_TMPFILE
+_UNSEEN_FLAGS = _O_TMPFILE | os.O_PATH
+"""With these, a file can be had or held without a trace that the supervisor finds; Python then does without."""
+_RENAME_FLAGS = 0b11  # NOREPLACE and EXCHANGE, but not WHITEOUT, which makes another entry
+_AT_REMOVEDIR = 0x200
 _PR_SET_NAME, _PR_GET_NAME = 15, 16
 _SOCK_STREAM, _SOCK_TYPE_FLAGS = 1, 0o2004000
 
@@ -84,7 +95,7 @@ def _without_bits(index: int, bits: int, otherwise: int) -> list[Instruction]:
 
 
 def _rules(files: str) -> dict[str, list[Instruction]]:
-    """Calls that are allowed only with some arguments. ``files``: "none", "read" or "write"."""
+    """Calls that are allowed only with some arguments. ``files``: as for :func:`build_filter`."""
     own = _argument_in(0, (ANY_PID,))
     streams = tuple(_SOCK_STREAM | flags for flags in (0, 0o4000, 0o2000000, _SOCK_TYPE_FLAGS))
     socketpair = [_argument(0), (_EQUAL, 1, 0, 1), _refuse(errno.EPERM), *_argument_in(1, streams)]
@@ -109,8 +120,13 @@ def _rules(files: str) -> dict[str, list[Instruction]]:
         "clone3": [_refuse(errno.ENOSYS)],
         "openat2": [_refuse(errno.ENOSYS)],
     }
-    if files == "write":
-        rules |= {"open": [_give(_ALLOW)], "openat": [_give(_ALLOW)]}
+    if files in ("write", "keep"):
+        rules |= {
+            "open": _without_bits(1, _UNSEEN_FLAGS, errno.EOPNOTSUPP),
+            "openat": _without_bits(2, _UNSEEN_FLAGS, errno.EOPNOTSUPP),
+        }
+        if files == "write":
+            rules["renameat2"] = _without_bits(4, 0xFFFFFFFF ^ _RENAME_FLAGS, errno.EINVAL)
     elif files == "read":
         rules |= {
             "open": _without_bits(1, _WRITE_FLAGS, errno.EROFS),
@@ -122,13 +138,20 @@ def _rules(files: str) -> dict[str, list[Instruction]]:
 
 
 def build_filter(files: str, machine: tuple[int, dict[str, int]]) -> bytes:
-    """The filter's program; ``files`` is "none", "read" or "write". :func:`install` fills in the process id."""
+    """The filter's program. :func:`install` fills in the process id.
+
+    ``files``: which files may be opened: "none", "read", "write", or "keep" to write but not to delete or rename.
+    """
     architecture, numbers = machine
     program: list[Instruction] = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, architecture), _give(_KILL), (_LOAD, 0, 0, 0)]
     if architecture == AUDIT_ARCH_X86_64:
         program += [(_AT_LEAST, 0, 1, _X32_BIT), _give(_KILL)]
     hidden = {"readlink", "readlinkat"} if files == "none" else set()
-    plain = _PLAIN_CALLS + _WRITING_CALLS if files == "write" else _PLAIN_CALLS
+    plain = _PLAIN_CALLS
+    if files in ("write", "keep"):
+        plain += _WRITING_CALLS
+    if files == "write":
+        plain += _REMOVING_CALLS
     for name in plain.split():
         if name in numbers and name not in hidden:
             program += [(_EQUAL, 0, 1, numbers[name]), _give(_ALLOW)]
@@ -139,7 +162,33 @@ def build_filter(files: str, machine: tuple[int, dict[str, int]]) -> bytes:
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
 
 
-class _Program(ctypes.Structure):
+def build_notices(machine: tuple[int, dict[str, int]], making: tuple[str, ...], removing: tuple[str, ...]) -> bytes:
+    """A program that reports the calls named in ``making`` and ``removing`` to a listener, and allows all others.
+
+    Of the calls that open a file only those are reported that may make one, and no removal of an empty folder.
+    """
+    architecture, numbers = machine
+    program: list[Instruction] = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, architecture), _give(_ALLOW), (_LOAD, 0, 0, 0)]
+    bodies = {
+        "open": _noticed_if(1, os.O_CREAT),
+        "openat": _noticed_if(2, os.O_CREAT),
+        "unlinkat": [_argument(2), (_ANY_BIT, 0, 1, _AT_REMOVEDIR), _give(_ALLOW), _give(_NOTIFY)],
+    }
+    for name in (*making, *removing):
+        if name in numbers:
+            body = bodies.get(name, [_give(_NOTIFY)])
+            program += [(_EQUAL, 0, len(body), numbers[name]), *body]
+    program.append(_give(_ALLOW))
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+
+
+def _noticed_if(index: int, bits: int) -> list[Instruction]:
+    return [_argument(index), (_ANY_BIT, 0, 1, bits), _give(_NOTIFY), _give(_ALLOW)]
+
+
+class Program(ctypes.Structure):
+    """``struct sock_fprog``."""
+
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
@@ -149,7 +198,7 @@ def install(program: bytes) -> None:
     Raises :class:`OSError`.
     """
     program = program.replace(struct.pack("=I", ANY_PID), struct.pack("=I", os.getpid()))
-    described = _Program(len(program) // 8, program)
+    described = Program(len(program) // 8, program)
     if libc.prctl(ctypes.c_int(PR_SET_SECCOMP), ctypes.c_ulong(_FILTER_MODE), ctypes.byref(described)) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"seccomp: {os.strerror(number)}")

@@ -14,15 +14,16 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from . import frames, removal, scratch
+from . import frames, notices, removal
 from .capture import KILL_BYTES, CappedOutput
 from .frames import FrameError, FrameReader
 from .launch_settings import EXIT_FAILED, WORKER_USERS, Settings, own_users
 from .process import Call, Child, run_and_exit
+from .scratch import ScratchUse
 from .template import TemplateLink
 
-_SCAN_S = 0.1
-"""Seconds between checks of the size of the scratch folder."""
+_SCAN_S = 0.01
+"""Seconds between checks of the size of a scratch folder that is in use; longer if a check takes long itself."""
 _CHUNK = 1 << 18
 
 
@@ -98,12 +99,17 @@ class Supervisor:
         limit = self._settings.output_bytes
         outputs = CappedOutput(limit), CappedOutput(limit)
         token = os.urandom(frames.TOKEN_BYTES)
-        call = Call(facts["id"], facts["timeout_s"], facts["count"], child, *outputs, token)
+        use = ScratchUse(self._scratch, 4 * self._settings.file_bytes) if self._scratch else None
+        room = max(facts["room"], self._settings.answer_bytes)
+        call = Call(facts["id"], facts["timeout_s"], facts["count"], child, *outputs, token, room, use)
         try:
             self._execute(call, request)
         except (TrainerGone, ConnectionError, FrameError):
             child.kill()
             raise
+        finally:
+            if use is not None:
+                use.close()
         child.kill()
         return child
 
@@ -121,7 +127,9 @@ class Supervisor:
             failed = child.status is not None and os.waitstatus_to_exitcode(child.status) == EXIT_FAILED
             self._finish(call, "not_locked_down" if failed else "not_ready")
             return
-        call.started = call.scanned = time.monotonic()
+        if self._settings.notices:
+            child.take_listener()
+        call.started = call.look_at = time.monotonic()
         call.cpu_started = child.cpu_s()
         try:
             view = memoryview(frames.pack(frames.CALL, call.token + request))
@@ -133,6 +141,8 @@ class Supervisor:
         poller = select.poll()
         for source in (self._connection.fileno(), child.answers, child.stdout, child.stderr):
             poller.register(source, select.POLLIN)
+        if child.listener >= 0:
+            poller.register(child.listener, select.POLLIN)
         status = None
         while status is None:
             status = self._step(call, poller)
@@ -144,9 +154,10 @@ class Supervisor:
         child = call.child
         left = call.started + call.timeout_s - time.monotonic()
         wait = max(left, 0.0)
-        if self._scratch:
-            wait = min(wait, _SCAN_S)
-        ready = {descriptor for descriptor, _ in poller.poll(wait * 1000 + 1 if wait else 0)}
+        watched = call.use is not None and (call.use.begun or child.listener < 0)
+        if watched:
+            wait = min(wait, max(call.look_at - time.monotonic(), 0.0))
+        ready = dict(poller.poll(wait * 1000 + 1 if wait else 0))
         if self._connection.fileno() in ready and self._is_cancelled(call):
             return "cancelled"
         for descriptor, output in ((child.stdout, call.stdout), (child.stderr, call.stderr)):
@@ -154,15 +165,37 @@ class Supervisor:
                 poller.unregister(descriptor)
             if output.total > KILL_BYTES:
                 return "output_limit"
+        if child.listener in ready and not self._agrees(call, poller, ready[child.listener]):
+            return "disk_limit"
         if child.answers in ready:
             return self._pass_answers(call)
         if left <= 0:
             return "timeout"
-        if self._scratch and time.monotonic() - call.scanned > _SCAN_S:
-            if scratch.is_over(self._scratch, 4 * self._settings.file_bytes):
-                return "disk_limit"
-            call.scanned = time.monotonic()
-        return None
+        return "disk_limit" if watched and self._uses_too_much(call) else None
+
+    def _uses_too_much(self, call: Call) -> bool:
+        """Whether the call is found to have too much in its folder, if it is time to look."""
+        now = time.monotonic()
+        if call.use is None or now < call.look_at:
+            return False
+        over = call.use.is_over()
+        end = time.monotonic()
+        call.look_at = end + max(_SCAN_S, end - now)
+        return over
+
+    def _agrees(self, call: Call, poller: select.poll, events: int) -> bool:
+        """Answer the notice of a call that makes, deletes or renames a file; False if the limit is reached."""
+        listener, use = call.child.listener, call.use
+        if not events & select.POLLIN:  # the process has ended
+            poller.unregister(listener)
+            return True
+        notice = notices.receive(listener)
+        if notice is None or use is None:
+            return True
+        if use.before_removing() if notice.removes else use.before_making():
+            return False
+        notices.agree(listener, notice)
+        return True
 
     def _is_cancelled(self, call: Call) -> bool:
         self._receive()
@@ -187,6 +220,9 @@ class Supervisor:
         for kind, body in answers[: call.count - call.index]:
             if kind != frames.ANSWER or not body.startswith(call.token):
                 return "damaged"
+            call.room -= len(body)
+            if call.room < 0:
+                break
             last = call.index + 1 == call.count
             if last:
                 # The child wrote its output before this answer, so it is in the pipes by now.
@@ -201,6 +237,8 @@ class Supervisor:
             self._connection.sendall(out)
         if call.index == call.count:
             return "done"
+        if call.room < 0:
+            return "full"
         return None if alive else "crashed"
 
     def _facts(self, call: Call, status: str, last: bool) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 A forked process has a copy of its parent's memory, freed parts included. So the supervisor, through which requests and
 results pass, forks this template before it reads the first request, and forks no call itself. It makes the pipes of a
-call and sends the ends that the call needs; the request pipe is empty until the template has closed its copy. Besides
-those, only process ids, waiting times and exit statuses pass between the two.
+call and sends the ends that the call needs; the one for the request is empty until the template has closed its copy.
+Besides those, only process ids, waiting times and exit statuses pass between the two. The request goes through a
+socket, on which a child first sends its supervisor the listener for notices.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from functools import partial
 from os import write
 from typing import NoReturn
 
-from . import landlock, lockdown, native, seccomp
+from . import landlock, lockdown, native, notices, seccomp
 from .child import child_main
 from .frames import FrameReader
 from .launch_settings import EXIT_FAILED, Settings
@@ -57,7 +58,7 @@ class TemplateLink:
 
     def fork(self, replaced: Child | None = None) -> Child:
         """A new child, and the end of the one that it replaces."""
-        request_reader, request = os.pipe()
+        request, request_reader = (end.detach() for end in socket.socketpair())
         answers, answers_writer = os.pipe()
         stdout, stdout_writer = os.pipe()
         stderr, stderr_writer = os.pipe()
@@ -110,6 +111,8 @@ class _Template:
             self._walls.ruleset = landlock.create_ruleset(rules)
         if settings.on("seccomp"):
             self._walls.system_calls = seccomp.build_here(settings.files)
+        if settings.notices:
+            self._walls.notices = notices.build_here()
 
     def serve(self) -> None:
         """Handle requests until the supervisor is gone, then end the children that are left."""
@@ -150,7 +153,7 @@ class _Template:
         if self._walls.ruleset is not None:
             keep.add(self._walls.ruleset)
         lockdown.close_descriptors(keep)
-        lockdown.lock_down(self._settings, self._walls)
+        lockdown.lock_down(self._settings, self._walls, request)
         child_main(request, answers, self._settings, self._scratch[0] if self._scratch else None)
 
     def _end(self, pid: int, wait_s: float) -> int:
