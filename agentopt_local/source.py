@@ -8,9 +8,9 @@ from __future__ import annotations
 import ast
 import builtins
 import contextlib
-import inspect
 import io
 import keyword
+import re
 import symtable
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -238,9 +238,40 @@ def imports_of(tree: ast.AST) -> frozenset[str]:
 
 def clean(source: str) -> str:
     """``source`` dedented and taken out of the Markdown fence in which models like to write it."""
-    text = source.replace("\r\n", "\n").replace("\r", "\n").strip("\n")
-    if "```" in text:
-        parts = text.split("```")
-        if len(parts) >= 2:
-            text = parts[1].split("\n", 1)[-1] if "\n" in parts[1] else parts[1]
-    return inspect.cleandoc(text) if text.startswith((" ", "\t")) else text
+    text = source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").strip("\n")
+    if "```" in text and not is_python(text):
+        text = _unfenced(text)
+    return dedented(text)
+
+
+def dedented(text: str) -> str:
+    """``text`` without the indentation of its first line."""
+    indent = text[: len(text) - len(text.lstrip(" \t"))]
+    return "\n".join(line.removeprefix(indent) for line in text.split("\n")) if indent else text
+
+
+def is_python(text: str) -> bool:
+    """Whether a text, perhaps indented, can be parsed."""
+    try:
+        tree_of(dedented(text))
+    except FunctionError:
+        return False
+    return True
+
+
+_OPENING = re.compile(r"^[ \t]*```+[ \t]*(\w*)[^\n`]*\n", re.MULTILINE)
+_CLOSING = re.compile(r"^[ \t]*```+[ \t]*$", re.MULTILINE)
+_ENDS_TRIED = 8
+
+
+def _unfenced(text: str) -> str:
+    """What is in the first fence, of Python if one says so. A line of backticks may be part of a text in the code, so
+    of its possible ends the last one counts with which it is Python."""
+    openings = list(_OPENING.finditer(text))
+    if not openings:
+        return text.split("```")[1]
+    named = (each for each in openings if each[1].casefold() in ("python", "py", "python3"))
+    body = text[next(named, openings[0]).end() :]
+    ends = [each.start() for _, each in zip(range(_ENDS_TRIED), _CLOSING.finditer(body), strict=False)]
+    whole = (body[:end] for end in reversed(ends) if is_python(body[:end]))
+    return next(whole, body[: ends[0]] if ends else body.partition("```")[0])

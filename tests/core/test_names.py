@@ -142,7 +142,7 @@ HONEST = {
     "eval": ("import math\n    return str(eval(x, {'math': math}))", "math.sqrt(4)", "2.0"),
     "exec": ("import math\n    exec(x)\n    return 'ran'", "import math\nmath.pi", "ran"),
     "dataclass": (
-        "from dataclasses import dataclass\n    @dataclass\n    class P:\n        y: int\n    return str(P(1).y)", "", "1",
+        "import dataclasses\n    @dataclasses.dataclass\n    class P:\n        y: int\n    return str(P(1).y)", "", "1",
     ),
     "deepcopy": ("import copy, decimal\n    return str(copy.deepcopy([decimal.Decimal(x)])[0])", "1.50", "1.50"),
     "encoding": ("return x.encode('utf-16-le').decode('utf-16-le') + '\\N{EM DASH}'", "a", "a\u2014"),

@@ -98,7 +98,7 @@ def test_a_default_of_another_type_is_refused_when_it_is_new(parameters: str) ->
     ],
 )
 def test_what_is_not_a_literal_or_type_is_refused(parameters: str) -> None:
-    with pytest.raises(FunctionError, match="has type|must be a plain JSON literal"):
+    with pytest.raises(FunctionError, match=r"has type|must be a plain JSON literal"):
         Function.new(source(parameters))
 
 
