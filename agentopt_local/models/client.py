@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
@@ -74,7 +75,7 @@ class Address:
         url, fault = outcome(lambda: httpx.URL(text))
         if url is None:
             raise ConfigError(f"model.base_url: {shown!r}: {masked(str(fault))}; expected something like {EXAMPLE}")
-        if url.scheme not in ("http", "https") or not _is_host(url.host):
+        if url.scheme not in ("http", "https") or not _is_host(url.host) or (url.port or 1) > 65535:
             raise ConfigError(f"model.base_url: {shown!r} is not an HTTP(S) URL such as {EXAMPLE}")
         self.host = url.host
         self.secrets = tuple(filter(None, (unquote(url.password or ""), url.password)))
@@ -95,7 +96,11 @@ class Address:
 
 
 def _is_host(host: str) -> bool:
-    return 0 < len(host) <= 253 and all(0 < len(label) <= 63 for label in host.rstrip(".").split("."))
+    return (
+        0 < len(host) <= 253
+        and not re.search(r"[\s%]", host)
+        and all(0 < len(label) <= 63 for label in host.rstrip(".").split("."))
+    )
 
 
 class JsonClient:

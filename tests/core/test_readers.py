@@ -43,8 +43,13 @@ from agentopt_local.graders.tabmwp import tabmwp, tabmwp_lenient
 from agentopt_local.grading import Grade
 from agentopt_local.json_text import NotJsonError, only_object, read_file, read_json, read_kept
 from agentopt_local.models.checking import tidy
-from agentopt_local.models.refusals import prompt_error
-from agentopt_local.models.wire import from_response
+from agentopt_local.models.known import Known, weaker
+from agentopt_local.models.refusals import kind_of
+from agentopt_local.models.secrets import Key
+from agentopt_local.models.server_error import read_refusal
+from agentopt_local.models.usage import usage_of
+from agentopt_local.models.waiting import asked_wait_s
+from agentopt_local.models.wire import broken_off, from_response
 from agentopt_local.plain_text import printable, printable_json, quoted
 from agentopt_local.problem import Problem, content_key
 from agentopt_local.room import estimate_text
@@ -72,6 +77,15 @@ REACT = react.ReactDialect(AgentConfig(kind="react"))
 CALLING = FunctionCallingDialect(AgentConfig())
 HEAD = 'def f(x: int) -> int:\n    """Return x."""\n    return '
 SCHEMA = Constraint(kind="json_schema", value=json.dumps({"type": "object"}))
+
+
+KEY = Key("HOME", also=("sk-proverbial-4711",))
+REQUEST = ChatRequest(messages=(), tools=TOOLS)
+SENT = {
+    "messages": [{"role": "user", "content": "x", "reasoning": "y"}],
+    **{"max_tokens": 9, "temperature": 0.5, "top_p": 0.5, "seed": 2**40, "reasoning_effort": "low", "tools": []},
+    **{"tool_choice": "auto", "chat_template_kwargs": {}, "response_format": {"json_schema": {"strict": True}}},
+}
 
 
 class Reader(NamedTuple):
@@ -124,6 +138,13 @@ def draft(text: str) -> str:
 def reply(**fields: object) -> object:
     body = {"choices": [{"message": {"content": "", **fields}}]}
     return from_response(ChatRequest(messages=(), tools=TOOLS), body).model_dump_json()
+
+
+def error_of(text: str) -> object:
+    """All that is made of a server's error."""
+    refusal = read_refusal(400, json.dumps({"error": {"message": text, "param": text}}), {}, KEY.redact)
+    learned = weaker(Known(mode="json_schema"), SENT, refusal, free=True, rows=lambda known: known.takes_turns)
+    return kind_of(refusal), refusal.shown, learned
 
 
 def native(text: str) -> object:
@@ -384,7 +405,21 @@ READERS = [
     Reader("question", content_key, (), ("a\u0315\u0300", "é")),
     Reader("encodable text", encodable),
     Reader("cell of a table", plain),
-    Reader("a server's refusal", lambda text: prompt_error(400, text), (), ("prompt violat", "input ", "content… ")),
+    Reader(
+        "a server's error",
+        error_of,
+        (),
+        ("prompt violat", "input ", "content… ", "exceed", "alternat", "<", "<style", "tool ", "role "),
+    ),
+    Reader(
+        "form of a server's error", lambda text: read_refusal(400, text, {}, str), (), ('{"error":', '["', "<a", "[1,")
+    ),
+    Reader("a wait", lambda text: asked_wait_s({"Retry-After": text}), (), ("Mon, ", "1:", "+0", "9")),
+    Reader("a key in a text", KEY.redact, (), ("sk-prove", "sk-proverbial-1", "://a@", "://", "?key=", "&a=b")),
+    Reader("tokens of a response", lambda text: usage_of({"usage": {"prompt_tokens": text}}, REQUEST, text), (), ()),
+    Reader(
+        "end of a response", lambda text: broken_off({"choices": [], "x": text, "error": text[:9]}), (), ('"filtered"',)
+    ),
 ]
 """Every reader, once."""
 
