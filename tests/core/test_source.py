@@ -20,7 +20,7 @@ FENCES = 'def f(x: str) -> str:\n    """Do."""\n    return x + """\n```python\nx
     ("body", "at"),
     [
         pytest.param(
-            '    "Do."\n    @functools.cache\n    def g(): return math.pi\n    return g()\n', "\n    import math", id="F6"
+            '    "Do."\n    @functools.cache\n    def g(): return math.pi\n    return g()\n', "    import math", id="F6"
         ),
         ('    "Do."\n    @functools.cache\n    class g: y = math.pi\n    return g.y\n', "\n    import math"),
         (' "Do."; return math.pi\n', "; import math; return"),

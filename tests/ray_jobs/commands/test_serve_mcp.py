@@ -72,6 +72,7 @@ async def everything(client: Any) -> dict[str, Any]:
     """List, call, an error, wrong arguments, an unknown name, a time-out, and calls after all that."""
     calls = {
         "right": ("factor", {"n": 360}),
+        "whole": ("factor", {"n": 360.0}),
         "error": ("factor", {"n": -1, "more": 2}),
         "raises": ("lucky", {"x": 10**400}),
         "unknown": ("nothing", {}),
@@ -95,7 +96,7 @@ def check(told: dict[str, Any]) -> None:
     assert schema["properties"] == {"word": {"type": "string"}}
     assert schema["required"] == ["word"]
     results = told["results"]
-    assert results["right"] == (False, "2^3*3^2*5")
+    assert results["right"] == results["whole"] == (False, "2^3*3^2*5")
     assert results["error"] == (True, "factor: no such argument: more")
     assert results["raises"][0] is True
     assert "OverflowError" in results["raises"][1]
