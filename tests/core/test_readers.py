@@ -29,6 +29,7 @@ from agentopt_local.chat import ChatRequest, Constraint, Message, ToolSpec, Usag
 from agentopt_local.errors import FunctionError
 from agentopt_local.evidence import Evidence, transcript_text
 from agentopt_local.exporting.package import plain
+from agentopt_local.exporting.portable import server_name
 from agentopt_local.exporting.sources import split_module
 from agentopt_local.failed_ideas import form_of
 from agentopt_local.functions import Function, FunctionSet
@@ -265,6 +266,9 @@ SOURCES = (
     "def f(x: '…int | …int') -> int:\n    'd'\n",
     "def f(x: int = 0x…f…) -> int:\n    'd'\n",
     "def f() -> x….y…:\n    'd'\n",
+    "def f(x: Literal[…1,…]) -> int:\n    'd'\n",
+    HEAD + "0\n    x…\u0315\u0300",
+    "def f():\n    'd'\n    try:\n        pass\n…        if f: return\n…    finally:\n        f = f(f(f), f(f))\n",
     "import a\n",
     "def f():\n 'd'\n",
     "def f():\n 'd'\n x…;x",
@@ -394,7 +398,8 @@ READERS = [
         ('{"action": "add_function", "name": "…a…"}',),
     ),
     Reader("source", draft, (FunctionError,), SOURCES),
-    Reader("module", split_module, (FunctionError,), SOURCES),
+    Reader("module", split_module, (FunctionError,), (*SOURCES, "import a\ndef f():\n 'd'\n a\n", "x=1;import a\n")),
+    Reader("name of a server", lambda text: server_name(None, text, FUNCTIONS)),
     Reader("evidence", evidence_text, (), ("add (", "def add", "add… ")),
     Reader("use in code", lambda text: trajectory(text).used("add"), (), ("add (", "def add", "add… ", "add")),
     Reader("question", content_key, (), ("a\u0315\u0300", "é")),
