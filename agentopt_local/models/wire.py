@@ -164,10 +164,17 @@ def _text(content: Any) -> tuple[str, str]:
     return "".join(thoughts), "".join(texts)
 
 
-def _native_calls(reply: dict[str, Any]) -> list[Any]:
-    """The calls in a message, also in the form that came before ``tool_calls``."""
-    old = reply.get("function_call")
-    return reply.get("tool_calls") or ([{"function": old}] if isinstance(old, dict) else [])
+def _native_calls(reply: dict[str, Any]) -> list[dict[str, Any]]:
+    """The calls in a message as OpenAI writes them, also from its older form and from servers that leave parts out."""
+    given = reply.get("tool_calls") or reply.get("function_call") or []
+    found = [
+        row.get("function", row) for row in (given if isinstance(given, list) else [given]) if isinstance(row, dict)
+    ]
+    return [
+        {"function": {"name": str(each.get("name") or ""), "arguments": each.get("arguments", each.get("parameters"))}}
+        for each in found
+        if isinstance(each, dict)
+    ]
 
 
 def field_of_thought(body: Any) -> str | None:
