@@ -446,6 +446,19 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
     assert "sk-proj" not in str(caught.value)
 
 
+def test_an_error_beside_an_empty_reply_is_an_error() -> None:
+    whole = {"error": {"code": 503, "message": "x"}, **completed("").data}
+    assert isinstance(failure(lambda server, body, n: Answer(200, whole), max_retries=0), ModelOverloadedError)
+    with FakeEndpoint(switch=lambda server, body, n: Answer(200, {**whole, **completed("hi").data})) as server:
+        assert use(server, ask())[0].message.content == "hi"
+
+
+def test_an_answer_nested_beyond_reason_is_no_crash() -> None:
+    for depth in (150, 300, 900, 2000, 100_000):
+        for text in ("[" * depth + "]" * depth, '{"choices": ' + "[" * depth + "]" * depth + "}"):
+            assert failure(lambda server, body, n, text=text: Answer(200, text.encode()), max_retries=0).retryable
+
+
 def test_a_redirect_names_where_to_go() -> None:
     error = failure(lambda server, body, n: Answer(308, b"", Location="https://other.test/v1/chat/completions?key=abc"))
     assert "https://other.test/v1/chat/completions?key=***" in str(error)
