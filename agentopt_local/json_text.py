@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from json.decoder import scanstring  # type: ignore[attr-defined]
+from json.scanner import py_make_scanner  # type: ignore[attr-defined]
 from typing import Any
+
+from agentopt_local.json_escapes import repaired
 
 MAX_DEPTH = 100
 """Deepest nesting of lists and objects. Records are written to disk with at most 255 levels, and each room that a value
@@ -30,12 +34,36 @@ def _reject_constant(name: str) -> Any:
 
 
 # strict=False allows raw line breaks inside strings, as models write code in arguments.
-_DECODER = json.JSONDecoder(strict=False, parse_constant=_reject_constant)
+_EXACT = json.JSONDecoder(strict=False, parse_constant=_reject_constant)
+_STRING = re.compile(r'((?:[^"\\]++|\\.)*+)"', re.DOTALL)
 
 
-def read_json(text: str, at: int = 0) -> tuple[Any, int]:
+def _read_string(text: str, at: int, strict: bool) -> tuple[str, int]:
+    found = _STRING.match(text, at)
+    if found is None:
+        raise json.JSONDecodeError("Unterminated string starting at", text, at - 1)
+    inside = found[1]
+    if "\\" not in inside:
+        return inside, found.end()
+    return scanstring(repaired(inside) + '"', 0, strict)[0], found.end()
+
+
+def _decoder_of_models() -> json.JSONDecoder:
+    """A decoder that leaves the backslashes of LaTeX, of paths and of patterns alone."""
+    decoder: Any = json.JSONDecoder(strict=False, parse_constant=_reject_constant)
+    decoder.parse_string = _read_string
+    decoder.scan_once = py_make_scanner(decoder)  # the one in C reads strings by itself
+    return decoder  # type: ignore[no-any-return]
+
+
+_LENIENT = _decoder_of_models()
+
+
+def read_json(text: str, at: int = 0, *, exact: bool = False) -> tuple[Any, int]:
     """The JSON value that starts at ``at``, perhaps after white space, and the offset of its end.
 
+    A model wrote the text: backslashes that it did not double are read by the rule of
+    :mod:`~agentopt_local.json_escapes`. ``exact``: a program wrote it, so an escape is an escape.
     Raises NotJsonError if there is none, or it does not pass :func:`check_json`.
     """
     spaces = _SPACE.match(text, at)
@@ -46,7 +74,8 @@ def read_json(text: str, at: int = 0) -> tuple[Any, int]:
         cut = start + size < len(text)
         reached = start + len(window)
         try:
-            value, end = _DECODER.raw_decode(window)
+            decoder = _EXACT if exact or "\\" not in window else _LENIENT
+            value, end = decoder.raw_decode(window)
             if not (cut and end == size):  # a number may go on beyond the window
                 check_json(value)
                 return value, start + end

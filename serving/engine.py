@@ -12,7 +12,7 @@ from typing import Any
 
 from agentopt_local.chat import ChatReply, ChatRequest, Constraint, Usage
 from agentopt_local.errors import ConfigError, ContextOverflowError, EngineDeadError, ModelError, ModelOverloadedError
-from agentopt_local.tool_formats import COMPACT_JSON
+from agentopt_local.tool_formats import guided
 from serving.engine_config import EngineConfig
 from serving.facts import EngineCounters, EngineFacts
 from serving.transcript import Prompt, Transcripts
@@ -226,7 +226,7 @@ class Engine:
         constraint = request.constraint
         if constraint is not None and constraint.kind == "json_schema":
             # fixed white space: small models would fill their turn with it
-            schema = {"x-guidance": COMPACT_JSON, **json.loads(constraint.value)}
+            schema = guided(json.loads(constraint.value))
             request = request.model_copy(
                 update={"constraint": Constraint(kind="json_schema", value=json.dumps(schema))}
             )

@@ -9,19 +9,21 @@ from __future__ import annotations
 import time
 
 from agentopt_local.agents.config import AgentConfig
-from agentopt_local.agents.dialect import Act, Answering, CodeBlock, Dialect, whole_part
+from agentopt_local.agents.dialect import Act, Answering, CodeBlock, Dialect, first_acts, whole_part, with_note
 from agentopt_local.calling import call_function
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest, Message, Sampling, Thinking, ToolCall, Usage
 from agentopt_local.errors import ContextOverflowError, PromptError
 from agentopt_local.functions import FunctionSet, render_value
 from agentopt_local.problem import Problem
 from agentopt_local.sandbox.base import Sandbox
+from agentopt_local.tool_calls import MAX_CALLS
 from agentopt_local.trajectory import PYTHON, Attempt, Step, StopReason, ToolRun
 
 MAX_IDLE_TURNS = 2
 """Turns in a row without call, code or answer that end an attempt."""
 
 CUT = "Your turn was cut off before it was complete, so nothing of it was done. Write a shorter one."
+TOO_MANY = f"A turn makes at most {MAX_CALLS} calls, so the others were not made."
 REST_CUT = "The rest of your turn was cut off, so it was not done."
 
 
@@ -110,7 +112,8 @@ class Episode:
             self.messages += [step.message, *step.observations]
             self._repeated = bool(step.executed) and any(step.executed == each.executed for each in self.steps[:-1])
             if self._repeated:
-                self.messages.append(Message(role="user", content=self.dialect.repeated))
+                # Not as a message of its own: many chat templates and servers refuse two of the user's in a row.
+                self.messages[-1] = with_note(self.messages[-1], f"\n\n{self.dialect.repeated}")
         return "max_turns"
 
     async def _complete(self, max_tokens: int) -> ChatReply:
@@ -153,18 +156,19 @@ class Episode:
 
     async def _take(self, message: Message, *, cut: bool) -> Step:
         """Do what the model's turn asks for and add the step. Of a turn that was cut off, only what is whole counts."""
-        turn = whole = self.dialect.read(message, self.functions)
-        if cut:
-            turn = whole_part(turn)
+        written = self.dialect.read(message, self.functions)
+        whole = first_acts(written)
+        turn = whole_part(whole) if cut else whole
         runs = tuple([await self._run(act) for act in turn.acts])
         observations = [self.dialect.observation(act, run.result) for act, run in zip(turn.acts, runs, strict=True)]
         self.answer = turn.answer
         if not turn.acts and turn.answer is None:
             nudge = f"{CUT} {self.dialect.nudge}" if cut else self.dialect.nudge
             observations.append(Message(role="user", content=nudge))
-        elif len(turn.acts) < len(whole.acts):
-            last = observations[-1]
-            observations[-1] = last.model_copy(update={"content": f"{last.content}\n{REST_CUT}"})
+        elif turn.acts != whole.acts:
+            observations[-1] = with_note(observations[-1], f"\n{REST_CUT}")
+        if whole.acts != written.acts:
+            observations[-1] = with_note(observations[-1], f"\n{TOO_MANY}")
         step = Step(message=turn.message, executed=runs, observations=tuple(observations))
         self.steps.append(step)
         return step

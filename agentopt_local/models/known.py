@@ -32,6 +32,8 @@ class Known(Record):
     """Whether a schema may be called strict."""
     vllm: bool = False
     """Whether the server is vLLM, however replies are constrained."""
+    escapes: bool = True
+    """Whether its llguidance knows the option for the escapes of JSON."""
     limit: str | None = LIMITS[0]
     """The field for the most tokens to generate; None: the server has none."""
     most_tokens: int | None = None
@@ -77,6 +79,8 @@ def weaker(known: Known, body: Body, refusal: Refusal, *, free: bool, rows: Call
     leaves it as it is cannot help.
     """
     said = refusal.said
+    if known.escapes and "json_allowed_escapes" in said:
+        return known.model_copy(update={"escapes": False})
     places: list[tuple[int, int, Known]] = []
 
     def blame(place: int, change: Known | None) -> None:

@@ -12,7 +12,7 @@ from agentopt_local.models.server_error import Refusal
 from agentopt_local.models.strict_rows import Row, in_words, taking_turns, with_system, without_system
 from agentopt_local.models.thinking import thinking_fields, thinking_of
 from agentopt_local.models.wire import to_messages, to_response_format, to_tools
-from agentopt_local.tool_formats import COMPACT_JSON, HermesFormat, ToolFormat
+from agentopt_local.tool_formats import HermesFormat, ToolFormat, guided, without_escapes
 
 log = logging.getLogger(__name__)
 
@@ -100,10 +100,9 @@ class ServerDialect:
             kind, value = "grammar", format_.grammar(request.tools, value, constraint.max_thought_sentences)
         if kind == "json_schema":
             wanted = json.loads(value)
-            if isinstance(wanted, dict):
-                wanted = {"x-guidance": COMPACT_JSON, **wanted}
-            return {"structured_outputs": {"json": wanted}}
-        return {"structured_outputs": {kind: value}}
+            kind, value = "json", json.dumps(guided(wanted) if isinstance(wanted, dict) else wanted)
+        value = value if known.escapes else without_escapes(value)
+        return {"structured_outputs": {kind: json.loads(value) if kind == "json" else value}}
 
     def learn(
         self, request: ChatRequest, body: dict[str, Any], known: Known, reply: ChatReply, thought_field: str | None

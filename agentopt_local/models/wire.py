@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from agentopt_local.chat import ChatReply, ChatRequest, Message, ToolCall, ToolSpec
-from agentopt_local.json_text import NotJsonError, check_json, read_json
 from agentopt_local.models.checking import tidy
 from agentopt_local.models.thinking import split_thought, thought_field
 from agentopt_local.models.usage import usage_of
-from agentopt_local.tool_calls import call_ids, encodable, parse_reply
+from agentopt_local.tool_calls import call_ids, calls_of, encodable, parse_reply
 
 
 def to_messages(
@@ -87,12 +86,10 @@ def from_response(request: ChatRequest, body: Any) -> ChatReply:
         reply = choice["message"]
         thought, content = _text(reply.get("content") or reply.get("refusal") or "")
         cut = ending(choice) == "cut"
-        if field := thought_field(reply):
-            thought = reply[field]
-        elif not thought:
-            thought, content = split_thought(content, cut=cut)
+        thought = reply[field] if (field := thought_field(reply)) else thought
+        left, content = split_thought(content, cut=cut, begun=not thought)
         message = _message(request, content, _native_calls(reply))
-        thought = encodable(thought).strip()
+        thought = encodable(f"{thought}\n\n{left}").strip()
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"the answer is not a chat completion: {type(error).__name__}: {error}") from None
     written = "".join([thought, message.content, *(f"{call.name}{call.arguments}" for call in message.tool_calls)])
@@ -179,30 +176,19 @@ def field_of_thought(body: Any) -> str | None:
 def _message(request: ChatRequest, content: str, native: list[dict[str, Any]]) -> Message:
     content = encodable(content)
     if not native:
-        if request.tools:
-            message = parse_reply(content, request.tools)
-            if message.tool_calls:
-                return message
+        message = parse_reply(content, request.tools, begun=False)
+        if message.tool_calls:
+            return message
         return Message(role="assistant", content=tidy(request.constraint, content))
+    known = {tool.name: tool for tool in request.tools}
     calls: list[ToolCall] = []
     for call in native:
-        name, arguments = encodable(call["function"]["name"]), call["function"].get("arguments") or "{}"
-        value = _json_or_none(arguments)
-        if not isinstance(value, dict):
-            # Arguments that are not a JSON object: the turn stays text, so that the model sees what it wrote.
-            raw = f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": {arguments}}}\n</tool_call>'
-            return Message(role="assistant", content=f"{content}\n{raw}".strip())
-        calls.append(ToolCall(name=name, arguments=value))
+        name, arguments = call["function"]["name"], call["function"].get("arguments")
+        found = calls_of(name, arguments, known)
+        if not found:
+            # Nothing can be made of it: the turn stays text, so that the model sees what it wrote.
+            written = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            raw = f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": {written}}}\n</tool_call>'
+            return Message(role="assistant", content=encodable(f"{content}\n{raw}").strip())
+        calls += found
     return Message(role="assistant", content=content.strip(), tool_calls=tuple(calls))
-
-
-def _json_or_none(arguments: Any) -> Any:
-    """The arguments of a call, which some servers send as text and some as JSON; None if they cannot be used."""
-    try:
-        if isinstance(arguments, str):
-            value, end = read_json(arguments)
-            return None if arguments[end:].strip() else value
-        check_json(arguments)
-    except NotJsonError:
-        return None
-    return arguments

@@ -18,12 +18,15 @@ FORBIDDEN = {
 SEAM = {
     f"agentopt_local.{name}"
     for name in (
+        "call_arguments",
         "chat",
         "errors",
+        "json_escapes",
         "json_text",
         "record",
-        "setting_types",
         "sandbox.zygote.removal",
+        "setting_types",
+        "thoughts",
         "tool_calls",
         "tool_formats",
     )

@@ -340,7 +340,7 @@ def test_a_folder_that_cannot_be_listed_counts_as_over_its_limit(mode: int, over
         os.chown(inner, STRANGER, STRANGER)
 
         def work() -> None:
-            assert scratch.is_over(folder, 1 << 20) == over
+            assert scratch.ScratchUse(folder, 1 << 20).is_over() == over
 
         as_user(STRANGER, work)
 
