@@ -251,6 +251,7 @@ STATE = '''
 import ctypes, fcntl, locale, os, resource, signal, struct, sys, threading, time
 
 libc = ctypes.CDLL(None, use_errno=True)
+libc.getenv.restype = ctypes.c_char_p
 LIMITS = [name for name in dir(resource) if name.startswith("RLIMIT_") and name not in ("RLIMIT_AS", "RLIMIT_CPU")]
 LOCKED = ("/dev/null", os.__file__)
 
@@ -281,7 +282,7 @@ def state():
         "links to the folder": os.stat(".").st_nlink,
         "mode of the folder": os.stat(".").st_mode,
         "environment": dict(os.environ),
-        "libc's environment": [libc.getenv(name.encode()) for name in ("HOME", "CHANGED")],
+        "libc's environment": [str(libc.getenv(name.encode())) for name in ("HOME", "CHANGED")],
         "locale": locale.setlocale(locale.LC_ALL),
         "zone": time.tzname,
         "limits": {name: resource.getrlimit(getattr(resource, name)) for name in LIMITS},
