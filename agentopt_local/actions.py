@@ -8,7 +8,6 @@ removed, and a name that exists cannot be added.
 
 from __future__ import annotations
 
-import builtins
 import json
 import keyword
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -17,6 +16,7 @@ from agentopt_local.chat import Constraint
 from agentopt_local.errors import FunctionError
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.json_text import only_object
+from agentopt_local.names import MAX_NAME_CHARS, RESERVED, check_name
 from agentopt_local.record import Record
 
 if TYPE_CHECKING:  # outlines takes a second to import, which commands that only read a run need not pay
@@ -96,22 +96,12 @@ class Header(Record):
         if len(self.name) > MAX_NAME_CHARS:
             raise FunctionError(f"a name has at most {MAX_NAME_CHARS} characters, not {len(self.name)}")
         if self.action == "add_function":
-            if (
-                self.name in functions
-                or not (self.name.isascii() and self.name.isidentifier())
-                or self.name in RESERVED
-            ):
-                raise FunctionError(f"a new function cannot be called {self.name!r}; it is taken or reserved")
+            check_name(self.name)
+            if self.name in functions:
+                raise FunctionError(f"a function {self.name!r} exists already; revise it or choose another name")
         elif self.action != "terminate":
             functions.get(self.name)
 
-
-MAX_NAME_CHARS = 64
-"""As in the tools of the common interfaces, which also allow ASCII letters only."""
-RESERVED = (
-    frozenset(keyword.kwlist) | frozenset(name for name in dir(builtins) if not name.startswith("_")) | {"python"}
-)
-"""Names that no new function may have: keywords, built-ins, and the name of the code interpreter's tool."""
 
 HEADER_GRAMMAR = r"""
 start: {alternatives}

@@ -50,9 +50,12 @@ def has_box(text: str) -> bool:
 def whole_box(text: str) -> str | None:
     r"""The content of ``text`` if it is one ``\boxed{...}`` and nothing else."""
     opening = _OPENING["turn"].match(text)
-    if opening is None or _closing_brace(text, opening.end()) != len(text) - 1:
-        return None
-    return text[opening.end() + 1 : -1]
+    return whole_group(text, opening.end()) if opening else None
+
+
+def whole_group(text: str, start: int) -> str | None:
+    """The content of the braces that open at ``start``; None unless they close at the end of ``text``."""
+    return text[start + 1 : -1] if _closing_brace(text, start) == len(text) - 1 else None
 
 
 def _closing_brace(text: str, start: int) -> int | None:

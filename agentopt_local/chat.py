@@ -112,14 +112,14 @@ class ChatRequest(Record):
 class Usage(Record):
     """Tokens of one completion, or the sum over several."""
 
-    requests: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
+    requests: int = Field(default=0, ge=0)
+    prompt_tokens: int = Field(default=0, ge=0)
+    cached_tokens: int = Field(default=0, ge=0)
     """Prompt tokens that were in the prefix cache."""
-    evicted_tokens: int = 0
+    evicted_tokens: int = Field(default=0, ge=0)
     """Prompt tokens of the conversation's earlier turns that the cache had lost; 0 where that is not reported."""
-    completion_tokens: int = 0
-    thought_tokens: int = 0
+    completion_tokens: int = Field(default=0, ge=0)
+    thought_tokens: int = Field(default=0, ge=0)
     """Of the completion tokens, those spent on thoughts; 0 where that is not reported."""
 
     def __add__(self, other: Usage) -> Usage:

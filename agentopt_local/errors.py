@@ -50,6 +50,9 @@ class ModelError(AgentOptError):
     retryable: bool = False
     """Whether the same request may succeed later."""
 
+    usage: Usage | None = None
+    """What the request cost although it failed; None if nothing is known of a cost."""
+
 
 class ModelTimeoutError(ModelError):
     """The model did not answer in time."""
@@ -73,9 +76,6 @@ class PromptError(ModelError):
     An agent's loop turns it into an attempt with a stop reason. Whatever is wrong for every request (a bad key, an
     unknown model, an unsupported field) must be another ModelError, because a run cannot learn from it.
     """
-
-    usage: Usage | None = None
-    """What the request cost although it failed; None if nothing is known of a cost."""
 
 
 class ContextOverflowError(PromptError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -16,18 +17,20 @@ from pydantic import field_validator
 
 from agentopt_local.chat import ToolSpec
 from agentopt_local.errors import FunctionError
+from agentopt_local.names import bindings, check_names
 from agentopt_local.record import Record, fingerprint
+from agentopt_local.sandbox.zygote.imports import PACKAGES
+from agentopt_local.signatures import check_signature, schema_of
 from agentopt_local.source import (
     RUNTIME_HEADER,
-    check_limits,
-    check_shown,
     code_of,
     compiling,
     function_node,
     imports_of,
-    schema_of,
     shown,
+    without_future,
 )
+from agentopt_local.source_limits import check_limits
 from agentopt_local.tool_calls import encodable
 
 
@@ -44,34 +47,38 @@ class Function(Record):
     @field_validator("source")
     @classmethod
     def _check(cls, source: str) -> str:
-        source = source.strip("\n").rstrip() + "\n"
+        source = without_future(source).strip("\n").rstrip() + "\n"
         with compiling():
             schema_of(function_node(source))
         return source
 
     @staticmethod
     def new(source: str) -> Function:
-        """A function that a model or a file offers.
+        """A function that a model or a file offers: the one way into a set for a new function.
 
-        Raises FunctionError also for what is legal, but what a later step would fail or hang on: code that is nested
-        too deeply, numbers with thousands of digits, a docstring that cannot be sent. A run's own files are read
-        without these limits, because an older version may have kept such a function.
+        Raises FunctionError also for what is legal, but what a later step would fail or hang on (code that is nested
+        too deeply, numbers with thousands of digits, a docstring that cannot be sent), and for what misleads: a default
+        of another type, a name that hides another. A run's own files are read without these limits, because an older
+        version may have kept such a function.
         """
+        source = without_future(source)
         check_limits(source)
         function = Function(source=source)
-        check_shown(function._node)
+        with compiling():
+            check_names(ast.parse(function.source), function._node)
+            check_signature(function._node)
         return function
 
-    @cached_property
+    @property  # not kept: a syntax tree may be too deep to be pickled, and what is kept is pickled
     def _node(self) -> ast.FunctionDef:
         return function_node(self.source)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The name of the ``def``."""
         return self._node.name
 
-    @property
+    @cached_property
     def description(self) -> str:
         """The docstring."""
         return encodable(ast.get_docstring(self._node) or "")
@@ -82,16 +89,21 @@ class Function(Record):
         schema: dict[str, Any] = json.loads(encodable(json.dumps(schema_of(self._node), ensure_ascii=False)))
         return schema
 
-    @property
+    @cached_property
     def signature(self) -> str:
         """``name(a: int, b: str = 'x') -> str``."""
         returns = f" -> {shown(self._node.returns)}" if self._node.returns else ""
         return f"{self.name}({shown(self._node.args)}){returns}"
 
-    @property
+    @cached_property
     def imports(self) -> frozenset[str]:
         """Top-level packages that the source imports anywhere."""
         return imports_of(ast.parse(self.source))
+
+    @cached_property
+    def bindings(self) -> dict[str, str]:
+        """The names that its imports above the ``def`` bind, with what each means: ``{"sqrt": "math.sqrt"}``."""
+        return bindings(ast.parse(self.source))
 
     def tool_spec(self) -> ToolSpec:
         """The function as a model sees it."""
@@ -110,8 +122,8 @@ class FunctionSet(Record):
     @field_validator("functions")
     @classmethod
     def _distinct(cls, functions: tuple[Function, ...]) -> tuple[Function, ...]:
-        names = [function.name for function in functions]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        counts = Counter(function.name for function in functions)
+        twice = sorted(name for name, count in counts.items() if count > 1)
         if twice:
             raise FunctionError(f"two functions are called {', '.join(twice)}; names must differ")
         return functions
@@ -126,12 +138,16 @@ class FunctionSet(Record):
         """Names in order."""
         return tuple(function.name for function in self.functions)
 
-    @property
+    @cached_property
     def source(self) -> str:
-        """All sources, one after another, ready to execute; empty for the empty set."""
+        """All sources, one after another, ready to execute; empty for the empty set.
+
+        The sandbox holds them to the packages that the first line names, which are those that they visibly import.
+        """
         if not self.functions:
             return ""
-        return RUNTIME_HEADER + "\n\n".join(function.source for function in self.functions)
+        packages = ", ".join(sorted(frozenset().union(*(each.imports for each in self.functions)))) or "none"
+        return f"{PACKAGES} {packages}\n{RUNTIME_HEADER}" + "\n\n".join(each.source for each in self.functions)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -159,12 +175,26 @@ class FunctionSet(Record):
         """A set with ``function`` added at the end. Raises FunctionError if the name is taken."""
         if function.name in self:
             raise FunctionError(f"a function {function.name!r} exists already; revise it or choose another name")
+        self._check_beside(function)
         return FunctionSet(functions=(*self.functions, function))
 
     def replacing(self, name: str, function: Function) -> FunctionSet:
         """A set with ``function`` in place of the one called ``name``."""
         old = self.get(name)
+        self.removing(name)._check_beside(function)
         return FunctionSet(functions=tuple(function if each is old else each for each in self.functions))
+
+    def _check_beside(self, function: Function) -> None:
+        """Raise FunctionError if ``function`` and one of the set mean different things by a name that both share."""
+        for each in self.functions:
+            for one, other in ((function, each), (each, function)):
+                for name, target in one.bindings.items():
+                    meant = f"the function {name}" if name == other.name else other.bindings.get(name, target)
+                    if target != meant:
+                        raise FunctionError(
+                            f"{one.name} imports {target} as {name!r}, which in {other.name} is {meant}: all functions "
+                            "share these names, so move the import into the function"
+                        )
 
     def removing(self, name: str) -> FunctionSet:
         """A set without the function called ``name``."""

@@ -11,6 +11,7 @@ from pydantic import Field
 from agentopt_local.errors import ConfigError, outcome
 from agentopt_local.problem import Problem
 from agentopt_local.record import Record
+from agentopt_local.wrapping import spoken_for
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _QUOTED_CHARS = 80
@@ -56,12 +57,14 @@ def apply_grader(
 ) -> Grade:
     """Grade ``answer``. A missing or blank answer gets reward 0 without calling ``grader``.
 
+    Thoughts and our tags around an answer do not reach ``grader``, unless they are expected.
+
     ``row`` is what a grader with a third parameter is given; None: the problem's own fields with its metadata.
 
     Raises :class:`~agentopt_local.errors.ConfigError` if ``grader`` raises, or returns anything but a bool, a float in
     [0, 1], such a float with a reason, or a Grade: a broken grader must stop the run, not count as a wrong answer.
     """
-    answer = answer or ""
+    answer = spoken_for(problem.answer, answer or "")
     if missing := no_answer(answer):
         return missing
     given: tuple[Any, ...] = (answer, problem.answer)

@@ -1,14 +1,20 @@
-"""JSON that a model or a server wrote: read in linear time, and only what can be kept, sent and shown later."""
+"""JSON that a model, a server or a stranger wrote: read in linear time, and only what can be kept, sent and shown."""
 
 from __future__ import annotations
 
 import json
 import re
+from json.decoder import scanstring  # type: ignore[attr-defined]
+from json.scanner import py_make_scanner  # type: ignore[attr-defined]
 from typing import Any
+
+from agentopt_local.json_escapes import repaired
 
 MAX_DEPTH = 100
 """Deepest nesting of lists and objects. Records are written to disk with at most 255 levels, and each room that a value
 passes (a request, a call in the sandbox, a row, a report) adds some of its own."""
+MAX_KEPT_DEPTH = 300
+"""Deepest nesting in a file of a run: rows hold values of ``MAX_DEPTH``, and older versions wrote up to 255 levels."""
 _WINDOW = 4096
 """Characters that are read at first: a failure costs time for all of the text that the decoder was given."""
 _TORN = 16
@@ -28,12 +34,36 @@ def _reject_constant(name: str) -> Any:
 
 
 # strict=False allows raw line breaks inside strings, as models write code in arguments.
-_DECODER = json.JSONDecoder(strict=False, parse_constant=_reject_constant)
+_EXACT = json.JSONDecoder(strict=False, parse_constant=_reject_constant)
+_STRING = re.compile(r'((?:[^"\\]++|\\.)*+)"', re.DOTALL)
 
 
-def read_json(text: str, at: int = 0) -> tuple[Any, int]:
+def _read_string(text: str, at: int, strict: bool) -> tuple[str, int]:
+    found = _STRING.match(text, at)
+    if found is None:
+        raise json.JSONDecodeError("Unterminated string starting at", text, at - 1)
+    inside = found[1]
+    if "\\" not in inside:
+        return inside, found.end()
+    return scanstring(repaired(inside) + '"', 0, strict)[0], found.end()
+
+
+def _decoder_of_models() -> json.JSONDecoder:
+    """A decoder that leaves the backslashes of LaTeX, of paths and of patterns alone."""
+    decoder: Any = json.JSONDecoder(strict=False, parse_constant=_reject_constant)
+    decoder.parse_string = _read_string
+    decoder.scan_once = py_make_scanner(decoder)  # the one in C reads strings by itself
+    return decoder  # type: ignore[no-any-return]
+
+
+_LENIENT = _decoder_of_models()
+
+
+def read_json(text: str, at: int = 0, *, exact: bool = False) -> tuple[Any, int]:
     """The JSON value that starts at ``at``, perhaps after white space, and the offset of its end.
 
+    A model wrote the text: backslashes that it did not double are read by the rule of
+    :mod:`~agentopt_local.json_escapes`. ``exact``: a program wrote it, so an escape is an escape.
     Raises NotJsonError if there is none, or it does not pass :func:`check_json`.
     """
     spaces = _SPACE.match(text, at)
@@ -44,7 +74,8 @@ def read_json(text: str, at: int = 0) -> tuple[Any, int]:
         cut = start + size < len(text)
         reached = start + len(window)
         try:
-            value, end = _DECODER.raw_decode(window)
+            decoder = _EXACT if exact or "\\" not in window else _LENIENT
+            value, end = decoder.raw_decode(window)
             if not (cut and end == size):  # a number may go on beyond the window
                 check_json(value)
                 return value, start + end
@@ -68,19 +99,52 @@ def only_object(text: str) -> Any:
     return value
 
 
+def read_file(data: bytes) -> Any:
+    """The JSON value that a file or a line of a file is. Raises NotJsonError, also for what :func:`check_json` does."""
+    value = _whole(data, MAX_DEPTH, parse_constant=_reject_constant)
+    check_json(value)
+    return value
+
+
+def read_kept(data: bytes) -> Any:
+    """The JSON value that a file of a run, or a row of it, is. Raises NotJsonError.
+
+    Numbers that are not finite and halves of surrogate pairs pass, because older versions wrote them among the values
+    of calls; no field of a record takes such a number.
+    """
+    return _whole(data, MAX_KEPT_DEPTH)
+
+
+def _whole(data: bytes, depth: int, **options: Any) -> Any:
+    try:
+        value = json.loads(data.decode("utf-8"), **options)
+    except UnicodeDecodeError as error:
+        raise _fault(f"it is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except RecursionError:
+        raise _fault(f"it is nested more than {depth} levels deep") from None
+    except ValueError as error:
+        raise _fault(str(error)) from None
+    if data.count(b"[") + data.count(b"{") > depth:
+        _check_depth(value, depth)
+    return value
+
+
+def _check_depth(value: Any, depth: int) -> None:
+    level = [value]
+    for _ in range(depth + 1):
+        level = [item for each in level if isinstance(each, list | dict) for item in _items(each)]
+        if not level:
+            return
+    raise _fault(f"it is nested more than {depth} levels deep")
+
+
 def check_json(value: Any) -> None:
     """Raise NotJsonError for a value that JSON cannot express, or that something later would refuse.
 
     That is: a nesting deeper than ``MAX_DEPTH``, a number that is infinite or has thousands of digits, and text with a
     lone surrogate, which can be neither tokenized nor sent.
     """
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
-        level = [item for each in level if isinstance(each, list | dict) for item in _items(each)]
-        if not level:
-            break
-    else:
-        raise _fault(f"it is nested more than {MAX_DEPTH} levels deep")
+    _check_depth(value, MAX_DEPTH)
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:

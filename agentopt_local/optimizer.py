@@ -8,10 +8,12 @@ By default edits for different kinds of failed problems are sampled together, be
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from agentopt_local import prompts
-from agentopt_local.actions import Terminate, header_constraint
+from agentopt_local.actions import header_constraint
 from agentopt_local.chat import ChatModel, Thinking, Usage
 from agentopt_local.concurrency import together
 from agentopt_local.drafts import Draft, DraftContext
@@ -23,13 +25,43 @@ from agentopt_local.evidence import (
     pick,
     transcripts_text,
 )
+from agentopt_local.fitting import fit
 from agentopt_local.functions import FunctionSet
+from agentopt_local.outcomes import outcome_of
+from agentopt_local.reasons import outcome_text
+from agentopt_local.room import Room
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.seeds import derive
-from agentopt_local.source import TYPES_ALLOWED
+from agentopt_local.signatures import TYPES_ALLOWED
 from agentopt_local.tasks.base import Task
 from agentopt_local.train_state import FailedUpdate
-from agentopt_local.update import ActionCounts, OptimizerConfig, Update, Verified
+from agentopt_local.update import ActionCounts, EditOutcome, OptimizerConfig, Update, Verified, grown
+
+log = logging.getLogger("agentopt.optimizer")
+OFTEN = 3
+"""The limit of a source's tokens grows if one in so many was cut off there."""
+
+
+class Material(NamedTuple):
+    """What the author of an edit may be shown besides the failures."""
+
+    functions: FunctionSet
+    rollouts: Sequence[Evidence]
+    """With these functions, on all problems of the step."""
+    failures: Sequence[FailedUpdate]
+
+
+class Edit(NamedTuple):
+    """An edit that was drafted."""
+
+    verified: Verified | None
+    """The best draft; None if there is none to be applied."""
+    outcome: EditOutcome
+    usage: Usage
+    shown: tuple[Evidence, ...]
+    cut_sources: int = 0
+    source_tokens: int = 0
+    """The limit of a draft's sources, where it has become longest."""
 
 
 class Optimizer:
@@ -44,10 +76,12 @@ class Optimizer:
         *,
         one_text: bool = False,
         thinking: Thinking | None = None,
+        room: Room | None = None,
     ) -> None:
         """``model`` writes the functions, ``sandbox`` runs their trials and ``task`` grades the results.
 
-        ``one_text``: functions take exactly one str. ``thinking``: how the model thinks before each reply.
+        ``one_text``: functions take exactly one str. ``thinking``: how the model thinks before each reply. ``room``: of
+        the model's context, where ``model`` does not know it itself.
         """
         self.model = model
         self.task = task
@@ -55,6 +89,13 @@ class Optimizer:
         self.config = config
         self.one_text = one_text
         self.thinking = thinking
+        self.room = Room(model) if room is None else room
+        self.source_tokens = config.max_source_tokens
+        """Generated tokens of a draft's first source; it grows where sources are cut off again and again."""
+
+    def continue_from(self, updates: Iterable[Update]) -> None:
+        """Go on as after ``updates``, which a run that is resumed has proposed before."""
+        self.source_tokens = max([self.source_tokens, *(each.source_tokens or 0 for each in updates)])
 
     async def propose(
         self,
@@ -78,23 +119,41 @@ class Optimizer:
             first = self.config.max_actions - left
             queue, left = queue[len(wave) :], left - len(wave)
             present = update.functions if progressive else functions
-            shown = functions_text(present, rollouts, self.config.functions_tokens)
+            material = Material(present, rollouts, failures)
             seeds = [derive(seed, "edit", first + index) for index in range(len(wave))]
             picked = [self._pick(group, each) for group, each in zip(wave, seeds, strict=True)]
             edits = await together(
-                self._edit(update.functions, evidence, shown, failures, seed=each)
+                self._edit(update.functions, evidence, material, seed=each)
                 for evidence, each in zip(picked, seeds, strict=True)
             )
-            for group, evidence, (verified, counts, usage) in zip(wave, picked, edits, strict=True):
-                update = update.plus(counts, usage)
-                if verified is not None and isinstance(verified.action, Terminate):
-                    left = 0
-                    continue
-                if progressive and (verified is None or not verified.complete):
+            for group, edit in zip(wave, edits, strict=True):
+                terminated = edit.outcome.end == "terminated"
+                left = 0 if terminated else left
+                if progressive and not terminated and not (edit.verified and edit.verified.complete):
                     queue.append(group)  # some of its problems are unanswered: another try, after the other kinds
-                if verified is not None:
-                    update = update.applying(verified, [each.problem.id for each in evidence])
+                update = self._applied(update, edit)
+            self._learn(edits)
+        if self.source_tokens > self.config.max_source_tokens:
+            update = update.model_copy(update={"source_tokens": self.source_tokens})
         return update if update.actions else update.model_copy(update={"functions": functions})
+
+    @staticmethod
+    def _applied(update: Update, edit: Edit) -> Update:
+        """The update after an edit, with what became of it."""
+        outcome, before = edit.outcome, update
+        if edit.verified is not None and outcome.end == "applied":
+            update = update.applying(edit.verified, [each.problem.id for each in edit.shown])
+            if update is before:
+                outcome = outcome.model_copy(update={"end": "taken"})
+        log.info("edit %d, %s: %s", len(update.outcomes) + 1, outcome.kind or "problems", outcome_text(outcome))
+        return update.plus(outcome, edit.usage)
+
+    def _learn(self, edits: Sequence[Edit]) -> None:
+        """Allow longer sources from now on if they were cut off again and again."""
+        cut = sum(edit.cut_sources for edit in edits)
+        often = cut > 1 and cut * OFTEN >= sum(edit.outcome.counts.legal for edit in edits)
+        if often and any(edit.source_tokens > self.source_tokens for edit in edits):
+            self.source_tokens = grown(self.source_tokens, self.config.max_source_tokens)
 
     def _pick(self, group: Sequence[Evidence], seed: int) -> tuple[Evidence, ...]:
         """The failures of a kind that an edit's drafts are shown."""
@@ -102,37 +161,69 @@ class Optimizer:
         return pick(group, min(self.config.n_evidence, most), seed)
 
     async def _edit(
-        self,
-        functions: FunctionSet,
-        evidence: tuple[Evidence, ...],
-        shown: str,
-        failures: Sequence[FailedUpdate],
-        *,
-        seed: int,
-    ) -> tuple[Verified | None, ActionCounts, Usage]:
-        """The best of ``n_samples`` drafts of one edit of ``functions``; ``shown``: the current functions as text."""
+        self, functions: FunctionSet, evidence: tuple[Evidence, ...], material: Material, *, seed: int
+    ) -> Edit:
+        """The best of ``n_samples`` drafts of one edit of ``functions``."""
+        n, kind, usage = self.config.n_samples, evidence[0].problem.kind, Usage()
+        while True:
+            known = self.room.limit
+            context = await self._context(functions, evidence, material)
+            if context is None:
+                counts = ActionCounts(unfit=n)
+                return Edit(None, EditOutcome(kind=kind, drafts=n, end="unfit", counts=counts), usage, evidence)
+            drafts = [Draft(context, derive(seed, "draft", index)) for index in range(n)]
+            await self._run(drafts)
+            usage = sum((draft.talk.usage for draft in drafts), usage)
+            if self.room.limit == known or not all(draft.counts().unfit for draft in drafts):
+                break  # else the context has turned out to be smaller than it was thought to be
+        verified = best(drafts, self.config.min_matches)
+        cut_sources = sum(draft.cut_sources for draft in drafts)
+        source_tokens = max(draft.source_tokens for draft in drafts)
+        outcome = outcome_of(kind, drafts, verified)
+        return Edit(verified, outcome, usage, context.evidence, cut_sources, source_tokens)
+
+    async def _context(
+        self, functions: FunctionSet, evidence: tuple[Evidence, ...], material: Material
+    ) -> DraftContext | None:
+        """What the drafts of an edit share: as much evidence as the model's context has room for; None if for none."""
         config = self.config
-        context = DraftContext(
+
+        def write(shown: Sequence[Evidence], share: float) -> str:
+            return prompts.fill(
+                "optimizer",
+                types="str" if self.one_text else TYPES_ALLOWED,
+                packages=", ".join(config.allowed_packages),
+                one_text="- It takes exactly one parameter, a str.\n" if self.one_text else "",
+                functions=functions_text(material.functions, material.rollouts, int(config.functions_tokens * share)),
+                failures=failures_text(material.failures, int(config.failures_tokens * share)),
+                transcripts=transcripts_text(shown, int(config.evidence_tokens * share)),
+            )
+
+        fitted = await fit(write, evidence, self.room, config, self.thinking)
+        if fitted is None:
+            return None
+        if fitted.share < 1 or len(fitted.evidence) < len(evidence):
+            shown, share = f"{len(fitted.evidence)} of {len(evidence)} rollouts", 100 * fitted.share
+            log.info(
+                "the context of %s tokens has room for %s and %.0f %% of the budgets", self.room.limit, shown, share
+            )
+        return DraftContext(
             model=self.model,
             task=self.task,
             sandbox=self.sandbox,
             config=config,
             functions=functions,
-            evidence=evidence,
+            evidence=fitted.evidence,
             header=header_constraint(functions) if config.constrain else None,
+            prompt=fitted.prompt,
+            room=self.room,
+            source_tokens=self.source_tokens,
             one_text=self.one_text,
             thinking=self.thinking,
-            prompt=prompts.fill(
-                "optimizer",
-                types="str" if self.one_text else TYPES_ALLOWED,
-                packages=", ".join(config.allowed_packages),
-                one_text="- It takes exactly one parameter, a str.\n" if self.one_text else "",
-                functions=shown,
-                failures=failures_text(failures, config.failures_tokens),
-                transcripts=transcripts_text(evidence, config.evidence_tokens),
-            ),
         )
-        drafts = [Draft(context, derive(seed, "draft", index)) for index in range(config.n_samples)]
+
+    async def _run(self, drafts: Sequence[Draft]) -> None:
+        """Run drafts at once, until one answers all shown problems or all have ended."""
         tasks = [asyncio.create_task(draft.run()) for draft in drafts]
         try:
             for finished in asyncio.as_completed(tasks):
@@ -143,9 +234,6 @@ class Optimizer:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        counts = sum((draft.counts() for draft in drafts), ActionCounts())
-        usage = sum((draft.usage for draft in drafts), Usage())
-        return best(drafts, config.min_matches), counts, usage
 
 
 def best(drafts: Sequence[Draft], min_matches: int = 0) -> Verified | None:

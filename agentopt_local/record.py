@@ -6,13 +6,43 @@ import hashlib
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
+
+MAX_INT = (1 << 63) - 1
+"""The largest whole number of a record: every other program and file format has it too, and it is a finite float."""
+
+
+def _bound(schema: Any) -> None:
+    """Give every whole number in a schema that has no limits the limits of 64 bits."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "int":
+            if not schema.keys() & {"le", "lt"}:
+                schema["le"] = MAX_INT
+            if not schema.keys() & {"ge", "gt"}:
+                schema["ge"] = -MAX_INT - 1
+            return
+        for key, value in schema.items():
+            if key not in ("default", "metadata", "serialization", "expected"):
+                _bound(value)
+    elif isinstance(schema, list | tuple):
+        for each in schema:
+            _bound(each)
 
 
 class Record(BaseModel):
-    """An immutable value: picklable, serializable as JSON, comparable with ``==``. Unknown fields are errors."""
+    """An immutable value: picklable, serializable as JSON, comparable with ``==``. Unknown fields are errors.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    Numbers are finite, and whole ones fit into 64 bits, so that whatever is computed with them later works.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        _bound(schema)
+        return schema
 
 
 def canonical_json(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""A function's source as data: its required form, the JSON schema of its arguments, the names it leaves undefined.
+"""A function's source as data: its required form, its imports, the names that it leaves undefined.
 
 Nothing here executes the source. Errors are FunctionErrors with a message that an optimizer can act on.
 """
@@ -8,39 +8,26 @@ from __future__ import annotations
 import ast
 import builtins
 import contextlib
-import inspect
 import io
-import json
 import keyword
+import re
 import symtable
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from agentopt_local.errors import FunctionError
-from agentopt_local.json_text import NotJsonError, check_json
+from agentopt_local.unicode_form import MAX_MARKS, normal_marks
 
 MAX_SOURCE_CHARS = 20_000
 MAX_DEPTH = 100
 """Deepest nesting of a new source's syntax tree. Compiling and printing use Python's stack, of which a caller may have
 used much already."""
-MAX_BITS = 13_000
-"""Largest whole number in a new source: about 3,900 digits. Python refuses to print one of more than 4,300."""
-PLAIN_TYPES = {
-    "int": "integer",
-    "float": "number",
-    "str": "string",
-    "bool": "boolean",
-    "list": "array",
-    "List": "array",
-    "dict": "object",
-    "Dict": "object",
-}
 RUNTIME_NAMES = frozenset({"Any", "Dict", "List", "Literal", "Optional", "Union"})
-RUNTIME_HEADER = f"from typing import {', '.join(sorted(RUNTIME_NAMES))}\n\n"
-"""Precedes the sources when they run, because a ``def`` evaluates its annotations."""
+RUNTIME_HEADER = f"from __future__ import annotations\n\nfrom typing import {', '.join(sorted(RUNTIME_NAMES))}\n\n"
+"""Precedes the sources when they run. No annotation is evaluated then: it may name what only a type checker knows, and
+nothing in it is executed."""
 ABBREVIATIONS = {"np": "numpy", "pd": "pandas", "sp": "sympy"}
 """Short names that models use for packages, whether or not they import them."""
-TYPES_ALLOWED = "int, float, str, bool, list[...], dict[str, ...], Optional[...], Literal[...]"
 
 
 @contextlib.contextmanager
@@ -51,11 +38,12 @@ def compiling() -> Iterator[None]:
     except SyntaxError as error:
         line = (error.text or "").strip()[:200]
         message = "a number has too many digits" if "integer string conversion" in error.msg else error.msg
-        raise FunctionError(f"syntax error in line {error.lineno}: {message}: {line}") from None
+        place = f" in line {error.lineno}: {message}: {line}" if error.lineno else f": {message}"
+        raise FunctionError(f"syntax error{place}") from None
     except RecursionError:
         raise FunctionError(f"the source cannot be compiled: {TOO_DEEP}") from None
     except (ValueError, MemoryError) as error:
-        raise FunctionError(f"the source cannot be compiled: {error or TOO_DEEP}") from None
+        raise FunctionError(f"the source cannot be compiled: {str(error) or TOO_DEEP}") from None
 
 
 TOO_DEEP = (
@@ -68,40 +56,33 @@ def parsed(source: str) -> ast.Module:
     """The syntax tree of ``source``. Raises FunctionError if it is too long or not Python."""
     if len(source) > MAX_SOURCE_CHARS:
         raise FunctionError(f"the source has {len(source)} characters; at most {MAX_SOURCE_CHARS} are allowed")
+    return tree_of(source)
+
+
+def tree_of(source: str) -> ast.Module:
+    """The syntax tree of a source or a whole file. Raises FunctionError if it is not Python.
+
+    Python brings names into a normal form, in time that grows with the square of the combining characters in a row.
+    """
+    if normal_marks(source) != source:
+        raise FunctionError(f"more than {MAX_MARKS} combining characters are in a row; use ordinary letters")
     with compiling():
         return ast.parse(source)
 
 
-def check_limits(source: str) -> None:
-    """Raise FunctionError for a source that is Python, but that a later step could fail or hang on.
-
-    Every new source must pass; functions of older runs need not.
-    """
-    level: list[tuple[ast.AST, bool]] = [(parsed(source), False)]
-    for _ in range(MAX_DEPTH + 1):
-        below: list[tuple[ast.AST, bool]] = []
-        for node, guarded in level:
-            if isinstance(node, ast.Constant) and isinstance(node.value, int) and node.value.bit_length() > MAX_BITS:
-                raise FunctionError(f"line {node.lineno}: a number has too many digits; compute it, as in 10**5000")
-            ends = getattr(node, "finalbody", None)
-            if guarded and ends:  # Python compiles a copy of each block for every way out, so their numbers multiply
-                raise FunctionError("a try with finally is inside another one; move it into a function of its own")
-            inside = (guarded or bool(ends)) and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-            below += [(child, inside) for child in ast.iter_child_nodes(node)]
-        if not below:
-            return
-        level = below
-    raise FunctionError(TOO_DEEP)
-
-
-def check_shown(node: ast.FunctionDef) -> None:
-    """Raise FunctionError if a function's docstring or schema cannot be sent to a model."""
-    try:
-        check_json([ast.get_docstring(node), schema_of(node)])
-    except NotJsonError as error:
-        raise FunctionError(
-            f"{node.name}: its docstring, types or defaults cannot be sent to a model: {error}"
-        ) from None
+def without_future(source: str) -> str:
+    """``source`` without a byte order mark and top-level ``from __future__`` imports, which would have to come first
+    in the file of a whole set. Their one effect today is that of RUNTIME_HEADER."""
+    source = source.removeprefix("\ufeff")
+    if "__future__" not in source:
+        return source
+    rows = lines_of(source)
+    for node in reversed(tree_of(source).body):
+        if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+            before, after = split_at(rows, node.lineno, node.col_offset)[0], ends_of(rows, node)[1].lstrip("; \t")
+            rest = f"{before}{after}"
+            rows[node.lineno - 1 : node.end_lineno] = [rest] if rest.strip() else []
+    return "".join(rows)
 
 
 def function_node(source: str) -> ast.FunctionDef:
@@ -126,80 +107,17 @@ def function_node(source: str) -> ast.FunctionDef:
     return node
 
 
-def schema_of(node: ast.FunctionDef) -> dict[str, Any]:
-    """JSON schema of a function's arguments. Raises FunctionError for parameters that JSON cannot express."""
-    args = node.args
-    if args.vararg or args.kwarg:
-        star = f"*{args.vararg.arg}" if args.vararg else f"**{args.kwarg.arg if args.kwarg else ''}"
-        raise FunctionError(f"{node.name}: {star} has no JSON schema; use a list or dict parameter instead")
-    if args.posonlyargs:
-        raise FunctionError(f"{node.name}: positional-only parameters cannot be passed by name; remove the '/'")
-    defaults: list[ast.expr | None] = [None] * (len(args.args) - len(args.defaults)) + list(args.defaults)
-    pairs = list(zip([*args.args, *args.kwonlyargs], [*defaults, *args.kw_defaults], strict=True))
-    properties: dict[str, Any] = {}
-    required: list[str] = []
-    for arg, default in pairs:
-        if arg.annotation is None:
-            raise FunctionError(f"{node.name}: parameter {arg.arg!r} needs a type: one of {TYPES_ALLOWED}")
-        properties[arg.arg] = annotation_schema(arg.annotation, f"{node.name}: parameter {arg.arg!r}")
-        if default is None:
-            required.append(arg.arg)
-        else:
-            properties[arg.arg]["default"] = json_literal(default, f"{node.name}: the default of {arg.arg!r}")
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-
-
-def json_literal(node: ast.expr, where: str) -> Any:
-    """The value of a literal that JSON can express; ``where`` begins the error message."""
-    try:
-        return json.loads(json.dumps(ast.literal_eval(node), allow_nan=False))
-    except (ValueError, TypeError, RecursionError, MemoryError):
-        raise FunctionError(f"{where} must be a plain JSON literal, not {shown(node)[:80]}") from None
-
-
-def annotation_schema(node: ast.expr, where: str) -> dict[str, Any]:
-    """JSON schema of one annotation; ``where`` begins the error message."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        with contextlib.suppress(SyntaxError, ValueError):  # of the parser: not Python
-            return annotation_schema(ast.parse(node.value, mode="eval").body, where)
-    if type_name(node) in PLAIN_TYPES:
-        return {"type": PLAIN_TYPES[type_name(node)]}
-    if isinstance(node, ast.Constant) and node.value is None:
-        return {"type": "null"}
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return {"anyOf": [annotation_schema(node.left, where), annotation_schema(node.right, where)]}
-    if isinstance(node, ast.Subscript):
-        schema = subscript_schema(node, where)
-        if schema is not None:
-            return schema
-    raise FunctionError(f"{where} has type {shown(node)[:200]}; use one of {TYPES_ALLOWED}")
-
-
-def subscript_schema(node: ast.Subscript, where: str) -> dict[str, Any] | None:
-    """JSON schema of ``X[...]``; None if X is not a supported generic."""
-    name = type_name(node.value)
-    items = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
-    if name in ("list", "List") and len(items) == 1:
-        return {"type": "array", "items": annotation_schema(items[0], where)}
-    if name in ("dict", "Dict") and len(items) == 2 and type_name(items[0]) == "str":
-        return {"type": "object", "additionalProperties": annotation_schema(items[1], where)}
-    if name == "Optional" and len(items) == 1:
-        return {"anyOf": [annotation_schema(items[0], where), {"type": "null"}]}
-    if name == "Union":
-        return {"anyOf": [annotation_schema(item, where) for item in items]}
-    if name == "Literal" and all(isinstance(item, ast.Constant) for item in items):
-        return {"enum": [json_literal(item, where) for item in items]}
-    return None
-
-
 def unbound_names(source: str) -> tuple[str, ...]:
-    """Names that ``source`` reads but nothing defines: no parameter, assignment, import, built-in or typing name."""
-    scopes = [symtable.symtable(source, "<function>", "exec")]
+    """Names that ``source`` reads but nothing defines: no parameter, assignment, import, built-in or typing name.
+
+    Those of annotations do not count: they are not evaluated.
+    """
+    scopes = [symtable.symtable(RUNTIME_HEADER + source, "<function>", "exec")]
     for scope in scopes:  # grows while it is iterated over
         scopes += scope.get_children()
     symbols = [symbol for scope in scopes[1:] for symbol in scope.get_symbols() if symbol.is_global()]
     known = {symbol.get_name() for symbol in scopes[0].get_symbols() if symbol.is_assigned() or symbol.is_imported()}
-    known |= {symbol.get_name() for symbol in symbols if symbol.is_assigned()} | set(dir(builtins)) | RUNTIME_NAMES
+    known |= {symbol.get_name() for symbol in symbols if symbol.is_assigned()} | set(dir(builtins))
     read = [symbol.get_name() for symbol in symbols if symbol.is_referenced()]
     return tuple(dict.fromkeys(name for name in read if name not in known))
 
@@ -224,12 +142,41 @@ def with_imports(source: str, packages: Iterable[str], others: Iterable[str] = (
         raise FunctionError(f"nothing defines {', '.join(undefined)}: import or define what the function uses")
     if not lines:
         return source
-    node = function_node(source)
-    first = node.body[1] if len(node.body) > 1 else node.body[0]
+    return with_statements(source, lines)
+
+
+def with_statements(source: str, statements: Sequence[str]) -> str:
+    """A function's ``source`` with simple statements added after its docstring: on lines of their own where they can
+    be, otherwise behind it on its line."""
+    docstring, *following = function_node(source).body
     rows = lines_of(source)
-    indent = rows[first.lineno - 1][: first.col_offset]
-    rows[first.lineno - 1 : first.lineno - 1] = [f"{indent}{line}\n" for line in lines]
+    indent, _ = split_at(rows, docstring.lineno, docstring.col_offset)
+    before, after = ends_of(rows, docstring)
+    next_line = min((first_line(each) for each in following), default=len(rows) + 1)
+    last = docstring.end_lineno or docstring.lineno
+    if indent.strip() or next_line <= last or after.rstrip("\r\n").endswith("\\"):
+        rows[last - 1] = f"{before}; {'; '.join(statements)}{after}"
+    else:
+        rows[last - 1] = rows[last - 1].rstrip("\r\n") + "\n"
+        rows[last:last] = [f"{indent}{each}\n" for each in statements]
     return "".join(rows)
+
+
+def first_line(node: ast.stmt) -> int:
+    """The number of the line where a statement begins, with its decorators."""
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(each.lineno for each in decorators)])
+
+
+def split_at(rows: Sequence[str], line: int, column: int) -> tuple[str, str]:
+    """A line before and after a column as the syntax tree counts it: in bytes of UTF-8."""
+    row = rows[line - 1].encode("utf-8", "surrogatepass")
+    return row[:column].decode("utf-8", "surrogatepass"), row[column:].decode("utf-8", "surrogatepass")
+
+
+def ends_of(rows: Sequence[str], node: ast.stmt) -> tuple[str, str]:
+    """The last line of ``node`` up to its end, and after it."""
+    return split_at(rows, node.end_lineno or node.lineno, node.end_col_offset or 0)
 
 
 def lines_of(source: str) -> list[str]:
@@ -291,9 +238,40 @@ def imports_of(tree: ast.AST) -> frozenset[str]:
 
 def clean(source: str) -> str:
     """``source`` dedented and taken out of the Markdown fence in which models like to write it."""
-    text = source.replace("\r\n", "\n").replace("\r", "\n").strip("\n")
-    if "```" in text:
-        parts = text.split("```")
-        if len(parts) >= 2:
-            text = parts[1].split("\n", 1)[-1] if "\n" in parts[1] else parts[1]
-    return inspect.cleandoc(text) if text.startswith((" ", "\t")) else text
+    text = source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").strip("\n")
+    if "```" in text and not is_python(text):
+        text = _unfenced(text)
+    return dedented(text)
+
+
+def dedented(text: str) -> str:
+    """``text`` without the indentation of its first line."""
+    indent = text[: len(text) - len(text.lstrip(" \t"))]
+    return "\n".join(line.removeprefix(indent) for line in text.split("\n")) if indent else text
+
+
+def is_python(text: str) -> bool:
+    """Whether a text, perhaps indented, can be parsed."""
+    try:
+        tree_of(dedented(text))
+    except FunctionError:
+        return False
+    return True
+
+
+_OPENING = re.compile(r"^[ \t]*```+[ \t]*(\w*)[^\n`]*\n", re.MULTILINE)
+_CLOSING = re.compile(r"^[ \t]*```+[ \t]*$", re.MULTILINE)
+_ENDS_TRIED = 8
+
+
+def _unfenced(text: str) -> str:
+    """What is in the first fence, of Python if one says so. A line of backticks may be part of a text in the code, so
+    of its possible ends the last one counts with which it is Python."""
+    openings = list(_OPENING.finditer(text))
+    if not openings:
+        return text.split("```")[1]
+    named = (each for each in openings if each[1].casefold() in ("python", "py", "python3"))
+    body = text[next(named, openings[0]).end() :]
+    ends = [each.start() for _, each in zip(range(_ENDS_TRIED), _CLOSING.finditer(body), strict=False)]
+    whole = (body[:end] for end in reversed(ends) if is_python(body[:end]))
+    return next(whole, body[: ends[0]] if ends else body.partition("```")[0])

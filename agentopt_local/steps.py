@@ -14,7 +14,7 @@ from agentopt_local.run.rows import ActionRow, CandidateRow, Fingerprints, Score
 from agentopt_local.seeds import derive
 from agentopt_local.train_state import Decision, FailedUpdate, TrainState
 from agentopt_local.trajectory import Trajectory, accuracy, mean_reward, sum_usage
-from agentopt_local.update import Update
+from agentopt_local.update import ActionCounts, Update
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ def step_row(
     decision: Decision,
     ranked: Sequence[Tried],
     *,
-    spent: Update,
+    updates: Sequence[Update],
     before: Sequence[Trajectory],
     seconds: float,
 ) -> StepRow:
-    """The row of the step after ``state``; ``spent`` holds the counts and tokens of all of its candidates."""
+    """The row of the step after ``state``; ``updates``: all of its candidates, rolled out or not."""
     best = ranked[0]
     return StepRow(
         step=state.step + 1,
@@ -96,8 +96,13 @@ def step_row(
         candidate=best.candidate,
         functions=(best.update.functions if decision == "accepted" else state.functions).names,
         fingerprint=Fingerprints(before=state.functions.fingerprint, after=best.update.functions.fingerprint),
-        counts=spent.counts,
-        tokens=StepTokens(optimizer=spent.usage, rollouts=sum((sum_usage(each.after) for each in ranked), Usage())),
+        counts=sum((each.counts for each in updates), ActionCounts()),
+        outcomes=tuple(outcome for each in updates for outcome in each.outcomes),
+        source_tokens=max((each.source_tokens for each in updates if each.source_tokens), default=None),
+        tokens=StepTokens(
+            optimizer=sum((each.usage for each in updates), Usage()),
+            rollouts=sum((sum_usage(each.after) for each in ranked), Usage()),
+        ),
         seconds=round(seconds, 2),
     )
 

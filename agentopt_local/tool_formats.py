@@ -16,14 +16,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from agentopt_local.chat import Message, ToolSpec
-from agentopt_local.tool_calls import arguments_schema, parse_reply
+from agentopt_local.tool_calls import NAMES, arguments_schema, parse_reply
 
-COMPACT_JSON = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+COMPACT_JSON = {
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "whitespace_flexible": False,
+    "json_allowed_escapes": 'nt"\\',
+}
 """``x-guidance`` of a schema: JSON as chat templates write it with ``tojson``, one space after commas and colons and
-none elsewhere. If white space were free, a small model could write blanks until ``max_tokens``."""
+none elsewhere. If white space were free, a small model could write blanks until ``max_tokens``. Without the escapes
+``\\b``, ``\\f``, ``\\r`` and ``\\u``, a model that begins ``\\frac`` has to double its backslash; what it means by
+``\\n`` and ``\\t`` is decided where the reply is read, in ``json_escapes.py``."""
+_ESCAPES = ', "json_allowed_escapes": ' + json.dumps(COMPACT_JSON["json_allowed_escapes"])
 # A thought is limited by sentence ends, not characters: llguidance reuses the token mask (10 µs) while the lexer's
 # state stays the same and computes a new one (1 to 2 ms at 150k tokens) whenever it changes. At most two blanks or
 # line breaks may follow each other, so that a model with nothing to say cannot fill the turn with white space.
@@ -150,7 +158,10 @@ def _call_grammar(
     ``{1,300}`` exceeds these limits and costs milliseconds per token. Token budgets limit the length instead.
     """
     names = "|".join(re.escape(tool.name) for tool in tools)
-    no_call = f'~/(.|\\n)*<tool_call(.|\\n)*/ & ~/(.|\\n)*"(name|function)"\\s*:\\s*"({names})"(.|\\n)*/'
+    no_call = (
+        f"~/(.|\\n)*(<(tool_call|function|invoke)|to=functions|\\[TOOL_CALLS)(.|\\n)*/"
+        f' & ~/(.|\\n)*"({"|".join(NAMES)})"\\s*:\\s*"({names})"(.|\\n)*/ & ~/\\s*\\[\\s*({names})\\((.|\\n)*/'
+    )
     grammar = [
         "%llguidance {}",
         "start: TEXT | fence | bare" + (" | tag" if tagged else ""),
@@ -166,11 +177,26 @@ def _call_grammar(
         "body: " + " | ".join(f"name_{i} args_{i}" for i in range(len(tools))),
     ]
     for i, tool in enumerate(tools):
-        # lenient: skip the keywords that llguidance does not support; check_arguments covers them.
-        schema = {"x-guidance": {**COMPACT_JSON, "lenient": True}, **arguments_schema(tool)}
+        schema = guided(arguments_schema(tool), lenient=True)
         grammar.append(f'name_{i}: /{re.escape(tool.name)}",(\\n {{0,4}}| )"{key}": /')
         grammar.append(f"args_{i}: %json {json.dumps(schema)}")
     return "\n".join(grammar) + "\n"
+
+
+def guided(schema: dict[str, Any], *, lenient: bool = False) -> dict[str, Any]:
+    """``schema`` with llguidance's options for the JSON that a model writes.
+
+    ``lenient`` skips the keywords that llguidance does not support; check_arguments covers those of arguments.
+    """
+    options: dict[str, Any] = {**COMPACT_JSON, **({"lenient": True} if lenient else {})}
+    if re.search(r"(?<!\\)(?:\\\\)*\\[bfru]", json.dumps(schema, ensure_ascii=False)):  # constants may need any escape
+        del options["json_allowed_escapes"]
+    return {"x-guidance": options, **schema}
+
+
+def without_escapes(grammar: str) -> str:
+    """``grammar``, or the JSON text of a schema, for versions of llguidance that know no option for escapes."""
+    return grammar.replace(_ESCAPES, "")
 
 
 def described(tools: Sequence[ToolSpec], how: str) -> str:

@@ -20,7 +20,7 @@ StopCause = Literal["max_epochs", "early_stop", "solved"]
 class TrainerConfig(Record):
     """When an update is kept and when training ends."""
 
-    max_epochs: int = Field(default=5, ge=1)
+    max_epochs: int = Field(default=5, ge=1, le=1_000_000)
     """Updates to try. With ``count_accepted``: updates to accept, where the untrained agent counts as the first."""
     count_accepted: bool = False
     """Count only accepted updates, as the authors' code does; rejected ones are free."""
@@ -32,7 +32,7 @@ class TrainerConfig(Record):
     """When an update is kept. ``unseen``: it gains on problems that its author was not shown, by more than chance alone
     usually brings; a smaller set wins ties. ``mean``: the mean reward on all problems rises, as the paper writes.
     ``paper``: it does not fall, as the authors' code has it. ``sequential``: strong evidence on unseen problems."""
-    gate_alpha: float = Field(default=0.1, gt=0, lt=1)
+    gate_alpha: float = Field(default=0.1, ge=1e-9, lt=1)
     """With ``acceptance = "sequential"``: how often an update that does not help may be kept."""
     try_edits: bool = True
     """Roll out each edit of an update alone, then those that helped together, and keep the best. False: keep the whole
@@ -42,7 +42,7 @@ class TrainerConfig(Record):
 
     All distinct ones are rolled out on the same problems, and the best is kept. 1 as in the paper; a local engine has
     free slots for more."""
-    batch_size: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1, le=1_000_000)
     """Problems per step, drawn by seed; None: all training problems, as in the paper."""
     noise_floor: bool = True
     """Before step 1, measure how many outcomes change by chance: the agent once more with another seed, and once with a

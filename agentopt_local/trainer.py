@@ -211,10 +211,7 @@ class Trainer:
         """Decide on the best candidate, record the step, and return the state after it."""
         best = ranked[0]
         decision = self._decide(state, best)
-        spent = Update(functions=state.functions)
-        for each in updates:
-            spent = spent.plus(each.counts, each.usage)
-        row = step_row(state, decision, ranked, spent=spent, before=before, seconds=seconds)
+        row = step_row(state, decision, ranked, updates=updates, before=before, seconds=seconds)
         return self._keep(after_step(state, decision, best, row), row)
 
     def _decide(self, state: TrainState, best: Tried) -> Decision:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Literal
 
 from pydantic import Field
 
@@ -11,7 +12,11 @@ from agentopt_local.chat import Usage
 from agentopt_local.errors import FunctionError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.record import Record
+from agentopt_local.setting_types import Seconds
 from agentopt_local.source import unbound_names
+
+GROWTH = 3
+"""How many times as large a limit of tokens may become that replies reach again and again."""
 
 STDLIB_ALLOWED = (
     "bisect", "calendar", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq",
@@ -23,7 +28,7 @@ STDLIB_ALLOWED = (
 class OptimizerConfig(Record):
     """How the optimizer samples and checks its edits."""
 
-    max_actions: int = Field(default=3, ge=1)
+    max_actions: int = Field(default=3, ge=1, le=1000)
     """Edits per step."""
     concurrent: bool = True
     """Sample edits for different kinds of failed problems at once, on the same set, and apply them in order.
@@ -31,13 +36,13 @@ class OptimizerConfig(Record):
     False: one after another, each on the result of the previous one, as in the paper."""
     progressive: bool = True
     """Edit the set; False: write a complete new set in each step that replaces it (the paper's ablation)."""
-    n_samples: int = Field(default=8, ge=1)
+    n_samples: int = Field(default=8, ge=1, le=10_000)
     """Drafts of one edit, sampled at once; the best verified one is applied."""
-    max_retries: int = Field(default=2, ge=0)
+    max_retries: int = Field(default=2, ge=0, le=10_000)
     """How often a draft is returned to the model with its error or wrong results."""
     min_matches: int = Field(default=1, ge=0)
     """A function is applied only if its trials answered this many of the shown (failed) problems; 0 as in the paper."""
-    n_evidence: int = Field(default=3, ge=1)
+    n_evidence: int = Field(default=3, ge=1, le=10_000)
     """Failed rollouts shown for each edit."""
     hold_back: bool = True
     """Show at most half of a kind's failures, so that the others can tell whether an edit helps where it was not shown
@@ -51,11 +56,12 @@ class OptimizerConfig(Record):
     max_header_tokens: int = Field(default=64, ge=16)
     """Generated tokens of an action's kind and name."""
     max_source_tokens: int = Field(default=400, ge=64)
-    """Generated tokens of one source."""
+    """Generated tokens of one source. Where sources are cut off there again and again, more are allowed: at most three
+    times as many."""
     max_arguments_tokens: int = Field(default=100, ge=16)
     """Generated tokens of the arguments of trial calls, for each of ``n_evidence`` problems."""
-    temperature: float = Field(default=0.8, ge=0)
-    repair_temperature: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=0.8, ge=0, le=100)
+    repair_temperature: float = Field(default=1.0, ge=0, le=100)
     """Temperature for sources written after feedback; higher, because small models tend to repeat themselves."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     constrain: bool = True
@@ -64,8 +70,13 @@ class OptimizerConfig(Record):
     """Constrain sources too. Large models can write Python without a grammar, and write more freely without one."""
     allowed_packages: tuple[str, ...] = (*STDLIB_ALLOWED, "sympy", "numpy")
     """Top-level packages that a function may import."""
-    timeout_s: float = Field(default=5.0, gt=0, le=1e6)
+    timeout_s: Seconds = 5.0
     """Wall-clock limit of one trial call."""
+
+
+def grown(limit: int, configured: int) -> int:
+    """The limit of tokens after one that cut a reply off: half as much again, at most GROWTH times ``configured``."""
+    return min(limit * 3 // 2, max(limit, GROWTH * configured))
 
 
 class ActionCounts(Record):
@@ -79,14 +90,38 @@ class ActionCounts(Record):
     """Of these, compiled, typed, with allowed imports, and run without an error on their examples."""
     applied: int = 0
     """Of these, applied to a set that was then rolled out."""
+    repeated: int = 0
+    """Repairs that repeated a failed source, or its results, and were refused."""
+    cut: int = 0
+    """Replies that a limit of tokens, or the end of the context, has cut off."""
+    unfit: int = 0
+    """Drafts that ended without an edit because the model's context had no room for them."""
 
     def __add__(self, other: ActionCounts) -> ActionCounts:
-        return ActionCounts(
-            sampled=self.sampled + other.sampled,
-            legal=self.legal + other.legal,
-            verified=self.verified + other.verified,
-            applied=self.applied + other.applied,
-        )
+        return ActionCounts(**{name: getattr(self, name) + getattr(other, name) for name in ActionCounts.model_fields})
+
+
+EditEnd = Literal["applied", "terminated", "taken", "unmatched", "failed", "refused", "illegal", "cut", "unfit"]
+"""``applied``: to the set that was rolled out · ``terminated``: the optimizer saw nothing to improve · ``taken``: an
+earlier edit of the step has the name · ``unmatched``: the functions ran and answered too few shown problems ·
+``failed``: all that were tried raised errors · ``refused``: no source passed the checks · ``illegal``: no draft chose a
+possible action · ``cut``: all sources were cut off · ``unfit``: the context had no room."""
+
+
+class EditOutcome(Record):
+    """What became of all drafts of one edit."""
+
+    kind: str = ""
+    """Of the problems that its author was shown."""
+    drafts: int = 0
+    end: EditEnd
+    matches: int = 0
+    """Most shown problems that a draft's function answered."""
+    shown: int = 0
+    """Problems that were shown."""
+    counts: ActionCounts = ActionCounts()
+    trouble: str = ""
+    """What was most often wrong with a draft's last sample."""
 
 
 class Verified(Record):
@@ -115,10 +150,16 @@ class Update(Record):
     """For each action, how many of the shown problems its function answered correctly in trials, as ``2/3``."""
     counts: ActionCounts = ActionCounts()
     usage: Usage = Usage()
+    outcomes: tuple[EditOutcome, ...] = ()
+    """Of all edits that were drafted, applied or not; empty in updates of older versions."""
+    source_tokens: int | None = None
+    """What ``max_source_tokens`` has grown to; None if it has not."""
 
-    def plus(self, counts: ActionCounts, usage: Usage) -> Update:
-        """The update with ``counts`` and ``usage`` added."""
-        return self.model_copy(update={"counts": self.counts + counts, "usage": self.usage + usage})
+    def plus(self, outcome: EditOutcome, usage: Usage) -> Update:
+        """The update with one more edit's ``outcome`` and ``usage`` added."""
+        counts = self.counts + outcome.counts
+        outcomes = (*self.outcomes, outcome)
+        return self.model_copy(update={"counts": counts, "usage": self.usage + usage, "outcomes": outcomes})
 
     @property
     def seen(self) -> frozenset[str]:

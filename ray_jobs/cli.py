@@ -9,16 +9,30 @@ from collections.abc import Sequence
 
 from agentopt_local.errors import AgentOptError, ConfigError, RunDirError
 from agentopt_local.version import __version__
-from ray_jobs.commands import ask, credit, doctor, export, grade, jobs, model_files, report, serve_mcp, show, watch
+from ray_jobs.commands import (
+    ask,
+    credit,
+    doctor,
+    export,
+    grade,
+    jobs,
+    model_files,
+    report,
+    serve_mcp,
+    show,
+    trust,
+    watch,
+)
 from ray_jobs.commands.running import FAILED, INTERRUPTED, USER_MISTAKE
-from ray_jobs.terminal.printing import error_line
+from ray_jobs.terminal.printing import PlainParser, error_line, plain_warnings
 
-COMMANDS = (jobs, credit, show, report, watch, grade, ask, export, serve_mcp, doctor, model_files)
+COMMANDS = (jobs, credit, show, report, watch, grade, ask, export, serve_mcp, trust, doctor, model_files)
 """The modules with commands, in the order of ``agentopt --help``. Importing them loads nothing heavy."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 user error, 130 interrupted (and resumable)."""
+    plain_warnings()
     words, settings = split_settings(sys.argv[1:] if argv is None else argv)
     arguments, rest = parser().parse_known_args(words)
     rest += settings
@@ -56,7 +70,7 @@ def split_settings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the whole command line."""
-    top = argparse.ArgumentParser(prog="agentopt", description="Train LLM agents offline by learning their functions.")
+    top = PlainParser(prog="agentopt", description="Train LLM agents offline by learning their functions.")
     top.add_argument("--version", action="version", version=f"agentopt {__version__}")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:

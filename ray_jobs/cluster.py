@@ -5,10 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
+from urllib.parse import urlsplit
 
 from agentopt_local.errors import ConfigError, EngineDeadError
 from ray_jobs.config import RayConfig
+
+ANSWER_S = 28.0
+"""How long a cluster has to answer before a run gives up on it, in seconds."""
 
 
 def connect(config: RayConfig) -> None:
@@ -25,6 +32,8 @@ def connect(config: RayConfig) -> None:
     if ray.is_initialized():
         return
     address = config.address or os.environ.get("RAY_ADDRESS") or None
+    if address not in (None, "local"):
+        check_answers(address)
     # Ray installs a handler that ends the process on the spot, whatever it is doing.
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
@@ -44,13 +53,44 @@ def connect(config: RayConfig) -> None:
                 f"Ray did not start on this machine ({error}); its logs are under /tmp/ray/session_latest/logs; "
                 "see what is missing with 'agentopt doctor', or end other Ray clusters here with 'ray stop'"
             ) from None
-        raise ConfigError(
-            f"ray.address = {address!r}: no Ray cluster answers there ({error}); start one with "
-            "'ray start --head', or leave ray.address out to use this machine alone"
-        ) from None
+        raise unreachable(address, str(error)) from None
     finally:
         if on_terminate is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)
+
+
+def check_answers(address: str) -> None:
+    """Raise ConfigError within half a minute if no Ray cluster answers at an address.
+
+    ``ray.init`` itself tries for a quarter of an hour.
+    """
+    target = address if address != "auto" else os.environ.get("RAY_ADDRESS") or address
+    place = urlsplit(target if "://" in target else f"//{target}")
+    try:
+        if place.hostname is not None and place.port is not None:
+            socket.create_connection((place.hostname, place.port), timeout=ANSWER_S / 4).close()
+        if place.scheme != "ray":  # Ray's client gives up by itself
+            asked = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", target]
+            done = subprocess.run(asked, check=False, capture_output=True, text=True, timeout=ANSWER_S * 3 / 4)
+            if done.returncode != 0:
+                raise ConnectionError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
+    except (OSError, ValueError) as error:
+        raise unreachable(address, str(error)) from None
+    except subprocess.TimeoutExpired:
+        raise unreachable(address, "what listens there does not answer as Ray does") from None
+
+
+def unreachable(address: str, reason: str) -> ConfigError:
+    """The error for an address where no Ray cluster answers; says which setting or variable holds it."""
+    variable = os.environ.get("RAY_ADDRESS")
+    if variable and address in ("auto", variable):
+        source, remedy = f"the environment variable RAY_ADDRESS = {variable!r}", "unset RAY_ADDRESS"
+    else:
+        source, remedy = f"ray.address = {address!r}", "leave ray.address out"
+    return ConfigError(
+        f"{source}: no Ray cluster answers there ({reason}); start one with 'ray start --head', or {remedy} "
+        "to use this machine alone"
+    )
 
 
 def disconnect() -> None:

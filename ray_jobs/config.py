@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -15,23 +13,27 @@ from pydantic.fields import FieldInfo
 from agentopt_local.agents.config import AgentConfig
 from agentopt_local.errors import ConfigError
 from agentopt_local.models.metered import Budget
+from agentopt_local.plain_text import quoted, short
 from agentopt_local.record import Record
+from agentopt_local.setting_types import Seconds
+from agentopt_local.spelling import LONGEST
 from agentopt_local.train_state import PRESETS, TrainerConfig, check_training
 from agentopt_local.update import OptimizerConfig
+from ray_jobs.context_check import check_context
 from ray_jobs.evaluation_config import EvaluationConfig
 from ray_jobs.model_config import ModelConfig
 from ray_jobs.model_size import settings_by_size
 from ray_jobs.task_config import TaskConfig
-from ray_jobs.toml_values import merged, near_files, set_key, table, toml_value
+from ray_jobs.toml_values import merged, read_toml, set_key, table, toml_value
 from serving.engine_config import EngineConfig
 
 
 class SandboxConfig(Record):
     """The sandbox that runs generated code."""
 
-    workers: int | None = Field(default=None, ge=1)
+    workers: int | None = Field(default=None, ge=1, le=1024)
     """Worker processes; None means one per core, at most 8."""
-    timeout_s: float = Field(default=10.0, gt=0, le=1e6)
+    timeout_s: Seconds = 10.0
     """Default time limit of one call, in seconds; the agent's calls have ``agent.timeout_s``."""
     memory_bytes: int = Field(default=512 << 20, ge=16 << 20, le=1 << 45)
     """Memory limit of one call, in bytes."""
@@ -44,7 +46,7 @@ class RayConfig(Record):
 
     address: str | None = None
     """The running cluster to join, ``auto`` or an address; None starts one for this run."""
-    rollout_workers: int | None = Field(default=None, ge=0)
+    rollout_workers: int | None = Field(default=None, ge=0, le=100_000)
     """Processes on the nodes that run rollouts; 0 runs them in this process; None means one per node if several."""
 
 
@@ -62,7 +64,7 @@ class RunConfig(Record):
     """The name of the run's folder; None derives one from the task and the time."""
     start_functions: str | None = None
     """Functions to start from: a run, an exported package, a folder of .py files, or a single .py file."""
-    concurrency: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    concurrency: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] = "auto"
     """How many rollouts may run at once. ``auto``: as many as the agent's engines take in their batches; 64 with an
     endpoint."""
     model: ModelConfig = ModelConfig()
@@ -97,16 +99,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises a ConfigError that names the file or flag, the key, the value and how to fix it.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist{near_files(path)}") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder; give a .toml file") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    values = read_toml(path)
     check_keys(values, RunConfig, str(path))
     origin: dict[str, str] = {}
     for key, value in parse_overrides(overrides):
@@ -137,6 +130,8 @@ def build(
     except ValidationError as error:
         raise ConfigError(explain(error, source, origin or {})) from None
     check_training(config.trainer, config.optimizer, source)
+    if not stored:
+        check_context(config, source)
     return config
 
 
@@ -163,7 +158,7 @@ def explain(error: ValidationError, source: str, origin: dict[str, str]) -> str:
     lines = []
     for key, items in by_key(error).items():
         item = items[0]
-        where = origin.get(key, f"{source}: {key}")
+        where = origin.get(key, f"{source}: {short(key)}")
         if item["type"] == "missing":
             lines.append(f"{where} is missing; {describe(key)}")
         elif item["type"] == "extra_forbidden":
@@ -174,7 +169,7 @@ def explain(error: ValidationError, source: str, origin: dict[str, str]) -> str:
             lines.append(f"{where}: {item['msg']}")
         else:
             message = " or ".join(each["msg"][:1].lower() + each["msg"][1:] for each in items)
-            lines.append(f"{where} = {json.dumps(item['input'], default=str)}: {message}; {describe(key)}")
+            lines.append(f"{where} = {quoted(item['input'])}: {message}; {describe(key)}")
     return "\n".join(lines)
 
 
@@ -224,18 +219,20 @@ def check_keys(values: dict[str, Any], record: Any, source: str, prefix: str = "
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in record.model_fields:
-            raise ConfigError(f"{source}: {name} is not a setting{nearest(name.split('.'))}")
+            raise ConfigError(f"{source}: {short(name)} is not a setting{nearest(name.split('.'))}")
         inner = table(record.model_fields[key].annotation)
         if inner is not None and not (value is None and record.model_fields[key].default is None):
             if not isinstance(value, dict):
-                raise ConfigError(f"{source}: {name} = {value!r} must be a table: write [{name}] and its keys below")
+                raise ConfigError(
+                    f"{source}: {name} = {quoted(value)} must be a table: write [{name}] and its keys below"
+                )
             check_keys(value, inner, source, f"{name}.")
 
 
 def nearest(parts: Sequence[str | int]) -> str:
     """A hint that names the setting closest to this key."""
     keys = all_keys()
-    name = ".".join(str(part) for part in parts)
+    name = ".".join(str(part) for part in parts)[:LONGEST]
     tails = {key.rsplit(".", 1)[-1]: key for key in reversed(keys)}  # the first section with a key wins
     last = name.rsplit(".", 1)[-1]
     sections = sorted({key.split(".")[0] for key in keys})
@@ -275,12 +272,18 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
                 raise ConfigError(f"--{key} needs a value: --{key} VALUE")
             text = rest.pop(0)
         if key not in all_keys() and not is_open(key):
-            raise ConfigError(f"--{key} is not a setting{nearest(key.split('.'))}")
-        pairs.append((key, text if takes_text(key) and text.lower() != "none" else toml_value(text)))
+            raise ConfigError(f"--{short(key)} is not a setting{nearest(key.split('.'))}")
+        pairs.append((key, text if takes_text(key, text) else toml_value(text)))
     return pairs
 
 
-def takes_text(key: str) -> bool:
-    """Whether a setting holds text, so that ``--run_name 2024`` is not read as a number."""
+def takes_text(key: str, text: str) -> bool:
+    """Whether a setting takes ``text`` as it is written: a run called ``2024`` is not a number.
+
+    ``none`` is None unless it is one of the words that the setting allows.
+    """
     field = field_of(key)
-    return field is not None and field.annotation in (str, str | None)
+    if field is None:
+        return False
+    words = [word for each in (field.annotation, *get_args(field.annotation)) for word in get_args(each)]
+    return text in words or (field.annotation in (str, str | None) and text.lower() != "none")

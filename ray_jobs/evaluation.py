@@ -12,6 +12,7 @@ from agentopt_local.comparison import compare, function_results
 from agentopt_local.functions import FunctionSet
 from agentopt_local.paper_regime import differences
 from agentopt_local.problem import Problem, Split
+from agentopt_local.reasons import nothing_learned
 from agentopt_local.run.reader import read_certificate, read_noise_floor
 from agentopt_local.run.report import Comparison, Costs, Report, Seconds, Spent, TrainingSummary
 from agentopt_local.run.rows import Role
@@ -80,6 +81,7 @@ async def evaluate_session(
             stopped=state.stopped,
         ),
         tokens={"optimizer": state.usage, "test_before": sum_usage(before), "test_after": sum_usage(after)},
+        nothing_learned=nothing_learned(steps, state.stopped),
         costs=spending(session),
         seconds=Seconds(
             training_steps=round(sum((row.seconds for row in steps), 0.0), 1),

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 
 from agentopt_local.record import Record
+from ray_jobs.task_config import MAX_PROBLEMS
 
 Baseline = Literal["untrained", "placebo", "self_consistency", "self_consistency_total", "one_shot"]
 """``untrained``: no functions · ``placebo``: one function that does nothing useful · ``self_consistency``: majority
@@ -14,6 +15,8 @@ votes of the untrained agent for the tokens that the trained one takes on the sa
 ``self_consistency_total``: for these and those of the training · ``one_shot``: the set that was proposed first."""
 
 
+MIN_ALPHA = 1e-9
+"""Below that, more problems must be gained than any task has."""
 N_ON_GPU, N_ELSEWHERE = 200, 60
 """The most validation problems with ``n_validation = "auto"``."""
 
@@ -24,14 +27,14 @@ class EvaluationConfig(Record):
     baselines: tuple[Baseline, ...] | Literal["auto"] = "auto"
     """What is tested beside the trained agent. ``auto``: all where the agent's model runs on a GPU, else
     ``untrained`` and ``placebo``. ``untrained`` is always tested."""
-    max_votes: int = Field(default=40, ge=1)
+    max_votes: int = Field(default=40, ge=1, le=10_000)
     """Most answers per problem for self-consistency."""
-    n_validation: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    n_validation: Annotated[int, Field(ge=0, le=MAX_PROBLEMS)] | Literal["auto"] = "auto"
     """Most validation problems that the certificate may use; 0 skips it. ``auto``: 200 where the agent's model runs on
     a GPU, else 60. Never more than the task has."""
-    alpha: float = Field(default=0.05, gt=0, lt=1)
+    alpha: float = Field(default=0.05, ge=MIN_ALPHA, lt=1)
     """How often a set that does not help may be certified, over all ``trainings`` together."""
-    trainings: int = Field(default=1, ge=1)
+    trainings: int = Field(default=1, ge=1, le=1_000_000)
     """How many trainings share ``alpha``: each is held to ``alpha / trainings``. A sweep sets it to its number of
     trainings."""
     credit: Literal["off", "measure", "prune"] = "off"

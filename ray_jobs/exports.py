@@ -18,6 +18,7 @@ from agentopt_local.run.reader import read_meta, read_problems, read_rollouts
 from agentopt_local.spelling import did_you_mean
 from agentopt_local.tasks.base import IN_PYTHON
 from ray_jobs.agents import sandbox_of
+from ray_jobs.agreement import check_agreed
 from ray_jobs.config import RunConfig
 from ray_jobs.open_task import task_of
 from ray_jobs.runs import read_config
@@ -69,8 +70,10 @@ def export_json(run: Path, learned: Learned, output: Path, form: str, name: str 
     value: Any
     if form == "mcp":
         from agentopt_local.exporting.mcp_server import client_config
+        from agentopt_local.exporting.portable import server_name
 
-        value = client_config(name or run.resolve().name, [*this_command(), "serve-mcp", str(run.resolve())])
+        server = server_name(name, run.resolve().name, learned.functions)
+        value = client_config(server, [*this_command(), "serve-mcp", str(run.resolve())])
     elif form == "anthropic":
         value = anthropic_tools(learned.functions)
     else:
@@ -90,6 +93,7 @@ async def export_python(
     name = name or default_name(beside(run).name)
     check_name(name, learned.functions)
     config = read_config(run)
+    check_agreed(config, run, used=("sandbox",))
     async with sandbox_of(config.sandbox) as sandbox:
         rollouts = (row.trajectory for row in read_rollouts(run))
         replayed = await replay(learned.functions, rollouts, sandbox, timeout_s=config.agent.timeout_s)
@@ -110,6 +114,7 @@ def export_inspect(run: Path, learned: Learned, output: Path, *, force: bool) ->
     inspect_log.check_installed()
     check_output(output, force=force)
     config = read_config(run)
+    check_agreed(config, run, used=("task",))
     sets = {"before": FunctionSet(), "after": learned.functions}
     done = (row.trajectory for row in read_rollouts(run))
     rollouts = {(each.functions, each.problem_id): each for each in done if each.seed == config.seed}
@@ -121,7 +126,8 @@ def export_inspect(run: Path, learned: Learned, output: Path, *, force: bool) ->
     ]
     if not problems:
         raise ConfigError(f"{run} has no evaluation on test problems yet; run: agentopt evaluate {run}")
-    hashes = read_meta(run).get("prompts", {})
+    found = read_meta(run).get("prompts")
+    hashes = found if isinstance(found, dict) else {}
     with new_folder(output, force=force) as folder:
         for side, functions in sets.items():
             attempts = [(each, rollouts[functions.fingerprint, each.id]) for each in problems]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import re
-import tomllib
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,6 +18,7 @@ from agentopt_local.callback import ProgressOnly
 from agentopt_local.chat import ChatModel
 from agentopt_local.concurrency import together
 from agentopt_local.errors import ConfigError, RunDirError
+from agentopt_local.plain_text import quoted
 from agentopt_local.record import Record, fingerprint
 from agentopt_local.rollout import Progress
 from agentopt_local.run.files import LOCK, is_run, lock, read_json, write_json
@@ -25,10 +26,12 @@ from agentopt_local.run.reader import read_day, read_report
 from agentopt_local.run.report import Report
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
+from ray_jobs.agreement import TABLES, check_agreed
 from ray_jobs.config import RunConfig, load_config
 from ray_jobs.grid_tables import SAME_SET
 from ray_jobs.open_models import Models, open_models
 from ray_jobs.runs import kept, new_run, read_config
+from ray_jobs.toml_values import read_toml
 from ray_jobs.training import train
 
 SHARED = ("ray", "run_dir", "run_name")
@@ -37,12 +40,15 @@ HOSTING = ("model", "engine", "optimizer_model", "optimizer_engine", "take_turns
 """Settings of which each combination has engines of its own."""
 
 
+MAX_CELLS = 10_000
+
+
 class SweepConfig(Record):
     """A grid of trainings."""
 
     base: Path
     """The .toml file with the common settings, relative to the sweep's own file."""
-    parallel: int = Field(default=4, ge=1)
+    parallel: int = Field(default=4, ge=1, le=1_000_000)
     """How many trainings may run at once; each has its own ``concurrency``."""
     grid: dict[str, list[Any]] = Field(min_length=1)
     """Values to try, by setting."""
@@ -64,12 +70,7 @@ def load_sweep(path: Path, folder: Path | None = None) -> tuple[SweepConfig, Pat
     Raises a ConfigError that names the file, the key, the value and how to fix it.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        sweep = SweepConfig.model_validate(values)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+        sweep = SweepConfig.model_validate(read_toml(path))
     except ValidationError as error:
         item = error.errors()[0]
         key = ".".join(str(part) for part in item["loc"])
@@ -84,6 +85,8 @@ def load_sweep(path: Path, folder: Path | None = None) -> tuple[SweepConfig, Pat
             raise ConfigError(f"{path}: grid.{key} = []: give at least one value")
     folder = kept(folder or Path("runs") / path.stem)
     trainings = []
+    if (n := math.prod(map(len, sweep.grid.values()))) > MAX_CELLS:
+        raise ConfigError(f"{path}: [grid] has {quoted(n)} combinations; a sweep has at most {MAX_CELLS:,} trainings")
     cells = list(itertools.product(*sweep.grid.values()))
     for number, cell in enumerate(cells):
         varied = dict(zip(sweep.grid, cell, strict=True))
@@ -155,8 +158,13 @@ def by_models(trainings: Sequence[Training]) -> list[list[Training]]:
 async def train_one(training: Training, folder: Path, progress: Progress, model: ChatModel | Models | None) -> Report:
     """Start or continue one training."""
     path = folder / training.name
-    config = read_config(path) if is_run(path) else training.config
-    run_dir = RunDir(path) if is_run(path) else new_run(config)
+    if is_run(path):
+        config = read_config(path)
+        check_agreed(config, path, used=("task", "sandbox", "ray") if model is not None else TABLES)
+        run_dir = RunDir(path)
+    else:
+        config = training.config
+        run_dir = new_run(config)
     number = training.name.split("-")[0]
     try:
         return await train(

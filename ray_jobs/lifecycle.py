@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from agentopt_local.callback import Callback
 from agentopt_local.chat import ChatModel
-from agentopt_local.errors import AgentOptError, ConfigError
+from agentopt_local.errors import AgentOptError, ConfigError, RunDirError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Split
 from agentopt_local.run.contribution import Credit
@@ -19,22 +19,29 @@ from agentopt_local.run.writer import RunDir
 from agentopt_local.tasks.base import IN_PYTHON, Problems
 from agentopt_local.tasks.python import rows_text
 from agentopt_local.tasks.row_task import RowsTask
+from ray_jobs.agreement import TABLES, check_agreed
 from ray_jobs.certifying import UNTRAINED, certify, other_set
 from ray_jobs.config import RunConfig, changed_budget
+from ray_jobs.context_check import context_notes
 from ray_jobs.crediting import credit
 from ray_jobs.evaluation import evaluate
+from ray_jobs.evaluation_config import MIN_ALPHA
 from ray_jobs.forecast import Forecast, expectations, speeds_here
+from ray_jobs.model_config import ModelConfig
 from ray_jobs.model_size import explain_sizes, sizes_line
 from ray_jobs.open_models import Models, check_model
 from ray_jobs.open_task import task_of
 from ray_jobs.runs import new_run, read_config
 from ray_jobs.start_functions import read_start_functions
+from ray_jobs.task_config import MAX_PROBLEMS
 from ray_jobs.terminal.display import Display
 from ray_jobs.terminal.live import duration
 from ray_jobs.terminal.run_log import log_to, stop_logging
 from ray_jobs.training import train
 
 T = TypeVar("T")
+MODELS = ("model", "engine", "optimizer_model", "optimizer_engine", "ray")
+"""The tables of settings that a caller's own models replace."""
 
 
 async def create_run(
@@ -63,14 +70,18 @@ def reopen(
     prefix: str = "--",
     model: ChatModel | Models | None = None,
     task: Problems | None = None,
+    elsewhere: Mapping[str, ModelConfig] | None = None,
 ) -> tuple[RunConfig, RunDir]:
     """The settings and the open folder of a run that will be continued or evaluated.
 
     ``budget`` has new values for ``budget.KEY``, which are written down; ``prefix`` precedes the keys in errors.
-    Raises ConfigError or RunDirError if the run cannot be continued.
+    ``elsewhere`` has settings of models for this process only. Raises ConfigError or RunDirError if the run cannot be
+    continued, or if it was made elsewhere and its user has not agreed to what its settings reach.
     """
-    changes = dict(budget)
+    changes, moved = dict(budget), dict(elsewhere or {})
     config = changed_budget(read_config(path), changes, prefix)
+    given = {*moved, *(() if task is None else ("task",)), *(() if model is None else MODELS)}
+    check_agreed(config, path, used=set(TABLES) - given)
     if task is not None or config.task.spec.startswith(IN_PYTHON):
         task_of(config, path, task)
     if model is None:
@@ -78,7 +89,7 @@ def reopen(
     run_dir = RunDir(path)
     if changes:
         run_dir.write_config(config.model_dump(mode="json"))
-    return config, run_dir
+    return config.model_copy(update=moved), run_dir
 
 
 async def train_run(
@@ -161,7 +172,12 @@ async def at_work(
 
     ``forecast`` has the settings of a training whose expected duration is shown before it starts.
     """
-    handler = log_to(run_dir.log_path)
+    try:
+        handler = log_to(run_dir.log_path)
+    except RunDirError:
+        job.close()
+        run_dir.close()
+        raise
     try:
         if display is None:
             return await job
@@ -183,8 +199,10 @@ async def at_work(
 
 
 def show_sizes(config: RunConfig, display: Display) -> None:
-    """Before a training, show whose settings each role has, and why."""
+    """Before a training, show whose settings each role has and why, and which budgets do not fit a context."""
     display.line(sizes_line(explain_sizes(config)))
+    for note in context_notes(config):
+        display.line(note)
 
 
 def show_forecast(config: RunConfig, display: Display, *, steps: int) -> None:
@@ -208,6 +226,8 @@ def problems_to_evaluate(config: RunConfig, n: int | None, name: str = "--n") ->
     n = config.task.n_test if n is None else n
     if n < 1:
         raise ConfigError(f"{name} {n}: evaluate on at least one problem")
+    if n > MAX_PROBLEMS:
+        raise ConfigError(f"{name} {n}: evaluate on at most {MAX_PROBLEMS} problems")
     return n
 
 
@@ -215,10 +235,10 @@ def check_certificate(
     run: Path, *, against: str | Path | None, n: int | None, alpha: float | None, prefix: str = "--"
 ) -> None:
     """Raise ConfigError or RunDirError if a certificate cannot be asked for; ``prefix`` is before names in errors."""
-    if n is not None and n < 1:
-        raise ConfigError(f"{prefix}n {n}: certify on at least one problem")
-    if alpha is not None and not 0 < alpha < 1:
-        raise ConfigError(f"{prefix}alpha {alpha:g}: it must be above 0 and below 1, such as 0.05")
+    if n is not None and not 1 <= n <= MAX_PROBLEMS:
+        raise ConfigError(f"{prefix}n {n}: certify on at least one problem, and at most {MAX_PROBLEMS}")
+    if alpha is not None and not MIN_ALPHA <= alpha < 1:
+        raise ConfigError(f"{prefix}alpha {alpha:g}: it must be {MIN_ALPHA:g} or more, and below 1, such as 0.05")
     config = read_config(run)
     if against is not None and str(against) != UNTRAINED:
         other_set(config, run, Path(against))

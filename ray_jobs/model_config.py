@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
@@ -11,8 +10,11 @@ from pydantic_core import PydanticCustomError
 from agentopt_local.chat import Thinking
 from agentopt_local.errors import ConfigError
 from agentopt_local.models.metered import Prices
+from agentopt_local.models.secrets import address_fault, variable_fault
+from agentopt_local.plain_files import MAX_SOURCE, own_path, read_plain
 from agentopt_local.record import Record
 from agentopt_local.run.rows import Role
+from agentopt_local.setting_types import Seconds
 
 AGENT_THOUGHT, OPTIMIZER_THOUGHT = 2048, 4096
 """Longest thought of each role in tokens, unless the settings say otherwise."""
@@ -44,13 +46,13 @@ class ModelConfig(Record):
     """How the endpoint constrains replies; ``auto`` detects it."""
     send_seed: bool = True
     """Whether to send seeds to the endpoint; vLLM's own server may crash on them when it runs on a CPU."""
-    timeout_s: float = Field(default=600.0, gt=0)
+    timeout_s: Seconds = 600.0
     """Time limit of one request to an endpoint, in seconds."""
-    max_retries: int = Field(default=5, ge=0)
+    max_retries: int = Field(default=5, ge=0, le=1000)
     """Retries of a request after a 429, a 5xx, a time-out or a broken connection."""
-    max_concurrency: int | None = Field(default=None, ge=1)
+    max_concurrency: int | None = Field(default=None, ge=1, le=1_000_000)
     """How many requests to an endpoint may be in flight at once; None means ``concurrency``."""
-    requests_per_minute: float | None = Field(default=None, gt=0)
+    requests_per_minute: float | None = Field(default=None, ge=0.01, le=1e9)
     """How many requests to an endpoint may start per minute, evenly spaced; None means no limit."""
     prices: Prices = Prices()
     """The prices of its tokens; 0 by default."""
@@ -74,10 +76,12 @@ class ModelConfig(Record):
         if self.chat_template is None or "{" in self.chat_template:
             return self
         try:
-            text = Path(self.chat_template).expanduser().read_text(encoding="utf-8")
+            path = own_path(self.chat_template, f"{table}.chat_template")
+            text = read_plain(path, MAX_SOURCE, follow=True).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise ConfigError(
-                f"{table}.chat_template = {self.chat_template!r} cannot be read ({error}); give the path of a file "
+                f"{table}.chat_template = {self.chat_template!r} cannot be read ({why}); give the path of a file "
                 "with a chat template"
             ) from None
         return self.model_copy(update={"chat_template": text})
@@ -93,10 +97,17 @@ class ModelConfig(Record):
             raise PydanticCustomError("together", "chat_template is for hosted models; a server has its own")
         return self
 
-    @field_validator("base_url")
+    # Settings are written to the run folder, so they must hold no secret, and errors about them repeat none.
+    @field_validator("base_url", mode="before")
     @classmethod
-    def _no_secret(cls, url: str | None) -> str | None:
-        # Settings are written to the run folder, so they must not contain secrets.
-        if url is not None and ("@" in url or "?" in url):
-            raise PydanticCustomError("secret", "an address must hold no user, password or query")
+    def _no_secret(cls, url: object) -> object:
+        if url is not None and (fault := address_fault(url)):
+            raise PydanticCustomError("secret", fault)
         return url
+
+    @field_validator("api_key_env", mode="before")
+    @classmethod
+    def _names_a_variable(cls, name: object) -> object:
+        if fault := variable_fault(name):
+            raise PydanticCustomError("secret", fault)
+        return name

@@ -12,6 +12,7 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.run import reader
 from agentopt_local.run.files import CONFIG, START
 from agentopt_local.run.writer import RunDir
+from ray_jobs.agreement import agree
 from ray_jobs.config import RunConfig, build, parse_overrides
 from ray_jobs.toml_values import set_key
 
@@ -33,6 +34,7 @@ def new_run(
         slug = re.sub(r"[^A-Za-z0-9]+", "-", config.task.spec).strip("-")[:40]
         name = unused(folder, f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}")
     run_dir = RunDir(folder / name, create=True)
+    agree(config)
     if start.functions:
         run_dir.keep_functions(START, start)  # a resume reads it from here, wherever it came from
     if task_rows is not None:

@@ -17,6 +17,7 @@ from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.models.metered import Ledger, MeteredModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.rollout import GradedAgent, Progress, Rollouts, Solver
+from agentopt_local.room import Room
 from agentopt_local.run.metrics import Metrics
 from agentopt_local.run.reader import read_day
 from agentopt_local.run.report import NoiseFloor, Report
@@ -29,6 +30,7 @@ from agentopt_local.tasks.base import Problems, Task
 from agentopt_local.trajectory import Trajectory
 from ray_jobs.agents import sandbox_of
 from ray_jobs.config import RunConfig
+from ray_jobs.context_check import Context, key_of
 from ray_jobs.forecast import Forecast
 from ray_jobs.open_models import ENDPOINT_CONCURRENCY, Models, check_thinking, open_model, open_models
 from ray_jobs.open_task import task_of
@@ -59,6 +61,8 @@ class Session:
     """Where the agent's model runs, as in :class:`Models`."""
     engine: EngineFacts | None
     """How the agent's engine computes; None behind an endpoint."""
+    contexts: dict[Role, Context]
+    """Of the models that know theirs."""
     started: float
     """When the session was opened, by the monotonic clock in seconds."""
     layers: dict[str, str]
@@ -170,9 +174,17 @@ async def open_session(
             observers=observers,
             device=models.device,
             engine=getattr(models.agent, "facts", None),
+            contexts=contexts_of(config, models),
             started=started,
             layers=opened.describe_layers(),
         )
+
+
+def contexts_of(config: RunConfig, models: Models) -> dict[Role, Context]:
+    """The contexts of the models that know theirs."""
+    roles: dict[Role, ChatModel] = {"agent": models.agent, "optimizer": models.optimizer}
+    known = {role: getattr(each, "context_tokens", None) for role, each in roles.items()}
+    return {role: Context(key_of(config, role), tokens) for role, tokens in known.items() if tokens is not None}
 
 
 def optimizer_of(config: RunConfig, task: Task, sandbox: Sandbox, models: Models, ledger: Ledger) -> Optimizer:
@@ -180,8 +192,15 @@ def optimizer_of(config: RunConfig, task: Task, sandbox: Sandbox, models: Models
     settings = config.optimizer_model or config.model
     optimizer_model = MeteredModel(models.optimizer, "optimizer", settings.prices, ledger)
     one_text = config.agent.kind == "react" and config.agent.one_string_argument
-    thinking = settings.thinking_as("optimizer")
-    return Optimizer(optimizer_model, task, sandbox, config.optimizer, one_text=one_text, thinking=thinking)
+    return Optimizer(
+        optimizer_model,
+        task,
+        sandbox,
+        config.optimizer,
+        one_text=one_text,
+        thinking=settings.thinking_as("optimizer"),
+        room=Room(models.optimizer),
+    )
 
 
 async def follow_engines(models: Models, metrics: Metrics, forecast: Forecast) -> None:

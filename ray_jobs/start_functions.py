@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agentopt_local.exporting.sources import find_functions, load_in_sandbox
 from agentopt_local.functions import FunctionSet
+from agentopt_local.plain_files import own_path
 from ray_jobs.agents import sandbox_of
 from ray_jobs.config import RunConfig, SandboxConfig
 
@@ -36,4 +37,4 @@ async def checked_functions(path: Path, allowed_packages: Sequence[str], setting
 
 def expanded(path: Path) -> Path:
     """``path`` with ``~`` replaced by the home folder."""
-    return path.expanduser()
+    return own_path(str(path), "the functions at")

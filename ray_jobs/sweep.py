@@ -38,7 +38,7 @@ from ray_jobs.interrupts import interruptible
 from ray_jobs.open_models import Models, check_model
 from ray_jobs.open_task import task_of
 from ray_jobs.terminal.display import Display
-from ray_jobs.terminal.printing import error_line, say
+from ray_jobs.terminal.printing import PlainParser, error_line, say
 
 DESCRIPTION = "Train a grid of settings on shared engines and print one table."
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None, *, model: ChatModel | Models | None 
 
     A sweep that failed or was interrupted can be continued. ``model`` replaces the configured model.
     """
-    parser = argparse.ArgumentParser(prog="python -m ray_jobs.sweep", description=DESCRIPTION)
+    parser = PlainParser(prog="python -m ray_jobs.sweep", description=DESCRIPTION)
     parser.add_argument("sweep", type=Path, metavar="SWEEP.toml", help="the grid and the file it is based on")
     parser.add_argument("--dir", type=Path, help="the sweep's folder (default: runs/SWEEP)")
     parser.add_argument(

@@ -13,6 +13,7 @@ import importlib.util
 import logging
 from pathlib import Path
 
+from agentopt_local.plain_text import printable
 from agentopt_local.run.rows import MetricRow
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def scalars(row: MetricRow) -> tuple[int, dict[str, float]]:
         }
         return row.step, {tag: value for tag, value in values.items() if value is not None}
     values = {
-        f"rollouts/accuracy/{row.stage.kind.replace(' ', '_')}": row.accuracy,
+        f"rollouts/accuracy/{printable(row.stage.kind).replace(' ', '_')}": row.accuracy,
         "throughput/tokens_per_s": row.tokens_per_s,
         "throughput/cached_share": row.cached,
         "throughput/tokens": float(row.tokens),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 
 from agentopt_local.callback import Callback
@@ -19,12 +20,15 @@ from agentopt_local.trainer import Trainer
 from ray_jobs.baselines import roll_out
 from ray_jobs.certifying import certify_training, foresee
 from ray_jobs.config import RunConfig
+from ray_jobs.context_check import check_context, context_notes
 from ray_jobs.crediting import credited, is_pruned
 from ray_jobs.evaluation import evaluate_session
 from ray_jobs.open_models import Models
 from ray_jobs.provenance import describe_run
 from ray_jobs.rollout_counts import floor_problems
 from ray_jobs.session import Session, open_session
+
+log = logging.getLogger("agentopt")
 
 
 async def train(
@@ -41,6 +45,9 @@ async def train(
     were in flight.
     """
     async with open_session(config, run_dir, callbacks, model=model, task=task) as session:
+        check_context(config, "the run's settings", session.contexts)
+        for note in context_notes(config, session.contexts):
+            log.warning("%s", note)
         if run_dir.meta() is None:
             run_dir.write_meta(describe_run(session))
         return await train_session(session)
@@ -55,6 +62,7 @@ async def train_session(session: Session) -> Report:
     test = session.task.problems("test", config.task.n_test)
     session.run_dir.keep_problems("train", problems)
     session.run_dir.keep_problems("test", test)
+    session.optimizer.continue_from(session.run_dir.proposals().values())
     on_step = session.observers.on_step
     trainer = Trainer(
         session.optimizer, session.rollouts, session.run_dir, config.trainer, seed=config.seed, on_step=on_step

@@ -101,6 +101,11 @@ class ModelActor(PooledActor):
         """What the engine has done so far; None for models that do not count."""
         return getattr(self.model, "counters", None)
 
+    async def count_tokens(self, request: ChatRequest) -> int | None:
+        """Tokens of the prompt of ``request``; None for models that do not count, or that have not been woken yet."""
+        count = getattr(self.model, "count_tokens", None)
+        return None if count is None else cast("int | None", await count(request))
+
     async def heartbeat(self) -> int | None:
         """The engine's steps; None if they are not counted."""
         counters = await self.counters()

@@ -8,7 +8,7 @@ from typing import Any
 
 from agentopt_local.chat import ToolSpec
 from agentopt_local.tool_calls import arguments_schema
-from agentopt_local.tool_formats import COMPACT_JSON, text_pattern_lark, thought_pattern
+from agentopt_local.tool_formats import guided, text_pattern_lark, thought_pattern
 from serving.call_form import NAME, CallForm
 from serving.grammar_text import Marks, atoms, literal, pieces, regex
 
@@ -112,7 +112,7 @@ class _Writer:
 
     def json(self, schema: Any) -> str:
         """A JSON value under ``schema``. Keywords that llguidance does not know are skipped and checked later."""
-        return self.rule(f"%json {json.dumps({'x-guidance': {**COMPACT_JSON, 'lenient': True}, **schema})}")
+        return self.rule(f"%json {json.dumps(guided(schema, lenient=True))}")
 
     def item(self, form: CallForm, key: str, schema: Any) -> str:
         """One argument and what follows its value."""

@@ -7,9 +7,11 @@ import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from agentopt_local.call_arguments import typed
 from agentopt_local.chat import Message, ToolCall, ToolSpec
-from agentopt_local.json_text import NotJsonError, only_object, read_json
-from agentopt_local.tool_calls import encodable
+from agentopt_local.json_escapes import repaired
+from agentopt_local.json_text import NotJsonError, read_json
+from agentopt_local.tool_calls import MAX_CALLS, encodable
 from serving.call_form import ARGUMENTS, COUNT, KEYS, PROBE, PROBE_CALL, CallForm, loose
 
 PARSERS = (
@@ -19,8 +21,10 @@ PARSERS = (
 )  # fmt: skip
 """vLLM's names of its parsers, tried in this order."""
 HARMONY = " to=functions."
-MAX_CALLS = 32
-"""Calls that are read of one turn; what follows them is left out."""
+MOST_CALLS = MAX_CALLS + 1
+"""Calls that are read of one turn: one more than is made, so that the agent can say that there were too many."""
+_JSON_STRING = re.compile(r"\"(?:[^\"\\]|\\.)*+\"", re.DOTALL)
+_PYTHON_STRING = re.compile(rf"{_JSON_STRING.pattern}|'(?:[^'\\]|\\.)*+'", re.DOTALL)
 FAULTS = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, RecursionError, SyntaxError)
 """What parsers raise on text that they do not expect."""
 
@@ -52,6 +56,14 @@ def reader_of(form: CallForm, tokenizer: Any) -> CallReader | None:
     return reader if found is not None and found.tool_calls == (PROBE_CALL,) else None
 
 
+def _repaired_string(string: re.Match[str]) -> str:
+    quote = string[0][0]
+    inside = string[0][1:-1]
+    if quote == "'":
+        inside = inside.replace("\\'", "\ue000")
+    return quote + repaired(inside).replace("\ue000", "\\'") + quote
+
+
 def written(form: CallForm) -> str:
     """The call :data:`~serving.call_form.PROBE_CALL` in ``form``."""
     if form.style == "json":
@@ -76,6 +88,7 @@ class VllmReader:
 
         self.name = name
         self.opening = form.opening.partition(COUNT)[0]
+        self.strings = _JSON_STRING if form.style == "json" else _PYTHON_STRING if form.pythonic else None
         self.tokenizer = tokenizer
         self.parser = ToolParserManager.get_tool_parser(name)
         self.parser(tokenizer, None)
@@ -91,14 +104,14 @@ class VllmReader:
         )
         try:
             # A new one each time: parsers keep what they read.
-            found = self.parser(self.tokenizer, request.tools).extract_tool_calls(self._few(text), request)
+            parser = self.parser(self.tokenizer, request.tools)
+            found = parser.extract_tool_calls(self._repaired(self._few(text)), request)
             schemas: dict[str, Any] = {tool.name: tool.parameters for tool in tools}
+            # The parser wrote the JSON, so its escapes are escapes.
+            made = [(call.function.name, call.function.arguments or "{}") for call in found.tool_calls]
             calls = tuple(
-                ToolCall(
-                    name=call.function.name,
-                    arguments=typed(only_object(call.function.arguments or "{}"), schemas.get(call.function.name)),
-                )
-                for call in found.tool_calls
+                ToolCall(name=name, arguments=typed(read_json(given, exact=True)[0], schemas.get(name)))
+                for name, given in made
             )
         except FAULTS:
             return None
@@ -107,31 +120,21 @@ class VllmReader:
         content = (found.content or "").strip()
         return Message(role="assistant", content=encodable(content), tool_calls=calls)
 
+    def _repaired(self, text: str) -> str:
+        """``text`` with the backslashes doubled that begin no escape in the strings of its calls."""
+        start = text.find(self.opening)
+        if self.strings is None or start < 0 or "\\" not in text:
+            return text
+        return text[:start] + self.strings.sub(_repaired_string, text[start:])
+
     def _few(self, text: str) -> str:
-        """``text`` up to its first ``MAX_CALLS`` calls: some parsers take quadratic time in openings without an end."""
+        """``text`` up to its first calls: some parsers take quadratic time in openings without an end."""
         at = -1
-        for _ in range(MAX_CALLS + 1):
+        for _ in range(MOST_CALLS + 1):
             at = text.find(self.opening, at + 1)
             if at < 0:
                 return text
         return text[:at]
-
-
-def typed(value: Any, schema: Any) -> Any:
-    """``value`` with the numbers and truth values that ``schema`` wants and a parser has left as text."""
-    if not isinstance(schema, dict):
-        return value
-    if isinstance(value, dict):
-        named, others = schema.get("properties", {}), schema.get("additionalProperties")
-        return {key: typed(each, named.get(key, others)) for key, each in value.items()}
-    if isinstance(value, list):
-        return [typed(each, schema.get("items")) for each in value]
-    if isinstance(value, str) and schema.get("type") in ("integer", "number", "boolean"):
-        try:
-            return read_json(value)[0]
-        except NotJsonError:
-            return value
-    return value
 
 
 class FormReader:
@@ -147,7 +150,7 @@ class FormReader:
         """See :class:`CallReader`."""
         calls: list[ToolCall] = []
         first, at = len(text), 0
-        while len(calls) < MAX_CALLS:
+        while len(calls) < MOST_CALLS:
             match = self.again.match(text, at) if self.again and calls else None
             match = match or self.pattern.search(text, at)
             if match is None:

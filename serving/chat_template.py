@@ -14,6 +14,7 @@ from typing import Any
 
 from agentopt_local.chat import Message, ToolSpec
 from agentopt_local.errors import ConfigError, RefusedPromptError
+from agentopt_local.thoughts import THOUGHT_MARKS
 from serving.call_form import ARGUMENTS, KEYS, NAME, PROBE, CallForm, common_prefix, counted, read_form
 from serving.grammar_text import Marks, pieces
 from serving.template_rows import (
@@ -31,7 +32,7 @@ from serving.template_rows import (
     to_rows,
     with_text_arguments,
 )
-from serving.template_rules import CONTENTS, NO_TOOLS, THOUGHT_MARKS, TemplateRules, variables_of
+from serving.template_rules import CONTENTS, NO_TOOLS, TemplateRules, variables_of
 
 SYSTEM, QUESTION, ANSWER, SECOND = "zsystem", "zquestion", "zanswer", "zsecond"
 EFFORT = "reasoning_effort"

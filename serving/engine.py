@@ -12,7 +12,7 @@ from typing import Any
 
 from agentopt_local.chat import ChatReply, ChatRequest, Constraint, Usage
 from agentopt_local.errors import ConfigError, ContextOverflowError, EngineDeadError, ModelError, ModelOverloadedError
-from agentopt_local.tool_formats import COMPACT_JSON
+from agentopt_local.tool_formats import guided
 from serving.engine_config import EngineConfig
 from serving.facts import EngineCounters, EngineFacts
 from serving.transcript import Prompt, Transcripts
@@ -120,6 +120,10 @@ class Engine:
 
         return Counter
 
+    async def count_tokens(self, request: ChatRequest) -> int:
+        """Tokens of the prompt of ``request``. Raises as :meth:`complete` does if the chat template refuses it."""
+        return len(self.transcripts.prompt(request, self.facts.max_model_len).ids)
+
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Answer ``request``. Raises ContextOverflowError if the prompt leaves no room for a reply."""
         from vllm.inputs import TokensPrompt
@@ -222,7 +226,7 @@ class Engine:
         constraint = request.constraint
         if constraint is not None and constraint.kind == "json_schema":
             # fixed white space: small models would fill their turn with it
-            schema = {"x-guidance": COMPACT_JSON, **json.loads(constraint.value)}
+            schema = guided(json.loads(constraint.value))
             request = request.model_copy(
                 update={"constraint": Constraint(kind="json_schema", value=json.dumps(schema))}
             )

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from agentopt_local.record import Record
+from agentopt_local.setting_types import PLAIN, Seconds
 
 CPU_QUANTIZATION = ("auto", "none", "int8")
 """Values of ``quantization`` that are ours; all others are vLLM's."""
@@ -18,13 +19,13 @@ class EngineConfig(Record):
 
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """``auto``: the GPU if Ray sees one, otherwise the CPU."""
-    replicas: int = Field(default=1, ge=1)
+    replicas: int = Field(default=1, ge=1, le=100_000)
     """Engine actors, each with its own copy of the model."""
-    tensor_parallel_size: int = Field(default=1, ge=1)
+    tensor_parallel_size: int = Field(default=1, ge=1, le=100_000)
     """GPUs that share each layer of a replica; only for models that do not fit on one."""
-    pipeline_parallel_size: int = Field(default=1, ge=1)
+    pipeline_parallel_size: int = Field(default=1, ge=1, le=100_000)
     """Groups of GPUs that each have a part of a replica's layers; for replicas that span nodes."""
-    data_parallel_size: int = Field(default=1, ge=1)
+    data_parallel_size: int = Field(default=1, ge=1, le=100_000)
     """Copies of the attention layers within a replica, with ``expert_parallel``; ``replicas`` is better without."""
     expert_parallel: bool = False
     """Distribute a mixture model's experts over a replica's GPUs instead of cutting each into slices."""
@@ -46,24 +47,24 @@ class EngineConfig(Record):
     max_num_batched_tokens: Annotated[int, Field(ge=256)] | Literal["auto"] = "auto"
     """Largest batch, in tokens. ``auto``: 16384 on a GPU with 60 GiB or more, otherwise 8192.
     Less on a CPU that would need more than a few seconds to read that many; long prompts are then read in chunks."""
-    kv_cache_gib: float = Field(default=4.0, gt=0)
+    kv_cache_gib: float = Field(default=4.0, gt=0, le=1 << 20)
     """KV cache of a CPU engine, in GiB. A GPU engine sizes its cache by ``gpu_memory_utilization``."""
-    speculative_config: dict[str, Any] | None = None
+    speculative_config: Annotated[dict[str, Any] | None, PLAIN] = None
     """Speculative decoding, as a table with vLLM's keys: ``method``, ``model``, ``num_speculative_tokens``, ..."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model's files, outside the sandbox."""
     enforce_eager: bool | None = None
     """Skip compilation. None: yes on a CPU (compiling costs more than a short run saves), no on a GPU."""
-    cpu_threads: int | None = Field(default=None, ge=1)
+    cpu_threads: int | None = Field(default=None, ge=1, le=100_000)
     """OpenMP threads of a CPU engine; None: all cores divided by ``replicas``."""
     cpu_isa: Literal["auto", "avx2"] = "auto"
     """``avx2``: treat a newer CPU as one that has only AVX2, to see how an engine performs there."""
     seed: int = 0
-    vllm: dict[str, Any] = Field(default={})
+    vllm: Annotated[dict[str, Any], PLAIN] = Field(default={})
     """Any other argument of the installed vLLM, by its name in Python: ``--engine.vllm.NAME VALUE``."""
-    start_timeout_s: float = Field(default=900.0, gt=0)
+    start_timeout_s: Seconds = 900.0
     """How long a replica may take to load."""
-    stall_timeout_s: float = Field(default=600.0, gt=0)
+    stall_timeout_s: Seconds = 600.0
     """A replica that holds requests and makes no step for this long is considered hung and is restarted.
     A slow one is left alone."""
     max_restarts: int = Field(default=3, ge=0)

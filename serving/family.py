@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from agentopt_local.chat import Constraint, Message, Thinking, ToolSpec
 from agentopt_local.record import Record
+from agentopt_local.thoughts import THOUGHT_MARKS, split_thought
 from agentopt_local.tool_calls import encodable, parse_reply
 from agentopt_local.tool_formats import HermesFormat, LlamaJsonFormat, ToolFormat, described
 from serving.call_form import CallForm
@@ -18,7 +19,6 @@ from serving.call_grammar import call_grammar
 from serving.call_readers import HARMONY, CallReader, reader_of
 from serving.chat_template import EFFORT, ChatTemplate
 from serving.grammar_text import Marks, literal, pieces
-from serving.template_rules import THOUGHT_MARKS
 
 SWITCHES = ("enable_thinking", "thinking")
 """Variables of chat templates that turn thoughts on and off."""
@@ -199,8 +199,10 @@ class Family:
         if ended:
             ids.pop()
         thought, ids = self._split(ids, begun=opening.thought == "begun")
-        spoken = self._text(ids, constraint, tools, ended=ended)
-        spoken = spoken.model_copy(update={"thought": encodable(self._decode(thought)).strip()}) if thought else spoken
+        spoken = self._text(ids, constraint, tools, ended=ended, begun=not thought)
+        if thought:
+            both = f"{encodable(self._decode(thought))}\n\n{spoken.thought}".strip()
+            spoken = spoken.model_copy(update={"thought": both})
         return spoken, len(sampled) - len(ids) if thought else 0
 
     def _split(self, ids: list[int], *, begun: bool) -> tuple[list[int], list[int]]:
@@ -234,7 +236,7 @@ class Family:
         return None
 
     def _text(
-        self, ids: list[int], constraint: Constraint | None, tools: Sequence[ToolSpec], *, ended: bool
+        self, ids: list[int], constraint: Constraint | None, tools: Sequence[ToolSpec], *, ended: bool, begun: bool
     ) -> Message:
         head = self._after(ids, self.template.rules.text_opening)
         if head is not None:
@@ -242,17 +244,15 @@ class Family:
         plain = self._decode(ids)
         if constraint is not None and constraint.kind != "turn":
             return Message(role="assistant", content=plain)
-        if self.format is not None:
-            return self.format.parse(plain, tools)
         if self.reader is not None and tools:
-            text = self.tokenizer.decode(ids, skip_special_tokens=False)
+            thought, text = split_thought(self.tokenizer.decode(ids, skip_special_tokens=False), begun=begun)
             form = self.template.rules.form
             # Parsers complete a call that was cut off; half a call is not what the model meant.
             whole = ended or (form is not None and form.is_whole(text))
             found = self.reader.read(text, tools) if whole else None
             if found is not None:
-                return found
-        return parse_reply(plain, tools)
+                return found.model_copy(update={"thought": encodable(thought)})
+        return parse_reply(plain, tools, begun=begun)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))

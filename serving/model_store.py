@@ -150,7 +150,10 @@ def resolve(
     show: Progress = progress or (lambda stage, done, total: None)
     models_dir = (cache or cache_dir()) / "models"
     model = sources.models.get(name)
-    local, pulled = Path(name).expanduser(), models_dir / name
+    try:
+        local, pulled = Path(name).expanduser(), models_dir / name
+    except RuntimeError:
+        raise ConfigError(f"the model {name!r} begins with the home folder of a user who is not known here") from None
     if (local / "config.json").exists():
         return local
     if model is None and (local.is_dir() or not HUB_ID.fullmatch(name)):

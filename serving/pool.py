@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.exceptions import ActorDiedError, RayError
@@ -85,6 +85,15 @@ class EnginePool(ActorPool):
     def facts(self) -> EngineFacts | None:
         """Of the first engine that is up; None if the model is not an engine."""
         return next((replica.facts for replica in self.replicas if replica.up), None)
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Longest prompt plus reply, in tokens; None if the model is not an engine."""
+        return self.facts.max_model_len or None if self.facts else None
+
+    async def count_tokens(self, request: ChatRequest) -> int | None:
+        """Tokens of a prompt, counted by one of the replicas; None if the model does not count."""
+        return cast("int | None", await self.call("count_tokens", request, what="a count of tokens"))
 
     async def counters(self) -> EngineCounters | None:
         """The sum over the engines that answer promptly; None if none does, or the model does not count."""
@@ -215,14 +224,12 @@ async def host(
     from serving.actor import ModelActor
 
     place = place or Placement(config)
-    options: dict[str, Any] = {}
-    if config.pool_name is not None:
-        options = {"namespace": NAMESPACE, "lifetime": "detached"}
+    options: dict[str, Any] = {"namespace": NAMESPACE, "lifetime": "detached"} if config.pool_name else {}
     remote = ray.remote(ModelActor)
     actors: list[Any] = []
     async with contextlib.AsyncExitStack() as on_error:
         on_error.callback(place.release)
-        on_error.callback(end, actors)
+        on_error.callback(lambda: [ray.kill(actor) for actor in actors])
         for index in range(hosted.replicas):
             named = {} if config.pool_name is None else {"name": actor_name(config.pool_name, index)}
             actor = remote.options(
@@ -244,12 +251,6 @@ async def host(
                 pass
         on_error.pop_all()
     return pool
-
-
-def end(actors: Sequence[Any]) -> None:
-    """End actors that no pool has."""
-    for actor in actors:
-        ray.kill(actor)
 
 
 async def join(config: EngineConfig, model: str) -> EnginePool:
@@ -277,11 +278,9 @@ async def join(config: EngineConfig, model: str) -> EnginePool:
 
 def is_served(name: str) -> bool:
     """Whether the connected cluster has a pool called ``name``."""
-    try:
-        ray.get_actor(actor_name(name, 0), namespace=NAMESPACE)
-    except ValueError:
-        return False
-    return True
+    with contextlib.suppress(ValueError):
+        return ray.get_actor(actor_name(name, 0), namespace=NAMESPACE) is not None
+    return False
 
 
 def end_named(name: str) -> int:

@@ -8,17 +8,6 @@ from agentopt_local.record import Record
 from serving.call_form import CallForm
 from serving.template_rows import Ids
 
-THOUGHT_MARKS = (
-    ("<think>", "</think>"),
-    ("[THINK]", "[/THINK]"),
-    ("<|channel>thought", "<channel|>"),
-    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant"),
-    ("<mm:think>", "</mm:think>"),
-    ("<seed:think>", "</seed:think>"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-)
-"""What opens and closes a thought in the families that think."""
-
 Content = Literal["text", "parts"]
 NoTools = Literal["null", "empty"]
 CONTENTS: tuple[Content, ...] = get_args(Content)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 from agentopt_local.boxed import last_box, whole_box
 from agentopt_local.record import Record
-
-_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
+from agentopt_local.thoughts import without_thoughts
+from agentopt_local.wrapping import tagged, untagged
 
 AnswerFormName = Literal["tags", "boxed"]
 
@@ -29,19 +28,20 @@ FORMS: dict[AnswerFormName, AnswerForm] = {
 
 
 def read_answer(text: str) -> str | None:
-    """The answer in a turn: the first ``<answer>``, or else the last ``\\boxed{...}``; None if there is none.
+    """The answer in a turn: the last ``<answer>``, or else the last ``\\boxed{...}``; None if there is none.
 
     Both forms are read whatever was asked for: models that were trained on mathematics box what they mean.
-    A tag or box that the end of the turn cut off counts; an empty one does not.
+    A tag or box that the end of the turn cut off counts; an empty one does not, nor does one in a thought.
     """
-    tag = _TAG.search(text)
-    answer = unboxed(tag[1]) if tag else last_box(text, "turn")
+    text = without_thoughts(text)
+    answer = tagged(text)
+    answer = unboxed(answer) if answer is not None else last_box(text, "turn")
     return answer.strip() or None if answer is not None else None
 
 
 def without_answer(text: str) -> str:
     """What a turn says beside its ``<answer>``."""
-    return _TAG.sub("", text).strip()
+    return untagged(text)
 
 
 def unboxed(text: str) -> str:

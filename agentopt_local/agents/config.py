@@ -8,6 +8,7 @@ from pydantic import Field
 
 from agentopt_local.agents.answers import AnswerFormName
 from agentopt_local.record import Record
+from agentopt_local.setting_types import Seconds
 
 
 class AgentConfig(Record):
@@ -21,13 +22,13 @@ class AgentConfig(Record):
     one_string_argument: bool = False
     """Functions of a ReAct agent take one string, as in the paper, and the optimizer writes only such functions;
     False: typed arguments as JSON."""
-    max_turns: int = Field(default=6, ge=1)
+    max_turns: int = Field(default=6, ge=1, le=100_000)
     """Assistant turns."""
     max_turn_tokens: int = Field(default=400, ge=16)
     """Generated tokens of one turn."""
     max_tokens: int = Field(default=1500, ge=16)
     """Generated tokens of the whole attempt."""
-    temperature: float = Field(default=0.0, ge=0)
+    temperature: float = Field(default=0.0, ge=0, le=100)
     """0 = greedy."""
     interpreter: bool = True
     """Whether the agent may run Python besides calling its functions."""
@@ -38,7 +39,7 @@ class AgentConfig(Record):
     """Whether a constrained turn may begin with a line of thought before it acts."""
     constrain: bool = True
     """Sample turns under a grammar, so that every call names an existing function with valid arguments."""
-    timeout_s: float = Field(default=10.0, gt=0, le=1e6)
+    timeout_s: Seconds = 10.0
     """Wall-clock limit of one call or block."""
     max_result_chars: int = Field(default=2000, ge=100)
     """Longer results are cut in the middle before the agent sees them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from agentopt_local import prompts
 from agentopt_local.agents.answers import FORMS, read_answer
 from agentopt_local.agents.config import AgentConfig
-from agentopt_local.agents.dialect import CODE, Act, Answering, CodeBlock, Turn
+from agentopt_local.agents.dialect import Act, Answering, Turn, code_in, spoken
 from agentopt_local.chat import Constraint, Message, ToolCall
 from agentopt_local.functions import FunctionSet
 
@@ -56,11 +56,12 @@ class FunctionCallingDialect:
 
     def read(self, message: Message, functions: FunctionSet) -> Turn:
         """Calls come first, then code, then the answer."""
+        message = spoken(message)
         if message.tool_calls:
             return Turn(message=message, acts=message.tool_calls)
-        code = CODE.search(message.content) if self.config.interpreter else None
+        code = code_in(message.content) if self.config.interpreter else None
         if code:
-            return Turn(message=message, acts=(CodeBlock(code=code[1]),))
+            return Turn(message=message, acts=(code,))
         return Turn(message=message, answer=read_answer(message.content))
 
     def observation(self, act: Act, result: str) -> Message:

@@ -9,17 +9,22 @@ from __future__ import annotations
 import time
 
 from agentopt_local.agents.config import AgentConfig
-from agentopt_local.agents.dialect import Act, Answering, CodeBlock, Dialect
-from agentopt_local.chat import ChatModel, ChatRequest, Message, Sampling, Thinking, ToolCall, Usage
+from agentopt_local.agents.dialect import Act, Answering, CodeBlock, Dialect, first_acts, whole_part, with_note
+from agentopt_local.calling import call_function
+from agentopt_local.chat import ChatModel, ChatReply, ChatRequest, Message, Sampling, Thinking, ToolCall, Usage
 from agentopt_local.errors import ContextOverflowError, PromptError
 from agentopt_local.functions import FunctionSet, render_value
 from agentopt_local.problem import Problem
-from agentopt_local.sandbox.base import Execution, Sandbox
-from agentopt_local.tool_calls import check_arguments
+from agentopt_local.sandbox.base import Sandbox
+from agentopt_local.tool_calls import MAX_CALLS
 from agentopt_local.trajectory import PYTHON, Attempt, Step, StopReason, ToolRun
 
 MAX_IDLE_TURNS = 2
 """Turns in a row without call, code or answer that end an attempt."""
+
+CUT = "Your turn was cut off before it was complete, so nothing of it was done. Write a shorter one."
+TOO_MANY = f"A turn makes at most {MAX_CALLS} calls, so the others were not made."
+REST_CUT = "The rest of your turn was cut off, so it was not done."
 
 
 class ChatAgent:
@@ -94,22 +99,24 @@ class Episode:
             if left < 1:
                 return "max_tokens"
             try:
-                message = await self._complete(min(left, self.config.max_turn_tokens))
+                reply = await self._complete(min(left, self.config.max_turn_tokens))
             except PromptError as error:
                 return self._stopped_by(error)
-            step = await self._take(message)
+            cut = reply.finish_reason == "length"
+            step = await self._take(reply.message, cut=cut)
             if self.answer is not None:
                 return "answer"
             idle = 0 if step.executed else idle + 1
             if idle == MAX_IDLE_TURNS:
-                return "no_action"
+                return "max_tokens" if cut else "no_action"
             self.messages += [step.message, *step.observations]
             self._repeated = bool(step.executed) and any(step.executed == each.executed for each in self.steps[:-1])
             if self._repeated:
-                self.messages.append(Message(role="user", content=self.dialect.repeated))
+                # Not as a message of its own: many chat templates and servers refuse two of the user's in a row.
+                self.messages[-1] = with_note(self.messages[-1], f"\n\n{self.dialect.repeated}")
         return "max_turns"
 
-    async def _complete(self, max_tokens: int) -> Message:
+    async def _complete(self, max_tokens: int) -> ChatReply:
         request = ChatRequest(
             messages=tuple(self.messages),
             tools=self.specs if self.dialect.offers_tools else (),
@@ -125,7 +132,7 @@ class Episode:
         reply = await self.agent.model.complete(request)
         self.usage += reply.usage
         self.context_tokens = reply.usage.prompt_tokens + reply.usage.completion_tokens
-        return reply.message
+        return reply
 
     def _stopped_by(self, error: PromptError) -> StopReason:
         if error.usage is not None:
@@ -147,14 +154,21 @@ class Episode:
         free = acted or not self.config.act_first or not self.config.interpreter
         return "allowed" if free else "forbidden"
 
-    async def _take(self, message: Message) -> Step:
-        """Do what the model's turn asks for and add the step."""
-        turn = self.dialect.read(message, self.functions)
+    async def _take(self, message: Message, *, cut: bool) -> Step:
+        """Do what the model's turn asks for and add the step. Of a turn that was cut off, only what is whole counts."""
+        written = self.dialect.read(message, self.functions)
+        whole = first_acts(written)
+        turn = whole_part(whole) if cut else whole
         runs = tuple([await self._run(act) for act in turn.acts])
         observations = [self.dialect.observation(act, run.result) for act, run in zip(turn.acts, runs, strict=True)]
         self.answer = turn.answer
         if not turn.acts and turn.answer is None:
-            observations.append(Message(role="user", content=self.dialect.nudge))
+            nudge = f"{CUT} {self.dialect.nudge}" if cut else self.dialect.nudge
+            observations.append(Message(role="user", content=nudge))
+        elif turn.acts != whole.acts:
+            observations[-1] = with_note(observations[-1], f"\n{REST_CUT}")
+        if whole.acts != written.acts:
+            observations[-1] = with_note(observations[-1], f"\n{TOO_MANY}")
         step = Step(message=turn.message, executed=runs, observations=tuple(observations))
         self.steps.append(step)
         return step
@@ -167,16 +181,14 @@ class Episode:
         return ToolRun(name=act.name, arguments=act.arguments, ok=False, result=self._cut(f"Error: {act.error}"))
 
     async def _call(self, call: ToolCall) -> ToolRun:
-        spec = next((spec for spec in self.specs if spec.name == call.name), None)
-        if spec is None:
-            names = ", ".join(self.functions.names) or "none"
-            execution = Execution(ok=False, error=f"there is no function {call.name!r}; there are: {names}")
-        elif (wrong := check_arguments(spec, call.arguments)) is not None:
-            execution = Execution(ok=False, error=wrong)
-        else:
-            execution = await self.agent.sandbox.call(
-                self.functions.source, call.name, call.arguments, timeout_s=self.config.timeout_s, seed=self.seed
-            )
+        execution = await call_function(
+            self.agent.sandbox,
+            self.functions,
+            call.name,
+            call.arguments,
+            timeout_s=self.config.timeout_s,
+            seed=self.seed,
+        )
         result = render_value(execution.value) if execution.ok else f"Error: {execution.error}"
         return ToolRun(name=call.name, arguments=call.arguments, ok=execution.ok, result=self._cut(result))
 

@@ -16,5 +16,9 @@ def make_agent(model: ChatModel, sandbox: Sandbox, config: AgentConfig, thinking
 
     ``thinking``: how the model thinks before each turn.
     """
-    dialect: Dialect = ReactDialect(config) if config.kind == "react" else FunctionCallingDialect(config)
-    return ChatAgent(model, sandbox, config, dialect, thinking)
+    return ChatAgent(model, sandbox, config, dialect_of(config), thinking)
+
+
+def dialect_of(config: AgentConfig) -> Dialect:
+    """How an agent of ``config.kind`` writes its turns."""
+    return ReactDialect(config) if config.kind == "react" else FunctionCallingDialect(config)

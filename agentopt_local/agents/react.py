@@ -15,19 +15,40 @@ from typing import Any
 from agentopt_local import prompts
 from agentopt_local.agents.answers import read_answer, unboxed
 from agentopt_local.agents.config import AgentConfig
-from agentopt_local.agents.dialect import CODE, Act, Answering, BadInput, CodeBlock, Turn
+from agentopt_local.agents.dialect import Act, Answering, BadInput, CodeBlock, Turn, code_in, spoken
+from agentopt_local.call_arguments import read_python
+from agentopt_local.call_elements import read_list
 from agentopt_local.chat import Constraint, Message, ToolCall
+from agentopt_local.fences import Block, blocks_of
 from agentopt_local.functions import Function, FunctionSet, one_text_parameter
 from agentopt_local.json_text import NotJsonError, read_json
-from agentopt_local.tool_formats import COMPACT_JSON
+from agentopt_local.tool_calls import check_arguments, parse_reply
+from agentopt_local.tool_formats import guided
 from agentopt_local.trajectory import PYTHON
+from agentopt_local.wrapping import without_loose_end
 
-ACTION = re.compile(r"^[ \t]*Action(?: \d+)?[ \t]*:(.*)$", re.MULTILINE)
-INPUT = re.compile(r"^[ \t]*Action(?: \d+)? Input(?: \d+)?[ \t]*:[ \t]*", re.MULTILINE)
-FINAL = re.compile(r"^[ \t]*Final Answer[ \t]*:[ \t]*(.*)", re.MULTILINE | re.DOTALL | re.IGNORECASE)
-OBSERVATION = re.compile(r"^[ \t]*Observation(?: \d+)?[ \t]*:", re.MULTILINE)
-NEXT_LABEL = re.compile(r"^[ \t]*(?:Thought|Action)(?: \d+)?(?: Input)?[ \t]*:", re.MULTILINE)
-FENCE = re.compile(r"\A```\w*[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)
+_START, _END = r"^[ \t>*_#`-]{0,8}", r"(?:[ \t]?\d{1,2})?[ \t*_`]{0,4}:[*_`]{0,4}"
+"""Around the words of a label: its number, and Markdown."""
+
+
+def _label(words: str, *more: str) -> re.Pattern[str]:
+    return re.compile("|".join([rf"{_START}(?:{words}){_END}", *more]), re.MULTILINE | re.IGNORECASE)
+
+
+_INPUT = r"(?:Action(?:[ \t]?\d{1,2})?[ \t_]?)?(?:Input|Arguments)(?:[ \t]?\([^()\n]{0,20}\))?"
+ACTION = _label(r"Action")
+INPUT = _label(_INPUT)
+FINAL = _label(
+    r"(?:The[ \t])?Final[ \t]Answer(?:[ \t]is)?", r"^#{1,6} Final Answer[ \t]*$", r"(?<=[.!?] )Final Answer:"
+)
+OBSERVATION = _label(r"Observation")
+NEXT_LABEL = _label(rf"Thought|Action|{_INPUT}")
+_LINE = re.compile(r"[ \t]*\n?[ \t]*([^\n]*)")
+_WITH_INPUT = re.compile(r"([\w.-]+)[ \t]*(?:\[(.*)\]|\((.*)\))[`*. \t]*\Z", re.DOTALL)
+NO_ACTION = frozenset(("", "-", "none", "n/a", "na", "null", "nothing", "no action", "not needed", "none needed"))
+"""What models write as an action when they mean that there is none."""
+ANSWERS = frozenset(("finish", "final answer", "final_answer", "answer", "respond"))
+"""What they write as one when they mean their answer."""
 REPEATED = "You have done exactly this before. Now give the answer as 'Final Answer:'."
 NUDGE = "Give an action as 'Action:' and 'Action Input:', or the answer as 'Final Answer:'."
 
@@ -94,8 +115,7 @@ class ReactDialect:
             rules.append(PYTHON_RULES)
         for index, function in enumerate(() if must_answer else functions.each()):
             schema: dict[str, Any] = {"type": "string"} if self._text_parameter(function) else function.parameters
-            # lenient skips the keywords that llguidance does not know; check_arguments knows them
-            schema = {"x-guidance": {**COMPACT_JSON, "lenient": True}, **schema}
+            schema = guided(schema, lenient=True)
             turns.append(f"call_{index}")
             opening = json.dumps(f"Action: {function.name}\nAction Input: ")
             rules.append(f"call_{index}: {opening} args_{index}\nargs_{index}: %json {json.dumps(schema)}")
@@ -108,24 +128,61 @@ class ReactDialect:
 
     def read(self, message: Message, functions: FunctionSet) -> Turn:
         """The turn's first action, or else its answer; observations that the model made up are cut off."""
+        message = spoken(message)
+        if message.tool_calls:  # nobody asked for them, and a chat template could not answer them here
+            call = message.tool_calls[0]
+            shown = f"{message.content}\nAction: {call.name}\nAction Input: {json.dumps(call.arguments)}".strip()
+            return Turn(message=Message(role="assistant", content=shown, thought=message.thought), acts=(call,))
         if made_up := OBSERVATION.search(message.content):
             message = message.model_copy(update={"content": message.content[: made_up.start()]})
         text = message.content
-        action, final = ACTION.search(text), FINAL.search(text)
-        if action and not (final and final.start() < action.start()):
-            return Turn(message=message, acts=(self._act(action[1], input_of(text, action.end()), functions),))
-        if self.config.interpreter and not final and (block := CODE.search(text)):
-            return Turn(message=message, acts=(CodeBlock(code=block[1]),))  # a clear act that lacks its label
+        final = FINAL.search(text)
+        for action in ACTION.finditer(text, 0, final.start() if final else len(text)):
+            act = self._act(text, action.end(), functions)
+            if isinstance(act, str):
+                return Turn(message=message, answer=unboxed(act).strip() or None)
+            if act is not None:
+                return Turn(message=message, acts=(act,))
+        if not final and (act := self._unlabelled(text, functions)):
+            return Turn(message=message, acts=(act,))
         return Turn(message=message, answer=final_answer(text) if final else read_answer(text))
 
-    def _act(self, name: str, given: str, functions: FunctionSet) -> Act:
+    def _unlabelled(self, text: str, functions: FunctionSet) -> Act | None:
+        """A clear act that lacks its label."""
+        calls = parse_reply(text, functions.tool_specs(), begun=False).tool_calls
+        return calls[0] if calls else code_in(text) if self.config.interpreter else None
+
+    def _act(self, text: str, start: int, functions: FunctionSet) -> Act | str | None:
+        """The act whose label ends at ``start``; text if it is an answer, None if it is nothing."""
+        line = _LINE.match(text, start)
+        assert line is not None
+        name, end = (line[1], line.end()) if not NEXT_LABEL.match(line[1]) else ("", start)
+        given = input_of(text, end)
         name = name.strip("`'\"*[] \t").removesuffix("()")
-        if name.casefold() == PYTHON and self.config.interpreter:
-            return CodeBlock(code=code_of(given))
+        joined = _WITH_INPUT.fullmatch(line[1].strip("`'\"* \t"))
+        if joined and not INPUT.search(text, end):
+            name, given = joined[1], next(part for part in joined.groups()[1:] if part is not None)
+        plain = name.casefold().rstrip(".")
+        name = next((each for each in functions.names if each.casefold() == plain), name)
         if name not in functions:
-            return ToolCall(name=name, arguments={"input": given})
+            if plain == PYTHON and self.config.interpreter:
+                return CodeBlock(code=code_of(given))
+            if plain in NO_ACTION:
+                return None
+            if plain in ANSWERS:
+                return given
+            whole = parse_reply(text[start:], functions.tool_specs(), begun=False).tool_calls
+            return whole[0] if whole else ToolCall(name=name, arguments={"input": given})
+        return self._call(functions, name, given)
+
+    def _call(self, functions: FunctionSet, name: str, given: str) -> Act:
         function = functions.get(name)
-        arguments = arguments_of(function, given, as_text=self._text_parameter(function) is not None)
+        tools = {name: function.tool_spec()}
+        as_text = self._text_parameter(function) is not None
+        arguments = arguments_of(function, given, as_text=as_text)
+        written = read_list(f"[{name}({given})]", tools) if arguments is None else []  # as Python writes a call
+        if written and check_arguments(tools[name], written[0].arguments) is None:
+            return written[0]
         if arguments is None:
             error = f"the input must be a JSON object such as {example(function)}, for {function.signature}"
             return BadInput(name=name, arguments={"input": given}, error=error)
@@ -137,30 +194,39 @@ class ReactDialect:
 
 
 def final_answer(text: str) -> str | None:
-    """What follows ``Final Answer:``, up to the next label, out of its tags or box; None if that is empty."""
-    match = FINAL.search(text)
-    if match is None:
-        return None
-    answer = match[1]
-    if label := NEXT_LABEL.search(answer):
-        answer = answer[: label.start()]
-    tagged = read_answer(answer) if "<answer>" in answer else None
-    return tagged or unboxed(answer).strip() or None
+    """What follows the last ``Final Answer:`` that has one, up to the next label, out of its tags or box; or None."""
+    finals = list(FINAL.finditer(text))
+    ends = [*(each.start() for each in finals[1:]), len(text)]
+    for final in reversed(finals):
+        answer = text[final.end() : ends.pop()]
+        if label := NEXT_LABEL.search(answer):
+            answer = answer[: label.start()]
+        tagged = read_answer(answer) if "<answer>" in answer else None
+        answer = tagged or unboxed(without_loose_end(answer.strip()))
+        if answer.strip():
+            return answer.strip()
+    return None
 
 
 def input_of(text: str, start: int) -> str:
     """The input of the action whose line ends at ``start``: up to the turn's end or its next label."""
     match = INPUT.search(text, start)
     rest = text[match.end() if match else start :].strip()
-    fenced = FENCE.match(rest)
-    label = NEXT_LABEL.search(rest, fenced.end() if fenced else 0) or FINAL.search(rest)
+    fenced = fence_of(rest)
+    label = NEXT_LABEL.search(rest, fenced.end if fenced else 0) or FINAL.search(rest)
     return rest[: label.start()].rstrip() if label and not fenced else rest
+
+
+def fence_of(text: str) -> Block | None:
+    """The fenced block with which ``text`` begins."""
+    first = blocks_of(text)[:1] if text.startswith(("```", "~~~")) else []
+    return first[0] if first and first[0].start == 0 else None
 
 
 def code_of(given: str) -> str:
     """The code in an interpreter's input: in a fence, as a JSON string, or bare."""
-    if block := FENCE.match(given):
-        return block[1]
+    if block := fence_of(given):
+        return block.text
     value = json_prefix(given)
     if isinstance(value, dict) and isinstance(value.get("code"), str):
         value = value["code"]
@@ -172,13 +238,15 @@ def arguments_of(function: Function, given: str, *, as_text: bool) -> dict[str, 
 
     ``as_text``: the function takes one text, quoted or not. A lone value is the argument of a function that has one.
     """
-    if block := FENCE.match(given):
-        given = block[1].strip()
+    if block := fence_of(given):
+        given = block.text.strip()
     value = json_prefix(given)
     names = list(function.parameters["properties"])
+    if value is None and given.startswith("{"):
+        value = read_python(given)
     if isinstance(value, dict) and not (as_text and set(value) - set(names)):
         return value
-    if not names and not given:
+    if not names and given.strip("`").casefold() in NO_ACTION | {"{}", "()"}:
         return {}
     if len(names) != 1:
         return None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path, PurePath
 
 from agentopt_local.functions import FunctionSet
-from agentopt_local.record import Record
+from agentopt_local.record import MAX_INT, Record
+from agentopt_local.run.parsing import text_in
 from agentopt_local.run.reader import (
     read_certificate,
     read_config,
@@ -69,18 +70,19 @@ def read_learned(run: Path) -> Learned:
         if len(tested) != len(named) or not evaluated(run, tested):
             tested, test = accepted, None  # the report is about another set
     meta = read_meta(run)
-    model = str(config["model"]["name"])
+    model = text_in(config, "model", "name")
+    seed = config.get("seed", 0)
     return Learned(
         functions=tested,
         withheld=tuple(name for name in accepted.names if name not in tested),
         provenance=Provenance(
             run=run.resolve().name,
-            task=public_spec(config["task"]["spec"]),
+            task=public_spec(text_in(config, "task", "spec")),
             model=PurePath(model).name if model.startswith(("/", "~", ".")) else model,
-            seed=config.get("seed", 0),
-            agentopt_local=meta.get("agentopt_local"),
-            commit=meta.get("commit"),
-            started=meta.get("started"),
+            seed=seed if isinstance(seed, int) and abs(seed) <= MAX_INT else 0,
+            agentopt_local=text_in(meta, "agentopt_local") or None,
+            commit=text_in(meta, "commit") or None,
+            started=text_in(meta, "started") or None,
             functions=tested.fingerprint,
             start=read_start(run).names,
             test=test,

@@ -13,10 +13,12 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from agentopt_local.calling import call_function
 from agentopt_local.errors import ConfigError, SandboxError
+from agentopt_local.exporting.portable import portable_specs
+from agentopt_local.exporting.tool_json import with_items
 from agentopt_local.functions import FunctionSet, render_value
 from agentopt_local.sandbox.base import Sandbox
-from agentopt_local.tool_calls import check_arguments
 from agentopt_local.version import __version__
 
 log = logging.getLogger(__name__)
@@ -39,14 +41,16 @@ def check_installed() -> None:
 
 
 def mcp_server(name: str, functions: FunctionSet, sandbox: Sandbox, *, timeout_s: float) -> Any:
-    """An ``mcp.server.lowlevel.Server`` with one tool per function. ``timeout_s``: wall-clock limit of one call."""
+    """An ``mcp.server.lowlevel.Server`` with one tool per function. ``timeout_s``: wall-clock limit of one call.
+
+    Raises ConfigError if a function cannot be a tool.
+    """
     import mcp_types as types
     from mcp.server.lowlevel import Server
 
-    specs = {spec.name: spec for spec in functions.tool_specs()}
     tools = [
-        types.Tool(name=spec.name, description=spec.description, input_schema=spec.parameters)
-        for spec in specs.values()
+        types.Tool(name=spec.name, description=spec.description, input_schema=with_items(spec.parameters))
+        for spec in portable_specs(functions)
     ]
 
     async def list_tools(context: Any, params: Any) -> Any:
@@ -57,13 +61,8 @@ def mcp_server(name: str, functions: FunctionSet, sandbox: Sandbox, *, timeout_s
         return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=not ok)
 
     async def call(name: str, arguments: dict[str, Any]) -> tuple[str, bool]:
-        spec = specs.get(name)
-        if spec is None:
-            return f"there is no function {name!r}; there are: {', '.join(specs) or 'none'}", False
-        if (wrong := check_arguments(spec, arguments)) is not None:
-            return wrong, False
         try:
-            execution = await sandbox.call(functions.source, name, arguments, timeout_s=timeout_s)
+            execution = await call_function(sandbox, functions, name, arguments, timeout_s=timeout_s)
         except SandboxError as error:
             log.error("%s: %s", name, error)
             return f"the sandbox could not run {name}: {error}", False

@@ -15,6 +15,7 @@ from typing import Literal
 
 from agentopt_local.errors import ConfigError
 from agentopt_local.exporting.learned import Learned, Provenance
+from agentopt_local.exporting.portable import slug
 from agentopt_local.exporting.replay import Replayed
 from agentopt_local.functions import FunctionSet
 from agentopt_local.run.report import Comparison
@@ -22,20 +23,28 @@ from agentopt_local.sandbox import zygote
 
 FUNCTIONS_FILE = "functions.py"
 PROVENANCE_FILE = "provenance.json"
+MAX_NAME_CHARS = 64
+NAME = re.compile(rf"(?=.{{1,{MAX_NAME_CHARS}}}\Z)[A-Za-z](?:[A-Za-z0-9_]*[A-Za-z0-9])?")
+"""What Python takes as a module's name and package tools as a distribution's."""
+TEST_NAMES = frozenset({"tests", "conftest", "pytest", "json_values", "cases", "check", "same", "examples"})
+"""Names in the tests of a package, or beside it, that its own would replace."""
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def default_name(run: str) -> str:
     """A package name made from a run's name."""
-    return "learned_" + (re.sub(r"[^a-z0-9]+", "_", run.lower()).strip("_") or "functions")
+    return "learned_" + (slug(run.lower(), "_", MAX_NAME_CHARS - len("learned_")) or "functions")
 
 
 def check_name(name: str, functions: FunctionSet) -> None:
     """Raise ConfigError if a package cannot be called ``name``."""
-    if not name.isascii() or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
-        raise ConfigError(f"--name {name!r} cannot be the name of a package; use letters, digits and _, as in my_tools")
-    imported = {package for function in functions.each() for package in function.imports}
-    if name in sys.stdlib_module_names or name in imported:
+    if not NAME.fullmatch(name) or keyword.iskeyword(name):
+        raise ConfigError(
+            f"--name {name!r} cannot be the name of a package; use at most {MAX_NAME_CHARS} letters, digits and _, "
+            "as in my_tools"
+        )
+    imported = {package.lower() for function in functions.each() for package in function.imports}
+    if name.lower() in {each.lower() for each in sys.stdlib_module_names} | imported | TEST_NAMES:
         raise ConfigError(f"--name {name!r} would hide the module of that name; choose another")
 
 

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from agentopt_local.calling import as_declared, call_function
 from agentopt_local.functions import FunctionSet, render_value
 from agentopt_local.record import Record, canonical_json
 from agentopt_local.sandbox.base import Sandbox
@@ -77,15 +78,17 @@ async def _one(
         if len(key) <= MAX_CHARS and not CUT.search(call.result)
     ][:MAX_TRIED]
 
+    spec = functions.get(name).tool_spec()
+
     async def again(call: ToolRun, seed: int) -> Example | None:
         first, second = await asyncio.gather(
             *(
-                sandbox.call(functions.source, name, call.arguments, timeout_s=timeout_s, seed=each)
+                call_function(sandbox, functions, name, call.arguments, timeout_s=timeout_s, seed=each)
                 for each in (seed, seed + 1)
             )
         )
         same = first.ok and second.ok and first.value == second.value and render_value(first.value) == call.result
-        return Example(arguments=call.arguments, value=first.value) if same else None
+        return Example(arguments=as_declared(spec, call.arguments), value=first.value) if same else None
 
     found = await asyncio.gather(*(again(call, seed) for call, seed in short))
     examples = tuple(each for each in found if each is not None)

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import ast
+import errno
+import io
 import re
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 
 from agentopt_local.errors import ConfigError, FunctionError, RunDirError
 from agentopt_local.exporting.package import FUNCTIONS_FILE, PROVENANCE_FILE, package_of
 from agentopt_local.functions import Function, FunctionSet
+from agentopt_local.names import bindings
+from agentopt_local.plain_files import read_plain
 from agentopt_local.record import Record
 from agentopt_local.run.files import STATE, is_run
 from agentopt_local.run.reader import read_functions
 from agentopt_local.sandbox.base import Sandbox
-from agentopt_local.source import RUNTIME_HEADER, compiling, lines_of, shown
+from agentopt_local.source import RUNTIME_HEADER, lines_of, shown, tree_of, unbound_names, without_future
 
-HEADER = re.compile(rf"\A(?:#[^\n]*\n|\n)*{re.escape(RUNTIME_HEADER)}")
-"""What precedes the functions in a file that this program wrote."""
+_FUTURE, _TYPING, _ = RUNTIME_HEADER.split("\n\n")
+HEADER = re.compile(rf"\A(?:#[^\n]*\n|\n)*(?:{re.escape(_FUTURE)}\n\n)?{re.escape(_TYPING)}\n\n")
+"""What precedes the functions in a file that this program, or an older version, wrote."""
+MAX_FILE_BYTES = 1 << 19
+"""Most bytes of one file, enough for some hundred functions."""
+MAX_FILES = 1000
+"""Most files of one folder."""
 FORMS = "a run folder, an exported package, a folder of .py files, or a .py file"
 
 
@@ -34,16 +44,23 @@ def find_functions(path: Path, allowed_packages: Sequence[str]) -> tuple[Found, 
     A file may contain functions and the imports that they need, and nothing else. Raises ConfigError with a line for
     each wrong file: not a valid Function, an import that is not in ``allowed_packages``, or a name that is taken.
     """
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        if not isinstance(error, FileNotFoundError):
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{str(path)[:200]} cannot be read ({reason}); give {FORMS}") from None
     if is_run(path):
         try:
-            functions = read_functions(path)
+            sources = [each.source for each in read_functions(path).each()]
         except FunctionError as error:
             raise RunDirError(f"{path}: {error}") from None
-        found = [Found(file=path / STATE, function=each) for each in functions.each()]
-        wrong: list[str] = []
+        found, wrong = _checked(path / STATE, sources)
     else:
         found, wrong = _in_files(python_files(path))
     names: dict[str, Path] = {}
+    known = {each.function.name for each in found}
+    together = FunctionSet()
     for each in found:
         name = each.function.name
         foreign = sorted(each.function.imports - set(allowed_packages))
@@ -53,7 +70,15 @@ def find_functions(path: Path, allowed_packages: Sequence[str]) -> tuple[Found, 
             )
         if name in names:
             wrong.append(f"{each.file}: {name} is defined in {names[name]} already; names must differ")
-        names.setdefault(name, each.file)
+            continue
+        names[name] = each.file
+        undefined = ", ".join(read for read in unbound_names(each.function.source) if read not in known)
+        if undefined:
+            wrong.append(f"{each.file}: {name} uses {undefined[:200]}, which nothing in it defines or imports")
+        try:
+            together = together.adding(each.function)
+        except FunctionError as error:
+            wrong.append(f"{each.file}: {error}")
     if wrong:
         raise ConfigError("\n".join(wrong))
     if not found:
@@ -80,15 +105,18 @@ def python_files(path: Path) -> list[Path]:
             raise ConfigError(f"{path} is not a Python file; give {FORMS}")
         return [path]
     if not path.is_dir():
-        raise ConfigError(f"{path} does not exist; give {FORMS}")
+        wrong = "is neither a file nor a folder" if path.exists() else "does not exist"
+        raise ConfigError(f"{path} {wrong}; give {FORMS}")
     if (path / "pyproject.toml").is_file():
         package = package_of(path)
         if package is None:
             raise ConfigError(f"{path} is a package that agentopt did not export ({PROVENANCE_FILE} is missing in it)")
         return [package / FUNCTIONS_FILE]
     skipped = ("__init__.py", "conftest.py", "setup.py")
-    files = [each for each in sorted(path.glob("*.py")) if each.name not in skipped]
-    return [each for each in files if not each.name.startswith("test_")]
+    files = [each for each in path.glob("*.py") if each.name not in skipped and not each.name.startswith("test_")]
+    if len(files) > MAX_FILES:
+        raise ConfigError(f"{path} holds {len(files)} .py files; give a folder with at most {MAX_FILES}")
+    return sorted(files)
 
 
 def _in_files(files: Sequence[Path]) -> tuple[list[Found], list[str]]:
@@ -97,53 +125,76 @@ def _in_files(files: Sequence[Path]) -> tuple[list[Found], list[str]]:
     wrong: list[str] = []
     for file in files:
         try:
-            text = file.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            wrong.append(f"{file}: not UTF-8 text")
-            continue
-        except OSError as error:
-            wrong.append(f"{file}: {error.strerror}")
-            continue
-        try:
-            sources = split_module(text)
+            sources = split_module(read_module(file))
         except FunctionError as error:
             wrong.append(f"{file}: {error}")
             continue
-        for source in sources:
-            try:
-                found.append(Found(file=file, function=Function.new(source)))
-            except FunctionError as error:
-                wrong.append(f"{file}: {error}")
+        right, more = _checked(file, sources)
+        found += right
+        wrong += more
     return found, wrong
 
 
+def _checked(file: Path, sources: Sequence[str]) -> tuple[list[Found], list[str]]:
+    """The functions of one file, and a line for each that is wrong."""
+    found: list[Found] = []
+    wrong: list[str] = []
+    for source in sources:
+        try:
+            found.append(Found(file=file, function=Function.new(source)))
+        except FunctionError as error:
+            wrong.append(f"{file}: {error}")
+    return found, wrong
+
+
+def read_module(file: Path) -> str:
+    """The text of a Python file as Python reads it: in the encoding that it names, or UTF-8.
+
+    Raises FunctionError if it is not a regular file, too long, or not text. Never waits for a pipe or a device.
+    """
+    try:
+        content = read_plain(file, MAX_FILE_BYTES, follow=True)
+    except OSError as error:
+        remedy = "; put the functions into several files" if error.errno == errno.EFBIG else ""
+        raise FunctionError(f"{error.strerror}{remedy}") from None
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
+        text = io.StringIO(content.decode(encoding), newline=None).read()
+    except (UnicodeDecodeError, SyntaxError, LookupError):
+        raise FunctionError("not UTF-8 text, nor text in an encoding that its first lines name") from None
+    return _COOKIE.sub(lambda line: "\n" * line[0].count("\n"), text, count=1)
+
+
+_COOKIE = re.compile(r"\A(?:[ \t\f]*(?:#[^\n]*)?\n)?[ \t\f]*#[^\n]*?coding[:=][^\n]*")
+"""The line that names the encoding, perhaps after another comment. The functions are written as UTF-8."""
+
+
 def split_module(text: str) -> list[str]:
-    """The sources of the functions in a module, each with the imports directly above it and earlier ones that it uses.
+    """The sources of the functions in a module, each with the imports directly above it and others that it uses.
 
     A module written from :attr:`FunctionSet.source` gives exactly the original sources. Raises FunctionError for
     anything else at the top level, and for what is not Python.
     """
-    text = HEADER.sub("", text, count=1)
-    with compiling():
-        tree = ast.parse(text)
+    text = without_future(HEADER.sub("", text, count=1))
+    tree = tree_of(text)
     lines = lines_of(text)
+    imports = {name: node for node in tree.body for name in bound_names(node)}
     sources: list[str] = []
-    earlier: list[ast.stmt] = []
     pending: list[ast.stmt] = []
     start = 0
     for index, node in enumerate(tree.body):
         docstring = index == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        if docstring or (isinstance(node, ast.ImportFrom) and node.module == "__future__"):
+        if docstring:
             start = node.end_lineno or 0
         elif isinstance(node, ast.Import | ast.ImportFrom):
-            pending.append(node)
+            pending += [node] if node.lineno > start else []
         elif isinstance(node, ast.FunctionDef):
             end = end_of(node, lines)
             own = {name for each in pending for name in bound_names(each)}
-            needed = used_names(node) - own
-            borrowed = dict.fromkeys(f"{shown(each)}\n" for each in earlier if bound_names(each) & needed)
-            sources.append("".join([*borrowed, *lines[start:end]]).strip("\n") + "\n")
-            start, earlier, pending = end, earlier + pending, []
+            needed = {id(imports[name]): imports[name] for name in used_names(node) - own if name in imports}
+            borrowed = sorted(needed.values(), key=lambda each: each.lineno)
+            sources.append("".join([*(f"{shown(each)}\n" for each in borrowed), *lines[start:end]]).strip("\n") + "\n")
+            start, pending = end, []
         else:
             raise FunctionError(
                 f"line {node.lineno}: {type(node).__name__} at the top level; a file may hold functions and imports "
@@ -166,11 +217,9 @@ def end_of(node: ast.stmt, lines: Sequence[str]) -> int:
 
 def bound_names(node: ast.stmt) -> set[str]:
     """The names that an import binds."""
-    if not isinstance(node, ast.Import | ast.ImportFrom):
-        return set()
-    return {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+    return set(bindings(ast.Module(body=[node], type_ignores=[])))
 
 
 def used_names(node: ast.AST) -> set[str]:
-    """The names that code reads."""
-    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+    """The names that code reads; a star is one that any code may read."""
+    return {"*"} | {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}

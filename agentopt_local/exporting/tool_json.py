@@ -7,16 +7,12 @@ functions. To run the model's calls, use the exported package or the MCP server.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from agentopt_local.chat import ToolSpec
-from agentopt_local.errors import ConfigError
+from agentopt_local.exporting.portable import portable_specs
 from agentopt_local.functions import FunctionSet
 from agentopt_local.models.wire import can_be_strict
 
-NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""Names that both interfaces accept."""
 MAX_DESCRIPTION = 1024
 """Longest description that OpenAI accepts, in characters."""
 
@@ -27,7 +23,7 @@ def openai_tools(functions: FunctionSet, *, responses: bool = False) -> list[dic
     ``strict`` is set if OpenAI's strict mode accepts the schema: closed objects and no optional parameters.
     """
     tools = []
-    for spec in _specs(functions):
+    for spec in portable_specs(functions):
         described = {
             "name": spec.name,
             "description": _cut(spec.description),
@@ -42,7 +38,7 @@ def anthropic_tools(functions: FunctionSet) -> list[dict[str, Any]]:
     """The ``tools`` of a Messages request."""
     return [
         {"name": spec.name, "description": spec.description, "input_schema": spec.parameters}
-        for spec in _specs(functions)
+        for spec in portable_specs(functions)
     ]
 
 
@@ -54,16 +50,6 @@ def with_items(schema: Any) -> Any:
         return schema
     completed = {key: value if key in ("default", "enum") else with_items(value) for key, value in schema.items()}
     return {**completed, "items": {}} if schema.get("type") == "array" and "items" not in schema else completed
-
-
-def _specs(functions: FunctionSet) -> tuple[ToolSpec, ...]:
-    for name in functions.names:
-        if not NAME.fullmatch(name):
-            raise ConfigError(
-                f"the function {name!r} cannot be a tool there: names have at most 64 characters of a-z, A-Z, 0-9 and "
-                "_; export it as a package, rename it, and import it again"
-            )
-    return functions.tool_specs()
 
 
 def _cut(text: str) -> str:

@@ -1,6 +1,7 @@
 """The graders of GAIA.
 
-``gaia`` is the rule of the benchmark's leaderboard (Mialon et al., arXiv 2311.12983). If a number is expected, the
+:func:`gaia` is the rule of the benchmark's leaderboard (Mialon et al., arXiv 2311.12983) to the letter; the grader of
+that name applies it to an answer without the thoughts, tags, Markdown or box around it. If a number is expected, the
 answer is read as one, without ``$``, ``%`` and commas. If a list is expected (the expected answer contains a comma or a
 semicolon), its elements are compared in order, numbers as numbers and texts without white space and case. Any other
 text is compared without white space, case and punctuation.
@@ -12,7 +13,8 @@ text is compared without white space, case and punctuation.
 * ``5 km`` is not a number; here words may follow a number.
 * A space between a number in a list and its sign, or an article, makes an answer wrong; here neither matters, nor do
   accents, or full stops, quotation marks and brackets around an element.
-* "Final answer:" before the answer is part of it; here it is not.
+* Thoughts, our tags, a box, Markdown and "Final answer:" are part of the answer; here they are not.
+* ``4 P.M.`` and ``4:00 pm`` differ; here they do not.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ import string
 import unicodedata
 from collections.abc import Callable, Mapping
 
-from agentopt_local.graders.final_answer import final_answer
+from agentopt_local.graders.clock import with_plain_times
+from agentopt_local.graders.final_answer import final_answer, without_text_commands
+from agentopt_local.graders.official import of_bare_answers
+from agentopt_local.graders.stated_number import without_unit_powers
 from agentopt_local.grading import Grade, Grader, no_answer, quote
 from agentopt_local.unicode_form import normal_form
 
@@ -47,7 +52,7 @@ def gaia_lenient(answer: str, expected: str) -> Grade:
     """Reward 1 if ``answer`` is right by the repaired rule; see the module's docstring."""
     if missing := no_answer(answer):
         return missing
-    answer = final_answer(answer)
+    answer = without_text_commands(final_answer(answer))
     target = _loose_number(expected)
     if target is not None and not re.search("[,;]", _THOUSANDS.sub("", expected)):
         return _verdict(_loose_number(answer, words=True) == target, "as numbers", answer, expected)
@@ -102,7 +107,7 @@ def _same_loosely(given: str, wanted: str) -> bool:
 
 
 def _loose_number(text: str, *, words: bool = False) -> float | None:
-    plain = re.sub(r"[$%,€£\s]", "", text.replace("\u2212", "-")).rstrip(".")
+    plain = re.sub(r"[$%,€£\s]", "", without_unit_powers(text).replace("\u2212", "-")).rstrip(".")
     match = re.match(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d{1,3})?", plain, re.IGNORECASE)
     if match is None or not (
         match.end() == len(plain) or (words and re.fullmatch(r"[^\d.\-+/*:]*", plain[match.end() :]))
@@ -113,7 +118,7 @@ def _loose_number(text: str, *, words: bool = False) -> float | None:
 
 
 def _loose(text: str) -> str:
-    text = normal_form("NFKD", text.casefold())
+    text = normal_form("NFKD", with_plain_times(text).casefold())
     text = re.sub(r"\b(?:the|an?)\s+", "", text.strip(" \"'()[]."))
     return re.sub(r"[\W_]", "", "".join(char for char in text if not unicodedata.combining(char)))
 
@@ -124,4 +129,4 @@ def _verdict(right: bool, how: str, answer: str, expected: str) -> Grade:
     return Grade(reward=0.0, reason=f"answered {quote(answer)}; expected {quote(expected)}, compared {how}")
 
 
-GRADERS: Mapping[str, Grader] = {"gaia": gaia, "gaia_lenient": gaia_lenient}
+GRADERS: Mapping[str, Grader] = {"gaia": of_bare_answers(gaia), "gaia_lenient": gaia_lenient}

@@ -7,27 +7,24 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from agentopt_local.boxed import has_box, last_box
-from agentopt_local.graders.number_words import number_word
-from agentopt_local.graders.numbers import MAX_NUMBER_CHARS, parse_number
+from agentopt_local.graders.final_answer import statements, without_text_commands
+from agentopt_local.graders.stated_number import expression_value, number_in, stated_number
 from agentopt_local.grading import Grade, Grader, no_answer, quote
+from agentopt_local.wrapping import spoken, unwrapped
 
 MAX_CHARS = 100_000
 """Only this much of the end of an answer is read."""
 
 _MARK = re.compile(r"####[ \t]*([^\n]*)")
-_SAID = re.compile(r"(?:answer|total|result)(?:\s+is|\s*[:=])[ \t*_]*([^\n]*)", re.IGNORECASE)
-_NUMBER = re.compile(
-    r"(?<![\w.])(?:(?<![)\w])-[ \t]?)?\\?[$€£]?[ \t]?-?"
-    r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[ \t]+\d{1,9}/\d{1,9}|/\d{1,9}(?![\d/]))?"
-)
-_FRACTION = re.compile(r"\\[dt]?frac\s*\{(\d{1,9})\}\s*\{(\d{1,9})\}")
+_NOTATION = re.compile(r"[\\^½¼¾⅓⅔]|\A\s*\d{1,3}(?:\s\d{3})+\s*\Z")
+"""What makes a whole answer an expression. Others may be a solution, such as ``so 10 - 3``."""
 
 
 def gsm8k(answer: str, expected: str) -> Grade:
     """Reward 1 if the final number of ``answer`` equals that of ``expected``, which may be a whole solution.
 
-    The final number is the one after ``####``; without that mark, the one in the last box or after "answer is"; and
-    failing that, the last number in the text.
+    Thoughts do not count. The final number is the one after ``####``; without that mark, the one in the last box or
+    after "answer is"; and failing that, the last number in the text.
     """
     if missing := no_answer(answer):
         return missing
@@ -44,29 +41,20 @@ def gsm8k(answer: str, expected: str) -> Grade:
 
 def final_number(text: str) -> Fraction | None:
     """The final number of ``text``; None if it has none."""
-    text = text[-MAX_CHARS:].replace("\u2212", "-").replace("{,}", ",").replace(",\\!", ",")
+    text = spoken(text)[-MAX_CHARS:].replace("\u2212", "-").replace("{,}", ",").replace(",\\!", ",")
     if marks := _MARK.findall(text):
-        return _last_number(marks[-1], first=True)
+        return stated_number(unwrapped(marks[-1]), first=True)
     if has_box(text):
-        return _last_number(last_box(text, "solution") or "")
-    for said in reversed(_SAID.findall(text)):
-        value = _last_number(re.split(r"(?<=[\w$%])\.\s+(?=[A-Z])", said, maxsplit=1)[0], first=True)
+        box = unwrapped(last_box(text, "solution") or "")
+        said = next(statements(without_text_commands(box)), None)
+        return stated_number(box, first=False) if said is None else stated_number(said, first=True)
+    for said in statements(text, sums=True):
+        value = stated_number(said, first=True)
         if value is not None:
             return value
-    return _last_number(text)
-
-
-def _last_number(text: str, *, first: bool = False) -> Fraction | None:
-    text = _FRACTION.sub(r" \1/\2", text)
-    found = [match[0] for match in _NUMBER.finditer(text)]
-    for raw in found if first else reversed(found):
-        token = re.sub(r"[\\$€£]", "", raw).strip()
-        sign = -1 if token.startswith("-") else 1
-        value, _ = parse_number(token.lstrip("- ")[:MAX_NUMBER_CHARS])
-        if value is not None:
-            return sign * value
-    word = number_word(re.sub(r"[^\w\s-]", "", text)) if len(text) < 40 else None
-    return Fraction(word) if word is not None else None
+    text = unwrapped(text)
+    value = expression_value(text) if len(text) < 60 and _NOTATION.search(text) else None
+    return number_in(text, first=False) if value is None else value
 
 
 def _shown(value: Fraction) -> str:

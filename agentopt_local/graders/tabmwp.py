@@ -12,7 +12,9 @@ row's unit are removed from both sides, fractions and decimals are rounded to th
 * Options are case-sensitive, so "No" is taken for the first option instead of "no"; here case does not matter.
 * ``-$3`` and ``50 %`` are not numbers, and ``1/0`` makes the authors' program crash; here a minus sign may come before
   or after a currency sign, and percent signs are ignored.
-* It looks for "the answer is" in any text, but not for a box; here the last box comes first.
+* It looks for "the answer is" in any text, but not for our tags or a box; here these come first. Thoughts and Markdown
+  are part of the answer; here they are not.
+* ``4:15 PM`` shares one word with each of ``4:15 P.M.`` and ``4:15 A.M.``; here times are compared by what they say.
 * Both sides are rounded to three places, so 0.3334 is 1/3; here a decimal answer may be rounded to two or more places
   and must be right in every place that it shows.
 """
@@ -23,8 +25,11 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from agentopt_local.graders.final_answer import final_answer
+from agentopt_local.graders.clock import with_plain_times
+from agentopt_local.graders.final_answer import final_answer, without_text_commands
 from agentopt_local.graders.numbers import parse_number
+from agentopt_local.graders.official import of_bare_answers
+from agentopt_local.graders.stated_number import without_unit_powers
 from agentopt_local.grading import Grade, no_answer, quote
 
 MAX_CHARS = 20_000
@@ -67,6 +72,10 @@ def tabmwp(answer: str, expected: str, *, unit: str | None = None, choices: Sequ
     return _verdict(given.lower() == wanted.lower(), taken, expected)
 
 
+tabmwp_bare = of_bare_answers(tabmwp)
+"""The authors' rule for an answer without what stands around it."""
+
+
 def tabmwp_lenient(
     answer: str, expected: str, *, unit: str | None = None, choices: Sequence[str] | None = None
 ) -> Grade:
@@ -75,7 +84,7 @@ def tabmwp_lenient(
         return missing
     if len(answer) > MAX_CHARS:
         return Grade(reward=0.0, reason=f"the answer is longer than {MAX_CHARS} characters")
-    text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", final_answer(answer)).strip()
+    text = without_text_commands(final_answer(answer)).strip()
     if missing := no_answer(text):
         return missing
     if choices:
@@ -86,7 +95,8 @@ def tabmwp_lenient(
         return _verdict(_folded(_without(text, unit)) == _folded(_without(expected, unit)), text, expected)
     value = _number(text, unit)
     if value is None:
-        found = [cut for hit in _NUMBER_FORMS[-1].findall(text) if (cut := hit.rstrip(_NO_DIGITS))]
+        shown = without_unit_powers(text)
+        found = [cut for hit in _NUMBER_FORMS[-1].findall(shown) if (cut := hit.rstrip(_NO_DIGITS))]
         text = found[-1] if found else text
         value = _number(text, unit)
     places = text.strip(" .").rpartition(".")[2] if "." in text else ""
@@ -161,7 +171,8 @@ def nearest_option(text: str, choices: Sequence[str]) -> str | None:
     inside = [option for option in inside if not any(option != o and _folded(option) in _folded(o) for o in inside)]
     if inside:
         return inside[0] if len(inside) == 1 else None
-    scores = [_similarity(option, whole) for option in folded]
+    figures = _figures(whole)  # 5:15 pm is not the option 4:15 pm, however many words they share
+    scores = [_similarity(option, whole) if _figures(option) <= figures else 0.0 for option in folded]
     best = max(scores)
     return choices[scores.index(best)] if best > 0 and scores.count(best) == 1 else None
 
@@ -176,8 +187,12 @@ def _similarity(one: str, other: str) -> float:
     return len(set(left) & set(right)) / max(len(left), len(right))
 
 
+def _figures(text: str) -> set[str]:
+    return {word for word in text.split() if any(char.isdigit() for char in word)}
+
+
 def _folded(text: str) -> str:
-    return " ".join(text.casefold().replace("\u2212", "-").split()).strip(" .$\"'")
+    return " ".join(with_plain_times(text).casefold().replace("\u2212", "-").split()).strip(" .$\"'")
 
 
 def _without(text: str, unit: str | None) -> str:

@@ -10,7 +10,7 @@ from typing import Protocol
 from pydantic import Field
 
 from agentopt_local.chat import ChatModel, ChatReply, ChatRequest, Usage
-from agentopt_local.errors import BudgetError, PromptError
+from agentopt_local.errors import BudgetError, ModelError
 from agentopt_local.record import Record
 from agentopt_local.run.rows import CostRow, Role
 
@@ -18,15 +18,15 @@ from agentopt_local.run.rows import CostRow, Role
 class Prices(Record):
     """Money per million tokens, in a currency of the user's choice."""
 
-    input: float = Field(default=0.0, ge=0)
-    cached: float | None = Field(default=None, ge=0)
+    input: float = Field(default=0.0, ge=0, le=1e9)
+    cached: float | None = Field(default=None, ge=0, le=1e9)
     """Price of prompt tokens that the server had cached; None: the same as ``input``."""
-    output: float = Field(default=0.0, ge=0)
+    output: float = Field(default=0.0, ge=0, le=1e9)
 
     def cost(self, usage: Usage) -> float:
         """What ``usage`` costs."""
         cached = self.input if self.cached is None else self.cached
-        fresh = usage.prompt_tokens - usage.cached_tokens
+        fresh = max(0, usage.prompt_tokens - usage.cached_tokens)
         return (fresh * self.input + usage.cached_tokens * cached + usage.completion_tokens * self.output) / 1e6
 
 
@@ -35,7 +35,7 @@ class Budget(Record):
 
     max_tokens_total: int | None = Field(default=None, ge=1)
     """Prompt and generated tokens of agent and optimizer together; None: no limit."""
-    max_cost: float | None = Field(default=None, gt=0)
+    max_cost: float | None = Field(default=None, gt=0, le=1e15)
     """Money, in the currency of the prices; None: no limit."""
 
 
@@ -127,7 +127,7 @@ class MeteredModel:
         except asyncio.CancelledError:
             self.ledger.add(self.role, Usage(), 0.0, lost=True)
             raise
-        except PromptError as error:
+        except ModelError as error:
             if error.usage is not None:
                 self.ledger.add(self.role, error.usage, self.prices.cost(error.usage))
             raise

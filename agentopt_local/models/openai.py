@@ -7,18 +7,23 @@ fails is asked for again with a note of what was wrong.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import httpx
 
 from agentopt_local.chat import ChatReply, ChatRequest, Usage
-from agentopt_local.errors import ContextOverflowError, ModelError, PromptError, RefusedPromptError
+from agentopt_local.errors import ContextOverflowError, ModelError, RefusedPromptError
 from agentopt_local.models.checking import fault
-from agentopt_local.models.client import BadRequestError, JsonClient
-from agentopt_local.models.refusals import begun, blames_content, blames_template
-from agentopt_local.models.server_dialect import ServerDialect, Structured
-from agentopt_local.models.wire import field_of_thought, from_response, usage_of, withheld
+from agentopt_local.models.client import BadRequestError, JsonClient, SampledError
+from agentopt_local.models.known import Known, Structured
+from agentopt_local.models.refusals import begun, blames_template
+from agentopt_local.models.server_dialect import ServerDialect
+from agentopt_local.models.usage import is_counted, usage_of
+from agentopt_local.models.wire import broken_off, ending, field_of_thought, from_response
 from agentopt_local.tool_formats import HermesFormat, ToolFormat
+
+log = logging.getLogger(__name__)
 
 
 class OpenAIChatModel:
@@ -68,6 +73,7 @@ class OpenAIChatModel:
             transport=transport,
         )
         self._known = structured == "vllm" and tool_format is not None
+        self._warned = False
         self._asking: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -85,13 +91,13 @@ class OpenAIChatModel:
         for sample in range(self.max_resamples + 1):
             try:
                 reply = await self._sample(request, sample, note)
-            except PromptError as error:
+            except ModelError as error:
                 spent = usage + (error.usage or Usage())
                 error.usage = spent if spent.requests else None
                 raise
             usage += reply.usage
             # A grammar that was not sent cannot be insisted on where a schema says nearly the same.
-            loose = self.dialect.mode != "vllm"
+            loose = self.dialect.known.mode != "vllm"
             wrong = fault(request, reply.message, schema_suffices=loose) if reply.finish_reason == "stop" else None
             if wrong is None:
                 break
@@ -99,41 +105,72 @@ class OpenAIChatModel:
         return reply.model_copy(update={"usage": usage})
 
     async def _sample(self, request: ChatRequest, sample: int, note: str) -> ChatReply:
-        spent, roomy = Usage(), True
-        # Each refusal, and each reply that is asked for again, changes what is sent, so this ends.
-        for _ in range(20):
-            body = self.dialect.body(request, sample=sample, note=note, roomy=roomy)
-            try:
-                answer = await self.client.post(f"{self.client.url}/chat/completions", body)
-                reply = self._reply(request, answer)
-            except BadRequestError as error:
-                if blames_template(str(error)) and begun(request.messages):
-                    raise RefusedPromptError(str(error)) from None
-                if not self.dialect.adapt(body, str(error)):
-                    raise
-                continue
-            except PromptError as error:
-                if isinstance(error, ContextOverflowError) and roomy and self.dialect.has_room(request):
+        broken: list[Usage] = []
+        known, roomy = self.dialect.known, True
+        start = known
+        try:
+            # Each refusal, and each reply that is asked for again, changes what is sent, so this ends.
+            for _ in range(20):
+                body = self.dialect.body(request, known, sample=sample, note=note, roomy=roomy)
+                try:
+                    answer = await self._post(request, body, broken)
+                except BadRequestError as error:
+                    known = self._adapted(request, body, known, error)
+                    continue
+                except ContextOverflowError:
+                    if not (roomy and self.dialect.has_room(request)):
+                        raise
                     roomy = False  # the context has no room for a long thought, but perhaps for a short one
                     continue
-                error.usage = spent + (error.usage or Usage())
-                raise
-            spent += reply.usage
-            if not (self.dialect.learn(request, body, reply, field_of_thought(answer)) and roomy):
-                return reply.model_copy(update={"usage": spent})
+                reply = self._reply(request, answer)
+                known, again = self.dialect.learn(request, body, known, reply, field_of_thought(answer))
+                self.dialect.keep(start, known)
+                if not (again and roomy):
+                    return reply.model_copy(update={"usage": sum(broken, reply.usage)})
+                broken.append(reply.usage)
+        except ModelError as error:
+            error.usage = sum(broken, error.usage or Usage())
+            raise
         raise ModelError(f"{self.client.shown_url} refuses every form of a request for {self.model}")
+
+    async def _post(self, request: ChatRequest, body: dict[str, Any], broken: list[Usage]) -> Any:
+        """The response to ``body``. ``broken`` gets what replies have cost that the server broke off."""
+
+        def check(answer: Any) -> str | None:
+            error = broken_off(answer)
+            if error is not None and is_counted(answer):
+                broken.append(usage_of(answer, request))
+            return error
+
+        try:
+            return await self.client.post(self.client.address.of("/chat/completions"), body, check=check)
+        except SampledError as error:
+            return {"choices": [{"message": {"content": error.sampled}}]}
+
+    def _adapted(self, request: ChatRequest, body: dict[str, Any], known: Known, error: BadRequestError) -> Known:
+        """What to try after a refusal. Raises it, as the prompt's fault or everyone's, if there is nothing."""
+        changed = error.refusal and self.dialect.adapt(request, body, known, error.refusal)
+        if changed:
+            return changed
+        if error.refusal and blames_template(error.refusal.said) and begun(request.messages):
+            raise RefusedPromptError(str(error)) from None
+        raise error
 
     def _reply(self, request: ChatRequest, answer: Any) -> ChatReply:
         where = f"{self.client.shown_url} for {self.model}"
-        if withheld(answer):
-            refused = RefusedPromptError(f"{where}: a content filter withheld the reply (finish_reason content_filter)")
-            refused.usage = usage_of(answer)
-            raise refused
         try:
-            return from_response(request, answer)
+            reply = from_response(request, answer)
         except ValueError as error:
-            kind = RefusedPromptError if blames_content(str(error)) else ModelError
-            raise kind(f"{where}: {error}") from None
+            raise ModelError(f"{where}: {self.client.key.redact(str(error))}") from None
+        if ending(answer["choices"][0]) == "withheld":
+            reason = str(answer["choices"][0]["finish_reason"])[:40]
+            refused = RefusedPromptError(f"{where}: a content filter withheld the reply (finish_reason {reason})")
+            refused.usage = reply.usage
+            raise refused
+        if not is_counted(answer) and not self._warned:
+            self._warned = True
+            log.warning("%s does not count tokens: they are estimated here, rather too many", where)
+        return reply
 
     async def _settle(self) -> None:
         """Find out once, for all concurrent requests, what the server can do."""
@@ -144,26 +181,24 @@ class OpenAIChatModel:
         await asyncio.shield(self._asking)
 
     async def _ask_server(self) -> None:
-        root, url, dialect = self.client.root_url, self.client.url, self.dialect
-        vllm = dialect.vllm
+        address, dialect = self.client.address, self.dialect
+        vllm = dialect.known.vllm
         if not vllm:
-            models = await self.client.get(f"{url}/models")
+            models = await self.client.look(address.of("/models"))
             vllm = "vllm" in [row.get("owned_by") for row in _rows(models)]
-        mode = dialect.mode
+        mode = dialect.known.mode
         if mode == "auto":
             mode = "vllm" if vllm else "json_schema"
         if mode == "vllm" and dialect.tool_format is None:
             asked = {"model": self.model, "prompt": "<tool_call>", "add_special_tokens": False}
-            try:
-                answer = await self.client.post(f"{root}/tokenize", asked)
-            except ModelError:
-                answer = None
+            answer = await self.client.look(address.outside_v1("/tokenize"), asked)
             count = answer.get("count") if isinstance(answer, dict) else None
             if self.client.reached:
                 dialect.tool_format = HermesFormat(mark_tokens=count == 1)
         self._asking = None
         if self.client.reached:  # otherwise it is not there yet: ask again at the next request
-            dialect.mode, dialect.vllm, self._known = mode, vllm, True
+            dialect.known = dialect.known.model_copy(update={"mode": mode, "vllm": vllm})
+            self._known = True
 
     async def aclose(self) -> None:
         """Close the connections. Safe to call twice."""

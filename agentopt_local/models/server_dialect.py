@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
-from typing import Any, Literal
+import logging
+from typing import Any
 
 from agentopt_local.chat import ChatReply, ChatRequest, Message
-from agentopt_local.models.thinking import THOUGHT_FIELDS, thinking_fields, thinking_of
+from agentopt_local.models.known import LIMITS, Known, Structured, weaker
+from agentopt_local.models.server_error import Refusal
+from agentopt_local.models.strict_rows import Row, in_words, taking_turns, with_system, without_system
+from agentopt_local.models.thinking import thinking_fields, thinking_of
 from agentopt_local.models.wire import to_messages, to_response_format, to_tools
-from agentopt_local.tool_formats import COMPACT_JSON, HermesFormat, ToolFormat
+from agentopt_local.tool_formats import HermesFormat, ToolFormat, guided, without_escapes
 
-Structured = Literal["auto", "json_schema", "vllm", "none"]
-_SAMPLING = ("temperature", "top_p", "seed")
-_LIMITS = ("max_tokens", "max_completion_tokens")
+log = logging.getLogger(__name__)
 
 
 class ServerDialect:
@@ -24,50 +25,54 @@ class ServerDialect:
         self.structured = structured
         self.send_seed = send_seed
         self.tool_format = tool_format
-        self.mode: Structured = structured
-        self.vllm = structured == "vllm"
-        """Whether the server is vLLM, however replies are constrained."""
-        self._strict = True
-        self._limit_field = _LIMITS[0]
-        self._refused: set[str] = set()
-        """Optional fields that this server does not accept, and values of reasoning_effort."""
-        self._calls: Literal["unknown", "text", "fields"] = "unknown"
-        """How vLLM returns calls: as text if it has no tool parser; in fields only if its parser drops our format."""
-        self._thought_field: str | None = None
-        """Where the server wrote a thought and therefore accepts one."""
-        self._every_thought = False
-        """Whether the server wants the thoughts of all turns back, and not just of the latest calls."""
+        self.known = Known(mode=structured, vllm=structured == "vllm")
+        """What all requests start from."""
         self._thinks: set[str] = set()
         """The efforts at which this server was seen to think."""
 
-    def body(self, request: ChatRequest, *, sample: int = 0, note: str = "", roomy: bool = True) -> dict[str, Any]:
-        """The JSON of a request.
+    def body(
+        self, request: ChatRequest, known: Known, *, sample: int = 0, note: str = "", roomy: bool = True
+    ) -> dict[str, Any]:
+        """The JSON of a request to a server of which this is ``known``.
 
         ``sample``: how often it was asked before; ``note``: what was wrong with the last reply. ``roomy``: whether the
         limit of tokens has room for a thought.
         """
         sampling = request.sampling
-        messages = _with_note(request.messages, note)
-        body: dict[str, Any] = {
-            "model": self.model,
-            "messages": to_messages(messages, self._thought_field, every_thought=self._every_thought),
-            self._limit_field: self._limit(request) if roomy else sampling.max_tokens,
-            # A greedy model would repeat its mistake.
-            "temperature": max(sampling.temperature, 0.7) if sample else sampling.temperature,
-            "top_p": sampling.top_p,
-        }
+        # A greedy model would repeat its mistake.
+        wanted = max(sampling.temperature, 0.7 if sample else 0.0, known.least_temperature)
+        body: dict[str, Any] = {"model": self.model, "messages": self.rows(request, known, note)}
+        if known.limit is not None:
+            most = self._limit(request) if roomy else sampling.max_tokens
+            body[known.limit] = min(most, known.most_tokens or most)
+        body["temperature"] = wanted if known.most_temperature is None else min(wanted, known.most_temperature)
+        if sampling.top_p < 1:  # 1 is every server's default, and some refuse it or take one of the two only
+            body["top_p"] = sampling.top_p
         if sampling.seed is not None and self.send_seed:
-            body["seed"] = sampling.seed + sample
-        body |= self._constraint_fields(request) | thinking_fields(thinking_of(request), vllm=self.vllm)
-        if body.get("reasoning_effort") in self._refused:
+            seed = sampling.seed + sample
+            body["seed"] = seed if known.most_seed is None else seed % (known.most_seed + 1)
+        body |= self._constraint_fields(request, known) | thinking_fields(thinking_of(request), vllm=known.vllm)
+        if body.get("reasoning_effort") in known.refused:
             del body["reasoning_effort"]
-        if request.tools:
+        if request.tools and known.calls != "words":
             body["tools"] = to_tools(request.tools)
             # vLLM refuses "auto" without a tool parser, and a parser may not know the format of the grammar. With
             # "none" it still shows the tools to the template, and the calls come as text, which is parsed here.
-            as_text = self.vllm and (self._calls == "text" or "structured_outputs" in body)
+            as_text = known.vllm and (known.calls == "text" or "structured_outputs" in body)
             body["tool_choice"] = "none" if as_text else "auto"
-        return {key: value for key, value in body.items() if key not in self._refused}
+        return {key: value for key, value in body.items() if key not in known.refused}
+
+    def rows(self, request: ChatRequest, known: Known, note: str = "") -> list[Row]:
+        """The conversation as a server accepts it of which this is ``known``."""
+        messages = _with_note(request.messages, note)
+        rows: list[Row] = to_messages(messages, known.thought_field, every_thought=known.every_thought)
+        if known.calls == "words":
+            rows = in_words(rows)
+            if request.tools:
+                rows = with_system(rows, (self.tool_format or HermesFormat()).instructions(request.tools))
+        if known.no_system:
+            rows = without_system(rows)
+        return taking_turns(rows) if known.takes_turns else rows
 
     def _limit(self, request: ChatRequest) -> int:
         """Most tokens to sample. Servers count thoughts among them, so those that think get more."""
@@ -80,91 +85,56 @@ class ServerDialect:
         """Whether the limit of tokens for ``request`` has room for a thought."""
         return self._limit(request) > request.sampling.max_tokens
 
-    def _constraint_fields(self, request: ChatRequest) -> dict[str, Any]:
+    def _constraint_fields(self, request: ChatRequest, known: Known) -> dict[str, Any]:
         constraint = request.constraint
-        if constraint is None or self.mode in ("none", "auto"):
+        if constraint is None or known.mode in ("none", "auto"):
             return {}
-        if self.mode == "json_schema":
+        if known.mode == "json_schema":
             schema = constraint.value if constraint.kind == "json_schema" else constraint.json_schema
-            return {} if schema is None else {"response_format": to_response_format(schema, strict=self._strict)}
+            return {} if schema is None else {"response_format": to_response_format(schema, strict=known.strict)}
         kind, value = constraint.kind, constraint.value
         if kind == "turn":
-            if self._calls == "fields" and request.tools:
+            if known.calls == "fields" and request.tools:
                 return {}
             format_ = self.tool_format or HermesFormat()
             kind, value = "grammar", format_.grammar(request.tools, value, constraint.max_thought_sentences)
         if kind == "json_schema":
             wanted = json.loads(value)
-            if isinstance(wanted, dict):
-                wanted = {"x-guidance": COMPACT_JSON, **wanted}
-            return {"structured_outputs": {"json": wanted}}
-        return {"structured_outputs": {kind: value}}
+            kind, value = "json", json.dumps(guided(wanted) if isinstance(wanted, dict) else wanted)
+        value = value if known.escapes else without_escapes(value)
+        return {"structured_outputs": {kind: json.loads(value) if kind == "json" else value}}
 
-    def learn(self, request: ChatRequest, body: dict[str, Any], reply: ChatReply, thought_field: str | None) -> bool:
-        """Note what a reply to ``body`` shows; True if the request should be asked again in the light of it.
+    def learn(
+        self, request: ChatRequest, body: dict[str, Any], known: Known, reply: ChatReply, thought_field: str | None
+    ) -> tuple[Known, bool]:
+        """What is known after a reply to ``body``, and whether the request should be asked again in the light of it.
 
         ``thought_field``: where the server wrote the reply's thought.
         """
-        if thought_field is not None and thought_field not in self._refused:
-            self._thought_field = thought_field
-        if self._calls == "unknown" and request.tools and _lost_a_call(body, reply):
-            self._calls = "fields"
-            return True
+        if thought_field is not None and thought_field not in known.refused:
+            known = known.model_copy(update={"thought_field": thought_field})
+        if known.calls == "unknown" and request.tools and _lost_a_call(body, reply):
+            return known.model_copy(update={"calls": "fields"}), True
         if not (reply.message.thought or reply.usage.thought_tokens):
-            return False
+            return known, False
         self._thinks.add(thinking_of(request).effort)
-        sent = max(body.get(field, 0) for field in _LIMITS)
-        return reply.finish_reason == "length" and sent < self._limit(request)
+        sent = max(body.get(field, 0) for field in LIMITS)
+        most = self._limit(request)
+        cut = reply.finish_reason == "length" and 0 < sent < min(most, known.most_tokens or most)
+        return known, cut
 
-    def adapt(self, body: dict[str, Any], refusal: str) -> bool:
-        """Stop sending what was refused in ``body``; False if nothing in it can be blamed."""
-        words = refusal.lower()
-        if "max_tokens" in body and "max_completion_tokens" in words:
-            self._limit_field = "max_completion_tokens"
-        elif (
-            "response_format" in body and body["response_format"]["json_schema"]["strict"] and "invalid schema" in words
-        ):
-            self._strict = False
-        elif "response_format" in body and ("response_format" in words or "json_schema" in words):
-            if self.structured != "auto":
-                return False
-            self.mode = "none"
-        elif "structured_outputs" in body and "structured_outputs" in words:
-            if self.structured != "auto":
-                return False
-            self.mode = "json_schema"
-        elif body.get("tool_choice") == "auto" and "tool choice requires" in words:
-            self.vllm, self._calls = True, "text"  # vLLM's words
-        elif "tool_choice" in body and ("tool_choice" in words or "tool choice" in words):
-            self._refused.add("tool_choice")
-        elif "chat_template_kwargs" in body and "chat_template" in words:
-            self._refused.add("chat_template_kwargs")
-        else:
-            return self._adapt_sampling(body, words) or self._adapt_thoughts(body, words)
-        return True
+    def adapt(self, request: ChatRequest, body: dict[str, Any], known: Known, refusal: Refusal) -> Known | None:
+        """What to take for known after ``refusal`` of ``body``; None if nothing in it can be blamed."""
+        free = self.structured == "auto"
+        return weaker(known, body, refusal, free=free, rows=lambda other: self.rows(request, other))
 
-    def _adapt_sampling(self, body: dict[str, Any], words: str) -> bool:
-        # Reasoning models accept no temperature, top_p or seed; few accept all efforts, others no effort at all.
-        fields = (*_SAMPLING, "reasoning_effort")
-        named = sorted((field for field in fields if field in body and field in words), key=words.find)
-        if named[:1] == ["reasoning_effort"]:
-            self._refused.add(body["reasoning_effort"])
-        else:
-            self._refused.update(field for field in named if field in _SAMPLING)
-        return bool(named)
-
-    def _adapt_thoughts(self, body: dict[str, Any], words: str) -> bool:
-        field = next((each for each in THOUGHT_FIELDS if re.search(rf"\b{each}\b", words)), None)
-        if field is None:
-            return False
-        if "passed back" in words and not self._every_thought:
-            self._thought_field, self._every_thought = field, True  # DeepSeek, once there are calls
-            return True
-        if not any(field in row for row in body["messages"]):
-            return False
-        self._refused.add(field)
-        self._thought_field = None
-        return True
+    def keep(self, start: Known, end: Known) -> None:
+        """Take for known what a request that succeeded has learned since it started."""
+        if "temperature" in end.refused and "temperature" not in self.known.refused:
+            log.warning("%s takes no temperature: its replies are sampled at the server's own", self.model)
+        if end.calls == "words" and self.known.calls != "words":
+            log.warning("%s has no tools at this server: functions are described to it in words", self.model)
+        self.known = self.known.joined(start, end)
 
 
 def _lost_a_call(body: dict[str, Any], reply: ChatReply) -> bool:

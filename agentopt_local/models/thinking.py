@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentopt_local.chat import ChatRequest, Thinking
+from agentopt_local.thoughts import split_thought
+
+__all__ = ["THOUGHT_FIELDS", "split_thought", "thinking_fields", "thinking_of", "thought_field"]
 
 THOUGHT_FIELDS = ("reasoning_content", "reasoning")
 """Under which servers write the thought of a message."""
-_OPEN, _CLOSE = "<think>", "</think>"
 
 
 def thinking_of(request: ChatRequest) -> Thinking:
@@ -35,17 +37,3 @@ def thought_field(message: Mapping[str, Any]) -> str | None:
     """The field in which a server wrote the thought of its message; None if it wrote none."""
     found = (field for field in THOUGHT_FIELDS if isinstance(message.get(field), str) and message[field])
     return next(found, None)
-
-
-def split_thought(text: str, *, cut: bool) -> tuple[str, str]:
-    """The thought and the rest of a reply from a server that leaves thoughts in the text.
-
-    The opening mark may be missing, because many chat templates write it at the end of the prompt. If the closing mark
-    is missing, a reply that was cut is a thought, and any other is not.
-    """
-    start = text.lstrip()
-    opened = start.startswith(_OPEN)
-    thought, closed, rest = start.removeprefix(_OPEN).partition(_CLOSE)
-    if closed or (opened and cut):
-        return thought.strip(), rest.lstrip()
-    return "", text

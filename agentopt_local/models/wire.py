@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
-from agentopt_local.chat import ChatReply, ChatRequest, Message, ToolCall, ToolSpec, Usage
-from agentopt_local.json_text import NotJsonError, check_json, read_json
+from agentopt_local.chat import ChatReply, ChatRequest, Message, ToolCall, ToolSpec
 from agentopt_local.models.checking import tidy
 from agentopt_local.models.thinking import split_thought, thought_field
-from agentopt_local.tool_calls import call_ids, encodable, parse_reply
+from agentopt_local.models.usage import usage_of
+from agentopt_local.tool_calls import call_ids, calls_of, encodable, parse_reply
 
 
 def to_messages(
@@ -83,22 +84,88 @@ def from_response(request: ChatRequest, body: Any) -> ChatReply:
     try:
         choice = body["choices"][0]
         reply = choice["message"]
-        content = reply.get("content") or ""
-        if isinstance(content, list):
-            content = "".join(part.get("text") or "" for part in content)
-        cut = choice.get("finish_reason") == "length"
-        field = thought_field(reply)
-        thought, content = (reply[field], content) if field else split_thought(content, cut=cut)
-        message = _message(request, content, reply.get("tool_calls") or [])
-        return ChatReply(
-            message=message.model_copy(update={"thought": encodable(thought).strip()}),
-            finish_reason="length" if cut else "stop",
-            usage=usage_of(body),
-        )
+        thought, content = _text(reply.get("content") or reply.get("refusal") or "")
+        cut = ending(choice) == "cut"
+        thought = reply[field] if (field := thought_field(reply)) else thought
+        left, content = split_thought(content, cut=cut, begun=not thought)
+        message = _message(request, content, _native_calls(reply))
+        thought = encodable(f"{thought}\n\n{left}").strip()
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        # Gateways report failures of the server behind them with status 200.
-        said = str(body["error"])[:300] if isinstance(body, dict) and "error" in body else repr(error)
-        raise ValueError(f"the answer is not a chat completion: {said}") from None
+        raise ValueError(f"the answer is not a chat completion: {type(error).__name__}: {error}") from None
+    written = "".join([thought, message.content, *(f"{call.name}{call.arguments}" for call in message.tool_calls)])
+    return ChatReply(
+        message=message.model_copy(update={"thought": thought}),
+        finish_reason="length" if cut else "stop",
+        usage=usage_of(body, request, written),
+    )
+
+
+Ending = Literal["done", "cut", "withheld", "broken"]
+_ENDINGS: tuple[tuple[Ending, re.Pattern[str]], ...] = (
+    # What a model did wrong itself, such as Gemini's malformed_function_call, is an end like any other.
+    ("done", re.compile("malformed|unexpected_tool|stop|eos|end_turn|tool_call|tool_use|function_call")),
+    ("withheld", re.compile("filter|safety|refus|block|prohibit|recitation|policy|spii|sensitive|guardrail|moderat")),
+    ("broken", re.compile("error|abort|cancel|time_?out|insufficient|network|fail|overload|interrupt|unavailable")),
+    ("cut", re.compile("length|max_?|window|limit")),
+)
+
+
+def ending(choice: Any) -> Ending:
+    """How a choice of a response ended: by itself, at a limit, by a content filter, or because the server failed."""
+    reason = choice.get("finish_reason") if isinstance(choice, dict) else None
+    if isinstance(reason, dict):  # SGLang's own form
+        reason = reason.get("type")
+    said = reason[:80].lower() if isinstance(reason, str) else ""
+    if isinstance(choice, dict) and choice.get("error"):
+        return "broken"
+    return next((meant for meant, pattern in _ENDINGS if pattern.search(said)), "done")
+
+
+_EMPTY_BY_FILTER = re.compile(r'"block_?reason"\s*:\s*"[a-z]|"filtered"\s*:\s*true', re.I)
+
+
+def broken_off(body: Any) -> str | None:
+    """The JSON of the error in a response with status 200 that holds no whole reply; None if it holds one."""
+    choices = body.get("choices") if isinstance(body, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if isinstance(choice, dict) and ending(choice) != "broken":
+        if isinstance(choice.get("message"), dict):
+            return None
+        return json.dumps({"message": "the answer's choice has no message", "code": 502})
+    if isinstance(choice, dict):
+        said = choice.get("error") or choice.get("finish_reason")
+        error = said if isinstance(said, dict) else {"message": f"the reply was broken off (finish_reason {said!r})"}
+        return json.dumps({"code": 502, **error})
+    if isinstance(body, dict) and body.get("error"):
+        return json.dumps(body["error"])
+    text = json.dumps(body)[:100_000]
+    if _EMPTY_BY_FILTER.search(text):
+        return json.dumps({"message": "the content filter has left no reply", "code": "content_filter"})
+    said = f"the answer is not a chat completion: it has no choices: {text[:200]}"
+    return json.dumps({"message": said, "code": 502})
+
+
+def _text(content: Any) -> tuple[str, str]:
+    """The thought and the text of a content, which some servers send in parts."""
+    if not isinstance(content, list):
+        return "", content
+    thoughts, texts = [], []
+    for part in content:
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part.get("thinking"), list):  # Mistral's reasoning models
+            thoughts += [each.get("text") or "" for each in part["thinking"]]
+        elif isinstance(part.get("thinking"), str):
+            thoughts.append(part["thinking"])
+        else:
+            texts.append(part.get("text") or part.get("refusal") or "")
+    return "".join(thoughts), "".join(texts)
+
+
+def _native_calls(reply: dict[str, Any]) -> list[Any]:
+    """The calls in a message, also in the form that came before ``tool_calls``."""
+    old = reply.get("function_call")
+    return reply.get("tool_calls") or ([{"function": old}] if isinstance(old, dict) else [])
 
 
 def field_of_thought(body: Any) -> str | None:
@@ -109,52 +176,19 @@ def field_of_thought(body: Any) -> str | None:
 def _message(request: ChatRequest, content: str, native: list[dict[str, Any]]) -> Message:
     content = encodable(content)
     if not native:
-        if request.tools:
-            message = parse_reply(content, request.tools)
-            if message.tool_calls:
-                return message
+        message = parse_reply(content, request.tools, begun=False)
+        if message.tool_calls:
+            return message
         return Message(role="assistant", content=tidy(request.constraint, content))
+    known = {tool.name: tool for tool in request.tools}
     calls: list[ToolCall] = []
     for call in native:
-        name, arguments = encodable(call["function"]["name"]), call["function"].get("arguments") or "{}"
-        value = _json_or_none(arguments)
-        if not isinstance(value, dict):
-            # Arguments that are not a JSON object: the turn stays text, so that the model sees what it wrote.
-            raw = f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": {arguments}}}\n</tool_call>'
-            return Message(role="assistant", content=f"{content}\n{raw}".strip())
-        calls.append(ToolCall(name=name, arguments=value))
+        name, arguments = call["function"]["name"], call["function"].get("arguments")
+        found = calls_of(name, arguments, known)
+        if not found:
+            # Nothing can be made of it: the turn stays text, so that the model sees what it wrote.
+            written = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            raw = f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": {written}}}\n</tool_call>'
+            return Message(role="assistant", content=encodable(f"{content}\n{raw}").strip())
+        calls += found
     return Message(role="assistant", content=content.strip(), tool_calls=tuple(calls))
-
-
-def _json_or_none(arguments: Any) -> Any:
-    """The arguments of a call, which some servers send as text and some as JSON; None if they cannot be used."""
-    try:
-        if isinstance(arguments, str):
-            value, end = read_json(arguments)
-            return None if arguments[end:].strip() else value
-        check_json(arguments)
-    except NotJsonError:
-        return None
-    return arguments
-
-
-def withheld(body: Any) -> bool:
-    """Whether a content filter has withheld the reply in a response, or the rest of it."""
-    try:
-        return bool(body["choices"][0]["finish_reason"] == "content_filter")
-    except (KeyError, IndexError, TypeError):
-        return False
-
-
-def usage_of(body: dict[str, Any]) -> Usage:
-    """The tokens of a response; 0 where the server does not count them."""
-    usage = body.get("usage") or {}
-    details = usage.get("prompt_tokens_details") or {}
-    sampled = usage.get("completion_tokens_details") or {}
-    return Usage(
-        requests=1,
-        prompt_tokens=usage.get("prompt_tokens") or 0,
-        cached_tokens=details.get("cached_tokens") or 0,
-        completion_tokens=usage.get("completion_tokens") or 0,
-        thought_tokens=sampled.get("reasoning_tokens") or 0,
-    )

@@ -14,6 +14,7 @@ from agentopt_local.chat import Usage
 from agentopt_local.functions import FunctionSet
 from agentopt_local.paper_regime import differences
 from agentopt_local.problem import Split
+from agentopt_local.reasons import nothing_learned, step_reasons
 from agentopt_local.reporting.history import final_functions, function_rows
 from agentopt_local.reporting.rollout_index import chunked, first_index, index, rollout_detail
 from agentopt_local.reporting.settings_toml import toml_text
@@ -60,6 +61,7 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
         "notes": notes,
         "regime": list(differences(run.config)) if run.config.get("preset") == "paper" else [],
         "stopped": run.state.stopped,
+        "nothing": None if (nothing := nothing_learned(run.steps, run.state.stopped)) is None else nothing.model_dump(),
         "results": results(run, splits),
         "noise_floor": floor.model_dump(mode="json") if (floor := noise_floor_in(run.meta)) else None,
         "certificates": certificate_rows(run),
@@ -218,6 +220,7 @@ def step_row(step: StepRow) -> Row:
             }
             for each in step.candidates
         ],
+        "why": step_reasons(step) if step.decision == "skipped" else [],
         "counts": step.counts.model_dump(),
         "tokens": {
             "optimizer": step.tokens.optimizer.completion_tokens,

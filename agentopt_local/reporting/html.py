@@ -10,12 +10,12 @@ import base64
 import gzip
 import hashlib
 import html
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
 
+from agentopt_local.plain_text import printable, printable_json
 from agentopt_local.reporting.data import RunPage
 from agentopt_local.version import __version__
 
@@ -43,7 +43,7 @@ def report_html(pages: Sequence[RunPage]) -> str:
     ]
     return Template(asset("report.html")).substitute(
         policy=POLICY.format(script=digest(script), style=digest(style)),
-        title=html.escape(" · ".join(names)),
+        title=html.escape(printable(" · ".join(names))),
         style=style,
         script=script,
         data=embedded({"version": __version__, "runs": [page.summary for page in pages]}),
@@ -58,13 +58,13 @@ def asset(name: str) -> str:
 
 def embedded(value: Any) -> str:
     """``value`` as ASCII JSON in which no markup can begin or end."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    text = printable_json(value)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def packed(value: Any) -> str:
     """``value`` as compressed JSON in base64; the same value always gives the same text."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    text = printable_json(value)
     return base64.b64encode(gzip.compress(text.encode("ascii"), compresslevel=6, mtime=0)).decode("ascii")
 
 

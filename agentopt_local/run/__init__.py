@@ -19,5 +19,6 @@
     run.log          what happened, in plain lines
 
 This package alone names these files and reads or writes their rows. ``files`` has the names, ``rows`` and ``report``
-the types, ``writer`` the open folder of a run, ``reader`` the folder as it is found, ``tail`` what is being appended.
+the types, ``parsing`` how one file is read, ``writer`` the open folder of a run, ``reader`` the folder as it is found,
+``tail`` what is being appended.
 """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agentopt_local.run import files
 from agentopt_local.run.contribution import Credit
-from agentopt_local.run.reader import lenient, read_value, validated
+from agentopt_local.run.parsing import lenient, read_value, validated
 
 
 def read_credit(run: Path) -> Credit | None:

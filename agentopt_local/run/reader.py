@@ -6,12 +6,13 @@ not be read is listed in ``RunFiles.notes`` instead, and the report shows it.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -20,29 +21,27 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import SPLITS, Split
 from agentopt_local.record import Record
 from agentopt_local.run import files
+from agentopt_local.run.parsing import (
+    Row,
+    json_rows,
+    lenient,
+    mapping,
+    read_folder,
+    read_rows,
+    read_value,
+    reason,
+    validated,
+)
 from agentopt_local.run.report import Certificate, NoiseFloor, Report
 from agentopt_local.run.rows import CertificateRow, MetricRow, ProblemRow, ProposalRow, RolloutRow, StepRow
 from agentopt_local.train_state import TrainState
 from agentopt_local.update import Update
 
-T = TypeVar("T")
-R = TypeVar("R", bound=Record)
-Row = dict[str, Any]
 NOISE_FLOOR = "noise_floor"
 """The key of the noise floor in what is written down about a run."""
 
 
 # Strictly
-
-
-def validated(
-    kind: type[R], value: Any, place: str, remedy: str = "", *, extra: Literal["forbid", "ignore"] = "forbid"
-) -> R:
-    """``value`` as a record. Raises RunDirError that names ``place`` if it does not fit."""
-    try:
-        return kind.model_validate(value, extra=extra)
-    except (ValidationError, FunctionError) as error:
-        raise RunDirError(f"{place} was written by another version ({reason(error)}){remedy}") from None
 
 
 def read_config(run: Path) -> Row:
@@ -103,8 +102,13 @@ def read_state(run: Path) -> TrainState | None:
 
 def read_start(run: Path) -> FunctionSet:
     """The set that the run's training starts from: empty unless ``start_functions`` was set."""
-    sources = sorted(files.functions_folder(run, files.START).glob("*.py"))
-    return FunctionSet.of(*(path.read_text(encoding="utf-8") for path in sources))
+    folder = dict(function_folders(run)).get(files.START)
+    if folder is None:
+        return FunctionSet()
+    try:
+        return FunctionSet.of(*read_folder(folder).values())
+    except (FunctionError, ValidationError) as error:
+        raise RunDirError(f"{folder} is damaged ({reason(error)}); restore it or start a new run") from None
 
 
 def read_functions(run: Path) -> FunctionSet:
@@ -115,7 +119,15 @@ def read_functions(run: Path) -> FunctionSet:
 
 def function_folders(run: Path) -> list[tuple[int, Path]]:
     """The steps after which functions were written down, each with its folder, in order."""
-    return [(int(path.name), path) for path in sorted((run / files.FUNCTIONS).glob("[0-9]*")) if path.name.isdigit()]
+    above = run / files.FUNCTIONS
+    if not above.is_dir() or above.is_symlink():
+        return []
+    try:
+        with os.scandir(above) as entries:
+            found = [each.name for each in entries if each.is_dir(follow_symlinks=False)]
+    except OSError as error:
+        raise RunDirError(f"{above} cannot be read: {error.strerror}") from None
+    return [(int(name), above / name) for name in sorted(found) if re.fullmatch(r"[0-9]{1,9}", name)]
 
 
 def read_report(run: Path, split: Split = "test") -> Report | None:
@@ -134,19 +146,8 @@ def read_certificate(run: Path, functions: FunctionSet) -> Certificate | None:
 
 def read_rollouts(run: Path) -> Iterator[RolloutRow]:
     """Every finished rollout in order. A last line that is still being written is passed over."""
-    path = run / files.ROLLOUTS
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.endswith("\n"):
-                    return
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    raise RunDirError(f"{path}, line {number} is not JSON") from None
-                yield rollout_row(row, run, number)
-    except FileNotFoundError:
-        return
+    for number, row in json_rows(run / files.ROLLOUTS):
+        yield rollout_row(row, run, number)
 
 
 def rollout_row(row: Any, run: Path, number: int) -> RolloutRow:
@@ -212,7 +213,7 @@ def read_run(path: Path) -> RunFiles:
         reports=reports,
         certificates=tuple({(row.functions, row.baseline): row for row in certificates}.values()),
         metrics=tuple(read_rows(path / files.METRICS, lenient(MetricRow), notes)),
-        sources=read_sources(path),
+        sources=read_sources(path, notes),
         notes=tuple(notes),
     )
 
@@ -227,11 +228,6 @@ def read_reports(path: Path, notes: list[str]) -> dict[Split, Report]:
     return found
 
 
-def lenient(kind: type[R]) -> Callable[[Any], R]:
-    """A parser that passes over fields which ``kind`` does not have: a newer version may have written them."""
-    return partial(kind.model_validate, extra="ignore")
-
-
 def report_on(split: Split, value: Any) -> Report:
     """A report that has the evaluation on ``split``."""
     report = lenient(Report)(value)
@@ -240,59 +236,12 @@ def report_on(split: Split, value: Any) -> Report:
     return report
 
 
-def read_value(path: Path, parse: Callable[[Any], T], notes: list[str]) -> T | None:
-    """A JSON file's content; None, with a note if it is damaged, where there is nothing to read."""
-    try:
-        return parse(json.loads(path.read_bytes().decode("utf-8", "replace")))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError, FunctionError, OSError) as error:
-        notes.append(f"{path.name} cannot be read and is left out ({reason(error)}).")
-        return None
-
-
-def read_rows(path: Path, parse: Callable[[Any], T], notes: list[str]) -> list[T]:
-    """The rows of a JSONL file. A torn last line, as a kill or a writer at work leaves it, is passed over."""
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return []
-    whole, _, torn = data.rpartition(b"\n")
-    if torn:
-        notes.append(f"{path.name} ends in the middle of a line; that line is left out.")
-    rows, wrong = [], []
-    for number, line in enumerate(whole.splitlines(), 1):
+def read_sources(run: Path, notes: list[str]) -> dict[int, dict[str, str]]:
+    """The functions after each accepted step, as text; a folder that cannot be read is left out, with a note."""
+    found: dict[int, dict[str, str]] = {}
+    for step, folder in function_folders(run):
         try:
-            rows.append(parse(json.loads(line.decode("utf-8", "replace"))))
-        except (ValueError, TypeError, KeyError, FunctionError) as error:
-            wrong.append((number, reason(error)))
-    if wrong:
-        number, why = wrong[0]
-        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        notes.append(f"{path.name}, line {number}{more} cannot be read and is left out ({why}).")
-    return rows
-
-
-def read_sources(run: Path) -> dict[int, dict[str, str]]:
-    """The functions after each accepted step, as text."""
-    return {
-        step: {path.stem: path.read_bytes().decode("utf-8", "replace") for path in sorted(folder.glob("*.py"))}
-        for step, folder in function_folders(run)
-    }
-
-
-def reason(error: Exception) -> str:
-    """What was wrong, briefly."""
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    if isinstance(error, KeyError):
-        return f"{error.args[0]} is missing"
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def mapping(value: Any) -> Row:
-    """``value`` if it is a JSON object."""
-    if not isinstance(value, dict):
-        raise TypeError("a JSON object was expected")
-    return value
+            found[step] = {name.removesuffix(".py"): text for name, text in read_folder(folder).items()}
+        except RunDirError as error:
+            notes.append(f"{files.FUNCTIONS}/{folder.name} cannot be read and is left out ({error}).")
+    return found

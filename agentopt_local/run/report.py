@@ -10,6 +10,7 @@ from agentopt_local.chat import Usage
 from agentopt_local.problem import SPLITS, Split
 from agentopt_local.record import Record
 from agentopt_local.run.contribution import Memorising
+from agentopt_local.run.nothing import NothingLearned
 from agentopt_local.train_state import StopCause
 from agentopt_local.update import ActionCounts
 
@@ -280,6 +281,8 @@ class Report(Record):
     training: TrainingSummary = TrainingSummary()
     tokens: dict[str, Usage] = Field(default={})
     """By ``optimizer``, ``test_before`` and ``test_after``."""
+    nothing_learned: NothingLearned | None = None
+    """None if a step was accepted, or none was tried."""
     costs: Costs = Costs()
     seconds: Seconds = Seconds()
     regime: tuple[str, ...] = ()
@@ -292,5 +295,5 @@ class Report(Record):
     def on_disk(self) -> dict[str, Any]:
         """The report as JSON values, without the splits that it is not about and what was not asked for."""
         others: set[str] = {split for split in SPLITS if self.on(split) is None}
-        others |= {"certificate"} if self.certificate is None else set()
+        others |= {name for name in ("certificate", "nothing_learned") if getattr(self, name) is None}
         return self.model_dump(mode="json", exclude=others)

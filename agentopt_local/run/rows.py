@@ -14,7 +14,7 @@ from agentopt_local.run.report import Certificate
 from agentopt_local.stage import Stage
 from agentopt_local.train_state import Decision
 from agentopt_local.trajectory import Trajectory
-from agentopt_local.update import ActionCounts, Update
+from agentopt_local.update import ActionCounts, EditOutcome, Update
 
 Role = Literal["agent", "optimizer"]
 """Who a completion was for."""
@@ -130,6 +130,10 @@ class StepRow(Record):
     """Names of the functions in force after the step."""
     fingerprint: Fingerprints | None = None
     counts: ActionCounts = ActionCounts()
+    outcomes: tuple[EditOutcome, ...] = ()
+    """Of the edits that its candidates drafted, applied or not; empty in rows of older versions."""
+    source_tokens: int | None = None
+    """What ``optimizer.max_source_tokens`` has grown to, because sources were cut off; None if it has not."""
     tokens: StepTokens = StepTokens()
     seconds: float
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from pydantic import ValidationError
-
+from agentopt_local.errors import FunctionError
+from agentopt_local.json_text import read_kept
+from agentopt_local.plain_files import MAX_LINE, open_plain
 from agentopt_local.record import Record
 from agentopt_local.run import files
+from agentopt_local.run.parsing import tolerant
 from agentopt_local.run.reader import read_noise_floor, read_report, read_state
 from agentopt_local.run.report import NoiseFloor, Report
 from agentopt_local.run.rows import MetricRow, StepRow
@@ -58,20 +59,19 @@ class Tail(Generic[R]):
         """The rows since the last call. A file that was replaced or cut is read from its start."""
         for line in self._lines():
             try:
-                row: Any = json.loads(line.decode("utf-8", "replace"))
-                yield self.kind.model_validate(row, extra="ignore")
-            except (ValueError, ValidationError):
+                yield self.kind.model_validate(read_kept(tolerant(line)), extra="ignore")
+            except (ValueError, FunctionError):
                 continue
 
     def _lines(self) -> list[bytes]:
         try:
-            with self.path.open("rb") as file:
+            with os.fdopen(open_plain(self.path), "rb") as file:
                 status = os.fstat(file.fileno())
                 if status.st_ino != self._inode or status.st_size < self._offset:
                     self._inode, self._offset = status.st_ino, 0
                 file.seek(self._offset)
-                whole = file.read().rpartition(b"\n")[0]
-        except FileNotFoundError:
+                whole = file.read(MAX_LINE).rpartition(b"\n")[0]
+        except OSError:
             return []
         self._offset += len(whole) + 1 if whole else 0
         return whole.splitlines()

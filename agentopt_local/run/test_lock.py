@@ -17,13 +17,13 @@ from agentopt_local.errors import ConfigError
 from agentopt_local.problem import Problem
 from agentopt_local.record import Record
 from agentopt_local.run import files
+from agentopt_local.run.parsing import text_in, validated
 from agentopt_local.run.reader import (
     read_config,
     read_functions,
     read_problems,
     read_report,
     read_rollouts,
-    validated,
 )
 from agentopt_local.run.rows import LookRow, ProblemRow
 from agentopt_local.stage import Stage
@@ -75,7 +75,7 @@ def check_locked(run: Path, problems: Sequence[Problem]) -> LockedTest:
         return now
     wrong = [index for index, (old, new) in enumerate(zip(lock.problems, now.problems, strict=False)) if old != new]
     if wrong:
-        spec = read_config(run).get("task", {}).get("spec", "")
+        spec = text_in(read_config(run), "task", "spec")
         old_id, problem = lock.problems[wrong[0]][0], problems[wrong[0]]
         raise ConfigError(
             f"{run / files.TEST_SET}: the test problems of {spec} have changed since the run began: {len(wrong)} of "

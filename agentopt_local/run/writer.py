@@ -15,7 +15,14 @@ from agentopt_local.problem import Problem, Split
 from agentopt_local.record import Record
 from agentopt_local.run import files
 from agentopt_local.run.contribution import Credit
-from agentopt_local.run.reader import NOISE_FLOOR, function_folders, read_start, read_state, rollout_row, validated
+from agentopt_local.run.parsing import json_rows, validated
+from agentopt_local.run.reader import (
+    NOISE_FLOOR,
+    function_folders,
+    read_start,
+    read_state,
+    rollout_row,
+)
 from agentopt_local.run.report import NoiseFloor, Report
 from agentopt_local.run.rows import CertificateRow, CostRow, LookRow, MetricRow, ProposalRow, RolloutRow, StepRow
 from agentopt_local.run.test_lock import check_locked, earlier_look, next_look, read_lock
@@ -47,6 +54,7 @@ class RunDir:
         else:
             files.check_run(path)
         self._lock = files.lock(path / files.LOCK)
+        files.remove_leftovers(path)
         self._files: dict[str, IO[str]] = {}
         self._trajectories: dict[tuple[str, str, int], Trajectory] = {}
         with contextlib.ExitStack() as on_error:
@@ -105,7 +113,7 @@ class RunDir:
         """
         if split == "test" and problems:
             files.write_json(self.path / files.TEST_SET, check_locked(self.path, problems).model_dump(mode="json"))
-        known = {row["id"] for _, row in self._rows(files.PROBLEMS)}
+        known = {row.get("id") for _, row in self._rows(files.PROBLEMS)}
         for problem in problems:
             if problem.id not in known:
                 row = {"split": split, **problem.model_dump(mode="json", exclude={"metadata"})}
@@ -154,10 +162,11 @@ class RunDir:
         Rows of later steps are dropped: the process that wrote them ended before it wrote their state.
         """
         state = read_state(self.path) or TrainState(functions=read_start(self.path))
-        if any(row.get("step", 0) > state.step for _, row in self._rows(files.STEPS)):
-            rows = [row for _, row in self._rows(files.STEPS) if row.get("step", 0) <= state.step]
+        rows = self._validated(files.STEPS, StepRow)
+        kept = [row for row in rows if row.step <= state.step]
+        if len(kept) < len(rows):
             self._close(files.STEPS)
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            text = "".join(json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n" for row in kept)
             files.write_atomically(self.path / files.STEPS, text)
         return state
 
@@ -233,10 +242,10 @@ class RunDir:
 
     def _append(self, name: str, row: Mapping[str, Any], *, sync: bool = False) -> None:
         """Append one JSON line; ``sync`` also waits for the disk. Raises RunDirError if that fails."""
+        if name not in self._files:
+            self._files[name] = files.append_to(self.path / name)
+        file = self._files[name]
         try:
-            if name not in self._files:
-                self._files[name] = (self.path / name).open("a", encoding="utf-8", errors="backslashreplace")
-            file = self._files[name]
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
             if sync:
@@ -259,23 +268,8 @@ class RunDir:
     def _rows(self, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """The numbered rows of a JSONL file, after cutting off a last line that a kill tore."""
         path = self.path / name
-        if not path.exists():
-            return
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) != len(data):
+        whole = files.whole_lines(path)
+        if whole is not None:
             self._close(name)
-            os.truncate(path, len(whole))
-        for number, line in enumerate(whole.splitlines(), 1):
-            yield number, json_row(line, path, number)
-
-
-def json_row(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    """A line of a JSONL file. Raises RunDirError if it is not a JSON object."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        raise RunDirError(f"{path}, line {number} is not JSON; restore the file or delete that line") from None
-    if not isinstance(row, dict):
-        raise RunDirError(f"{path}, line {number} is not a JSON object; restore the file or delete that line")
-    return row
+            files.cut(path, whole)
+        yield from json_rows(path)

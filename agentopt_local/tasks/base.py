@@ -66,3 +66,5 @@ class TaskKind(Record):
     """How ``agentopt grade NAME`` grades a row, by NAME."""
     lenient_row_graders: dict[str, RowGrader] = Field(default_factory=dict)
     """The same for ``--lenient``, for official rules that have a repaired variant."""
+    official_row_graders: dict[str, RowGrader] = Field(default_factory=dict)
+    """The same for ``--official``: the official rule to the letter, for the whole prediction."""

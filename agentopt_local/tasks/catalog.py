@@ -9,9 +9,10 @@ from typing import Any
 
 from agentopt_local import tasks
 from agentopt_local.errors import ConfigError
+from agentopt_local.graders.catalog import BUILT_IN
 from agentopt_local.spelling import did_you_mean
 from agentopt_local.tasks.base import IN_PYTHON, Task, TaskKind
-from agentopt_local.tasks.graded_rows import RowGrader
+from agentopt_local.tasks.graded_rows import RowGrader, by_texts
 from agentopt_local.tasks.python import only_in_python
 
 _HUB_DATA_SET = re.compile(r"hf:[\w.-]+/[\w.-]+")
@@ -43,20 +44,25 @@ def task_kinds() -> dict[str, TaskKind]:
     return dict(sorted(kinds.items(), key=lambda item: (item[1].reads_path, bool(item[1].row_graders), item[0])))
 
 
-def row_grader(name: str, *, lenient: bool = False) -> RowGrader:
-    """The grader of ``agentopt grade NAME``.
+def row_grader(name: str, *, lenient: bool = False, official: bool = False) -> RowGrader:
+    """The grader of ``agentopt grade NAME``: that of a benchmark, or one of the graders for any task.
 
-    Raises :class:`~agentopt_local.errors.ConfigError` if the name is unknown or has no lenient variant.
+    ``lenient``: the official rule, repaired. ``official``: the official rule to the letter, for the whole prediction.
+
+    Raises :class:`~agentopt_local.errors.ConfigError` if the name is unknown or has no such rule.
     """
     kinds = task_kinds().values()
     known = {name: grader for kind in kinds for name, grader in kind.row_graders.items()}
+    known |= {name: by_texts(grader) for name, grader in BUILT_IN.items()}
     if name not in known:
         raise ConfigError(f"task {name!r} is not known{did_you_mean(name, known)}. Use one of: {', '.join(known)}")
-    if not lenient:
+    if not lenient and not official:
         return known[name]
-    variants = {name: grader for kind in kinds for name, grader in kind.lenient_row_graders.items()}
+    rules = (kind.lenient_row_graders if lenient else kind.official_row_graders for kind in kinds)
+    variants = {name: grader for each in rules for name, grader in each.items()}
     if name not in variants:
-        raise ConfigError(f"task {name!r} has no lenient variant; only {' and '.join(variants)} have one")
+        variant = "lenient variant" if lenient else "official rule of its own"
+        raise ConfigError(f"task {name!r} has no {variant}; only {' and '.join(variants)} have one")
     return variants[name]
 
 

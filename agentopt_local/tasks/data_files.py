@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from agentopt_local.errors import ConfigError, outcome
+from agentopt_local.json_text import NotJsonError, read_file
+from agentopt_local.plain_files import MIB, own_path, read_plain, size_text
+from agentopt_local.plain_text import quoted
 from agentopt_local.spelling import did_you_mean
+
+BOM = b"\xef\xbb\xbf"
+MAX_DATA = 2048 * MIB
+"""Bytes of a file with problems, unpacked."""
 
 
 def source(name: str, path: str, hint: str, patterns: tuple[str, ...]) -> Path:
@@ -19,9 +26,11 @@ def source(name: str, path: str, hint: str, patterns: tuple[str, ...]) -> Path:
     Raises ConfigError if there is no such path, or if the hub cannot be reached or denies access.
     """
     if not path.startswith("hf:"):
-        local = Path(path).expanduser()
-        if not local.exists():
-            raise ConfigError(f"task {name!r}: {local} does not exist. {hint}")
+        local = own_path(path, f"task {name!r}")
+        try:
+            local.stat()
+        except (OSError, ValueError):
+            raise ConfigError(f"task {name!r}: {local} does not exist. {hint}") from None
         return local
     try:
         from huggingface_hub import snapshot_download
@@ -67,7 +76,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if path.suffix == ".parquet":
         yield from _parquet(path)
         return
-    data = read(path).removeprefix(b"\xef\xbb\xbf")
+    data = read(path).removeprefix(BOM)
     lines = enumerate(data.split(b"\n"), start=1) if path.suffix == ".jsonl" else [(0, data)]
     for number, line in lines:
         where = f"{path}, line {number}" if number else str(path)
@@ -85,9 +94,19 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise ConfigError(
             f"{path}: reading parquet needs the package pyarrow; install it with 'pip install pyarrow'"
         ) from None
-    try:
-        table = parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:
+    data = read(path)
+
+    def rows() -> list[dict[str, Any]]:
+        file = parquet.ParquetFile(BytesIO(data))
+        groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+        size = sum(group.total_byte_size for group in groups)
+        if size > MAX_DATA:
+            raise ValueError(f"it unpacks to more than {size_text(MAX_DATA)}")
+        found: list[dict[str, Any]] = file.read().to_pylist()
+        return found
+
+    table, error = outcome(rows)  # pyarrow raises errors of many kinds
+    if table is None:
         raise ConfigError(f"{path} is not a readable parquet file: {error}") from error
     for number, row in enumerate(table, start=1):
         yield f"{path}, row {number}", row
@@ -96,7 +115,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def read(path: Path) -> bytes:
     """The bytes of a file. Raises ConfigError if it cannot be read."""
     try:
-        return path.read_bytes()
+        return read_plain(path, MAX_DATA, follow=True)  # the hub's cache consists of links
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -104,9 +123,9 @@ def read(path: Path) -> bytes:
 def parsed(where: str, data: bytes) -> Any:
     """The JSON value in ``data``. Raises ConfigError, which names ``where``, if there is none."""
     try:
-        return json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: not JSON in UTF-8 ({error})") from error
+        return read_file(data)
+    except NotJsonError as error:
+        raise ConfigError(f"{where}: not JSON in UTF-8 ({error})") from None
 
 
 def text(where: str, row: Mapping[str, Any], key: str, *, empty: bool = False) -> str:
@@ -121,5 +140,4 @@ def text(where: str, row: Mapping[str, Any], key: str, *, empty: bool = False) -
 
 def shown(value: Any) -> str:
     """``value`` as errors quote it."""
-    quoted = json.dumps(value, ensure_ascii=False, default=str)
-    return quoted if len(quoted) <= 80 else quoted[:79] + "…"
+    return quoted(value)

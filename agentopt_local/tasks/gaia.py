@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentopt_local.errors import ConfigError
-from agentopt_local.graders.gaia import gaia, gaia_lenient
+from agentopt_local.graders.gaia import GRADERS, gaia
 from agentopt_local.grading import Grade, apply_grader
 from agentopt_local.problem import Problem, Split, content_key
 from agentopt_local.tasks.base import TaskKind
-from agentopt_local.tasks.data_files import read_rows, shown, source, text
+from agentopt_local.tasks.data_files import read, read_rows, shown, source, text
 from agentopt_local.tasks.graded_rows import by_texts
 from agentopt_local.tasks.options import flag, levels, parse_spec
 from agentopt_local.tasks.splits import Found, Splits
@@ -74,8 +74,8 @@ class GaiaTask:
         """Grade by the official rule or the lenient one. If the expected answer is withheld, the reward is 0."""
         if problem.answer == WITHHELD:
             return Grade(reward=0.0, reason="not graded: the answer is withheld; submit to the leaderboard")
-        rule = gaia_lenient if self._lenient else gaia
-        return apply_grader("gaia", rule, problem, answer)
+        name = "gaia_lenient" if self._lenient else "gaia"
+        return apply_grader(name, GRADERS[name], problem, answer)
 
     def _read(self) -> Iterator[Found]:
         for official in ("validation", "test") if self._withheld else ("validation",):
@@ -135,7 +135,7 @@ class GaiaTask:
             raise ConfigError(f"{where}, key 'file_name': {path} does not exist. Download the attachments too. {HINT}")
         if path.suffix.lower() not in _TEXT_FILES:
             return f"Attached file: {name} ({path.stat().st_size} bytes, not text).\n\n", str(path)
-        content = path.read_text(encoding="utf-8", errors="replace")
+        content = read(path).decode("utf-8", "replace")
         cut = "\n[the rest is cut]" if len(content) > MAX_INLINE_CHARS else ""
         return f"Attached file {name}:\n{content[:MAX_INLINE_CHARS]}{cut}\n\n", str(path)
 
@@ -149,6 +149,7 @@ KIND = TaskKind(
     argument="PATH",
     open=GaiaTask,
     reads_path=True,
-    row_graders={"gaia": by_texts(gaia)},
-    lenient_row_graders={"gaia": by_texts(gaia_lenient)},
+    row_graders={"gaia": by_texts(GRADERS["gaia"])},
+    lenient_row_graders={"gaia": by_texts(GRADERS["gaia_lenient"])},
+    official_row_graders={"gaia": by_texts(gaia)},
 )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from agentopt_local.grading import Grade, quote
+from agentopt_local.json_text import NotJsonError, read_kept
 from agentopt_local.spelling import did_you_mean
 
 RowGrader = Callable[[str, str, dict[str, Any]], Grade]
@@ -53,8 +54,8 @@ def as_line(row: dict[str, Any]) -> bytes:
 
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8-sig"), parse_constant=lambda name: math.nan)
-    except (ValueError, RecursionError) as error:
+        row = read_kept(line.removeprefix(b"\xef\xbb\xbf"))
+    except NotJsonError as error:
         raise RowError(f"not JSON in UTF-8: {str(error)[:200]}") from None
     if not isinstance(row, dict):
         raise RowError("not a JSON object with 'gold' and 'prediction'")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from agentopt_local.errors import ConfigError
+from agentopt_local.json_text import NotJsonError, read_file
+from agentopt_local.plain_files import own_path, plain_lines
 from agentopt_local.tasks.base import TaskKind
+from agentopt_local.tasks.data_files import BOM, MAX_DATA
 from agentopt_local.tasks.row_task import DEFAULT_GRADER, GivenRow, Place, RowsTask
 
 
@@ -24,33 +26,27 @@ class JsonlTask(RowsTask):
         for key in settings:
             if key != "grader":
                 raise ConfigError(f"task 'jsonl:{path}' has no setting {key!r}; its only setting is 'grader'")
-        self.path = Path(path).expanduser()
+        self.path = own_path(str(path), f"task 'jsonl:{path}'")
         grader = str(settings.get("grader", DEFAULT_GRADER))
         rows = read_lines(self.path, "Check the path in 'jsonl:PATH'")
-        super().__init__(f"jsonl:{path}", rows, source=str(self.path), stem=self.path.stem, grader=grader, seed=seed)
+        super().__init__(
+            f"jsonl:{path}", rows, source=str(self.path), stem=self.path.stem, grader=grader, seed=seed, own=False
+        )
 
 
 def read_lines(path: Path, remedy: str) -> Iterator[GivenRow]:
     """The rows of a JSONL file, not checked yet. Raises ConfigError that names the line, or says ``remedy``."""
     try:
-        content = path.read_bytes()
+        for number, line in enumerate(plain_lines(path, follow=True, most=MAX_DATA), start=1):
+            text = line.removeprefix(BOM) if number == 1 else line
+            if text.strip():
+                yield GivenRow(Place("line", number), read_file(text))
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}. {remedy}") from error
-    lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(
-                f"{path}, line {number}: not JSON in UTF-8 ({error}). Write one JSON object per line"
-            ) from error
-        yield GivenRow(Place("line", number), row)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+        raise ConfigError(f"{path} cannot be read: {error.strerror}. {remedy}") from None
+    except NotJsonError as error:
+        raise ConfigError(
+            f"{path}, line {number}: not JSON in UTF-8 ({error}). Write one JSON object per line"
+        ) from None
 
 
 KIND = TaskKind(argument="PATH", open=JsonlTask, reads_path=True)

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from agentopt_local.errors import ConfigError, outcome
 from agentopt_local.grading import Grader
 from agentopt_local.tasks.base import IN_PYTHON
@@ -47,9 +49,19 @@ def reopened(spec: str, path: Path, settings: Mapping[str, Any], seed: int) -> R
         source=str(path),
         stem=spec.removeprefix(IN_PYTHON),
         grader=str(settings.get("grader", DEFAULT_GRADER)),
-        columns=Columns.model_validate(columns),
+        columns=columns_of(columns, str(path)),
         seed=seed,
+        own=False,
     )
+
+
+def columns_of(values: Mapping[str, Any], source: str) -> Columns:
+    """The columns in a run's settings. Raises ConfigError that names ``source``."""
+    try:
+        return Columns.model_validate(values)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise ConfigError(f"{source}: task.settings.{wrong['loc'][0]}: {wrong['msg']}") from None
 
 
 def only_in_python(spec: str, run: Path | None = None) -> ConfigError:

@@ -97,10 +97,13 @@ class RowsTask:
         grader: str | Grader = DEFAULT_GRADER,
         columns: Columns = Columns(),  # noqa: B008 - a frozen value
         seed: int = 0,
+        own: bool = True,
     ) -> None:
         """``source`` names the rows in errors, ``stem`` problems without ``id`` and ``kind``.
 
         ``grader`` is a name or a function, for rows that name no grader. ``seed`` decides the order of the problems.
+        ``own``: whether the rows are the user's own program's; those of a file, which others may have written, name no
+        module to import.
 
         Raises :class:`~agentopt_local.errors.ConfigError`, naming source, place, key and value, if something is wrong.
         """
@@ -117,6 +120,7 @@ class RowsTask:
         """The name of the grader of rows that name none; ``NAME()`` if it is a function."""
         self.named_graders = isinstance(grader, str)
         """Whether all graders have names by which they are found again."""
+        self._own = own
         self._graders: dict[str, Grader] = {}
         self._add_grader(self.grader, load_grader(grader) if isinstance(grader, str) else grader)
         self._rows = self._checked(rows)
@@ -236,6 +240,11 @@ class RowsTask:
         if not isinstance(name, str):
             raise ConfigError(f"{where}, key 'grader': {shown(name)} is not the name of a grader")
         if name not in self._graders:
+            if ":" in name and not self._own:
+                raise ConfigError(
+                    f"{where}, key 'grader': {shown(name)} would import a module that a file names. Set it as the "
+                    "task's grader (task.settings.grader), or give the rows in Python"
+                )
             try:
                 self._add_grader(name, load_grader(name))
             except ConfigError as error:

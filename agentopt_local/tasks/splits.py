@@ -14,6 +14,7 @@ from typing import Any
 
 from agentopt_local.errors import ConfigError
 from agentopt_local.problem import SPLITS, Problem, Split, alternating, check_request, content_key
+from agentopt_local.tasks.data_files import read
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Splits:
         if not any(self._problems.values()):
             raise ConfigError(f"task {name!r}: no problem is left. Check the requested types and levels")
         self.description: dict[str, Any] = {
-            "files": {str(path): hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files},
+            "files": {str(path): hashlib.sha256(read(path)).hexdigest()[:16] for path in files},
             "problems": {split: len(problems) for split, problems in self._problems.items()},
             "dropped_from_train": dropped,
             "repeated": repeated,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentopt_local.errors import ConfigError
-from agentopt_local.graders.tabmwp import tabmwp, tabmwp_lenient
+from agentopt_local.graders.tabmwp import tabmwp, tabmwp_bare, tabmwp_lenient
 from agentopt_local.grading import Grade, no_answer, quote
 from agentopt_local.problem import Problem, Split
 from agentopt_local.tasks.base import TaskKind
@@ -62,7 +62,7 @@ class TabmwpTask:
         answer = answer or ""
         if missing := no_answer(answer):
             return missing
-        rule = tabmwp_lenient if self._lenient else tabmwp
+        rule = tabmwp_lenient if self._lenient else tabmwp_bare
         return rule(answer, problem.answer, unit=problem.metadata["unit"], choices=problem.metadata["choices"])
 
     def _read(self) -> Iterator[Found]:
@@ -154,6 +154,7 @@ KIND = TaskKind(
     argument="PATH",
     open=TabmwpTask,
     reads_path=True,
-    row_graders={"tabmwp": _row_grader(tabmwp)},
+    row_graders={"tabmwp": _row_grader(tabmwp_bare)},
     lenient_row_graders={"tabmwp": _row_grader(tabmwp_lenient)},
+    official_row_graders={"tabmwp": _row_grader(tabmwp)},
 )

@@ -11,6 +11,7 @@ from typing import Any
 from agentopt_local.callback import Callback
 from agentopt_local.errors import AgentOptError
 from agentopt_local.functions import FunctionSet
+from agentopt_local.plain_files import own_path
 from agentopt_local.tasks.base import Problems
 from ray_jobs.api.finished_run import Run
 from ray_jobs.api.given import Model, check_callbacks, dotted, given, given_again, nested, path_text
@@ -176,8 +177,7 @@ async def aresume(
     heard = check_callbacks("ao.resume", callbacks)
     changes = dict(dotted(nested(budget)))
     models, elsewhere = given_again("ao.resume", path, model, optimizer_model)
-    config, run_dir = reopen(path, changes.items(), prefix="ao.resume: ", model=models, task=task)
-    config = config.model_copy(update=elsewhere)
+    config, run_dir = reopen(path, changes.items(), prefix="ao.resume: ", model=models, task=task, elsewhere=elsewhere)
     display = Display() if progress else None
     with saying_how_to_continue(path, display):
         await train_run(config, run_dir, display=display, callbacks=heard, model=models, task=task)
@@ -193,7 +193,7 @@ def load(path: str | Path) -> Run:
 
         run = ao.load("runs/first")
     """
-    return Run(Path(path).expanduser())
+    return Run(own_path(str(path), "ao.load"))
 
 
 @contextmanager

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 from agentopt_local.errors import RunDirError
 from agentopt_local.exporting.learned import read_learned
 from agentopt_local.functions import FunctionSet
+from agentopt_local.plain_files import own_path
+from agentopt_local.plain_text import printable
 from agentopt_local.record import Record
 from agentopt_local.run import files
 from agentopt_local.run.contribution import Credit
 from agentopt_local.run.credits import find_credit
 from agentopt_local.run.reader import RunFiles, read_config, read_reports, read_run
 from agentopt_local.run.report import Certificate, Report
+from ray_jobs.agreement import AGENT, check_agreed
 from ray_jobs.api import data_frames
 from ray_jobs.api.given import Model, given_model
 from ray_jobs.api.trained_agent import TrainedAgent
@@ -165,7 +168,7 @@ class Run:
 
     def save(self, path: str | Path) -> Run:
         """Copy the run's folder to ``path`` and return the copy. Raises RunDirError if ``path`` exists already."""
-        target = Path(path).expanduser()
+        target = own_path(str(path), "Run.save")
         files.copy_run(self.path, target)
         return Run(target)
 
@@ -190,7 +193,7 @@ class Run:
 
             run.export("python", "my_tools")
         """
-        target = None if output is None else Path(output).expanduser()
+        target = None if output is None else own_path(str(output), "Run.export: output")
         return run_blocking(export_run(self.path, format, target, name=name, force=force))
 
     def agent(
@@ -214,13 +217,14 @@ class Run:
         if model is not None:
             values["model"], chat_model = given_model("Run.agent", "model", model)
         config = agent_alone(build(values, str(self.path), stored=True))
+        check_agreed(config, self.path, used=AGENT if model is None else ("sandbox",))
         if chat_model is None:
             check_model(config, self.path)
         show = Display().on_progress if progress else lambda stage, done, total: None
         return TrainedAgent(config, self.functions if functions is None else functions, chat_model, show)
 
     def __repr__(self) -> str:
-        return f"<Run {self.path}: {self._summary()}>"
+        return printable(f"<Run {self.path}: {self._summary()}>")
 
     def _repr_html_(self) -> str:
         rows = "".join(

@@ -239,5 +239,5 @@ def reopened(
 ) -> tuple[RunConfig, RunDir, ChatModel | Models | None]:
     """The settings of a run, its open folder, and the models that were given for it. ``place`` is named in errors."""
     models, elsewhere = given_again(place, path, model, None)
-    config, run_dir = reopen(path, model=models, task=task)
-    return config.model_copy(update=elsewhere), run_dir, models
+    config, run_dir = reopen(path, model=models, task=task, elsewhere=elsewhere)
+    return config, run_dir, models

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from agentopt_local.agents.make import make_agent
 from agentopt_local.errors import ConfigError
+from agentopt_local.plain_text import printable
 from ray_jobs.interrupts import interruptible
 from ray_jobs.open_models import agent_alone, check_model
 from ray_jobs.terminal.display import Display
-from ray_jobs.terminal.printing import printable, say
+from ray_jobs.terminal.printing import say
 
 if TYPE_CHECKING:
     from agentopt_local.agents.base import Agent
@@ -91,9 +92,12 @@ def prepared(arguments: argparse.Namespace, rest: Sequence[str]) -> tuple[RunCon
     """The run's settings with the user's overrides, and the functions to give to the agent."""
     from agentopt_local.exporting.learned import read_learned
     from agentopt_local.functions import FunctionSet
+    from ray_jobs.agreement import AGENT, check_agreed
+    from ray_jobs.config import parse_overrides
     from ray_jobs.runs import read_config
 
     config = agent_alone(read_config(arguments.run_dir, rest))
+    check_agreed(config, arguments.run_dir, used=AGENT, own={key for key, _ in parse_overrides(rest)})
     functions = read_learned(arguments.run_dir).functions if arguments.functions == "learned" else FunctionSet()
     check_model(config, arguments.run_dir)
     if arguments.functions == "learned" and not functions.functions:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentopt_local.errors import ConfigError
-from ray_jobs.terminal.printing import printable, say
+from agentopt_local.plain_text import printable
+from ray_jobs.terminal.printing import say
 
 if TYPE_CHECKING:
     from ray_jobs.commands.checks import Check

@@ -67,8 +67,11 @@ def defaults_for(config: Mapping[str, Any]) -> dict[str, Any]:
     plain = RunConfig(task=TaskConfig(spec=""))
     values: dict[str, Any] = {"task": {"spec": ""}, "preset": config.get("preset", plain.preset)}
     for key in ("model", "optimizer_model"):
-        if config.get(key):
+        if isinstance(config.get(key), Mapping):
             values[key] = {"size": config[key].get("size", "small")}  # older runs: everybody got those settings
     shown = {"preset", "model", "optimizer_model"}  # a run is repeated with these as they are
-    chosen = build(values, "the run's settings").model_dump(mode="json", exclude=shown)
+    try:
+        chosen = build(values, "the run's settings").model_dump(mode="json", exclude=shown)
+    except ConfigError:  # a preset or a size that this version does not have
+        chosen = plain.model_dump(mode="json", exclude=shown)
     return plain.model_dump(mode="json", include=shown) | chosen

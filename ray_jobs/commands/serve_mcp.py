@@ -10,6 +10,7 @@ from typing import Any
 
 from agentopt_local.errors import ConfigError
 from agentopt_local.run.files import is_run
+from agentopt_local.setting_types import MAX_SECONDS
 from ray_jobs.interrupts import interruptible
 from ray_jobs.terminal.printing import say
 
@@ -35,8 +36,10 @@ def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt serve-mcp PATH [--http PORT]``."""
     from agentopt_local.exporting import mcp_server
     from agentopt_local.exporting.learned import read_learned
+    from agentopt_local.exporting.portable import server_name
     from agentopt_local.update import OptimizerConfig
     from ray_jobs.agents import sandbox_of
+    from ray_jobs.agreement import check_agreed
     from ray_jobs.config import SandboxConfig
     from ray_jobs.runs import read_config
     from ray_jobs.start_functions import load_functions
@@ -45,17 +48,22 @@ def run_serve(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     path: Path = arguments.path
     if is_run(path):
         config = read_config(path)
+        check_agreed(config, path, used=("sandbox",))
         functions, settings, timeout_s = read_learned(path).functions, config.sandbox, config.agent.timeout_s
     else:
         settings = SandboxConfig()
         functions, timeout_s = load_functions(path, OptimizerConfig().allowed_packages, settings), settings.timeout_s
     timeout_s = timeout_s if arguments.timeout is None else arguments.timeout
-    if timeout_s <= 0:
-        raise ConfigError(f"--timeout {timeout_s:g}: the limit must be more than 0 seconds")
+    if not 0 < timeout_s <= MAX_SECONDS:
+        raise ConfigError(
+            f"--timeout {timeout_s:g}: the limit must be more than 0 seconds, and at most {MAX_SECONDS:g}"
+        )
+    if arguments.http is not None and not 0 <= arguments.http < 1 << 16:
+        raise ConfigError(f"--http {arguments.http}: a port is a number from 0 to 65535")
     if not functions.functions:
         raise ConfigError(f"{path} has learned no function (yet): there is nothing to serve")
 
-    name = path.resolve().name
+    name = server_name(None, path.resolve().stem if path.suffix == ".py" else path.resolve().name, functions)
 
     def ready(address: str) -> None:
         say(f"Serving {', '.join(functions.names)} at {address}; Ctrl-C stops")

@@ -20,18 +20,22 @@ def add_commands(subparsers: Any) -> None:
 
 def run_show(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     """``agentopt show RUN [--diff]``."""
+    from agentopt_local.reasons import nothing_learned
+    from agentopt_local.run.finished_steps import read_steps
+    from agentopt_local.run.parsing import read_folder
     from agentopt_local.run.reader import function_folders, read_config, read_functions, read_report, read_state
 
     path = arguments.run_dir
     read_config(path)
     if arguments.diff:
-        old = None
+        old: dict[str, str] = {}
         state = read_state(path)
         for step, folder in function_folders(path):
             pruned = state is not None and step > state.step
             say("# pruning" if pruned else f"# step {step}")
-            say(functions_diff(old, folder))
-            old = folder
+            new = read_folder(folder)
+            say(functions_diff(old, new))
+            old = new
         return 0
     functions = read_functions(path)
     for function in functions.each():
@@ -41,4 +45,8 @@ def run_show(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     report = read_report(path)
     if report is not None:
         say(report_text(report), error=True)
+    if report is None or report.nothing_learned is None:  # none yet, or one of an older version
+        nothing = nothing_learned(read_steps(path))
+        if nothing is not None:
+            say(nothing, error=True)
     return 0

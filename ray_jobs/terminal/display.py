@@ -12,11 +12,13 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from agentopt_local.callback import Callback
+from agentopt_local.plain_text import printable
+from agentopt_local.reasons import step_reasons
 from agentopt_local.run.report import NoiseFloor
 from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.stage import Stage
 from ray_jobs.terminal.live import LiveView, actions_text, judged_text, pace, score_text
-from ray_jobs.terminal.printing import floor_lines, printable
+from ray_jobs.terminal.printing import floor_lines
 
 log = logging.getLogger("agentopt")
 PLAIN_S = 15.0
@@ -30,7 +32,7 @@ class Display(Callback):
         """``console`` is standard error by default, which leaves standard output to results."""
         self.console = console or Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
         self.bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -113,3 +115,5 @@ class Display(Callback):
             f"step {row.step}: {row.decision.replace('_', ' ')}  {score_text(row)} on the same "
             f"{row.before.n} problems{judged_text(row)}  [{actions_text(row)}]  {row.seconds:.0f} s"
         )
+        for reason in step_reasons(row) if row.decision == "skipped" else ():
+            self.line(f"  nothing was applied: {reason}")

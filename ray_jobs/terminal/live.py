@@ -7,9 +7,9 @@ import time
 from rich.table import Table
 from rich.text import Text
 
+from agentopt_local.plain_text import printable
 from agentopt_local.run.rows import MetricRow, StepRow
 from agentopt_local.statistics import wilson
-from ray_jobs.terminal.printing import printable
 
 
 class LiveView:

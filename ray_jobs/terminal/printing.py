@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
-import re
+import logging
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from agentopt_local.plain_text import PrintableFormatter, printable
 from agentopt_local.problem import Split
 from agentopt_local.run.contribution import Memorising
 from agentopt_local.run.report import (
@@ -31,8 +33,6 @@ ARMS = {
 }
 """How baselines are called."""
 SAME_SET = "the same set as the trained agent's, so there is nothing to compare"
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters but line breaks and tabs, marks of direction, and halves of surrogate pairs."""
 
 
 def report_text(report: Report, split: Split = "test") -> str:
@@ -55,8 +55,9 @@ def report_text(report: Report, split: Split = "test") -> str:
         lines += floor_lines(report.noise_floor)
     lines.append("Functions learned:" if report.functions else "No function was learned.")
     lines += [
-        f"  {each.signature}\n    {each.description.splitlines()[0]}\n    {use_text(each)}" for each in report.functions
+        f"  {each.signature}\n    {first_line(each.description)}\n    {use_text(each)}" for each in report.functions
     ]
+    lines += [] if report.nothing_learned is None else [str(report.nothing_learned)]
     lines += memory_warnings(report.memorising)
     counts, costs = report.actions, report.costs
     lines.append(
@@ -69,6 +70,11 @@ def report_text(report: Report, split: Split = "test") -> str:
     if costs.money:
         lines.append(f"Cost: {costs.money:.4f} (agent {costs.agent.cost:.4f}, optimizer {costs.optimizer.cost:.4f})")
     return "\n".join(lines)
+
+
+def first_line(text: str) -> str:
+    """The first line of a description; empty if there is none."""
+    return next(iter(text.splitlines()), "")
 
 
 def use_text(function: FunctionResult) -> str:
@@ -166,10 +172,8 @@ def plural(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
-def functions_diff(old: Path | None, new: Path) -> str:
-    """A unified diff between two ``functions/NNNN`` folders; everything is new if ``old`` is None."""
-    before = {path.name: path.read_text(encoding="utf-8") for path in old.glob("*.py")} if old else {}
-    after = {path.name: path.read_text(encoding="utf-8") for path in new.glob("*.py")}
+def functions_diff(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    """A unified diff between two sets of functions: their sources by the names of their files."""
     parts: list[str] = []
     for name in sorted(before.keys() | after.keys()):
         parts += difflib.unified_diff(
@@ -181,19 +185,26 @@ def functions_diff(old: Path | None, new: Path) -> str:
     return "".join(parts)
 
 
-def printable(text: str) -> str:
-    """``text`` without what could control a terminal: escapes, returns to the line's start, changes of direction.
-
-    Models, files and strangers' run folders decide about most of what is shown.
-    """
-    return _CONTROLS.sub("\ufffd", text.replace("\r\n", "\n"))
-
-
 def say(text: object, *, error: bool = False) -> None:
     """Print a line on standard output, or on standard error: all that the commands print passes here."""
-    print(printable(str(text)), file=sys.stderr if error else sys.stdout, flush=True)
+    stream = sys.stderr if error else sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(printable(str(text)).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 def error_line(text: str) -> None:
     """Print an error on standard error."""
     say(f"agentopt: {text}", error=True)
+
+
+class PlainParser(argparse.ArgumentParser):
+    """A parser whose messages, which quote what was given, cannot control the terminal."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(printable(message), file)
+
+
+def plain_warnings() -> None:
+    """Let the warnings that no log takes, and that Python prints itself, not control the terminal either."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(PrintableFormatter())

@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
+
+from agentopt_local.plain_text import PrintableFormatter
+from agentopt_local.run.files import append_to
 
 LOGGERS = ("agentopt", "agentopt_local", "serving", "ray_jobs")
 """The loggers whose messages go to a run's log."""
 
 
-def log_to(path: Path) -> logging.Handler:
+def log_to(path: Path) -> logging.StreamHandler[IO[str]]:
     """Write the packages' log messages to ``path`` until :func:`stop_logging` is called with the handler."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.StreamHandler(append_to(path))
     handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk is reported by the run folder's own writes
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
@@ -23,7 +27,7 @@ def log_to(path: Path) -> logging.Handler:
     return handler
 
 
-def stop_logging(handler: logging.Handler) -> None:
+def stop_logging(handler: logging.StreamHandler[IO[str]]) -> None:
     """Undo :func:`log_to`."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
@@ -33,3 +37,4 @@ def stop_logging(handler: logging.Handler) -> None:
             logger.propagate = True
     with suppress(OSError):  # a full disk
         handler.close()
+        handler.stream.close()

@@ -173,7 +173,7 @@ def test_a_block_that_prints_nothing_says_so(bench: Bench) -> None:
         ("I think <answer> a b \n</answer> done", "a b"),
         ("<answer>3/4", "3/4"),
         ("<answer>two\nlines</answer>", "two\nlines"),
-        ("<answer>first</answer> <answer>second</answer>", "first"),
+        ("<answer>first</answer> <answer>second</answer>", "second"),
     ],
 )
 def test_answers_are_read(bench: Bench, text: str, answer: str) -> None:

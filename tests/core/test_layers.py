@@ -17,7 +17,19 @@ FORBIDDEN = {
 }
 SEAM = {
     f"agentopt_local.{name}"
-    for name in ("chat", "errors", "json_text", "record", "sandbox.zygote.removal", "tool_calls", "tool_formats")
+    for name in (
+        "call_arguments",
+        "chat",
+        "errors",
+        "json_escapes",
+        "json_text",
+        "record",
+        "sandbox.zygote.removal",
+        "setting_types",
+        "thoughts",
+        "tool_calls",
+        "tool_formats",
+    )
 }
 """All that ``serving`` may know of the core."""
 UP = {("agentopt_local/__init__.py", "ray_jobs"), ("agentopt_local/__init__.py", "ray_jobs.api")}

@@ -22,26 +22,45 @@ from hypothesis import strategies as st
 from agentopt_local.actions import parse_header
 from agentopt_local.agents import answers, react
 from agentopt_local.agents.config import AgentConfig
+from agentopt_local.agents.dialect import whole_part
 from agentopt_local.agents.function_calling import FunctionCallingDialect
 from agentopt_local.boxed import has_box, last_box, whole_box
 from agentopt_local.chat import ChatRequest, Constraint, Message, ToolSpec, Usage
 from agentopt_local.errors import FunctionError
 from agentopt_local.evidence import Evidence, transcript_text
 from agentopt_local.exporting.package import plain
+from agentopt_local.exporting.portable import server_name
 from agentopt_local.exporting.sources import split_module
+from agentopt_local.failed_ideas import form_of
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.graders.catalog import named_graders
+from agentopt_local.graders.clock import with_plain_times
+from agentopt_local.graders.final_answer import final_answer, statements
+from agentopt_local.graders.math.sentences import conclusion
+from agentopt_local.graders.math.units import unit_of
+from agentopt_local.graders.stated_number import stated_number
 from agentopt_local.graders.tabmwp import tabmwp, tabmwp_lenient
 from agentopt_local.grading import Grade
-from agentopt_local.json_text import NotJsonError, only_object, read_json
+from agentopt_local.json_text import NotJsonError, only_object, read_file, read_json, read_kept
 from agentopt_local.models.checking import tidy
-from agentopt_local.models.refusals import prompt_error
-from agentopt_local.models.wire import from_response
+from agentopt_local.models.known import Known, weaker
+from agentopt_local.models.refusals import kind_of
+from agentopt_local.models.secrets import Key
+from agentopt_local.models.server_error import read_refusal
+from agentopt_local.models.usage import usage_of
+from agentopt_local.models.waiting import asked_wait_s
+from agentopt_local.models.wire import broken_off, from_response
+from agentopt_local.plain_text import printable, printable_json, quoted
 from agentopt_local.problem import Problem, content_key
+from agentopt_local.room import estimate_text
 from agentopt_local.source import clean
+from agentopt_local.spelling import did_you_mean
 from agentopt_local.tasks.graded_rows import by_texts, grade_rows
+from agentopt_local.thoughts import without_thoughts
 from agentopt_local.tool_calls import check_arguments, encodable, parse_reply
 from agentopt_local.trajectory import Step, ToolRun, Trajectory
+from agentopt_local.wrapping import bare_answer, tagged, untagged, unwrapped
+from ray_jobs.toml_values import parsed as toml_parsed
 
 SIZES = tuple(500 * 2**doubling for doubling in range(8))
 """From what is cheap even for a cubic reader to 64,000 characters; the last three decide about a quadratic one."""
@@ -58,6 +77,15 @@ REACT = react.ReactDialect(AgentConfig(kind="react"))
 CALLING = FunctionCallingDialect(AgentConfig())
 HEAD = 'def f(x: int) -> int:\n    """Return x."""\n    return '
 SCHEMA = Constraint(kind="json_schema", value=json.dumps({"type": "object"}))
+
+
+KEY = Key("HOME", also=("sk-proverbial-4711",))
+REQUEST = ChatRequest(messages=(), tools=TOOLS)
+SENT = {
+    "messages": [{"role": "user", "content": "x", "reasoning": "y"}],
+    **{"max_tokens": 9, "temperature": 0.5, "top_p": 0.5, "seed": 2**40, "reasoning_effort": "low", "tools": []},
+    **{"tool_choice": "auto", "chat_template_kwargs": {}, "response_format": {"json_schema": {"strict": True}}},
+}
 
 
 class Reader(NamedTuple):
@@ -110,6 +138,13 @@ def draft(text: str) -> str:
 def reply(**fields: object) -> object:
     body = {"choices": [{"message": {"content": "", **fields}}]}
     return from_response(ChatRequest(messages=(), tools=TOOLS), body).model_dump_json()
+
+
+def error_of(text: str) -> object:
+    """All that is made of a server's error."""
+    refusal = read_refusal(400, json.dumps({"error": {"message": text, "param": text}}), {}, KEY.redact)
+    learned = weaker(Known(mode="json_schema"), SENT, refusal, free=True, rows=lambda known: known.takes_turns)
+    return kind_of(refusal), refusal.shown, learned
 
 
 def native(text: str) -> object:
@@ -175,6 +210,50 @@ PLACES = (
     "(A) ",
     "total is 1/0\n",
 )
+WRAPPINGS = (
+    "<think>",
+    "</think>",
+    "<think>a</think>",
+    "<answer>",
+    "</answer>",
+    "<answer>a",
+    "<answer>a</answer>",
+    "<|channel|>analysis<|message|>",
+    "<|channel|>analysis…a",
+    "**",
+    "**a",
+    "**a** ",
+    "**« »**",
+    "*«a»*",
+    "`",
+    "$$",
+    "\\(«a»\\)",
+    "\\textbf{«a»}",
+    "```\n",
+    "**Final Answer**: ",
+    "answer… …:",
+    "final answer",
+    "# Answer\n",
+    "answer is $$",
+    "answer is not ",
+    "'",
+    '"',
+    '\\"',
+    '"a ',
+    " , ",
+    "4:15 pm ",
+    "4 ",
+    "noon ",
+    "8 * 9 = ",
+    "1 (",
+    "1 (2) ",
+    "x^2 ",
+    "}^{",
+    "<<1",
+    "mi/h ",
+    "is ",
+    "\\text{is }",
+)
 SOURCES = (
     HEAD + "x….strip()",
     HEAD + "…-…1",
@@ -187,6 +266,9 @@ SOURCES = (
     "def f(x: '…int | …int') -> int:\n    'd'\n",
     "def f(x: int = 0x…f…) -> int:\n    'd'\n",
     "def f() -> x….y…:\n    'd'\n",
+    "def f(x: Literal[…1,…]) -> int:\n    'd'\n",
+    HEAD + "0\n    x…\u0315\u0300",
+    "def f():\n    'd'\n    try:\n        pass\n…        if f: return\n…    finally:\n        f = f(f(f), f(f))\n",
     "import a\n",
     "def f():\n 'd'\n",
     "def f():\n 'd'\n x…;x",
@@ -208,15 +290,22 @@ LABELS = (
 
 READERS = [
     *(
-        Reader(f"grader {name}, the answer", lambda text, grade=grade: grade(text, "12 cm"), (), MATH + PLACES)
+        Reader(
+            f"grader {name}, the answer", lambda text, grade=grade: grade(text, "12 cm"), (), MATH + PLACES + WRAPPINGS
+        )
         for name, grade in named_graders().items()
     ),
     *(
-        Reader(f"grader {name}, what is expected", lambda text, grade=grade: grade("x, 1; 12", text), (), MATH + PLACES)
+        Reader(
+            f"grader {name}, what is expected",
+            lambda text, grade=grade: grade("x, 1; 12", text),
+            (),
+            MATH + PLACES + WRAPPINGS,
+        )
         for name, grade in named_graders().items()
     ),
     *(
-        Reader(f"{rule.__name__} {how}", functools.partial(rule, expected="12", **row), (), PLACES)
+        Reader(f"{rule.__name__} {how}", functools.partial(rule, expected="12", **row), (), PLACES + WRAPPINGS)
         for rule in (tabmwp, tabmwp_lenient)
         for how, row in (("number", {"unit": "cm"}), ("choice", {"choices": ["a b", "12"]}))
     ),
@@ -232,6 +321,13 @@ READERS = [
         (),
         ("[", '{"gold":'),
     ),
+    *(
+        Reader(f"{read.__name__.replace('_', ' ')}", read, (), (*WRAPPINGS, *PLACES))
+        for read in (without_thoughts, tagged, untagged, unwrapped, with_plain_times, final_answer, conclusion, unit_of)
+    ),
+    Reader("statements", lambda text: list(statements(text, sums=True)), (), (*WRAPPINGS, *PLACES)),
+    Reader("stated number", lambda text: stated_number(text, first=True), (), (*WRAPPINGS, *PLACES)),
+    Reader("bare answer", lambda text: (bare_answer(text, "a"), bare_answer("a", text)), (), WRAPPINGS),
     Reader("last box of a turn", lambda text: last_box(text, "turn"), (), ("\\boxed{", "\\boxed ", "{", "\\boxed… ")),
     Reader(
         "last box of a solution", lambda text: (has_box(text), last_box(text, "solution")), (), ("\\fbox ", "\\boxed… ")
@@ -244,6 +340,14 @@ READERS = [
         ("<answer>", "<answer>a</answer>", "</answer>", "$"),
     ),
     Reader("turn with calls", lambda text: CALLING.read(assistant(text), FUNCTIONS), (), ("```python\n", "```… ")),
+    Reader(
+        "turn that was cut off",
+        lambda text: [whole_part(each.read(assistant(text), FUNCTIONS)) for each in (CALLING, REACT)],
+        (),
+        (*LABELS, "```python\n", "```… ", "<answer>"),
+    ),
+    Reader("form of a failed source", lambda text: form_of(text, by_name=False), (), SOURCES),
+    Reader("estimate of tokens", estimate_text, (), ("1", "a", "漢", "\n ")),
     Reader("turn of ReAct", lambda text: REACT.read(assistant(text), FUNCTIONS), (), LABELS),
     Reader(
         "input of ReAct",
@@ -261,6 +365,28 @@ READERS = [
     Reader("content of a response", lambda text: reply(content=text), (ValueError,), ("<think>", "</think>", *CALLS)),
     Reader("arguments of a call", lambda text: check_arguments(TOOLS[0], {"a": text, text: text}), (), ("[",)),
     Reader("JSON", read_json, (NotJsonError,), ("[", '{"a":', '"…a', "1", "[…1,", "\\u", "-", "[1,", '["…\\ud800')),
+    Reader(
+        "JSON of a data set",
+        lambda text: read_file(text.encode("utf-8", "replace")),
+        (NotJsonError,),
+        ("[", '{"a":', "[1,"),
+    ),
+    Reader(
+        "JSON of a run", lambda text: read_kept(text.encode("utf-8", "replace")), (NotJsonError,), ("[", '{"a":', "[1,")
+    ),
+    Reader(
+        "settings in TOML",
+        toml_parsed,
+        (ValueError,),
+        ("a.", "[", "a={", "'a'.", "a=1\n", "[a…a.…a]", "x = [1,", "[[a]]\n"),
+    ),
+    Reader(
+        "what is printed",
+        lambda text: (printable(text), printable_json([text, {text: text}]), quoted(text)),
+        (),
+        ("\\", "\\u001b", "\x1b", "\r\n", "\u202e"),
+    ),
+    Reader("suggestion", lambda text: did_you_mean(text, ["question", text]), (), ("question",)),
     Reader("JSON in a reply", only_object, (NotJsonError,), ("{", "}", '{"a": 1}')),
     Reader(
         "reply without its fence", lambda text: tidy(SCHEMA, text), (), ("```json\n", "\n   ", "```json\n…{}\n…\n```")
@@ -272,13 +398,28 @@ READERS = [
         ('{"action": "add_function", "name": "…a…"}',),
     ),
     Reader("source", draft, (FunctionError,), SOURCES),
-    Reader("module", split_module, (FunctionError,), SOURCES),
+    Reader("module", split_module, (FunctionError,), (*SOURCES, "import a\ndef f():\n 'd'\n a\n", "x=1;import a\n")),
+    Reader("name of a server", lambda text: server_name(None, text, FUNCTIONS)),
     Reader("evidence", evidence_text, (), ("add (", "def add", "add… ")),
     Reader("use in code", lambda text: trajectory(text).used("add"), (), ("add (", "def add", "add… ", "add")),
     Reader("question", content_key, (), ("a\u0315\u0300", "é")),
     Reader("encodable text", encodable),
     Reader("cell of a table", plain),
-    Reader("a server's refusal", lambda text: prompt_error(400, text), (), ("prompt violat", "input ", "content… ")),
+    Reader(
+        "a server's error",
+        error_of,
+        (),
+        ("prompt violat", "input ", "content… ", "exceed", "alternat", "<", "<style", "tool ", "role "),
+    ),
+    Reader(
+        "form of a server's error", lambda text: read_refusal(400, text, {}, str), (), ('{"error":', '["', "<a", "[1,")
+    ),
+    Reader("a wait", lambda text: asked_wait_s({"Retry-After": text}), (), ("Mon, ", "1:", "+0", "9")),
+    Reader("a key in a text", KEY.redact, (), ("sk-prove", "sk-proverbial-1", "://a@", "://", "?key=", "&a=b")),
+    Reader("tokens of a response", lambda text: usage_of({"usage": {"prompt_tokens": text}}, REQUEST, text), (), ()),
+    Reader(
+        "end of a response", lambda text: broken_off({"choices": [], "x": text, "error": text[:9]}), (), ('"filtered"',)
+    ),
 ]
 """Every reader, once."""
 

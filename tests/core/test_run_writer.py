@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -282,9 +283,14 @@ def test_a_run_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_with_how_to_go_on(path: Path, opened: Open) -> None:
     run_dir = opened(path)
-    (path / "rollouts.jsonl").symlink_to("/dev/full")  # every write fails as on a full disk
-    with pytest.raises(RunDirError, match=f"cannot be written: No space left.*agentopt resume {re.escape(str(path))}"):
-        run_dir.keep(trajectory(1), STAGE)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # every write fails, as on a full disk
+    try:
+        with pytest.raises(RunDirError) as caught:
+            run_dir.keep(trajectory(1), STAGE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert re.search(f"cannot be written: File too large.*agentopt resume {re.escape(str(path))}", str(caught.value))
 
 
 # The lock

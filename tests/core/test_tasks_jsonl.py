@@ -163,6 +163,11 @@ GOOD = {"question": "q", "answer": "a", "split": "train"}
         (GOOD | {"question": "q2", "id": 1.5}, ["line 2", "key 'id'", "1.5"]),
         (GOOD | {"question": "q2", "grader": "exct"}, ["line 2", "key 'grader'", "did you mean 'exact'"]),
         (GOOD | {"question": "q2", "grader": 3}, ["line 2", "key 'grader'", "3"]),
+        (
+            GOOD | {"question": "q2", "grader": "os:system"},
+            ["line 2", "key 'grader'", "os:system", "would import a module"],
+        ),
+        (GOOD | {"question": "q2", "grader": "no_such_module_here:f"}, ["line 2", "would import a module"]),
         (GOOD | {"split": "test"}, ["lines 1 and 2", "in train and in test"]),
         (GOOD | {"answer": "b"}, ["lines 1 and 2", '"a" and "b"']),
     ],
@@ -223,3 +228,24 @@ def test_a_grader_named_by_its_module_may_see_the_row_as_it_is_written(tmp_path:
         del sys.modules[module.__name__]
     assert (result.reward, result.reason) == (0.5, "level 2")
     assert seen == [row]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"question": "q", "answer": 1e999}', "Out of range float"),
+        (b'{"question": "q", "answer": "a", "more": [1e999]}', "Out of range float"),
+        (b'{"question": "q", "answer": NaN}', "NaN is not JSON"),
+        (b'{"question": "\\ud800", "answer": "a"}', "surrogate"),
+        (b'{"question": "q", "answer": ' + b"9" * 5000 + b"}", "Exceeds the limit"),
+        (b'{"a":' * 200 + b"1" + b"}" * 200, "nested more than 100"),
+        (b"[" * 100_000, "nested more than 100"),
+        (b'{"question": "\xff"}', "not UTF-8"),
+    ],
+)
+def test_a_row_that_could_not_be_kept_or_sent_is_named(tmp_path: Path, line: bytes, said: str) -> None:
+    """DEFECTS 13."""
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(json.dumps(GOOD).encode() + b"\r\n\r\n" + line + b"\n")
+    with pytest.raises(ConfigError, match=f"line 3: .*{said}"):
+        load_task(f"jsonl:{path}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,44 @@ def test_whatever_ray_raises_is_told_with_a_remedy(
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "init", fails)
+    monkeypatch.setattr("ray_jobs.cluster.check_answers", lambda address: None)
     with pytest.raises(kind, match=remedy) as told:
         connect(RayConfig(address=address))
     assert str(error) in str(told.value)
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port where something takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize(("given", "source"), [(None, "RAY_ADDRESS"), ("auto", "RAY_ADDRESS"), ("ray", "ray.address")])
+def test_an_address_without_a_cluster_is_named_with_its_source(  # X2
+    given: str | None, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    if given == "ray":
+        given = f"ray://{address}"
+    with pytest.raises(ConfigError, match=rf"{source} = '.*{address}': no Ray cluster answers there .*refused"):
+        connect(RayConfig(address=given))
+
+
+def test_what_answers_but_is_not_ray_is_given_up_soon(  # X2
+    silent_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_jobs.cluster.ANSWER_S", 4.0)
+    with pytest.raises(ConfigError, match="does not answer as Ray does"):
+        connect(RayConfig(address=f"127.0.0.1:{silent_port}"))
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:port", "127.0.0.1:70000"])
+def test_an_address_that_is_none_is_a_setting_to_correct(address: str) -> None:
+    with pytest.raises(ConfigError, match=f"ray.address = '{address}'"):
+        connect(RayConfig(address=address))
 
 
 def test_a_job_keeps_its_runs_out_of_the_copy_that_ray_deletes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,6 +158,10 @@ def test_what_is_no_toml_is_told_with_its_line(write: Write, tmp_path: Path) -> 
         (["--model.base_url", "http://127.0.0.1:8000/v1"], "model.base_url", "http://127.0.0.1:8000/v1"),
         (["--optimizer.allowed_packages", '["math", "re"]'], "optimizer.allowed_packages", ("math", "re")),
         (["--trainer.batch_size", "none"], "trainer.batch_size", None),
+        (["--model.structured", "none"], "model.structured", "none"),  # X1: a word the setting allows
+        (["--optimizer_model.structured=none"], "optimizer_model.structured", "none"),
+        (["--model.thinking", "off"], "model.thinking", "off"),
+        (["--model.base_url", "none"], "model.base_url", None),
         (["--task.spec", "jsonl:/a b.jsonl"], "task.spec", "jsonl:/a b.jsonl"),
         (["--task.settings.spell_backward.min_word_len", "5"], "task.settings.spell_backward", {"min_word_len": 5}),
         (["--seed", "-1"], "seed", -1),

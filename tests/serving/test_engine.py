@@ -93,6 +93,13 @@ def test_a_plain_completion(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
     assert reply.usage.prompt_tokens > 5
 
 
+def test_x3_a_prompt_is_counted_as_it_will_be_read(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
+    request = ChatRequest(messages=user("Count these: 12345 \u6f22\u5b57."), sampling=Sampling(max_tokens=4))
+    counted = loop.run_until_complete(pool.count_tokens(request))
+    (reply,) = ask(loop, pool, request)
+    assert (pool.context_tokens, counted) == (1024, reply.usage.prompt_tokens)
+
+
 def test_every_sampled_action_is_legal(loop: asyncio.AbstractEventLoop, pool: Any) -> None:
     functions = FunctionSet.of(ADD)
     requests = [

@@ -73,12 +73,21 @@ def first(path: Path) -> bool:
     return True
 
 
-def with_pool(use: Callable[[Any], Awaitable[Any]], n: int = 1, config: EngineConfig = QUICK) -> Any:
+class Counting(Obedient):
+    """One that counts words for tokens."""
+
+    async def count_tokens(self, request: ChatRequest) -> int:
+        return len(request.messages[-1].content.split())
+
+
+def with_pool(
+    use: Callable[[Any], Awaitable[Any]], n: int = 1, config: EngineConfig = QUICK, make: Any = Obedient
+) -> Any:
     """``use`` of a pool with ``n`` replicas, which is closed afterwards."""
     from serving.pool import host
 
     async def run() -> Any:
-        pool = await host(Obedient, config, HostedModel(model="obedient", device="cpu", replicas=n))
+        pool = await host(make, config, HostedModel(model="obedient", device="cpu", replicas=n))
         try:
             return await use(pool)
         finally:
@@ -105,6 +114,16 @@ async def gone(pid: str | int) -> bool:
             return True
         await asyncio.sleep(0.05)
     return False
+
+
+@pytest.mark.parametrize(("make", "counted"), [(Counting, 3), (Obedient, None)])
+def test_x3_tokens_are_counted_where_the_model_is_if_it_counts(make: Any, counted: int | None) -> None:
+    async def use(pool: Any) -> None:
+        request = ChatRequest(messages=(Message(role="user", content="one two three"),))
+        assert await pool.count_tokens(request) == counted
+        assert pool.context_tokens is None, "it is not an engine"
+
+    with_pool(use, make=make)
 
 
 def test_sessions_stay_and_new_ones_go_where_least_is_under_way() -> None:

@@ -195,11 +195,15 @@ def _without_unit(tokens: list[Token]) -> tuple[list[Token], str]:
         text = "".join(f" {token.value}" if token.kind == "text" else token.value for token in tokens[end:])
         unit = unit_of(" ".join(text.split()).replace("{", "").replace("}", "").replace("/", " per ")) or unit
         tokens = tokens[:end]
+        if (scale := _SCALE.match(text)) is not None:
+            tokens += [Token("op", "*"), Token("num", str(_SCALES[scale[1].lower()]))]
     elif ("op", "deg") in [token[:2] for token in tokens[-1:]] or ("op", "deg{") in [t[:2] for t in tokens[-2:-1]]:
         unit = unit or "degree"
     return tokens, unit
 
 
+_SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALE = re.compile(rf"\s*({'|'.join(_SCALES)})\b", re.IGNORECASE)
 _NEEDS_MORE = {("op", sign) for sign in ("=", "<", ">", "<=", ">=", "+", "-", "*", "/", "^", "(", "_", "!=")}
 
 
@@ -208,11 +212,13 @@ def _belongs_to_unit(tokens: list[Token], index: int) -> bool:
     token = tokens[index]
     if token.kind == "text":
         return True
-    before = [each for each in tokens[max(0, index - 4) : index] if each.kind == "text"]
+    before = [each for each in tokens[max(0, index - 5) : index] if each.kind == "text"]
     if not before:
         return False
+    if tokens[index - 1].value in ("^", "{") and token[:2] == ("op", "-"):
+        return True
     return (token.kind == "op" and token.value in ("^", "{", "}", "/")) or (
-        token.kind == "num" and token.value in ("2", "3") and tokens[index - 1].value in ("^", "{")
+        token.kind == "num" and token.value in ("1", "2", "3") and tokens[index - 1].value in ("^", "{", "-")
     )
 
 

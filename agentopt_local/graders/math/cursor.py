@@ -106,6 +106,13 @@ class Cursor:
             return ("pm", 1 if sign == "pm" else -1, index, node)
         return node
 
+    def second_sign(self, sign: str | None) -> str | None:
+        """Consume and return the sign of a term that follows ``sign``, as in ``11 + -i``. But 5--7 is a range."""
+        token = self.peek()
+        if sign is None or (token.value == sign and not token.space):
+            return None
+        return self.op("+", "-")
+
     def starts_factor(self) -> bool:
         """Whether the next token can start a factor, so that a product needs no sign."""
         token = self.peek()

@@ -11,9 +11,11 @@ from agentopt_local.graders.math.failures import UndefinedError, UnparsableError
 from agentopt_local.graders.math.intervals import RealSets
 from agentopt_local.graders.math.relations import assigned_value, same_equation, same_inequality, shortened
 from agentopt_local.graders.math.tree import Node, variables
+from agentopt_local.graders.math.units import same_unit
 
 _SETS = frozenset({"cup", "cap", "setminus", "reals", "empty"})
 _INEQUALITIES = frozenset({"<", ">", "<=", ">=", "!="})
+_LETTERS = frozenset({"sym", "const"})
 _NOT_EXPRESSIONS = _SETS | {"tuple", "set", "matrix", "rel", "ratio", "based"}
 
 
@@ -43,8 +45,7 @@ class Equivalence:
 
     def _parts(self, expected: Part, given: Part) -> bool:
         """Whether two parts are equivalent and, if both have a unit, have the same one."""
-        units = not expected.unit or not given.unit or expected.unit == given.unit
-        return units and self._nodes(expected.node, given.node)
+        return same_unit(expected.unit, given.unit) and self._nodes(expected.node, given.node)
 
     def _nodes(self, a: Node, b: Node) -> bool:
         """Whether two trees are equivalent."""
@@ -190,10 +191,14 @@ def _named_point(answer: Answer) -> Node | None:
 
 
 def _letters(node: Node) -> str | None:
-    """The words of a text, or the letter of a variable."""
+    """The words of a text, or the letters of a product of variables, which may be a short word."""
     if node[0] == "text":
         return str(node[1])
-    return str(node[1]).casefold() if node[0] == "sym" and len(node[1]) == 1 else None
+    letters = ""
+    while node[0] == "mul" and node[2][0] in _LETTERS and len(node[2][1]) == 1:
+        letters = node[2][1] + letters
+        node = node[1]
+    return (str(node[1]) + letters).casefold() if node[0] in _LETTERS and len(node[1]) == 1 else None
 
 
 def _is_minutes(node: Node) -> bool:

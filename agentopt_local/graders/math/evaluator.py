@@ -52,11 +52,17 @@ class Evaluator:
         """``point``: the values of the variables. ``precision``: in bits."""
         self.budget = budget
         self.point = point
-        self.mp = _library().mp.clone()
-        self.mp.prec = precision
+        self.precision = precision
         self.scale_bits = 0
         """The size of the largest value so far, in bits."""
         self.in_trigonometry = 0
+
+    @functools.cached_property
+    def mp(self) -> Any:
+        """mpmath at this precision; made when the first value is irrational, because that takes a millisecond."""
+        context = _library().mp.clone()
+        context.prec = self.precision
+        return context
 
     def value(self, node: Node) -> Any:
         """A Fraction, or an mpf or mpc.

@@ -2,7 +2,8 @@ r"""The graders of MATH: mathematical equivalence of final answers, and equality
 
 ``math`` follows these conventions:
 
-* The answer is the content of the last ``\boxed{...}``; without a box, what follows "answer is", or all of the text.
+* Thoughts do not count. The answer is what the last ``<answer>`` holds, or else all of the text; of that, the content
+  of the last ``\boxed{...}``; without a box, what follows "answer is", or all of it. Markdown around it is dropped.
 * Percent and degree signs, currency signs and nouns are optional, as in the data set's own normalization: 50\% is 50,
   not 0.5. Two different units of measure are different answers. Inside trigonometric functions, degrees matter.
 * Values must be equal, not close: 0.5 is 1/2, but 0.33 is not 1/3. Any form is accepted: factored, expanded, unreduced.
@@ -11,7 +12,8 @@ r"""The graders of MATH: mathematical equivalence of final answers, and equality
   neither of them nor ``[1, 2]``. In a list without brackets, repeated values count. An inequality equals the interval
   that it describes.
 * ``1101_2`` is neither 1101 nor 13; base ten is optional.
-* Words are compared without case, white space and punctuation.
+* Words are compared without case, white space and punctuation. Of a sentence, what it says counts: "There are 460
+  ways" is 460.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from agentopt_local.graders.final_answer import final_answer
 from agentopt_local.graders.math.answer_parser import Answer, parse_answer
 from agentopt_local.graders.math.equivalence import Equivalence
 from agentopt_local.graders.math.failures import UnboundedError, UndefinedError, UnparsableError
+from agentopt_local.graders.math.sentences import conclusion
 from agentopt_local.graders.math.words import canonical_text
 from agentopt_local.grading import Grade, no_answer, quote
+from agentopt_local.wrapping import spoken
 
 _STYLE = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[,!;: ]|\\displaystyle|(?<!\d)[\s~]+|[\s~]+(?!\d)|\\q?quad")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
@@ -62,7 +66,9 @@ def math(answer: str, expected: str) -> Grade:
 
 def math_exact(answer: str, expected: str) -> Grade:
     """Reward 1 if the boxed texts are equal up to a trailing ``.0``, as in the paper's scoring of MATH."""
-    given, wanted = final_answer(answer).strip(), _gold_answer(expected).strip()
+    text = spoken(answer)
+    given = (_gold_answer(text) if has_box(text) else final_answer(text)).strip()
+    wanted = _gold_answer(expected).strip()
     if missing := no_answer(given):
         return missing
     if re.sub(r"^(-?\d+)\.0$", r"\1", given) == re.sub(r"^(-?\d+)\.0$", r"\1", wanted):
@@ -90,6 +96,8 @@ def _readings(wanted: str, given: str) -> Iterator[tuple[Answer | str, Answer | 
     """The ways to read the two texts, the usual one first. A string in place of an answer says why it is unreadable."""
     one, two = _read(wanted), _read(given)
     yield one, two
+    if (said := conclusion(given)) is not None:
+        yield one, _read(said)
     if isinstance(one, str) or isinstance(two, str):
         return
     first = one, two
@@ -101,7 +109,7 @@ def _readings(wanted: str, given: str) -> Iterator[tuple[Answer | str, Answer | 
                 yield (other, first[1]) if index == 0 else (first[0], other)
     # 5 m is a product unless the other answer has a unit.
     for index, text in enumerate((wanted, given)):
-        if any(part.unit for part in first[1 - index].parts) and re.search(r"\d\s*[A-Za-z]{1,2}\b", text):
+        if any(part.unit for part in first[1 - index].parts) and re.search(r"\d\s*[A-Za-z]{1,2}(?![A-Za-z])", text):
             other = _read(text, short_units=True)
             yield (other, first[1]) if index == 0 else (first[0], other)
 

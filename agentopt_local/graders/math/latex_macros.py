@@ -15,6 +15,7 @@ UNICODE = {
     "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}",
     "\u00a0": " ", "\u2009": " ", "\u202f": " ", "“": '"', "”": '"', "’": "'", "‘": "'", "＝": "=",
     "，": ",", "（": "(", "）": ")", "∖": r"\setminus ", "√": r"\sqrt", "∆": r"\triangle ", "⁄": "/", "…": r"\ldots ",
+    "¢": r"\text{ cents}",
 }  # fmt: skip
 SUPERSCRIPTS = {char: str(digit) for digit, char in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")} | {"⁻": "-"}
 SUBSCRIPTS = {char: str(digit) for digit, char in enumerate("₀₁₂₃₄₅₆₇₈₉")}

@@ -16,11 +16,9 @@ from agentopt_local.graders.math.latex_macros import (
     MATH_STYLES,
     OPS,
     PLAIN,
-    SUBSCRIPTS,
-    SUPERSCRIPTS,
     TEXT_COMMANDS,
-    UNICODE,
 )
+from agentopt_local.graders.math.preparation import prepared
 from agentopt_local.graders.math.units import SHORT_UNITS
 from agentopt_local.graders.math.words import CONNECTORS, SHORT_WORDS
 
@@ -42,9 +40,12 @@ class Token(NamedTuple):
 _SCAN = re.compile(
     r"(?P<space>\s+|~|\\[,:;> ]|\\!)|(?P<cmd>\\[A-Za-z]+)|(?P<esc>\\.)"
     r"|(?P<num>\d+\.\d+|\d+\.(?=\\(?:overline|dot)\b)|\d+|\.\d+)"
-    r"|(?P<word>[A-Za-z]+)|(?P<rel><=|>=|!=|==|\*\*|:=)|(?P<char>.)",
+    r"|(?P<word>[A-Za-z]+)|(?P<rel><=|>=|!=|==|\*\*|:=|\+/-)|(?P<char>.)",
     re.DOTALL,
 )
+
+
+_NESTED = re.compile(r"\s*\\(?:text\w{0,8}|mbox|emph|math\w{2})\s*\{[^{}]*\}\s*")
 
 
 def tokenize(text: str, *, thousands: bool = True, short_units: bool = False) -> list[Token]:
@@ -56,19 +57,7 @@ def tokenize(text: str, *, thousands: bool = True, short_units: bool = False) ->
     """
     if len(text) > MAX_CHARS:
         raise UnparsableError("the answer is too long")
-    return _numbers(_Scanner(_prepare(text), short_units).tokens(), thousands)
-
-
-def _prepare(text: str) -> str:
-    text = re.sub("[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda m: "^{" + "".join(SUPERSCRIPTS[c] for c in m[0]) + "}", text)
-    text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda m: "_{" + "".join(SUBSCRIPTS[c] for c in m[0]) + "}", text)
-    text = re.sub(r"(?<=\d)(?=[½¼¾⅓⅔])", " ", text)
-    text = "".join(UNICODE.get(char, char) for char in text)
-    text = re.sub(r"(?<!\\)\\+\Z|^\\\[|\\\]$|^\\\(|\\\)$", "", text.strip()).strip()
-    text = re.sub(r"\^\s*\{?\s*\\\w+\s*\{\s*(st|nd|rd|th)\s*\}\s*\}?", r"\1", text)
-    text = re.sub(r"\b([AaPp])\.\s?([Mm])\b\.?", r"\1\2", text)
-    text = re.sub(r"\\left\s*\.|\\right\s*\.", "", text)
-    return text.rstrip(" .") if text.endswith(".") and not text.endswith("...") else text
+    return _numbers(_Scanner(prepared(text), short_units).tokens(), thousands)
 
 
 class _Scanner:
@@ -116,7 +105,7 @@ class _Scanner:
         self.add("num", value)
 
     def _rel(self, value: str, position: int) -> None:
-        self.add("op", {"**": "^", "==": "=", ":=": "="}.get(value, value))
+        self.add("op", {"**": "^", "==": "=", ":=": "=", "+/-": "pm"}.get(value, value))
 
     def _char(self, value: str, position: int) -> None:
         if value == "$":
@@ -138,7 +127,11 @@ class _Scanner:
         after = self.text[position:].lstrip()[:1]
         if lower in PLAIN and (word.islower() or len(word) > 3):
             self.add(*PLAIN[lower])
-        elif lower in FUNCTIONS and word.islower() and (lower not in ("sec", "min") or after == "("):
+        elif (
+            lower in FUNCTIONS
+            and (word.islower() or after in ("(", "["))
+            and (lower not in ("sec", "min") or after == "(")
+        ):
             self.add("fn", lower)
         elif self._is_text(word):
             self.add("text", word)
@@ -159,6 +152,12 @@ class _Scanner:
         after_number = bool(self.found) and self.found[-1].kind == "num"
         if lower in SHORT_WORDS or (self.short_units and lower in SHORT_UNITS and after_number):
             return True
+        if after_number and lower in ("sq", "cu") and self.space:
+            return True
+        if len(word) > 2 and word[0].isupper() and word[1:].islower():
+            return True  # Red
+        if lower in SHORT_UNITS and self._after_unit():
+            return True
         if self.found and self.found[-1].kind == "text" and self.space and len(word) > 1:
             return self.found[-1].value.strip().lower() not in CONNECTORS or len(word) > 3
         if after_number and not self.space and lower in ("st", "nd", "rd", "th"):
@@ -166,6 +165,11 @@ class _Scanner:
         if len(word) >= 4:
             return not all(a < b for a, b in pairwise(word))
         return False
+
+    def _after_unit(self) -> bool:
+        """Whether a unit's ``/`` or "per" was last: then ``h`` is one as well."""
+        last = [token.value for token in self.found[-2:] if token.kind == "text" or token.value == "/"]
+        return (len(last) == 2 and last[1] == "/") or (bool(last) and last[-1].endswith(" per"))
 
     def _command(self, name: str, position: int) -> int:
         """Add the token of a command; returns the position after it."""
@@ -217,9 +221,9 @@ class _Scanner:
             self.add(*(("const", "reals") if stripped == "R" else ("sym", f"bb{stripped}")))
         elif name in MATH_STYLES and (len(stripped) == 1 or stripped in FUNCTIONS):
             self.found += tokenize(stripped, thousands=False)
-        elif "$" in stripped or not re.search(r"[A-Za-z]", stripped):
+        elif "$" in stripped or not re.search(r"[A-Za-z]", stripped) or _NESTED.fullmatch(content):
             self.space = self.space or content != content.lstrip()
-            inner = _Scanner(_prepare(content), self.short_units, self.depth + 1)
+            inner = _Scanner(prepared(content), self.short_units, self.depth + 1)
             inner.space = self.space
             self.found += inner.tokens()
         elif stripped:

@@ -53,11 +53,14 @@ class Parser(Cursor):
     def expression(self) -> Node:
         self.enter()
         sign = self.op("+", "-", "pm", "mp")
-        node = self.signed(sign, self.term())
+        node = self.signed(sign, self.signed_term(sign))
         while sign := self.op("+", "-", "pm", "mp"):
-            node = ("add", node, self.signed(sign, self.term()))
+            node = ("add", node, self.signed(sign, self.signed_term(sign)))
         self.depth -= 1
         return node
+
+    def signed_term(self, sign: str | None) -> Node:
+        return self.signed(self.second_sign(sign), self.term())
 
     def term(self) -> Node:
         node = self.power()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
-from agentopt_local.graders.math.units import SHORT_UNITS, UNITS
+from agentopt_local.graders.math.units import COMPOUND_UNITS, SHORT_UNITS, UNITS
 
 CONNECTORS = frozenset({"or", "and"})
 
 SHORT_WORDS = {word for word in UNITS if 1 < len(word) < 4 and word not in SHORT_UNITS} | {
+    "per", *(word for word in COMPOUND_UNITS if len(word) > 2),
     "or", "and", "no", "yes", "not", "all", "none", "odd", "even", "one", "two", "six", "ten", "the", "is", "of", "dne",
 }  # fmt: skip
 """Runs of two to four letters that are words, not products of variables."""

@@ -43,6 +43,7 @@ function headline(run) {
     el('p', { class: 'eyebrow' }, run.task, el('span', {}, ' · '), run.model, el('span', {}, ' · '), run.name),
     el('h1', { id: 'results-title' }, title),
     el('p', { class: 'lead' }, story, ' The model’s weights did not change.'),
+    nothing(run),
     caution(run, result),
     result && !result.same_set && evidence(result),
     result && figure('Accuracy before and after, with 95 % Wilson intervals', title,
@@ -52,6 +53,15 @@ function headline(run) {
       ])),
     run.results.length > 1 && otherSplits(run),
     run.regime.length > 0 && fold('What differs from the paper’s regime', false, el('ul', {}, run.regime.map((each) => el('li', {}, each)))));
+}
+
+// Why no step was kept, and what to try.
+function nothing(run) {
+  if (!run.nothing) return null;
+  const { because, remedies } = run.nothing;
+  return el('div', { class: 'note', role: 'note', 'aria-label': 'Why nothing was learned' },
+    el('strong', {}, 'Nothing was learned, because'), el('ul', {}, because.map((each) => el('li', {}, each))),
+    remedies.length > 0 && [el('strong', {}, 'What to try'), el('ul', {}, remedies.map((each) => el('li', {}, each)))]);
 }
 
 function caution(run, result) {

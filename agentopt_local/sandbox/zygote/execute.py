@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import inspect
+import io
 import linecache
 import sys
 from collections.abc import Callable
 from types import CoroutineType, ModuleType, TracebackType
 from typing import Any, TypeVar
+
+from .imports import builtins_for
 
 T = TypeVar("T")
 FUNCTIONS = "<functions>"
@@ -42,12 +46,13 @@ def forget() -> None:
 
 def _remember(source: str, filename: str) -> None:
     """Make the lines available to tracebacks and ``inspect.getsource``."""
-    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    linecache.cache[filename] = (len(source), None, io.StringIO(source, newline=None).readlines(), filename)
 
 
 def define(source: str, module: ModuleType, filename: str) -> None:
-    """Execute definitions in ``module``. Raises what the source raises."""
+    """Execute definitions in ``module``, held to the packages that they name. Raises what the source raises."""
     _remember(source, filename)
+    module.__dict__["__builtins__"] = builtins_for(source)
     module.__name__ = "functions"  # so that a block under ``if __name__ == "__main__"`` does not run
     exec(compile(source, filename, "exec", dont_inherit=True), module.__dict__)
 
@@ -56,6 +61,7 @@ def run_block(code: str, functions: str, module: ModuleType) -> None:
     """Execute statements; a bare expression at the end is printed unless it is None."""
     if functions:
         define(functions, module, FUNCTIONS)
+        module.__dict__["__builtins__"] = vars(builtins)  # the functions keep theirs; this code is not one of them
     _remember(code, CODE)
     module.__name__ = "__main__"
     tree = ast.parse(code, CODE)
@@ -98,10 +104,7 @@ def _accepts(function: Any, arguments: dict[str, Any]) -> bool:
 
 
 def _parameters(function: Any) -> str:
-    try:
-        return str(inspect.signature(function))
-    except (TypeError, ValueError):
-        return "unknown"
+    return guarded(lambda: str(inspect.signature(function, eval_str=True)), "unknown")
 
 
 def describe(error: BaseException) -> str:

@@ -25,9 +25,9 @@ from agentopt_local.errors import ContextOverflowError, RefusedPromptError
 from agentopt_local.exporting.learned import read_learned
 from agentopt_local.functions import FunctionSet
 from agentopt_local.models.scripted import ScriptedChatModel
+from agentopt_local.plain_text import printable
 from ray_jobs.commands.ask import ask, chat
 from ray_jobs.runs import read_config
-from ray_jobs.terminal.printing import printable
 
 ROOT = str(Path(__file__).resolve().parents[3])
 

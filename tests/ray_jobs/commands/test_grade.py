@@ -66,6 +66,27 @@ def test_the_unit_and_the_choices_of_a_row_count(tmp_path: Path, capsys: pytest.
     assert [row.get("correct") for row in graded(capsys)] == [True, True, True, None]
 
 
+def test_the_official_rule_to_the_letter_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(
+        tmp_path,
+        {"gold": "12", "prediction": "12"},
+        {"gold": "12", "prediction": "<think>1</think><answer>12</answer>"},
+    )
+    assert main(["grade", "gaia", str(path), "--official"]) == 0
+    captured = capsys.readouterr()
+    assert [json.loads(line)["correct"] for line in captured.out.splitlines()] == [True, False]
+    assert "gaia (official rule, to the letter): 1 of 2 correct" in captured.err
+    assert main(["grade", "gaia", str(path)]) == 0
+    assert [row["correct"] for row in graded(capsys)] == [True, True]
+
+
+def test_graders_for_any_task_grade_files_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, {"gold": "[1, 2]", "prediction": "<think>[3]</think><answer>[1,2]</answer>"})
+    for name, right in (("numeric", True), ("normalized", True), ("exact", False)):
+        assert main(["grade", name, str(path)]) == 0
+        assert [row["correct"] for row in graded(capsys)] == [right]
+
+
 def test_an_output_file_and_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, {"gold": "1", "prediction": "1"}, {"gold": "1", "prediction": "2"}, b"x")
     out = tmp_path / "out.jsonl"
@@ -82,6 +103,7 @@ def test_an_output_file_and_a_summary(tmp_path: Path, capsys: pytest.CaptureFixt
         (["maths", "FILE"], "did you mean 'math'"),
         (["math", "missing.jsonl"], "cannot be read"),
         (["math", "FILE", "--lenient"], "no lenient variant"),
+        (["math", "FILE", "--official"], "no official rule of its own; only gaia and tabmwp"),
         (["math", "FILE", "--output", "FILE"], "is the file that is graded"),
         (["math", "FILE", "--output", "no/such/folder/out.jsonl"], "cannot be written"),
     ],

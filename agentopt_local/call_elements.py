@@ -1,0 +1,141 @@
+"""Calls that are not one JSON object: elements with parameters, pairs of keys and values, Python's own calls."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from agentopt_local.call_arguments import read_arguments, typed
+from agentopt_local.chat import ToolCall, ToolSpec
+from agentopt_local.json_escapes import repaired
+from agentopt_local.json_text import NotJsonError, check_json, read_json
+
+ELEMENT = re.compile(r"<(?:function|invoke)(?:=| +name *= *)[\"']?[\w.-]+[\"']?\s*>")
+"""Opens a call in the form of Qwen3-Coder, or in that of Claude and MiniMax."""
+_NAME = re.compile(r"([\w.-]+)[\"']?\s*>\Z")
+_END = re.compile(r"</(?:function|invoke)>|</tool_call>|<(?:function|invoke)[= ]")
+_PARAMETER = re.compile(r"\s*<(?:parameter|param|argument)(?:=| +name *= *)[\"']?([^<>\"'\s=]+)[\"']?[^<>\n]*>")
+_PARAMETER_END = re.compile(
+    r"</(?:parameter|param|argument)>|(?=\n[^\S\n]*<(?:parameter|param)[= ])|(?=\n?</(?:function|invoke)>)"
+)
+_SPACE = re.compile(r"\s*")
+PAIRS = re.compile(r"([\w.-]+)\s*(?=<arg_key>|</tool_call>)")
+"""Opens a call in GLM's form."""
+_PAIR = re.compile(r"\s*<arg_key>([^<]*)</arg_key>\s*<arg_value>")
+_PAIR_END = "</arg_value>"
+_LIST = re.compile(r"\s*+(?:<\|python_tag\|>|<\|tool_call_start\|>)?\s*+(?=\[\s*+([A-Za-z_]\w*)\()")
+_LIST_END = re.compile(r"\s*(?:<\|tool_call_end\|>|<\|eot_id\|>|<\|eom_id\|>)?\s*\Z")
+_STRING = re.compile(r"\"((?:[^\"\\]|\\.)*+)\"|'((?:[^'\\]|\\.)*+)'", re.DOTALL)
+MAX_LIST_CHARS = 20_000
+"""Longest list of calls in Python that is read."""
+
+Read = tuple[list[ToolCall], int]
+"""Calls, and the offset of their end; without calls, the offset up to which the text was read."""
+
+
+def read_element(text: str, at: int, known: Mapping[str, ToolSpec], *, tagged: bool = False) -> Read:
+    """The call whose element begins at ``at``; ``tagged``: it is in a tag for calls, so that any name counts.
+
+    Its arguments are elements, whose text gets the types of the tool's schema, or one JSON object. Without either, and
+    without an end, it is not a call.
+    """
+    opening = ELEMENT.match(text, at)
+    name = _NAME.search(opening[0]) if opening else None
+    if opening is None or name is None or not (tagged or name[1] in known):
+        return [], at
+    properties = _properties(name[1], known)
+    arguments: dict[str, Any] = {}
+    here = opening.end()
+    while parameter := _PARAMETER.match(text, here):
+        end = _PARAMETER_END.search(text, parameter.end())
+        if end is None:
+            return [], len(text)
+        value = _without_line_breaks(text[parameter.end() : end.start()])
+        arguments[parameter[1]] = typed(value, properties.get(parameter[1]))
+        here = end.end()
+    space = _SPACE.match(text, here)
+    here = space.end() if space else here
+    if not arguments and text.startswith("{", here):
+        try:
+            value, here = read_json(text, here)
+        except NotJsonError as error:
+            return [], error.reached
+        given = read_arguments(value)
+        return ([ToolCall(name=name[1], arguments=given[0])] if given else []), here
+    if not _END.match(text, here):
+        return [], here  # half a call is not what the model meant
+    return _checked(name[1], arguments), here
+
+
+def read_pairs(text: str, at: int, known: Mapping[str, ToolSpec]) -> Read:
+    """A name and its arguments, as ``<arg_key>`` and ``<arg_value>``."""
+    opening = PAIRS.match(text, at)
+    if opening is None:
+        return [], at
+    properties = _properties(opening[1], known)
+    arguments: dict[str, Any] = {}
+    here = opening.end()
+    while pair := _PAIR.match(text, here):
+        end = text.find(_PAIR_END, pair.end())
+        if end < 0:
+            return [], len(text)
+        key = pair[1].strip()
+        arguments[key] = typed(_without_line_breaks(text[pair.end() : end]), properties.get(key))
+        here = end + len(_PAIR_END)
+    return (_checked(opening[1], arguments) if arguments or opening[1] in known else []), here
+
+
+def _properties(name: str, known: Mapping[str, ToolSpec]) -> dict[str, Any]:
+    properties: dict[str, Any] = known[name].parameters.get("properties", {}) if name in known else {}
+    return properties
+
+
+def _checked(name: str, arguments: dict[str, Any]) -> list[ToolCall]:
+    try:
+        check_json(arguments)
+    except NotJsonError:
+        return []
+    return [ToolCall(name=name, arguments=arguments)]
+
+
+def _without_line_breaks(text: str) -> str:
+    return text.removeprefix("\r").removeprefix("\n").removesuffix("\n").removesuffix("\r")
+
+
+def read_list(text: str, known: Mapping[str, ToolSpec]) -> list[ToolCall]:
+    """The calls of a reply that is nothing but a list of them in Python: ``[area(w=3, h=4), today()]``."""
+    opening = _LIST.match(text)
+    if opening is None or opening[1] not in known or len(text) > MAX_LIST_CHARS:
+        return []
+    ending = _LIST_END.search(text, max(0, len(text.rstrip()) - 40))
+    source = text[opening.end() : ending.start() if ending else len(text)]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(_STRING.sub(_repaired, source), mode="eval").body
+            items = tree.elts if isinstance(tree, ast.List) else []
+            calls = [_python_call(item, known) for item in items]
+            check_json([call.arguments for call in calls])
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        return []
+    return calls
+
+
+def _repaired(string: re.Match[str]) -> str:
+    quote = string[0][0]
+    inside = string[0][1:-1].replace("\\'", "'" if quote == '"' else "\\x27")
+    return quote + repaired(inside).replace("\\\\x27", "\\x27") + quote
+
+
+def _python_call(node: ast.expr, known: Mapping[str, ToolSpec]) -> ToolCall:
+    """Raises ValueError for anything but a call of a known name with plain values."""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id not in known:
+        raise ValueError("not a call")
+    names = list(known[node.func.id].parameters.get("properties", {}))
+    if len(node.args) > len(names):
+        raise ValueError("too many arguments")
+    values = dict(zip(names, node.args, strict=False)) | {str(each.arg): each.value for each in node.keywords}
+    return ToolCall(name=node.func.id, arguments={key: ast.literal_eval(value) for key, value in values.items()})

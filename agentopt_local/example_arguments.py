@@ -1,0 +1,86 @@
+"""The arguments with which a draft's function is tried: its model writes them for the shown problems."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from agentopt_local import prompts
+from agentopt_local.actions import examples_type
+from agentopt_local.chat import Constraint, Message
+from agentopt_local.errors import FunctionError
+from agentopt_local.evidence import CHARS_PER_TOKEN, cut
+from agentopt_local.functions import Function
+from agentopt_local.json_text import NotJsonError, only_object
+from agentopt_local.problem import Problem
+from agentopt_local.source_questions import longer
+from agentopt_local.talk import Talk
+from agentopt_local.update import OptimizerConfig
+
+QUESTION = (600, 300, 150)
+"""Characters of a problem: the first is shown if the context has room for it, and more if the budget for evidence
+does."""
+
+
+class ArgumentsError(FunctionError):
+    """There are no arguments to try a function with, which need not be its fault."""
+
+
+class ExampleArguments:
+    """Arguments for each shown problem, as one draft asks for them.
+
+    They are requested in a separate conversation. It contains no expected answers, so no draft can learn from it what
+    to return; and all drafts of an edit share its beginning, which the engine reads once.
+    """
+
+    def __init__(self, talk: Talk, config: OptimizerConfig, problems: Sequence[Problem]) -> None:
+        self.talk = talk
+        self.config = config
+        self.problems = problems
+        self._parameters: dict[str, Any] | None = None
+        self._known: tuple[dict[str, Any], ...] = ()
+
+    async def of(self, function: Function) -> tuple[dict[str, Any], ...]:
+        """Arguments of ``function`` for each problem; asked for anew if the parameters have changed.
+
+        Raises ArgumentsError if the model writes none that fit.
+        """
+        if self._parameters != function.parameters:
+            constraint = Constraint.of(examples_type(function, len(self.problems)))
+            examples = await self._ask(function, constraint)
+            misfit = best_match(Draft202012Validator(json.loads(constraint.value)).iter_errors(examples))
+            if misfit is not None:
+                where = f"at {misfit.json_path}: {cut(misfit.message, 300)}"
+                raise ArgumentsError(f"the example arguments do not fit {function.signature}: {where}")
+            self._parameters = function.parameters
+            self._known = tuple(examples[f"problem_{i + 1}"] for i in range(len(self.problems)))
+        return self._known
+
+    async def _ask(self, function: Function, constraint: Constraint) -> dict[str, Any]:
+        """One JSON object, with more tokens where it was cut off."""
+        base = limit = self.config.max_arguments_tokens * self.config.n_evidence
+        while True:
+            reply = await self.talk.ask(self._questions(function), constraint, max_tokens=limit, part="arguments/")
+            try:
+                return dict(only_object(reply.message.content))
+            except NotJsonError as error:
+                if reply.finish_reason != "length":
+                    raise ArgumentsError(f"the example arguments were not JSON: {error}") from None
+                before, limit = limit, longer(reply, limit, base)
+                if limit == before:  # no more is allowed, or fits
+                    told = f"the arguments for its trials were cut off after {before} tokens; let it take shorter ones"
+                    raise ArgumentsError(told) from None
+
+    def _questions(self, function: Function) -> Iterator[tuple[Message, ...]]:
+        """What asks for arguments, with fewer and fewer characters of each problem."""
+        asked = [each.question for each in self.problems]
+        for chars in (max(QUESTION[0], self.config.evidence_tokens * CHARS_PER_TOKEN // len(asked)), *QUESTION):
+            problems = "\n".join(f"problem_{i + 1}: {cut(each, chars)}" for i, each in enumerate(asked))
+            text = prompts.fill(
+                "example_arguments", problems=problems, signature=function.signature, description=function.description
+            )
+            yield (Message(role="user", content=text),)
