@@ -142,7 +142,9 @@ def reply(**fields: object) -> object:
 
 def error_of(text: str) -> object:
     """All that is made of a server's error."""
-    refusal = read_refusal(400, json.dumps({"error": {"message": text, "param": text}}), {}, KEY.redact)
+    refusal = read_refusal(
+        400, json.dumps({"error": {"message": text, "param": text}}, ensure_ascii=False), {}, KEY.redact
+    )
     learned = weaker(Known(mode="json_schema"), SENT, refusal, free=True, rows=lambda known: known.takes_turns)
     return kind_of(refusal), refusal.shown, learned
 
