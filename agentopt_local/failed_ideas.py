@@ -6,7 +6,8 @@ import ast
 from collections.abc import Iterator
 
 from agentopt_local.errors import FunctionError
-from agentopt_local.source import check_limits, clean, parsed
+from agentopt_local.source import clean, parsed
+from agentopt_local.source_limits import check_limits
 from agentopt_local.source_questions import Failed
 from agentopt_local.trials import Trials
 

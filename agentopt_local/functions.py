@@ -23,7 +23,6 @@ from agentopt_local.sandbox.zygote.imports import PACKAGES
 from agentopt_local.signatures import check_signature, schema_of
 from agentopt_local.source import (
     RUNTIME_HEADER,
-    check_limits,
     code_of,
     compiling,
     function_node,
@@ -31,6 +30,7 @@ from agentopt_local.source import (
     shown,
     without_future,
 )
+from agentopt_local.source_limits import check_limits
 from agentopt_local.tool_calls import encodable
 
 

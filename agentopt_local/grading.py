@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +11,7 @@ from pydantic import Field
 from agentopt_local.errors import ConfigError, outcome
 from agentopt_local.problem import Problem
 from agentopt_local.record import Record
-from agentopt_local.wrapping import spoken_for, unwrapped_for
+from agentopt_local.wrapping import spoken_for
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _QUOTED_CHARS = 80
@@ -51,19 +50,6 @@ def right_or_wrong(right: bool, answer: str, expected: str) -> Grade:
     if right:
         return Grade(reward=1.0, reason="correct")
     return Grade(reward=0.0, reason=f"answered {quote(answer)}; expected {quote(expected)}")
-
-
-def of_bare_answers(rule: Callable[..., Grade]) -> Callable[..., Grade]:
-    """A grader that applies ``rule``, which knows nothing of agents, to the answer without what stands around it.
-
-    Thoughts, our tags, Markdown and boxes are taken off; ``rule`` itself takes them for a part of the answer.
-    """
-
-    @functools.wraps(rule)
-    def grade(answer: str, expected: str, **row: Any) -> Grade:
-        return rule(unwrapped_for(expected, answer), expected, **row)
-
-    return grade
 
 
 def apply_grader(

@@ -98,6 +98,7 @@ class Room:
 def estimate(request: ChatRequest) -> int:
     """Tokens of the prompt of ``request``, rather too many: no tokenizer in use needs more for ordinary text."""
     texts = [message.content for message in request.messages]
+    texts += [f"{call.name} {call.arguments}" for message in request.messages for call in message.tool_calls]
     texts += [f"{tool.name} {tool.description} {tool.parameters}" for tool in request.tools]
     return sum(estimate_text(text) + PER_MESSAGE for text in texts)
 

@@ -13,6 +13,7 @@ from typing import Any
 from agentopt_local.errors import FunctionError
 from agentopt_local.json_text import NotJsonError, check_json
 from agentopt_local.source import shown, type_name
+from agentopt_local.unicode_form import normal_marks
 
 PLAIN_TYPES = {
     "int": "integer",
@@ -112,7 +113,8 @@ def unquoted(node: ast.expr) -> ast.expr | None:
     """The annotation that a text contains; None for anything else and for a text that is not Python."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         with contextlib.suppress(SyntaxError, ValueError):
-            return ast.parse(node.value.strip(), mode="eval").body
+            if normal_marks(node.value) == node.value:
+                return ast.parse(node.value.strip(), mode="eval").body
     return None
 
 
@@ -130,7 +132,7 @@ def subscript_schema(node: ast.Subscript, where: str) -> dict[str, Any] | None:
         return {"anyOf": [annotation_schema(item, where) for item in items]}
     if name == "Literal" and items and all(is_scalar(item) for item in items):
         values = [json_literal(item, where) for item in items]
-        return {"enum": [value for at, value in enumerate(values) if not any(same(value, e) for e in values[:at])]}
+        return {"enum": list({(type(value), value): value for value in values}.values())}
     return None
 
 

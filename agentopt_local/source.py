@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import builtins
 import contextlib
-import inspect
 import io
 import keyword
 import symtable
@@ -16,13 +15,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from agentopt_local.errors import FunctionError
+from agentopt_local.fences import blocks_of
+from agentopt_local.unicode_form import MAX_MARKS, normal_marks
 
 MAX_SOURCE_CHARS = 20_000
 MAX_DEPTH = 100
 """Deepest nesting of a new source's syntax tree. Compiling and printing use Python's stack, of which a caller may have
 used much already."""
-MAX_BITS = 13_000
-"""Largest whole number in a new source: about 3,900 digits. Python refuses to print one of more than 4,300."""
 RUNTIME_NAMES = frozenset({"Any", "Dict", "List", "Literal", "Optional", "Union"})
 RUNTIME_HEADER = f"from __future__ import annotations\n\nfrom typing import {', '.join(sorted(RUNTIME_NAMES))}\n\n"
 """Precedes the sources when they run. No annotation is evaluated then: it may name what only a type checker knows, and
@@ -57,30 +56,18 @@ def parsed(source: str) -> ast.Module:
     """The syntax tree of ``source``. Raises FunctionError if it is too long or not Python."""
     if len(source) > MAX_SOURCE_CHARS:
         raise FunctionError(f"the source has {len(source)} characters; at most {MAX_SOURCE_CHARS} are allowed")
+    return tree_of(source)
+
+
+def tree_of(source: str) -> ast.Module:
+    """The syntax tree of a source or a whole file. Raises FunctionError if it is not Python.
+
+    Python brings names into a normal form, in time that grows with the square of the combining characters in a row.
+    """
+    if normal_marks(source) != source:
+        raise FunctionError(f"more than {MAX_MARKS} combining characters are in a row; use ordinary letters")
     with compiling():
         return ast.parse(source)
-
-
-def check_limits(source: str) -> None:
-    """Raise FunctionError for a source that is Python, but that a later step could fail or hang on.
-
-    Every new source must pass; functions of older runs need not.
-    """
-    level: list[tuple[ast.AST, bool]] = [(parsed(source), False)]
-    for _ in range(MAX_DEPTH + 1):
-        below: list[tuple[ast.AST, bool]] = []
-        for node, guarded in level:
-            if isinstance(node, ast.Constant) and isinstance(node.value, int) and node.value.bit_length() > MAX_BITS:
-                raise FunctionError(f"line {node.lineno}: a number has too many digits; compute it, as in 10**5000")
-            ends = getattr(node, "finalbody", None)
-            if guarded and ends:  # Python compiles a copy of each block for every way out, so their numbers multiply
-                raise FunctionError("a try with finally is inside another one; move it into a function of its own")
-            inside = (guarded or bool(ends)) and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-            below += [(child, inside) for child in ast.iter_child_nodes(node)]
-        if not below:
-            return
-        level = below
-    raise FunctionError(TOO_DEEP)
 
 
 def without_future(source: str) -> str:
@@ -90,9 +77,7 @@ def without_future(source: str) -> str:
     if "__future__" not in source:
         return source
     rows = lines_of(source)
-    with compiling():
-        tree = ast.parse(source)
-    for node in reversed(tree.body):
+    for node in reversed(tree_of(source).body):
         if isinstance(node, ast.ImportFrom) and node.module == "__future__":
             before, after = split_at(rows, node.lineno, node.col_offset)[0], ends_of(rows, node)[1].lstrip("; \t")
             rest = f"{before}{after}"
@@ -253,9 +238,30 @@ def imports_of(tree: ast.AST) -> frozenset[str]:
 
 def clean(source: str) -> str:
     """``source`` dedented and taken out of the Markdown fence in which models like to write it."""
-    text = source.replace("\r\n", "\n").replace("\r", "\n").strip("\n")
-    if "```" in text:
-        parts = text.split("```")
-        if len(parts) >= 2:
-            text = parts[1].split("\n", 1)[-1] if "\n" in parts[1] else parts[1]
-    return inspect.cleandoc(text) if text.startswith((" ", "\t")) else text
+    text = source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").strip("\n")
+    if "```" in text and not is_python(text):
+        text = _unfenced(text)
+    return dedented(text)
+
+
+def dedented(text: str) -> str:
+    """``text`` without the indentation of its first line."""
+    indent = text[: len(text) - len(text.lstrip(" \t"))]
+    return "\n".join(line.removeprefix(indent) for line in text.split("\n")) if indent else text
+
+
+def is_python(text: str) -> bool:
+    """Whether a text, perhaps indented, can be parsed."""
+    try:
+        tree_of(dedented(text))
+    except FunctionError:
+        return False
+    return True
+
+
+def _unfenced(text: str) -> str:
+    """What is in the first fenced block, of Python if one says so."""
+    blocks = blocks_of(text)
+    if not blocks:
+        return text.split("```")[1]
+    return next((block for block in blocks if block.is_python), blocks[0]).text

@@ -16,7 +16,12 @@ _LONG = re.compile(f"[\u0300-\U0010ffff]{{{MAX_MARKS + 1},}}")
 
 def normal_form(form: Literal["NFKC", "NFKD"], text: str) -> str:
     """``text`` in a normal form, without the combining characters beyond the 30th in a row."""
-    return unicodedata.normalize(form, _LONG.sub(lambda run: _trimmed(run[0]), text))
+    return unicodedata.normalize(form, normal_marks(text))
+
+
+def normal_marks(text: str) -> str:
+    """``text`` without the combining characters beyond the 30th in a row."""
+    return _LONG.sub(lambda run: _trimmed(run[0]), text)
 
 
 def _trimmed(run: str) -> str:

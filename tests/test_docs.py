@@ -479,7 +479,7 @@ def test_messages_are_really_told(reader: Reader) -> None:
     (broken / "area.py").write_text('def area(r) -> float:\n    """Area."""\n    return r * r\n')
     (broken / "fetch.py").write_text('import socket\n\n\ndef fetch(host: str) -> str:\n    """Get."""\n    return ""\n')
     (broken / "helpers.py").write_text("LIMIT = 3\n")
-    config = load_config(reader.folder / "tutorial.toml", ["--model.base_url", "http://127.0.0.1:9/v1"])
+    config = load_config(reader.folder / "tutorial.toml")
     busy = RunDir(reader.folder / "runs/busy", create=True)
     busy.write_config(config.model_dump(mode="json"))
     try:

@@ -19,7 +19,7 @@ from agentopt_local.record import Record
 from agentopt_local.run.files import STATE, is_run
 from agentopt_local.run.reader import read_functions
 from agentopt_local.sandbox.base import Sandbox
-from agentopt_local.source import RUNTIME_HEADER, compiling, lines_of, shown, unbound_names, without_future
+from agentopt_local.source import RUNTIME_HEADER, lines_of, shown, tree_of, unbound_names, without_future
 
 _FUTURE, _TYPING, _ = RUNTIME_HEADER.split("\n\n")
 HEADER = re.compile(rf"\A(?:#[^\n]*\n|\n)*(?:{re.escape(_FUTURE)}\n\n)?{re.escape(_TYPING)}\n\n")
@@ -176,8 +176,7 @@ def split_module(text: str) -> list[str]:
     anything else at the top level, and for what is not Python.
     """
     text = without_future(HEADER.sub("", text, count=1))
-    with compiling():
-        tree = ast.parse(text)
+    tree = tree_of(text)
     lines = lines_of(text)
     imports = {name: node for node in tree.body for name in bound_names(node)}
     sources: list[str] = []

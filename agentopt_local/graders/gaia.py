@@ -27,8 +27,9 @@ from collections.abc import Callable, Mapping
 
 from agentopt_local.graders.clock import with_plain_times
 from agentopt_local.graders.final_answer import final_answer, without_text_commands
+from agentopt_local.graders.official import of_bare_answers
 from agentopt_local.graders.stated_number import without_unit_powers
-from agentopt_local.grading import Grade, Grader, no_answer, of_bare_answers, quote
+from agentopt_local.grading import Grade, Grader, no_answer, quote
 from agentopt_local.unicode_form import normal_form
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

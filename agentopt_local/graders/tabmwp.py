@@ -28,8 +28,9 @@ from fractions import Fraction
 from agentopt_local.graders.clock import with_plain_times
 from agentopt_local.graders.final_answer import final_answer, without_text_commands
 from agentopt_local.graders.numbers import parse_number
+from agentopt_local.graders.official import of_bare_answers
 from agentopt_local.graders.stated_number import without_unit_powers
-from agentopt_local.grading import Grade, no_answer, of_bare_answers, quote
+from agentopt_local.grading import Grade, no_answer, quote
 
 MAX_CHARS = 20_000
 """A longer answer is wrong: the rule's regular expressions are meant for a line of text."""

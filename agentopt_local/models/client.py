@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
@@ -74,7 +75,7 @@ class Address:
         url, fault = outcome(lambda: httpx.URL(text))
         if url is None:
             raise ConfigError(f"model.base_url: {shown!r}: {masked(str(fault))}; expected something like {EXAMPLE}")
-        if url.scheme not in ("http", "https") or not _is_host(url.host):
+        if url.scheme not in ("http", "https") or not _is_host(url.host) or (url.port or 1) > 65535:
             raise ConfigError(f"model.base_url: {shown!r} is not an HTTP(S) URL such as {EXAMPLE}")
         self.host = url.host
         self.secrets = tuple(filter(None, (unquote(url.password or ""), url.password)))
@@ -95,7 +96,11 @@ class Address:
 
 
 def _is_host(host: str) -> bool:
-    return 0 < len(host) <= 253 and all(0 < len(label) <= 63 for label in host.rstrip(".").split("."))
+    return (
+        0 < len(host) <= 253
+        and not re.search(r"[\s%]", host)
+        and all(0 < len(label) <= 63 for label in host.rstrip(".").split("."))
+    )
 
 
 class JsonClient:
@@ -199,9 +204,9 @@ class JsonClient:
             return self._refused(read_refusal(status, text, headers, self.key.redact), headers)
         try:
             answer = json.loads(self.key.redact_reply(text))
+            error_text = check(answer)
         except (ValueError, RecursionError):
             return self._broken(f"the answer is not JSON: {' '.join(text[:2000].split())[:80]!r}"), None
-        error_text = check(answer)
         if error_text is None:
             return answer, None
         return self._refused(read_refusal(200, error_text, headers, self.key.redact), headers)
@@ -229,13 +234,13 @@ class JsonClient:
 
     def _advice(self, kind: Kind, headers: httpx.Headers) -> str:
         """What to do about an error that every request will have."""
-        variable = self.key.variable
+        variable, place = self.key.variable, self.key.redact(headers.get("Location", "nowhere"))
         return {
             "other": f"; the key in the environment variable {variable} is {'set' if self.key.value else 'not set'}",
             "quota": f"; the account behind the key in {variable} has nothing left: resume the run when it has",
             "missing": "; check model.base_url (it usually ends in /v1), the model's name, and that the key in "
             f"{variable} may use it",
-            "moved": f"; set model.base_url to where it points: {masked(headers.get('Location', 'nowhere'))[:200]!r}",
+            "moved": f"; set model.base_url to where it points: {place[:200]!r}",
         }.get(kind, "")
 
     def _open(self) -> tuple[httpx.AsyncClient, asyncio.Semaphore]:

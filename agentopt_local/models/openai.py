@@ -19,7 +19,7 @@ from agentopt_local.models.client import BadRequestError, JsonClient, SampledErr
 from agentopt_local.models.known import Known, Structured
 from agentopt_local.models.refusals import begun, blames_template
 from agentopt_local.models.server_dialect import ServerDialect
-from agentopt_local.models.usage import BYTES_PER_TOKEN, is_counted, usage_of
+from agentopt_local.models.usage import is_counted, usage_of
 from agentopt_local.models.wire import broken_off, ending, field_of_thought, from_response
 from agentopt_local.tool_formats import HermesFormat, ToolFormat
 
@@ -169,7 +169,7 @@ class OpenAIChatModel:
             raise refused
         if not is_counted(answer) and not self._warned:
             self._warned = True
-            log.warning("%s does not count tokens: they are counted here, one for %d bytes", where, BYTES_PER_TOKEN)
+            log.warning("%s does not count tokens: they are estimated here, rather too many", where)
         return reply
 
     async def _settle(self) -> None:

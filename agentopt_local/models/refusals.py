@@ -76,7 +76,7 @@ _SAMPLED = re.compile(r"tool_use_failed|json_validate_failed|failed_generation")
 _CAPABILITY = re.compile(
     r"(unsupported|not (be )?(fully )?(support|enabled|implement|available|allowed|permitted)|n.t (support|allow)|"
     r"does not have|requires? --|conversion failed|unrecogni[sz]ed|"
-    r"unknown (param|field|argument)|support tool|extra inputs)"
+    r"unknown (param|field|argument)|found that support|extra inputs)"
 )
 
 

@@ -67,7 +67,7 @@ def read_refusal(status: int, text: str, headers: Mapping[str, str], redact: Cal
     """The error in an answer with ``status`` and body ``text``. ``redact`` masks what must not be kept."""
     value = _json(text[:READ])
     if value is None:
-        words = " ".join(re.sub(r"<(style|script)\b[^<]*<|<[^<>]*>", " ", text[:READ]).split())
+        words = " ".join(re.sub(r"<(?:style|script)\b[^<>]*>[^<]*|<[^<>]*>", " ", text[:READ]).split())
         found = _Found([words] if words else [], [], [], None, None)
     else:
         found = _Found([], [], [], None, None)

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 from pydantic import Field
 
 from agentopt_local.record import Record
+from agentopt_local.setting_types import Seconds
 
 ExecutionStatus = Literal[
     "ok",
@@ -23,14 +24,10 @@ ExecutionStatus = Literal[
 ]
 
 
-MAX_SECONDS = 1e6
-"""The longest time limit of one execution."""
-
-
 class SandboxLimits(Record):
     """What one execution may use."""
 
-    timeout_s: float = Field(default=5.0, gt=0, le=MAX_SECONDS)
+    timeout_s: Seconds = 5.0
     """Wall-clock seconds; the CPU limit is one second longer."""
     memory_bytes: int = Field(default=512 << 20, ge=16 << 20, le=1 << 45)
     """Address space beyond what the idle child already uses."""

@@ -17,11 +17,12 @@ from typing import Any, Self
 from agentopt_local.concurrency import together
 from agentopt_local.errors import SandboxError
 from agentopt_local.sandbox import selftest
-from agentopt_local.sandbox.base import MAX_SECONDS, Execution, SandboxLimits
+from agentopt_local.sandbox.base import Execution, SandboxLimits
 from agentopt_local.sandbox.connection import Reply
 from agentopt_local.sandbox.decode import MAX_BATCH_BYTES, Room, to_execution
 from agentopt_local.sandbox.requests import encode, refuse_call, refuse_text
 from agentopt_local.sandbox.worker_pool import WorkerPool
+from agentopt_local.setting_types import MAX_SECONDS
 
 _LOG = logging.getLogger(__name__)
 _MAX_WORKERS = 8

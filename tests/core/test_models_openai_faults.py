@@ -121,7 +121,7 @@ def test_retry_after_is_honoured() -> None:
             1,
         ),
         (refusal(400, "bad role"), ModelError, False, 1),
-        (httpx.Response(200, json={"error": {"message": "upstream died"}}), ModelError, False, 1),
+        (httpx.Response(200, json={"error": {"message": "upstream died"}}), ModelOverloadedError, True, 3),
         (refusal(401, f"Incorrect API key {KEY}"), ModelError, False, 1),
         (refusal(404, f"no model for {KEY}"), ModelError, False, 1),
     ],
@@ -207,7 +207,7 @@ def test_a_template_refuses_a_conversation_only_after_it_has_begun(fault: httpx.
     with pytest.raises(ModelError, match="roles must alternate") as caught:
         run(server.model(), ChatRequest(messages=opening))
     assert not isinstance(caught.value, PromptError), "a template that refuses the opening refuses every attempt"
-    assert server.requests == 2, "neither is worth a retry"
+    assert server.requests == 4, "each is asked once more, with the system's words in the user's turn"
 
 
 def test_a_reply_that_a_filter_withholds_is_a_refused_prompt_and_paid_for() -> None:

@@ -118,8 +118,8 @@ OVERLOADED = (
 )  # fmt: skip
 QUOTA = (
     (402, error("Insufficient Balance", type="unknown_error", code="invalid_request_error")),
-    (429, error("You exceeded your current quota, please check your plan and billing details.", type="insufficient_quota",
-                code="insufficient_quota")),
+    (429, error("You exceeded your current quota, please check your plan and billing details.",
+                type="insufficient_quota", code="insufficient_quota")),
     (429, error("You have no credits remaining", type="insufficient_quota", code="credit_balance_exhausted")),
     (400, {"type": "error", "error": {"type": "invalid_request_error",
                                       "message": "Your credit balance is too low to access the Anthropic API."}}),
@@ -135,7 +135,7 @@ OTHERS: tuple[tuple[Kind, int, Any], ...] = (
     ("key", 400, [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key.",
                              "details": [{"reason": "API_KEY_INVALID"}]}}]),
     ("key", 401, "Your account was flagged because it violates our usage policies"),
-    ("other", 403, error("Country, region, or territory not supported", code="unsupported_country_region_territory")),  # E12
+    ("other", 403, error("Country, region, or territory not supported", code="unsupported_country_region")),  # E12
     ("missing", 404, error("The model `x` does not exist", code="model_not_found")),
     ("missing", 404, {"error": {"message": 'model "x" not found, try pulling it first', "type": "api_error"}}),
     ("missing", 404, "No endpoints found matching your data policy"),
@@ -150,7 +150,7 @@ OTHERS: tuple[tuple[Kind, int, Any], ...] = (
     ("request", 400, "max_tokens: 100000 > 8192, which is the maximum allowed number of output tokens for m"),
     ("request", 400, "Invalid max_tokens value, the valid range of max_tokens is [1, 8192]"),
     ("request", 400, "Range of max_tokens should be [1, 8192]"),
-    ("request", 400, error("Invalid 'tools[0].function.name': string too long. Expected a string with maximum length 64",
+    ("request", 400, error("Invalid 'tools[0].function.name': string too long. Expected maximum length 64",
                            param="tools[0].function.name")),
     ("request", 400, "Invalid model name passed in model=x"),
     ("request", 400, error("nonsense", param="temperature", code="unsupported_parameter")),
@@ -191,7 +191,9 @@ def test_all_words_are_shown_whatever_their_form() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 100_000, "{" * 1000, '{"error": ' * 900, "null", "1e999", '"x"', "\x00\ud800", "[]", "[[[]]]", "{}", "x" * (READ * 2)]
+    "text",
+    ["[" * 100_000, "{" * 1000, '{"error": ' * 900, "null", "1e999", '"x"', "\x00\ud800", "[]", "[[[]]]", "{}",
+     "x" * (READ * 2)],
 )  # fmt: skip
 def test_no_body_is_too_odd_to_be_read(text: str) -> None:
     for status in (200, 400, 429, 500):

@@ -29,6 +29,7 @@ from agentopt_local.chat import ChatRequest, Constraint, Message, ToolSpec, Usag
 from agentopt_local.errors import FunctionError
 from agentopt_local.evidence import Evidence, transcript_text
 from agentopt_local.exporting.package import plain
+from agentopt_local.exporting.portable import server_name
 from agentopt_local.exporting.sources import split_module
 from agentopt_local.failed_ideas import form_of
 from agentopt_local.functions import Function, FunctionSet
@@ -42,8 +43,13 @@ from agentopt_local.graders.tabmwp import tabmwp, tabmwp_lenient
 from agentopt_local.grading import Grade
 from agentopt_local.json_text import NotJsonError, only_object, read_file, read_json, read_kept
 from agentopt_local.models.checking import tidy
-from agentopt_local.models.refusals import prompt_error
-from agentopt_local.models.wire import from_response
+from agentopt_local.models.known import Known, weaker
+from agentopt_local.models.refusals import kind_of
+from agentopt_local.models.secrets import Key
+from agentopt_local.models.server_error import read_refusal
+from agentopt_local.models.usage import usage_of
+from agentopt_local.models.waiting import asked_wait_s
+from agentopt_local.models.wire import broken_off, from_response
 from agentopt_local.plain_text import printable, printable_json, quoted
 from agentopt_local.problem import Problem, content_key
 from agentopt_local.room import estimate_text
@@ -71,6 +77,15 @@ REACT = react.ReactDialect(AgentConfig(kind="react"))
 CALLING = FunctionCallingDialect(AgentConfig())
 HEAD = 'def f(x: int) -> int:\n    """Return x."""\n    return '
 SCHEMA = Constraint(kind="json_schema", value=json.dumps({"type": "object"}))
+
+
+KEY = Key("HOME", also=("sk-proverbial-4711",))
+REQUEST = ChatRequest(messages=(), tools=TOOLS)
+SENT = {
+    "messages": [{"role": "user", "content": "x", "reasoning": "y"}],
+    **{"max_tokens": 9, "temperature": 0.5, "top_p": 0.5, "seed": 2**40, "reasoning_effort": "low", "tools": []},
+    **{"tool_choice": "auto", "chat_template_kwargs": {}, "response_format": {"json_schema": {"strict": True}}},
+}
 
 
 class Reader(NamedTuple):
@@ -123,6 +138,15 @@ def draft(text: str) -> str:
 def reply(**fields: object) -> object:
     body = {"choices": [{"message": {"content": "", **fields}}]}
     return from_response(ChatRequest(messages=(), tools=TOOLS), body).model_dump_json()
+
+
+def error_of(text: str) -> object:
+    """All that is made of a server's error."""
+    refusal = read_refusal(
+        400, json.dumps({"error": {"message": text, "param": text}}, ensure_ascii=False), {}, KEY.redact
+    )
+    learned = weaker(Known(mode="json_schema"), SENT, refusal, free=True, rows=lambda known: known.takes_turns)
+    return kind_of(refusal), refusal.shown, learned
 
 
 def native(text: str) -> object:
@@ -244,6 +268,9 @@ SOURCES = (
     "def f(x: '…int | …int') -> int:\n    'd'\n",
     "def f(x: int = 0x…f…) -> int:\n    'd'\n",
     "def f() -> x….y…:\n    'd'\n",
+    "def f(x: Literal[…1,…]) -> int:\n    'd'\n",
+    HEAD + "0\n    x…\u0315\u0300",
+    "def f():\n    'd'\n    try:\n        pass\n…        if f: return\n…    finally:\n        f = f(f(f), f(f))\n",
     "import a\n",
     "def f():\n 'd'\n",
     "def f():\n 'd'\n x…;x",
@@ -373,13 +400,28 @@ READERS = [
         ('{"action": "add_function", "name": "…a…"}',),
     ),
     Reader("source", draft, (FunctionError,), SOURCES),
-    Reader("module", split_module, (FunctionError,), SOURCES),
+    Reader("module", split_module, (FunctionError,), (*SOURCES, "import a\ndef f():\n 'd'\n a\n", "x=1;import a\n")),
+    Reader("name of a server", lambda text: server_name(None, text, FUNCTIONS)),
     Reader("evidence", evidence_text, (), ("add (", "def add", "add… ")),
     Reader("use in code", lambda text: trajectory(text).used("add"), (), ("add (", "def add", "add… ", "add")),
     Reader("question", content_key, (), ("a\u0315\u0300", "é")),
     Reader("encodable text", encodable),
     Reader("cell of a table", plain),
-    Reader("a server's refusal", lambda text: prompt_error(400, text), (), ("prompt violat", "input ", "content… ")),
+    Reader(
+        "a server's error",
+        error_of,
+        (),
+        ("prompt violat", "input ", "content… ", "exceed", "alternat", "<", "<style", "tool ", "role "),
+    ),
+    Reader(
+        "form of a server's error", lambda text: read_refusal(400, text, {}, str), (), ('{"error":', '["', "<a", "[1,")
+    ),
+    Reader("a wait", lambda text: asked_wait_s({"Retry-After": text}), (), ("Mon, ", "1:", "+0", "9")),
+    Reader("a key in a text", KEY.redact, (), ("sk-prove", "sk-proverbial-1", "://a@", "://", "?key=", "&a=b")),
+    Reader("tokens of a response", lambda text: usage_of({"usage": {"prompt_tokens": text}}, REQUEST, text), (), ()),
+    Reader(
+        "end of a response", lambda text: broken_off({"choices": [], "x": text, "error": text[:9]}), (), ('"filtered"',)
+    ),
 ]
 """Every reader, once."""
 

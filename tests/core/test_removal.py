@@ -21,7 +21,8 @@ from agentopt_local.exporting.writing import MARKER, new_folder
 from agentopt_local.functions import FunctionSet
 from agentopt_local.run.files import write_functions
 from agentopt_local.sandbox.folders import make_root, remove_root, sweep
-from agentopt_local.sandbox.zygote import removal, scratch
+from agentopt_local.sandbox.zygote import removal
+from agentopt_local.sandbox.zygote.scratch import ScratchUse
 
 STRANGER = 4321
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a folder to another user")
@@ -340,7 +341,7 @@ def test_a_folder_that_cannot_be_listed_counts_as_over_its_limit(mode: int, over
         os.chown(inner, STRANGER, STRANGER)
 
         def work() -> None:
-            assert scratch.is_over(folder, 1 << 20) == over
+            assert ScratchUse(folder, 1 << 20).is_over() == over
 
         as_user(STRANGER, work)
 

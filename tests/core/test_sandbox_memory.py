@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -154,7 +155,10 @@ def children(pid: int) -> list[int]:
 
 def streams(pid: int) -> dict[str, str]:
     """Descriptor -> what it is, of a process's sockets and pipes."""
-    found = {entry.name: str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    found = {}
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found[entry.name] = str(entry.readlink())
     return {name: target for name, target in found.items() if target.startswith(("socket:", "pipe:"))}
 
 
@@ -239,5 +243,199 @@ def test_what_a_call_does_to_its_descriptors_ends_with_it() -> None:
                 changed = (await sandbox.call(FLAGS, "change", {})).value
                 assert changed == [len(before), True]
                 assert (await sandbox.call(FLAGS, "flags", {})).value == before
+
+    asyncio.run(work())
+
+
+STATE = '''
+import ctypes, fcntl, locale, os, resource, signal, struct, sys, threading, time
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.getenv.restype = ctypes.c_char_p
+LIMITS = [name for name in dir(resource) if name.startswith("RLIMIT_") and name not in ("RLIMIT_AS", "RLIMIT_CPU")]
+LOCKED = ("/dev/null", os.__file__)
+
+
+def name_of_process():
+    name = ctypes.create_string_buffer(16)
+    libc.prctl(16, name, 0, 0, 0)
+    return name.value.decode()
+
+
+def locks(path):
+    """Who locks a file that every process can open."""
+    number = os.open(path, os.O_RDONLY)
+    wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
+    found = struct.unpack("hhqqi4x", fcntl.fcntl(number, fcntl.F_GETLK, wanted))
+    os.close(number)
+    return found[0]
+
+
+def state():
+    """What a process has besides its memory."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return {
+        "umask": mask,
+        "folder": os.getcwd(),
+        "files": os.listdir("."),
+        "links to the folder": os.stat(".").st_nlink,
+        "mode of the folder": os.stat(".").st_mode,
+        "environment": dict(os.environ),
+        "libc's environment": [str(libc.getenv(name.encode())) for name in ("HOME", "CHANGED")],
+        "locale": locale.setlocale(locale.LC_ALL),
+        "zone": time.tzname,
+        "limits": {name: resource.getrlimit(getattr(resource, name)) for name in LIMITS},
+        "handlers": [str(signal.getsignal(number)) for number in range(1, 32)],
+        "blocked": sorted(int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+        "pending": sorted(int(number) for number in signal.sigpending()),
+        "timers": [signal.getitimer(kind) for kind in (0, 1, 2)],
+        "name": name_of_process(),
+        "locks": [locks(path) for path in LOCKED],
+        "group": [os.getpid() == os.getpgrp(), os.getpid() == os.getsid(0)],
+        "threads": threading.active_count(),
+        "processor seconds": time.process_time() < 20,
+        "arguments": [sys.argv, sys.orig_argv[-4:-3]],
+        "path": list(sys.path),
+        "modules": len(sys.modules),
+        "recursion": sys.getrecursionlimit(),
+    }
+
+
+def change():
+    before = state()
+    open("left", "w").close()
+    os.makedirs("below/further")
+    os.umask(0o77)
+    os.environ["CHANGED"] = "SecretOfAnEarlierCall"
+    os.environ["HOME"] = "/"
+    locale.setlocale(locale.LC_ALL, "C")
+    os.environ["TZ"] = "Asia/Tokyo"
+    time.tzset()
+    for name in LIMITS:
+        resource.setrlimit(getattr(resource, name), (0, resource.getrlimit(getattr(resource, name))[1]))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGTERM])
+    os.kill(os.getpid(), signal.SIGUSR1)
+    for number in (signal.SIGHUP, signal.SIGALRM, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    signal.setitimer(signal.ITIMER_REAL, 1000)
+    libc.prctl(15, b"changed", 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    for path in LOCKED:
+        fcntl.lockf(os.open(path, os.O_RDONLY), fcntl.LOCK_SH)
+    sys.argv = ["changed"]
+    sys.path.append("/changed")
+    sys.setrecursionlimit(5000)
+    os.chdir("below")
+    after = state()
+    return [name for name in before if before[name] == after[name]]
+'''
+
+
+def test_nothing_of_a_process_is_left_to_the_next() -> None:
+    """What a call changes of its process besides its memory: a message for the next one to find (row 2)."""
+
+    async def work() -> None:
+        async with open_sandbox(workers=1) as sandbox:
+            before = (await sandbox.call(STATE, "state", {})).value
+            unchanged = (await sandbox.call(STATE, "change", {})).value
+            assert set(unchanged) <= {"group", "threads", "processor seconds", "locks", "modules"}, unchanged
+            for _ in range(2):
+                after = (await sandbox.call(STATE, "state", {})).value
+                assert after == before
+            assert before["locks"] == [2, 2]  # F_UNLCK
+
+    asyncio.run(work())
+
+
+AROUND = '''
+import os, time
+
+FILES = """
+environ cmdline maps smaps mem auxv stack syscall io stat status comm fd fdinfo map_files cwd exe root task ns/net
+limits oom_score_adj pagemap timerslack_ns clear_refs sched wchan personality mountinfo setgroups
+""".split()
+
+
+def around(first, last):
+    """What can be read of the processes around this one: [process, file]."""
+    found = []
+    for pid in {*range(first, last), os.getppid(), 1} - {os.getpid()}:
+        if not os.path.exists(f"/proc/{pid}"):
+            continue
+        for name in FILES:
+            path = f"/proc/{pid}/{name}"
+            for attempt in (lambda: open(path, "rb"), lambda: os.listdir(path), lambda: os.readlink(path)):
+                try:
+                    attempt()
+                    found.append([pid, name])
+                except OSError:
+                    pass
+    return found
+
+
+def wait(secret, first):
+    os.environ["SECRET"] = secret
+    time.sleep(60)
+'''
+
+
+@pytest.mark.parametrize(
+    "off", [(), ("uid",), ("uid", "namespaces", "dumpable")], ids=lambda off: "-".join(off) or "all"
+)
+def test_a_call_finds_nothing_in_the_processes_around_it(off: tuple[str, ...]) -> None:
+    """Its parent, the calls of other workers and their parents (row 2)."""
+
+    async def work() -> None:
+        async with ForkServerSandbox(SandboxLimits(timeout_s=60.0), workers=2, layers_off=off) as sandbox:
+            launcher = sandbox.describe_processes()["launcher"]
+            other = asyncio.create_task(sandbox.call(AROUND, "wait", {"secret": HEAD + TAIL, "first": 1}))
+            await asyncio.sleep(0.3)
+            family = [launcher]
+            for pid in family:
+                family += children(pid)
+            assert len(family) >= 6
+            execution = await sandbox.call(AROUND, "around", {"first": min(family), "last": max(family) + 20})
+            other.cancel()
+            assert execution.ok, execution
+            assert execution.value == []
+
+    asyncio.run(work())
+
+
+def test_a_call_that_dies_leaves_no_core_file() -> None:
+    async def work() -> None:
+        async with open_sandbox(workers=1) as sandbox:
+            assert sandbox.describe_layers()["dumpable"] == "on"
+            root = Path(sandbox.describe_processes()["root"])
+            for how in ("os.abort()", "ctypes.string_at(0)", "os.kill(os.getpid(), 11)"):
+                code = f"import ctypes, os, resource\nresource.getrlimit(resource.RLIMIT_CORE)\n{how}"
+                assert (await sandbox.run(code)).status == "crashed"
+                assert (await sandbox.run("import os, resource; os.listdir('.')")).stdout == "[]\n"
+            limit = await sandbox.run("import resource; resource.getrlimit(resource.RLIMIT_CORE)")
+            assert limit.stdout == "(0, 0)\n"
+            assert [path.name for path in root.rglob("*") if not path.is_dir()] == []
+
+    asyncio.run(work())
+
+
+def test_deleted_files_of_an_earlier_call_are_not_in_new_ones() -> None:
+    """Neither in files that grow without being written, nor in the names of the folder."""
+    leave = f"with open({HEAD + TAIL!r}, 'wb') as f: f.write(({HEAD!r} + {TAIL!r}).encode() * 10**5)"
+    look = """
+import ctypes, os
+d = os.open("a", os.O_CREAT | os.O_RDWR)
+os.ftruncate(d, 4 << 20)
+folder = os.open(".", os.O_RDONLY)
+names = ctypes.create_string_buffer(1 << 16)
+size = ctypes.CDLL(None).syscall({"x86_64": 217, "aarch64": 61}[os.uname().machine], folder, names, len(names))
+(os.read(d, 4 << 20).strip(b"\\0"), b"Secret" in names.raw, size > 0)
+"""
+
+    async def work() -> None:
+        async with open_sandbox(workers=1) as sandbox:
+            for _ in range(3):
+                assert (await sandbox.run(leave)).ok
+                assert (await sandbox.run(look)).stdout == "(b'', False, True)\n"
 
     asyncio.run(work())

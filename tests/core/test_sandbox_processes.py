@@ -21,6 +21,7 @@ import pytest
 
 from agentopt_local.errors import SandboxError
 from agentopt_local.sandbox import ForkServerSandbox, SandboxLimits, open_sandbox
+from agentopt_local.setting_types import MAX_SECONDS
 
 ADD = "def add(a, b):\n    return a + b"
 LOOP = "def f():\n    open('left', 'w').close()\n    while True: pass"
@@ -371,7 +372,7 @@ def test_timeouts_are_kept_and_the_next_call_is_right() -> None:
                 assert execution.status == "timeout"
                 assert 0.3 <= execution.wall_s < 5
                 assert (await sandbox.run("1", timeout_s=20)).stdout == "1\n"
-            for wrong in (0, -1, math.inf, math.nan, -math.inf, 1e7):  # row 13
+            for wrong in (0, -1, math.inf, math.nan, -math.inf, 1e8):  # row 13
                 for call in (
                     lambda wrong=wrong: sandbox.run("1", timeout_s=wrong),
                     lambda wrong=wrong: sandbox.call(ADD, "add", {"a": 1, "b": 2}, timeout_s=wrong),
@@ -416,5 +417,14 @@ def test_the_results_of_many_calls_have_a_limit_together() -> None:
             small = await sandbox.call_many(source, "f", [{"n": n, "size": 1} for n in range(600)])
             assert {execution.status for execution in small} == {"ok"}
             await add_works(sandbox)
+
+    asyncio.run(work())
+
+
+def test_the_longest_time_limit_works() -> None:
+    async def work() -> None:
+        async with open_sandbox(workers=1, limits=SandboxLimits(timeout_s=MAX_SECONDS)) as sandbox:
+            await add_works(sandbox)
+            assert (await sandbox.call_many(ADD, "add", [{"a": n, "b": 1} for n in range(3)]))[2].value == 3
 
     asyncio.run(work())

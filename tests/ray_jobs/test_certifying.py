@@ -445,7 +445,7 @@ def test_runs_that_cannot_be_compared_are_told(
         new_run(model.model_copy(update={"run_name": name, **values})).close()
     for arguments, told in {
         ("--n", "0"): "--n 0: certify on at least one problem",
-        ("--alpha", "1"): "--alpha 1: it must be above 0 and below 1, such as 0.05",
+        ("--alpha", "1"): "--alpha 1: it must be 1e-09 or more, and below 1, such as 0.05",
         ("--against", str(run)): "is the run itself; name another run, or 'untrained'",
         ("--against", str(tmp_path / "model")): "model: model.name = 'another', but",
         ("--against", str(tmp_path / "task")): "so name a run of the same task and model",

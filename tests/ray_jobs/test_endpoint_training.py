@@ -253,5 +253,5 @@ def test_a_secret_in_an_address_is_refused_and_not_repeated(tmp_path: Path, url:
     (tmp_path / "run.toml").write_text(f'[task]\nspec = "jsonl:p"\n[optimizer_model]\nname = "m"\nbase_url = "{url}"\n')
     done = agentopt("train", tmp_path / "run.toml")
     assert done.returncode == 2
-    assert "optimizer_model.base_url: an address must hold no user, password or query" in done.stderr
+    assert "optimizer_model.base_url: an address must hold no user, password or query with a secret" in done.stderr
     assert "hunter2" not in done.stdout + done.stderr

@@ -114,7 +114,9 @@ def test_the_report_has_the_promised_form(undisturbed: Outcome) -> None:
     assert (functions["reverse"]["calls"], functions["reverse"]["solved"]) == (4, 4)
     assert (functions["double"]["calls"], functions["double"]["ok"]) == (3, 3)
     counts = report["actions"]
-    assert counts == {"sampled": 4, "legal": 4, "verified": 4, "applied": 4}
+    assert {name: count for name, count in counts.items() if count} == {
+        "sampled": 4, "legal": 4, "verified": 4, "applied": 4
+    }  # fmt: skip
     assert report["tokens"]["optimizer"]["completion_tokens"] > 0
     parts = report["seconds"].pop("parts")
     assert all(isinstance(seconds, float) for seconds in (*report["seconds"].values(), *parts.values()))

@@ -24,6 +24,8 @@ from .template import TemplateLink
 
 _SCAN_S = 0.01
 """Seconds between checks of the size of a scratch folder that is in use; longer if a check takes long itself."""
+_MAX_WAIT_S = 1e6
+"""The kernel counts the milliseconds that it waits in 31 bits."""
 _CHUNK = 1 << 18
 
 
@@ -153,7 +155,7 @@ class Supervisor:
         """Wait for the next event. Returns the status that ends the call, "done" if its last answer was forwarded."""
         child = call.child
         left = call.started + call.timeout_s - time.monotonic()
-        wait = max(left, 0.0)
+        wait = min(max(left, 0.0), _MAX_WAIT_S)
         watched = call.use is not None and (call.use.begun or child.listener < 0)
         if watched:
             wait = min(wait, max(call.look_at - time.monotonic(), 0.0))

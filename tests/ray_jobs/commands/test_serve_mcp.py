@@ -19,7 +19,7 @@ from ray_jobs.cli import main
 
 ROOT = str(Path(__file__).resolve().parents[3])
 HANGS = 'def hangs(n: int) -> int:\n    """Never returns."""\n    while True:\n        n += 1\n'
-DIES = 'def dies() -> str:\n    """Ends its process."""\n    __import__("os")._exit(3)\n'
+DIES = 'def dies() -> str:\n    """Ends its process."""\n    import random\n\n    random._os._exit(3)\n'
 Ask = Callable[[Any], Awaitable[Any]]
 
 
@@ -72,6 +72,7 @@ async def everything(client: Any) -> dict[str, Any]:
     """List, call, an error, wrong arguments, an unknown name, a time-out, and calls after all that."""
     calls = {
         "right": ("factor", {"n": 360}),
+        "whole": ("factor", {"n": 360.0}),
         "error": ("factor", {"n": -1, "more": 2}),
         "raises": ("lucky", {"x": 10**400}),
         "unknown": ("nothing", {}),
@@ -95,7 +96,7 @@ def check(told: dict[str, Any]) -> None:
     assert schema["properties"] == {"word": {"type": "string"}}
     assert schema["required"] == ["word"]
     results = told["results"]
-    assert results["right"] == (False, "2^3*3^2*5")
+    assert results["right"] == results["whole"] == (False, "2^3*3^2*5")
     assert results["error"] == (True, "factor: no such argument: more")
     assert results["raises"][0] is True
     assert "OverflowError" in results["raises"][1]
@@ -165,7 +166,7 @@ def test_a_function_sees_no_file_and_no_network_of_the_machine(tmp_path: Path) -
     tool = tmp_path / "peek.py"
     tool.write_text(
         'def peek(path: str) -> str:\n    """Read a file."""\n    return open(path).read()\n\n\n'
-        'def pid() -> int:\n    """Its process."""\n    return __import__("os").getpid()\n\n\n' + DIES
+        'def pid() -> int:\n    """Its process."""\n    import random\n\n    return random._os.getpid()\n\n\n' + DIES
     )  # fmt: skip
 
     async def ask(client: Any) -> Any:
