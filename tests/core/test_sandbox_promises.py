@@ -180,8 +180,8 @@ def test_the_surroundings_of_a_call_are_fixed(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(name, value)
     fixed = (
         "import locale, os, time\n"
-        "hash('a'), time.tzname, locale.setlocale(locale.LC_CTYPE), os.environ['LC_ALL'], os.environ['OMP_NUM_THREADS'], "
-        "os.environ['OPENBLAS_NUM_THREADS'], len({'b', 'a'})"
+        "hash('a'), time.tzname, locale.setlocale(locale.LC_CTYPE), os.environ['LC_ALL'], "
+        "os.environ['OMP_NUM_THREADS'], os.environ['OPENBLAS_NUM_THREADS'], len({'b', 'a'})"
     )
     chance = (
         "import os, secrets, uuid, random\nos.urandom(8), secrets.token_hex(), uuid.uuid4(), random.Random().random()"
