@@ -320,7 +320,7 @@ SEEN = {"disk_limit", "exception", "timeout"}
 @NEEDS_SETPRIV
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_no_call_has_more_than_its_folder_may_hold(disk: Path, name: str) -> None:
-    """DEFECTS 5. A look takes milliseconds, on a busy machine more, in which a fast disk takes some: hence the factor."""
+    """DEFECTS 5. A look takes milliseconds, on a busy machine more, in which a disk takes some: hence the factor."""
     command, off, more = CONFIGURATIONS[name]()
     if "container" in name:  # the mount comes first, which no process behind the filter can make
         more.pop("preexec_fn")
