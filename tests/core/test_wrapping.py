@@ -17,7 +17,7 @@ from agentopt_local.wrapping import bare_answer, tagged, unlabelled, untagged, u
         ("12\n<think>hm", "12"),
         ("Write 12 between <think> marks.", "Write 12 between <think> marks."),
         ("<think>hm", ""),
-        ("<think>a</think>1<think>b</think>2", "1 2"),
+        ("<think>a</think>1<think>b</think>2", "1\n\n2"),
         ("<think>a</think>12</think>\n", "12"),
         ("[THINK]hm[/THINK]12</s>", "12"),
         ("◁think▷hm◁/think▷12", "12"),
@@ -29,7 +29,7 @@ from agentopt_local.wrapping import bare_answer, tagged, unlabelled, untagged, u
     ],
 )
 def test_thoughts_are_left_out(text: str, rest: str) -> None:
-    assert without_thoughts(text).split() == rest.split()
+    assert without_thoughts(text) == rest
 
 
 @pytest.mark.parametrize(
