@@ -14,7 +14,7 @@ from agentopt_local.wrapping import bare_answer, tagged, unlabelled, untagged, u
         ("<Thinking>hm</Thinking>12", "12"),
         ("hm</think>12", "12"),
         ("<think>a<think>b</think>c</think>12", "12"),
-        ("12\n<think>hm", "12"),
+        ("12\n<think>hm", "12\n"),
         ("Write 12 between <think> marks.", "Write 12 between <think> marks."),
         ("<think>hm", ""),
         ("<think>a</think>1<think>b</think>2", "1\n\n2"),
