@@ -12,4 +12,6 @@ launcher.py     imports the scientific packages once, forks supervisors
 supervisor.py   one per worker: forwards requests and results, enforces the time limit
 template.py     one per worker, forked by its supervisor before the first request: forks a child per call
 child.py        executes untrusted code, after the child has locked itself down
+notices.py      lets the supervisor see the code's files before they are made or deleted
+scratch.py      what they add up to
 """

@@ -10,8 +10,9 @@ import sysconfig
 from collections.abc import Callable
 from functools import partial
 
-from . import landlock, lockdown, native, notices, removal, seccomp
+from . import landlock, lockdown, native, removal, seccomp
 from .launch_settings import WORKER_USERS, Settings, own_users
+from .notices import Reporting
 from .process import run_and_exit
 
 NO_LANDLOCK = "landlock_in_kernel"
@@ -54,7 +55,7 @@ def _try_seccomp() -> None:
 
 def _try_notices() -> None:
     native.prctl(native.PR_SET_NO_NEW_PRIVS, 1)
-    notices.works_here()
+    os.close(Reporting().listen())
 
 
 def _try_landlock() -> None:

@@ -6,11 +6,11 @@ import contextlib
 import os
 import resource
 import signal
-import socket
 from dataclasses import dataclass
 
-from . import landlock, native, notices, seccomp
+from . import landlock, native, seccomp
 from .launch_settings import Settings
+from .notices import Reporting
 
 RESERVE_BYTES = 4 << 20
 """Address space beyond the limit, so that running out of memory can still be reported."""
@@ -102,8 +102,8 @@ class Walls:
     """The descriptor of the Landlock rule set."""
     system_calls: bytes | None = None
     """The program of the system call filter."""
-    notices: bytes | None = None
-    """The program that reports to the supervisor which files are made and deleted."""
+    notices: Reporting | None = None
+    """Tells the supervisor which files are made and deleted."""
 
 
 def lock_down(settings: Settings, walls: Walls, supervisor: int) -> None:
@@ -130,10 +130,6 @@ def lock_down(settings: Settings, walls: Walls, supervisor: int) -> None:
         landlock.restrict_self(walls.ruleset)
         os.close(walls.ruleset)
     if walls.notices is not None:
-        listener = notices.listen(walls.notices)
-        with socket.socket(fileno=supervisor) as connection:
-            socket.send_fds(connection, [b"n"], [listener])
-            connection.detach()
-        os.close(listener)
+        walls.notices.begin(supervisor)
     if walls.system_calls is not None:
         seccomp.install(walls.system_calls)

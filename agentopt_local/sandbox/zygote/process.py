@@ -95,7 +95,7 @@ class Child:
 
     def take_listener(self) -> None:
         """Take what a child has sent before it was ready. Raises :class:`OSError` if it has sent nothing."""
-        with socket.socket(fileno=self.request) as connection:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, self.request) as connection:
             try:
                 _, (self.listener,), _, _ = socket.recv_fds(connection, 1, 1, socket.MSG_DONTWAIT)
             finally:

@@ -194,7 +194,8 @@ class Supervisor:
         notice = notices.receive(listener)
         if notice is None or use is None:
             return True
-        if use.before_removing() if notice.removes else use.before_making():
+        over = use.before_removing() if notice.removes else use.before_making()
+        if over or self._uses_too_much(call):
             return False
         notices.agree(listener, notice)
         return True

@@ -18,11 +18,12 @@ from functools import partial
 from os import write
 from typing import NoReturn
 
-from . import landlock, lockdown, native, notices, seccomp
+from . import landlock, lockdown, native, seccomp
 from .child import child_main
 from .frames import FrameReader
 from .launch_settings import EXIT_FAILED, Settings
 from .lockdown import Walls
+from .notices import Reporting
 from .process import Child, run_and_exit
 
 _REQUEST = struct.Struct("=id")  # the process to end (0: none), how many seconds it may take to end by itself
@@ -112,7 +113,7 @@ class _Template:
         if settings.on("seccomp"):
             self._walls.system_calls = seccomp.build_here(settings.files)
         if settings.notices:
-            self._walls.notices = notices.build_here()
+            self._walls.notices = Reporting()
 
     def serve(self) -> None:
         """Handle requests until the supervisor is gone, then end the children that are left."""
