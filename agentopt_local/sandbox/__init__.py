@@ -10,9 +10,9 @@
 Importing this package loads none of the scientific libraries; they are loaded in the sandbox's own processes.
 
 The code may compute, print, import the standard library and installed packages, use asyncio without a network, and
-write files in its working folder, which is empty at first and limited. It may not read other files, use the network, start
-processes or threads, signal or inspect other processes, or outlive its call. ``describe_layers()`` lists the layers of
-protection that enforce this on this machine; docs/safety.md explains them to users.
+write files in its working folder, which is empty at first and limited. It may not read other files, use the network,
+start processes or threads, signal or inspect other processes, or outlive its call. ``describe_layers()`` lists the
+layers of protection that enforce this on this machine; docs/safety.md explains them to users.
 
 The same source, arguments and seed give the same result: the global generators of ``random``, numpy and sympy are
 seeded, hashes are fixed, the time zone is UTC, the locale is C.UTF-8, and linear algebra uses one thread. The clock is
