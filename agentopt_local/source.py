@@ -10,12 +10,12 @@ import builtins
 import contextlib
 import io
 import keyword
-import re
 import symtable
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from agentopt_local.errors import FunctionError
+from agentopt_local.fences import blocks_of
 from agentopt_local.unicode_form import MAX_MARKS, normal_marks
 
 MAX_SOURCE_CHARS = 20_000
@@ -259,19 +259,9 @@ def is_python(text: str) -> bool:
     return True
 
 
-_OPENING = re.compile(r"^[ \t]*```+[ \t]*(\w*)[^\n`]*\n", re.MULTILINE)
-_CLOSING = re.compile(r"^[ \t]*```+[ \t]*$", re.MULTILINE)
-_ENDS_TRIED = 8
-
-
 def _unfenced(text: str) -> str:
-    """What is in the first fence, of Python if one says so. A line of backticks may be part of a text in the code, so
-    of its possible ends the last one counts with which it is Python."""
-    openings = list(_OPENING.finditer(text))
-    if not openings:
+    """What is in the first fenced block, of Python if one says so."""
+    blocks = blocks_of(text)
+    if not blocks:
         return text.split("```")[1]
-    named = (each for each in openings if each[1].casefold() in ("python", "py", "python3"))
-    body = text[next(named, openings[0]).end() :]
-    ends = [each.start() for _, each in zip(range(_ENDS_TRIED), _CLOSING.finditer(body), strict=False)]
-    whole = (body[:end] for end in reversed(ends) if is_python(body[:end]))
-    return next(whole, body[: ends[0]] if ends else body.partition("```")[0])
+    return next((block for block in blocks if block.is_python), blocks[0]).text

@@ -23,7 +23,7 @@ TAG = (
 )
 """What opens a call, or a list of calls, in one family or another."""
 _MARK = re.compile(
-    rf"(?P<tag>(?:{TAG})\s*)|(?P<element>{ELEMENT.pattern})|(?P<named>(?<!\w)to=functions\.(?=\w))"
+    rf"(?P<tag>(?:{TAG})\s*)|(?P<element>{ELEMENT.pattern})|(?P<named>(?:<\|channel\|>\w+ )?\bto=functions\.(?=\w))"
     r"|(?P<fence>```|~~~)|(?P<line>^[^\S\n]*(?=[{\[])|(?<=\|>)[^\S\n]*(?=[{\[]))|(?P<inline>(?<=[^`{\s])[^\S\n]+(?=\{))",
     re.MULTILINE,
 )

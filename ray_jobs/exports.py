@@ -17,6 +17,7 @@ from agentopt_local.problem import Problem
 from agentopt_local.run.reader import read_meta, read_problems, read_rollouts
 from agentopt_local.spelling import did_you_mean
 from agentopt_local.tasks.base import IN_PYTHON
+from agentopt_local.tool_calls import encodable
 from ray_jobs.agents import sandbox_of
 from ray_jobs.agreement import check_agreed
 from ray_jobs.config import RunConfig
@@ -73,7 +74,10 @@ def export_json(run: Path, learned: Learned, output: Path, form: str, name: str 
         from agentopt_local.exporting.portable import server_name
 
         server = server_name(name, run.resolve().name, learned.functions)
-        value = client_config(server, [*this_command(), "serve-mcp", str(run.resolve())])
+        command = [*this_command(), "serve-mcp", str(run.resolve())]
+        if command != [encodable(each) for each in command]:
+            raise ConfigError(f"{run.resolve()!r} is not a name in UTF-8, which an mcp.json holds; rename the folder")
+        value = client_config(server, command)
     elif form == "anthropic":
         value = anthropic_tools(learned.functions)
     else:

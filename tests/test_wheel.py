@@ -30,7 +30,7 @@ assert [getattr(ao, name) for name in ao.__all__]
 from agentopt_local import prompts
 from agentopt_local.reporting.html import report_html
 from ray_jobs.config import load_config
-assert len(prompts.hashes()) == 7
+assert len(prompts.hashes()) == 8
 assert "<html" in report_html([])
 names = [load_config(each).task.spec for each in sorted((target / "ray_jobs/configs").glob("*.toml"))]
 OURS = ("agentopt_local", "serving", "ray_jobs")

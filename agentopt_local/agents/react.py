@@ -45,7 +45,9 @@ OBSERVATION = _label(r"Observation")
 NEXT_LABEL = _label(rf"Thought|Action|{_INPUT}")
 _LINE = re.compile(r"[ \t]*\n?[ \t]*([^\n]*)")
 _WITH_INPUT = re.compile(r"([\w.-]+)[ \t]*(?:\[(.*)\]|\((.*)\))[`*. \t]*\Z", re.DOTALL)
-NO_ACTION = frozenset(("", "-", "none", "n/a", "na", "null", "nothing", "no action", "not needed", "none needed"))
+NO_ACTION = re.compile(
+    r"|-|n/?a|null|(?:none|nothing|no (?:further )?(?:action|tool|function|call|input)s?|not (?:needed|required))\b.*"
+)
 """What models write as an action when they mean that there is none."""
 ANSWERS = frozenset(("finish", "final answer", "final_answer", "answer", "respond"))
 """What they write as one when they mean their answer."""
@@ -167,7 +169,7 @@ class ReactDialect:
         if name not in functions:
             if plain == PYTHON and self.config.interpreter:
                 return CodeBlock(code=code_of(given))
-            if plain in NO_ACTION:
+            if NO_ACTION.fullmatch(plain):
                 return None
             if plain in ANSWERS:
                 return given
@@ -240,13 +242,15 @@ def arguments_of(function: Function, given: str, *, as_text: bool) -> dict[str, 
     """
     if block := fence_of(given):
         given = block.text.strip()
-    value = json_prefix(given)
+    value = json_prefix(given.removeprefix("`"))
     names = list(function.parameters["properties"])
     if value is None and given.startswith("{"):
         value = read_python(given)
+    if isinstance(value, str) and not as_text and value.lstrip().startswith("{"):
+        value = json_prefix(value)
     if isinstance(value, dict) and not (as_text and set(value) - set(names)):
         return value
-    if not names and given.strip("`").casefold() in NO_ACTION | {"{}", "()"}:
+    if not names and NO_ACTION.fullmatch(given.strip("`(){} ").casefold()):
         return {}
     if len(names) != 1:
         return None

@@ -13,7 +13,6 @@ from agentopt_local.agents.config import AgentConfig
 from agentopt_local.chat import Message, Usage
 from agentopt_local.errors import ConfigError
 from agentopt_local.exporting.learned import Provenance
-from agentopt_local.exporting.portable import MOST, slug
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
 from agentopt_local.statistics import wilson
@@ -68,7 +67,7 @@ def write_log(
         status="success",
         eval=EvalSpec(
             created=started,
-            task=f"{slug(provenance.task, '_', MOST - len(side) - 1)}_{side}",
+            task=f"{provenance.task} {side}",
             dataset=EvalDataset(name=provenance.task, samples=n, sample_ids=[problem.id for problem, _ in attempts]),
             model=f"agentopt/{provenance.model}",
             config=EvalConfig(turn_limit=agent.max_turns, token_limit=agent.max_tokens, epochs=1),

@@ -17,11 +17,18 @@ MARKER = ".agentopt-export"
 
 
 def check_output(path: Path, *, force: bool) -> None:
-    """Raise ConfigError if ``path`` must not be written."""
+    """Raise ConfigError if ``path`` must not be written, or cannot be."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path} cannot be written: {reason}; choose another with --output PATH") from None
     if path.is_dir() and any(path.iterdir()):
         if not (path / MARKER).is_file():
             raise ConfigError(f"{path} is a folder that agentopt did not write, so it is not replaced; choose another")
-    elif path.is_dir() or not path.exists():
+    elif path.is_dir():
         return
     if not force:
         raise ConfigError(f"{path} exists already; replace it with --force, or choose another with --output PATH")
@@ -29,9 +36,9 @@ def check_output(path: Path, *, force: bool) -> None:
 
 def write_file(path: Path, text: str, *, force: bool) -> None:
     """Write one file. Raises ConfigError if it exists and ``force`` is not set, or is a folder."""
+    check_output(path, force=force)
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; name a file with --output PATH")
-    check_output(path, force=force)
     make_parent(path)
     write_atomically(path, text)
 
@@ -43,7 +50,7 @@ def new_folder(path: Path, *, force: bool) -> Iterator[Path]:
     if path.is_file():
         raise ConfigError(f"{path} is a file; name a folder with --output PATH")
     make_parent(path)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=".agentopt-", dir=path.parent))
     try:
         folder = temporary / "new"
         folder.mkdir()

@@ -204,9 +204,9 @@ class JsonClient:
             return self._refused(read_refusal(status, text, headers, self.key.redact), headers)
         try:
             answer = json.loads(self.key.redact_reply(text))
+            error_text = check(answer)
         except (ValueError, RecursionError):
             return self._broken(f"the answer is not JSON: {' '.join(text[:2000].split())[:80]!r}"), None
-        error_text = check(answer)
         if error_text is None:
             return answer, None
         return self._refused(read_refusal(200, error_text, headers, self.key.redact), headers)
@@ -234,13 +234,13 @@ class JsonClient:
 
     def _advice(self, kind: Kind, headers: httpx.Headers) -> str:
         """What to do about an error that every request will have."""
-        variable = self.key.variable
+        variable, place = self.key.variable, self.key.redact(headers.get("Location", "nowhere"))
         return {
             "other": f"; the key in the environment variable {variable} is {'set' if self.key.value else 'not set'}",
             "quota": f"; the account behind the key in {variable} has nothing left: resume the run when it has",
             "missing": "; check model.base_url (it usually ends in /v1), the model's name, and that the key in "
             f"{variable} may use it",
-            "moved": f"; set model.base_url to where it points: {masked(headers.get('Location', 'nowhere'))[:200]!r}",
+            "moved": f"; set model.base_url to where it points: {place[:200]!r}",
         }.get(kind, "")
 
     def _open(self) -> tuple[httpx.AsyncClient, asyncio.Semaphore]:

@@ -92,7 +92,8 @@ class ServerDialect:
         if known.mode == "json_schema":
             schema = constraint.value if constraint.kind == "json_schema" else constraint.json_schema
             return {} if schema is None else {"response_format": to_response_format(schema, strict=known.strict)}
-        kind, value = constraint.kind, constraint.value
+        kind: str = constraint.kind
+        value = constraint.value
         if kind == "turn":
             if known.calls == "fields" and request.tools:
                 return {}

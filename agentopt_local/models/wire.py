@@ -126,23 +126,25 @@ _EMPTY_BY_FILTER = re.compile(r'"block_?reason"\s*:\s*"[a-z]|"filtered"\s*:\s*tr
 
 def broken_off(body: Any) -> str | None:
     """The JSON of the error in a response with status 200 that holds no whole reply; None if it holds one."""
-    choices = body.get("choices") if isinstance(body, dict) else None
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    if isinstance(choice, dict) and ending(choice) != "broken":
-        if isinstance(choice.get("message"), dict):
+    table = body if isinstance(body, dict) else {}
+    choices = table.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    message = choice.get("message")
+    broken = ending(choice) == "broken"
+    if isinstance(message, dict) and not broken:
+        said = any(message.get(key) for key in ("content", "tool_calls", "function_call"))
+        if said or not table.get("error"):
             return None
-        return json.dumps({"message": "the answer's choice has no message", "code": 502})
-    if isinstance(choice, dict):
-        said = choice.get("error") or choice.get("finish_reason")
-        error = said if isinstance(said, dict) else {"message": f"the reply was broken off (finish_reason {said!r})"}
-        return json.dumps({"code": 502, **error})
-    if isinstance(body, dict) and body.get("error"):
-        return json.dumps(body["error"])
+    error = choice.get("error") or table.get("error")
+    if broken and not isinstance(error, dict):
+        reason = error or choice.get("finish_reason")
+        error = {"message": f"the reply was broken off (finish_reason {reason!r})"}
+    if error:
+        return json.dumps({"code": 502, **error} if broken else error)
     text = json.dumps(body)[:100_000]
     if _EMPTY_BY_FILTER.search(text):
         return json.dumps({"message": "the content filter has left no reply", "code": "content_filter"})
-    said = f"the answer is not a chat completion: it has no choices: {text[:200]}"
-    return json.dumps({"message": said, "code": 502})
+    return json.dumps({"message": f"the answer is not a chat completion: {text[:200]}", "code": 502})
 
 
 def _text(content: Any) -> tuple[str, str]:
@@ -162,10 +164,17 @@ def _text(content: Any) -> tuple[str, str]:
     return "".join(thoughts), "".join(texts)
 
 
-def _native_calls(reply: dict[str, Any]) -> list[Any]:
-    """The calls in a message, also in the form that came before ``tool_calls``."""
-    old = reply.get("function_call")
-    return reply.get("tool_calls") or ([{"function": old}] if isinstance(old, dict) else [])
+def _native_calls(reply: dict[str, Any]) -> list[dict[str, Any]]:
+    """The calls in a message as OpenAI writes them, also from its older form and from servers that leave parts out."""
+    given = reply.get("tool_calls") or reply.get("function_call") or []
+    found = [
+        row.get("function", row) for row in (given if isinstance(given, list) else [given]) if isinstance(row, dict)
+    ]
+    return [
+        {"function": {"name": str(each.get("name") or ""), "arguments": each.get("arguments", each.get("parameters"))}}
+        for each in found
+        if isinstance(each, dict)
+    ]
 
 
 def field_of_thought(body: Any) -> str | None:

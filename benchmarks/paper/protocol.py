@@ -21,7 +21,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from agentopt_local.errors import ConfigError
 from agentopt_local.record import Record
@@ -41,6 +41,8 @@ class Axis(Record):
 
 class Protocol(Record):
     """One experiment."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # nan: what the paper does not report
 
     title: str
     kind: Literal["table", "curves", "transfer"] = "table"

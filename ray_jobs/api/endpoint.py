@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from agentopt_local.errors import ConfigError
+from agentopt_local.models.secrets import address_fault
 from agentopt_local.spelling import did_you_mean
 from ray_jobs.model_config import ModelConfig
 
@@ -36,7 +37,9 @@ class Endpoint:
                 hint = did_you_mean(key, ModelConfig.model_fields)
                 known = ", ".join(ModelConfig.model_fields)
                 raise ConfigError(f"ao.Endpoint: {key} is not a setting{hint}; the settings are: {known}")
-        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+        if (fault := address_fault(url)) is not None:
+            raise ConfigError(f"ao.Endpoint: url: {fault}; the key belongs into the environment variable api_key_env")
+        if not url.startswith(("http://", "https://")):
             raise ConfigError(f"ao.Endpoint: url = {url!r} is not an HTTP(S) URL, such as http://127.0.0.1:8000/v1")
         try:
             ModelConfig.model_validate(self.settings)

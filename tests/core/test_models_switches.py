@@ -446,6 +446,37 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
     assert "sk-proj" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("calls", "found"),
+    [
+        ([{"name": "f", "arguments": {"a": 1}}], 1), ({"function": {"name": "f", "arguments": '{"a": 1}'}}, 1),
+        ([None, {"function": {"name": "f", "arguments": {"a": 1}}}], 1),
+        ([{"function": {"name": "f", "parameters": {"a": 1}}}], 1),
+        ([None], 0), ([{}], 0), ([[]], 0), ("f(1)", 0), ([{"function": None}], 0), ([{"function": {"name": 7}}], 0),
+        ([{"function": {"name": None, "arguments": 3}}], 0), ([{"function": {"arguments": "{}"}}], 0),
+    ],
+)  # fmt: skip
+def test_odd_calls_are_the_models_fault_and_never_end_a_run(calls: Any, found: int) -> None:
+    said = {"content": "I call", "tool_calls": calls}
+    with FakeEndpoint(switch=lambda server, body, n: completed(said)) as server:
+        message = use(server, ask(tools=(TOOL,)))[0].message
+    assert message.tool_calls[: found or None] == (CALL,) * found or not found
+    assert all(call.name != "f" for call in message.tool_calls) or found
+
+
+def test_an_error_beside_an_empty_reply_is_an_error() -> None:
+    whole = {"error": {"code": 503, "message": "x"}, **completed("").data}
+    assert isinstance(failure(lambda server, body, n: Answer(200, whole), max_retries=0), ModelOverloadedError)
+    with FakeEndpoint(switch=lambda server, body, n: Answer(200, {**whole, **completed("hi").data})) as server:
+        assert use(server, ask())[0].message.content == "hi"
+
+
+def test_an_answer_nested_beyond_reason_is_no_crash() -> None:
+    for depth in (150, 300, 900, 2000, 100_000):
+        for text in ("[" * depth + "]" * depth, '{"choices": ' + "[" * depth + "]" * depth + "}"):
+            assert failure(lambda server, body, n, text=text: Answer(200, text.encode()), max_retries=0).retryable
+
+
 def test_a_redirect_names_where_to_go() -> None:
     error = failure(lambda server, body, n: Answer(308, b"", Location="https://other.test/v1/chat/completions?key=abc"))
     assert "https://other.test/v1/chat/completions?key=***" in str(error)

@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 from agentopt_local.actions import parse_header
 from agentopt_local.agents import answers, react
 from agentopt_local.agents.config import AgentConfig
-from agentopt_local.agents.dialect import whole_part
+from agentopt_local.agents.dialect import code_in, whole_part
 from agentopt_local.agents.function_calling import FunctionCallingDialect
 from agentopt_local.boxed import has_box, last_box, whole_box
+from agentopt_local.call_arguments import read_arguments, read_python
 from agentopt_local.chat import ChatRequest, Constraint, Message, ToolSpec, Usage
 from agentopt_local.errors import FunctionError
 from agentopt_local.evidence import Evidence, transcript_text
@@ -32,6 +33,7 @@ from agentopt_local.exporting.package import plain
 from agentopt_local.exporting.portable import server_name
 from agentopt_local.exporting.sources import split_module
 from agentopt_local.failed_ideas import form_of
+from agentopt_local.fences import blocks_of
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.graders.catalog import named_graders
 from agentopt_local.graders.clock import with_plain_times
@@ -41,6 +43,7 @@ from agentopt_local.graders.math.units import unit_of
 from agentopt_local.graders.stated_number import stated_number
 from agentopt_local.graders.tabmwp import tabmwp, tabmwp_lenient
 from agentopt_local.grading import Grade
+from agentopt_local.json_escapes import repaired
 from agentopt_local.json_text import NotJsonError, only_object, read_file, read_json, read_kept
 from agentopt_local.models.checking import tidy
 from agentopt_local.models.known import Known, weaker
@@ -56,7 +59,7 @@ from agentopt_local.room import estimate_text
 from agentopt_local.source import clean
 from agentopt_local.spelling import did_you_mean
 from agentopt_local.tasks.graded_rows import by_texts, grade_rows
-from agentopt_local.thoughts import without_thoughts
+from agentopt_local.thoughts import split_thought, without_thoughts
 from agentopt_local.tool_calls import check_arguments, encodable, parse_reply
 from agentopt_local.trajectory import Step, ToolRun, Trajectory
 from agentopt_local.wrapping import bare_answer, tagged, untagged, unwrapped
@@ -142,7 +145,9 @@ def reply(**fields: object) -> object:
 
 def error_of(text: str) -> object:
     """All that is made of a server's error."""
-    refusal = read_refusal(400, json.dumps({"error": {"message": text, "param": text}}), {}, KEY.redact)
+    refusal = read_refusal(
+        400, json.dumps({"error": {"message": text, "param": text}}, ensure_ascii=False), {}, KEY.redact
+    )
     learned = weaker(Known(mode="json_schema"), SENT, refusal, free=True, rows=lambda known: known.takes_turns)
     return kind_of(refusal), refusal.shown, learned
 
@@ -164,6 +169,49 @@ CALLS = (
     '\n[{"name":',
     "<tool_call>[…1,",
 )
+FORMS = (
+    "<function=add>",
+    "<function=add><parameter=a>",
+    "<function=add>…<parameter=a>1</parameter>…</function>",
+    "<tool_call>add<arg_key>a</arg_key><arg_value>",
+    "<tool_call>{'a': ",
+    "<tool_call>{'…</tool_call>",
+    "<tool_call>add ",
+    "[TOOL_CALLS]",
+    "to=functions.add ",
+    "[add(…a=1,…)]",
+    "[add(a='\\n')…,",
+    "```\n{}\n```",
+    "```json\n…{}\n",
+    "<think>",
+)
+ARGUMENTS = ("{}", '{"a": 1}', "{'a': ", "'\\'", '"\\"', "null", "```json\n", ", ]", "</a>", "}", "[…[…]")
+THOUGHTS = (
+    "<think>",
+    "</think>",
+    "\n<think>",
+    "'<think>' ",
+    "a'</think>",
+    "<think>…<think>…</think>",
+    "<|end|>",
+    '\n{"a',
+    "<reasoning>x",
+)
+FENCES = (
+    "```\n",
+    "```python\n",
+    "```python\n'''\n",
+    '"""',
+    "```python\nx = '…\\'…```",
+    " ```\n",
+    "x```\n",
+    "~~~\n",
+    "``",
+    "```python\n…  x\n",
+    "> ```py\n> x\n",
+    '```python\n"""\n```\n',
+)
+BACKSLASHES = ("\\nu", "\\n", "\\", "\\frac", "\\to x", "C:\\a", "A:…\\b", "\\u12", "h\\nu ", "\\text{")
 MATH = (
     "\\frac",
     "\\sqrt",
@@ -360,7 +408,11 @@ READERS = [
         (),
         (*LABELS, *CALLS),
     ),
-    Reader("reply with calls", lambda text: parse_reply(text, TOOLS).model_dump_json(), (), CALLS),
+    Reader("reply with calls", lambda text: parse_reply(text, TOOLS).model_dump_json(), (), (*CALLS, *FORMS)),
+    Reader("arguments as text", lambda text: (read_arguments(text), read_python(text)), (), ARGUMENTS),
+    Reader("thoughts", split_thought, (), THOUGHTS),
+    Reader("fenced blocks", lambda text: (blocks_of(text), code_in(text)), (), FENCES),
+    Reader("backslashes", repaired, (), BACKSLASHES),
     Reader("native call", native, (ValueError,), CALLS),
     Reader("content of a response", lambda text: reply(content=text), (ValueError,), ("<think>", "</think>", *CALLS)),
     Reader("arguments of a call", lambda text: check_arguments(TOOLS[0], {"a": text, text: text}), (), ("[",)),

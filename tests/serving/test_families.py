@@ -123,14 +123,17 @@ def test_the_ids_of_a_later_turn_say_what_the_template_says(template: str) -> No
             assert transcripts.tokenizer.decode(transcripts.prompt(later, 100_000).ids) == expected
 
 
-def read_back(transcripts: Transcripts, turn: Message, tools: tuple[ToolSpec, ...]) -> tuple[ToolCall, ...]:
-    """The calls of ``turn``, written by the template and read.
+def read_back(
+    transcripts: Transcripts, turn: Message, tools: tuple[ToolSpec, ...], *, undoubled: bool = False
+) -> tuple[ToolCall, ...]:
+    """The calls of ``turn``, written by the template and read; ``undoubled``: with single backslashes, as models do.
 
     After a question: DeepSeek's template writes a call after a result without the mark that begins calls.
     """
     opened = transcripts.encode(transcripts.render((SYSTEM, ASK), tools, {}, open_turn=True))
     said = (SYSTEM, ASK, turn.model_copy(update={"thought": ""}))
-    whole = transcripts.encode(transcripts.render(said, tools, {}, open_turn=False).rstrip())
+    written = transcripts.render(said, tools, {}, open_turn=False).rstrip()
+    whole = transcripts.encode(written.replace("\\\\", "\\") if undoubled else written)
     start = next((i for i, (a, b) in enumerate(zip(opened, whole, strict=False)) if a != b), len(opened))
     return transcripts.family.read(whole[start:], tools, None, Opening(thought="none"))[0].tool_calls
 
@@ -139,6 +142,17 @@ def read_back(transcripts: Transcripts, turn: Message, tools: tuple[ToolSpec, ..
 def test_a_call_is_read_as_it_was_rendered(family: TinyFamily) -> None:
     transcripts = transcripts_of(family.template, family.ends)
     assert read_back(transcripts, CALL, TOOLS) == (GCD,)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda each: each.name)
+def test_t4_latex_survives_in_the_form_of_each_family(family: TinyFamily) -> None:
+    transcripts = transcripts_of(family.template, family.ends)
+    texts = (r"\frac{1}{2} + \sqrt{2}", r"x \ne \theta", r"\(\beta\)", r"C:\new\table.txt", "x = 1\nu = 2", "a\tb")
+    for text in texts:
+        call = GCD.model_copy(update={"arguments": {"n": 1, "text": text}})
+        turn = CALL.model_copy(update={"tool_calls": (call,)})
+        assert read_back(transcripts, turn, TOOLS) == (call,)
+        assert read_back(transcripts, turn, TOOLS, undoubled=True) == (call,)
 
 
 def sample(guide: Any, transcripts: Transcripts, constraint: Constraint, draw: random.Random) -> list[int]:

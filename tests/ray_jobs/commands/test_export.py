@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -185,6 +186,38 @@ def test_a_package_name_that_cannot_be_is_told(
 
 
 # Where it goes
+
+
+@pytest.mark.parametrize("form", ["python", "openai", "anthropic", "mcp", "inspect"])
+@pytest.mark.parametrize("name", [b"x\xff", b"a\nb\x1b[31mc", "größe 数".encode(), b"-rf", b"tests"])
+def test_a_run_in_a_folder_of_any_name_is_exported(name: bytes, form: str, run: Path, tmp_path: Path) -> None:
+    """M1. Names that the other end takes are made from it, or the folder's name is refused in words."""
+    copy = shutil.copytree(run, Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)))
+    refused = form == "mcp" and name == b"x\xff"
+    assert main(["export", "--format", form, "--output", str(tmp_path / "out"), "--", str(copy)]) == 2 * refused
+    if form == "mcp" and not refused:
+        [server] = json.loads((tmp_path / "out").read_text())["mcpServers"]
+        assert re.fullmatch(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*", server)
+
+
+def test_the_servers_name_is_one_that_clients_take(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    """M1: the fixture's run is called ``Words & numbers``."""
+    assert export(run, "mcp", tmp_path / "mcp.json") == 0
+    assert list(json.loads((tmp_path / "mcp.json").read_text())["mcpServers"]) == ["Words-numbers"]
+    assert export(run, "mcp", tmp_path / "other.json", "--name", "Words & numbers") == 2
+    assert "cannot be the name of an MCP server" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["python", "openai", "inspect"])
+@pytest.mark.parametrize("output", ["o" * 300, "start.py/x", "a\0b"])
+def test_a_place_that_cannot_be_written_is_told(
+    form: str, output: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "start.py").touch()
+    assert export(run, form, tmp_path / output) == 2
+    assert "--output PATH" in capsys.readouterr().err
 
 
 def test_exports_go_beside_the_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
