@@ -80,6 +80,9 @@ def _give(action: int) -> Instruction:
     return (_RETURN, 0, 0, action)
 
 
+_PLAIN = [_give(_ALLOW)]
+
+
 def _refuse(number: int) -> Instruction:
     return _give(_ERRNO | number)
 
@@ -155,24 +158,30 @@ def build_filter(files: str, machine: tuple[int, dict[str, int]]) -> bytes:
         plain += _WRITING_CALLS
     if files == "write":
         plain += _REMOVING_CALLS
-    bodies = {name: [_give(_ALLOW)] for name in plain.split() if name not in hidden} | _rules(files)
+    bodies = {name: _PLAIN for name in plain.split() if name not in hidden} | _rules(files)
     program += _search({numbers[name]: body for name, body in bodies.items() if name in numbers})
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
 
 
 def _search(bodies: dict[int, list[Instruction]]) -> list[Instruction]:
-    """Go to the body of the call's number, in groups that are skipped as a whole.
+    """Go to the body of the call's number, in groups that are skipped as a whole; refuse a call that has none.
 
-    When a filter is installed, the kernel tries it with every number there is, so its length costs each child time.
+    When a filter is installed, the kernel compiles it and tries it with every number there is, at the cost of a child.
     """
     program: list[Instruction] = []
     left = sorted(bodies.items())
     while left:
-        group: list[Instruction] = []
-        while left and len(group) < _GROUP:
+        plain: list[int] = []
+        ruled: list[Instruction] = []
+        while left and len(plain) + len(ruled) < _GROUP:
             number, body = left.pop(0)
-            group += [(_EQUAL, 0, len(body), number), *body]
-        group.append(_refuse(errno.EPERM))
+            if body == _PLAIN:
+                plain.append(number)
+            else:
+                ruled += [(_EQUAL, 0, len(body), number), *body]
+        allow = len(plain) + len(ruled) + 1
+        group = [(_EQUAL, allow - at - 1, 0, number) for at, number in enumerate(plain)]
+        group += [*ruled, _refuse(errno.EPERM), _give(_ALLOW)]
         if left:
             program.append((_AT_LEAST, len(group), 0, left[0][0]))
         program += group
