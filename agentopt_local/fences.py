@@ -7,6 +7,8 @@ import re
 import warnings
 from typing import NamedTuple
 
+from agentopt_local.unicode_form import normal_marks
+
 _MARKS = re.compile(
     r"^(?P<lead>(?:[^`\n]|`{1,2}(?!`))*+)(?P<marks>`{3,})(?P<info>[^`\n]*)$"
     r"|^(?P<lead_>[^\S\n]*)(?P<marks_>~{3,})(?P<info_>[^\n]*)$",
@@ -180,7 +182,7 @@ def does_something(text: str) -> bool:
 
 
 def _tree(text: str) -> ast.Module | None:
-    if len(text) > MAX_CHECKED_CHARS:
+    if len(text) > MAX_CHECKED_CHARS or normal_marks(text) != text:  # Python's time for marks in a row is quadratic
         return None
     try:
         with warnings.catch_warnings():

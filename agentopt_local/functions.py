@@ -65,8 +65,8 @@ class Function(Record):
         check_limits(source)
         function = Function(source=source)
         with compiling():
-            check_names(ast.parse(function.source), function._node)
-            check_signature(function._node)
+            check_names(ast.parse(function.source), node := function._node)
+            check_signature(node)
         return function
 
     @property  # not kept: a syntax tree may be too deep to be pickled, and what is kept is pickled
@@ -92,8 +92,9 @@ class Function(Record):
     @cached_property
     def signature(self) -> str:
         """``name(a: int, b: str = 'x') -> str``."""
-        returns = f" -> {shown(self._node.returns)}" if self._node.returns else ""
-        return f"{self.name}({shown(self._node.args)}){returns}"
+        node = self._node
+        returns = f" -> {shown(node.returns)}" if node.returns else ""
+        return f"{node.name}({shown(node.args)}){returns}"
 
     @cached_property
     def imports(self) -> frozenset[str]:

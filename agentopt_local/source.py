@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from agentopt_local.errors import FunctionError
-from agentopt_local.fences import blocks_of
+from agentopt_local.fences import blocks_of, dedented, is_python
 from agentopt_local.unicode_form import MAX_MARKS, normal_marks
 
 MAX_SOURCE_CHARS = 20_000
@@ -239,24 +239,9 @@ def imports_of(tree: ast.AST) -> frozenset[str]:
 def clean(source: str) -> str:
     """``source`` dedented and taken out of the Markdown fence in which models like to write it."""
     text = source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").strip("\n")
-    if "```" in text and not is_python(text):
+    if "```" in text and not is_python(dedented(text)):
         text = _unfenced(text)
     return dedented(text)
-
-
-def dedented(text: str) -> str:
-    """``text`` without the indentation of its first line."""
-    indent = text[: len(text) - len(text.lstrip(" \t"))]
-    return "\n".join(line.removeprefix(indent) for line in text.split("\n")) if indent else text
-
-
-def is_python(text: str) -> bool:
-    """Whether a text, perhaps indented, can be parsed."""
-    try:
-        tree_of(dedented(text))
-    except FunctionError:
-        return False
-    return True
 
 
 def _unfenced(text: str) -> str:

@@ -85,8 +85,8 @@ def agreed() -> frozenset[str]:
 
 def agree(config: RunConfig) -> list[Reach]:
     """Remember that this user follows these settings; what they reach. Where nothing can be kept, nothing is."""
-    found = list(reaches(config))
-    new = [each.mark for each in found if each.mark not in agreed()]
+    found, known = list(reaches(config)), agreed()
+    new = [each.mark for each in found if each.mark not in known]
     if new:
         with suppress(OSError, ValueError, RuntimeError):
             path = agreed_path()

@@ -16,6 +16,7 @@ from agentopt_local.run.rows import Role
 from agentopt_local.signatures import TYPES_ALLOWED
 from agentopt_local.update import OptimizerConfig
 from ray_jobs.model_config import ModelConfig
+from ray_jobs.model_size import Hosting
 from serving.engine_config import EngineConfig
 
 FEW_CHARS, MANY_CHARS = 3.5, 4.8
@@ -27,17 +28,9 @@ QUESTION = 200
 """Tokens of an ordinary problem."""
 
 
-class Settings(Protocol):
+class Settings(Hosting, Protocol):
     """The settings of a run that decide about contexts."""
 
-    @property
-    def model(self) -> ModelConfig: ...
-    @property
-    def engine(self) -> EngineConfig: ...
-    @property
-    def optimizer_model(self) -> ModelConfig | None: ...
-    @property
-    def optimizer_engine(self) -> EngineConfig | None: ...
     @property
     def agent(self) -> AgentConfig: ...
     @property

@@ -21,11 +21,12 @@ def _in_words(row: Row) -> Row:
     if not calls:
         return row
     rest = {key: value for key, value in row.items() if key != "tool_calls"}
-    return {**rest, "content": "\n".join([*filter(None, [row["content"]]), *map(_call_text, calls)])}
+    texts = [call_text(call["function"]["name"], call["function"]["arguments"]) for call in calls]
+    return {**rest, "content": "\n".join([*filter(None, [row["content"]]), *texts])}
 
 
-def _call_text(call: Row) -> str:
-    name, arguments = call["function"]["name"], call["function"]["arguments"]
+def call_text(name: str, arguments: str) -> str:
+    """A call as text; ``arguments``: as the text of JSON."""
     return f'<tool_call>\n{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": {arguments}}}\n</tool_call>'
 
 

@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentopt_local.chat import ChatRequest, Thinking
-from agentopt_local.thoughts import split_thought
-
-__all__ = ["THOUGHT_FIELDS", "split_thought", "thinking_fields", "thinking_of", "thought_field"]
 
 THOUGHT_FIELDS = ("reasoning_content", "reasoning")
 """Under which servers write the thought of a message."""

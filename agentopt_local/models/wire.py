@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 from agentopt_local.chat import ChatReply, ChatRequest, Message, ToolCall, ToolSpec
 from agentopt_local.models.checking import tidy
-from agentopt_local.models.thinking import split_thought, thought_field
+from agentopt_local.models.strict_rows import call_text
+from agentopt_local.models.thinking import thought_field
 from agentopt_local.models.usage import usage_of
+from agentopt_local.thoughts import split_thought
 from agentopt_local.tool_calls import call_ids, calls_of, encodable, parse_reply
 
 
@@ -197,7 +199,6 @@ def _message(request: ChatRequest, content: str, native: list[dict[str, Any]]) -
         if not found:
             # Nothing can be made of it: the turn stays text, so that the model sees what it wrote.
             written = arguments if isinstance(arguments, str) else json.dumps(arguments)
-            raw = f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": {written}}}\n</tool_call>'
-            return Message(role="assistant", content=encodable(f"{content}\n{raw}").strip())
+            return Message(role="assistant", content=encodable(f"{content}\n{call_text(name, written)}").strip())
         calls += found
     return Message(role="assistant", content=content.strip(), tool_calls=tuple(calls))

@@ -14,7 +14,7 @@ import pytest
 from agentopt_local.chat import ChatReply, ChatRequest, Constraint, Message, Sampling, Thinking, ToolCall, ToolSpec
 from agentopt_local.errors import ContextOverflowError
 from agentopt_local.models.openai import OpenAIChatModel
-from agentopt_local.models.thinking import split_thought
+from agentopt_local.thoughts import split_thought
 
 TOOL = ToolSpec(name="f", description="Does f.", parameters={"type": "object", "properties": {}, "required": []})
 CALL = ToolCall(name="f", arguments={})

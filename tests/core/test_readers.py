@@ -199,6 +199,8 @@ THOUGHTS = (
 )
 FENCES = (
     "```\n",
+    "```python\ns='''\n```\n'''\na…\u0301\u0323…\n```\n",
+    "```\na…\u0301\u0323…\n```\n",
     "```python\n",
     "```python\n'''\n",
     '"""',
