@@ -328,7 +328,7 @@ def test_no_call_has_more_than_its_folder_may_hold(disk: Path, name: str) -> Non
     result = run(disk, command, off, **more)
     most = {attack: (status, size >> 20, files) for attack, (status, size, files, _) in result["found"].items()}
     assert {attack: each for attack, each in most.items() if each[0] not in SEEN} == {}
-    assert {attack: each for attack, each in most.items() if each[1] > 32 * FILE >> 20} == {}
+    assert {attack: each for attack, each in most.items() if each[1] > 16 * FILE >> 20} == {}
     files = 2100 if "without_notices" not in name else 20_000  # there it is the next look that finds them
     assert {attack: each for attack, each in most.items() if each[2] > files} == {}
     assert {listing for *_, listing in result["found"].values()} == {"[]\n"}
