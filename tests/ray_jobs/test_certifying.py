@@ -457,7 +457,7 @@ def test_runs_that_cannot_be_compared_are_told(
         assert "Traceback" not in error
         assert "To continue" not in error
     assert main(["certify", str(tmp_path / "nowhere")]) == 2
-    with pytest.raises(ConfigError, match=r"ao\.certify: alpha 2: it must be above 0"):
+    with pytest.raises(ConfigError, match=r"ao\.certify: alpha 2: it must be 1e-09 or more"):
         ao.certify(run, alpha=2)
     with pytest.raises(RunDirError):
         check_certificate(run, against=tmp_path, n=None, alpha=None)
