@@ -19,9 +19,9 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from agentopt_local.errors import ConfigError
 from agentopt_local.record import Record
@@ -29,6 +29,10 @@ from ray_jobs.config import RunConfig, build, parse_overrides
 from ray_jobs.toml_values import merged, set_key
 
 FOLDER = Path(__file__).parent / "protocols"
+Figure = Annotated[float, Field(allow_inf_nan=True)]
+"""One of the paper's figures, in per cent; nan: what the paper does not report."""
+Paper = tuple[Figure, Figure, Figure, Figure]
+"""Train before, train after, test before, test after."""
 
 
 class Axis(Record):
@@ -42,13 +46,11 @@ class Axis(Record):
 class Protocol(Record):
     """One experiment."""
 
-    model_config = ConfigDict(allow_inf_nan=True)  # nan: what the paper does not report
-
     title: str
     kind: Literal["table", "curves", "transfer"] = "table"
     base: dict[str, Any]
     axes: tuple[Axis, ...] = Field(min_length=1)
-    paper: dict[str, tuple[float, float, float, float]] = Field(default={})
+    paper: dict[str, Paper] = Field(default={})
     note: str = ""
     """Remarks for the reader of the table."""
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from agentopt_local.record import Record
 from agentopt_local.statistics import holm
 from agentopt_local.trainings import POINTS, Mean, outlook
-from benchmarks.paper.protocol import Protocol
+from benchmarks.paper.protocol import Paper, Protocol
 from benchmarks.paper.summary import difference, share
 
 BASELINES = {
@@ -22,7 +22,6 @@ BASELINES = {
     "one_shot": "one-shot functions",
 }
 GAIN_PARTS = ("", "_low", "_high", "_p", "_p_holm", "_sd", "_each")
-Paper = tuple[float, float, float, float]
 
 
 class Row(Record):
