@@ -13,22 +13,30 @@ from agentopt_local.chat import ToolCall, ToolSpec
 from agentopt_local.json_escapes import repaired
 from agentopt_local.json_text import NotJsonError, check_json, read_json
 
-ELEMENT = re.compile(r"<(?:function|invoke)(?:=| +name *= *)[\"']?[\w.-]+[\"']?\s*>")
+_NAMESPACE = r"(?:｜\w{1,10}｜|\w{1,10}:)?"
+"""A namespace of tags, such as that of DeepSeek."""
+ELEMENT = re.compile(rf"<{_NAMESPACE}(?:function|invoke)(?: ?= ?| +name *= *)[\"']?[\w.-]+[\"']?\s*/?>")
 """Opens a call in the form of Qwen3-Coder, or in that of Claude and MiniMax."""
-_NAME = re.compile(r"([\w.-]+)[\"']?\s*>\Z")
-_END = re.compile(r"</(?:function|invoke)>|</tool_call>|<(?:function|invoke)[= ]")
-_PARAMETER = re.compile(r"\s*<(?:parameter|param|argument)(?:=| +name *= *)[\"']?([^<>\"'\s=]+)[\"']?[^<>\n]*>")
+_NAME = re.compile(r"([\w.-]+)[\"']?\s*/?>\Z")
+_END = re.compile(rf"</{_NAMESPACE}(?:function|invoke)>|</tool_call>|<{_NAMESPACE}(?:function|invoke)[= ]")
+_PARAMETER = re.compile(
+    rf"\s*<{_NAMESPACE}(?:parameter|param|argument)(?: ?= ?| +name *= *)[\"']?([^<>\"'\s=]+)[\"']?[^<>\n]*>"
+)
 _PARAMETER_END = re.compile(
-    r"</(?:parameter|param|argument)>|(?=\n[^\S\n]*<(?:parameter|param)[= ])|(?=\n?</(?:function|invoke)>)"
+    rf"</{_NAMESPACE}(?:parameter|param|argument)>|(?=\n[^\S\n]*<(?:parameter|param)[= ])|(?=\n?</(?:function|invoke)>)"
 )
 _SPACE = re.compile(r"\s*")
 PAIRS = re.compile(r"([\w.-]+)\s*(?=<arg_key>|</tool_call>)")
 """Opens a call in GLM's form."""
 _PAIR = re.compile(r"\s*<arg_key>([^<]*)</arg_key>\s*<arg_value>")
 _PAIR_END = "</arg_value>"
-_LIST = re.compile(r"\s*+(?:<\|python_tag\|>|<\|tool_call_start\|>)?\s*+(?=\[\s*+([A-Za-z_]\w*)\()")
+_LIST = re.compile(
+    r"\s*+(?:<\|python_tag\|>|<\|tool_call_start\|>)?\s*+(?=\[\s*+(?:functions\.)?([A-Za-z_]\w*)(?:\.call)?\()"
+)
 _LIST_END = re.compile(r"\s*(?:<\|tool_call_end\|>|<\|eot_id\|>|<\|eom_id\|>)?\s*\Z")
 _STRING = re.compile(r"\"((?:[^\"\\]|\\.)*+)\"|'((?:[^'\\]|\\.)*+)'", re.DOTALL)
+PYTHON_CALLS = re.compile(r"(?:\[\s{0,9})?(?:functions\.)?[A-Za-z_]\w*(?:\.call)?\(")
+_PYTHON_END = re.compile(r"</?\|?\w|\Z")
 MAX_LIST_CHARS = 20_000
 """Longest list of calls in Python that is read."""
 
@@ -43,10 +51,13 @@ def read_element(text: str, at: int, known: Mapping[str, ToolSpec], *, tagged: b
     without an end, it is not a call.
     """
     opening = ELEMENT.match(text, at)
-    name = _NAME.search(opening[0]) if opening else None
-    if opening is None or name is None or not (tagged or name[1] in known):
+    found = _NAME.search(opening[0]) if opening else None
+    name = known_name(found[1], known) if found else ""
+    if opening is None or not (tagged or name in known):
         return [], at
-    properties = _properties(name[1], known)
+    if opening[0].endswith("/>"):
+        return _checked(name, {}), opening.end()
+    properties = _properties(name, known)
     arguments: dict[str, Any] = {}
     here = opening.end()
     while parameter := _PARAMETER.match(text, here):
@@ -64,10 +75,9 @@ def read_element(text: str, at: int, known: Mapping[str, ToolSpec], *, tagged: b
         except NotJsonError as error:
             return [], error.reached
         given = read_arguments(value)
-        return ([ToolCall(name=name[1], arguments=given[0])] if given else []), here
-    if not _END.match(text, here):
-        return [], here  # half a call is not what the model meant
-    return _checked(name[1], arguments), here
+        return ([ToolCall(name=name, arguments=given[0])] if given else []), here
+    whole = _END.match(text, here)  # half a call is not what the model meant
+    return (_checked(name, arguments) if whole else []), here
 
 
 def read_pairs(text: str, at: int, known: Mapping[str, ToolSpec]) -> Read:
@@ -105,6 +115,22 @@ def _without_line_breaks(text: str) -> str:
     return text.removeprefix("\r").removeprefix("\n").removesuffix("\n").removesuffix("\r")
 
 
+def known_name(name: str, known: Mapping[str, ToolSpec]) -> str:
+    """``name`` without what models write around the name of a tool: quotes, a namespace, marks."""
+    if name in known:
+        return name
+    bare = re.split(r"<\||\(", name.strip(" \t`'\"*"), maxsplit=1)[0].strip()
+    return next((each for each in (bare, re.split(r"[.:/]", bare)[-1]) if each in known), name)
+
+
+def read_calls(text: str, at: int, known: Mapping[str, ToolSpec]) -> Read:
+    """Calls as Python writes them, up to the next mark."""
+    ending = _PYTHON_END.search(text, at)
+    end = ending.start() if ending else len(text)
+    written = text[at:end].strip().replace(");", "),").replace(")\n", "),\n")
+    return read_list(written if written[0] == "[" else f"[{written}]", known), end
+
+
 def read_list(text: str, known: Mapping[str, ToolSpec]) -> list[ToolCall]:
     """The calls of a reply that is nothing but a list of them in Python: ``[area(w=3, h=4), today()]``."""
     opening = _LIST.match(text)
@@ -124,6 +150,22 @@ def read_list(text: str, known: Mapping[str, ToolSpec]) -> list[ToolCall]:
     return calls
 
 
+def read_loose_arguments(tool: ToolSpec, given: str) -> list[dict[str, Any]]:
+    """What the arguments in a text that is no JSON object may be: of a call of the tool, values in order, or pairs such
+    as ``w: 3, h=4``. The first that fits the tool is meant."""
+    known = {tool.name: tool}
+    inside = given.strip("`{}()[] \t\n")
+    calls = (given, *(f"{tool.name}({each})" for each in (given, inside, _as_keywords(tool, inside))))
+    return [read[0].arguments for call in calls if (read := read_list(f"[{call}]", known))]
+
+
+def _as_keywords(tool: ToolSpec, pairs: str) -> str:
+    """``pairs`` with each name of a parameter outside of quotation marks as Python writes it."""
+    names = "|".join(map(re.escape, _properties(tool.name, {tool.name: tool})))
+    written = rf"(?:\A|(?<![\s,;])[\s,;]++)[\"']?({names})[\"']?\s*[:=]\s*|{_STRING.pattern}"
+    return re.sub(written, lambda m: f", {m[1]}=" if m[1] else m[0], pairs, flags=re.DOTALL).removeprefix(", ")
+
+
 def _repaired(string: re.Match[str]) -> str:
     quote = string[0][0]
     inside = string[0][1:-1].replace("\\'", "'" if quote == '"' else "\\x27")
@@ -132,10 +174,15 @@ def _repaired(string: re.Match[str]) -> str:
 
 def _python_call(node: ast.expr, known: Mapping[str, ToolSpec]) -> ToolCall:
     """Raises ValueError for anything but a call of a known name with plain values."""
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id not in known:
+    name = ast.unparse(node.func).removeprefix("functions.").removesuffix(".call") if isinstance(node, ast.Call) else ""
+    if not isinstance(node, ast.Call) or name not in known:
         raise ValueError("not a call")
-    names = list(known[node.func.id].parameters.get("properties", {}))
+    names = list(_properties(name, known))
     if len(node.args) > len(names):
         raise ValueError("too many arguments")
+    if len(node.args) == 1 and isinstance(node.args[0], ast.Dict) and not node.keywords:
+        given = ast.literal_eval(node.args[0])
+        if given and set(given) <= set(names):  # all arguments as one object
+            return ToolCall(name=name, arguments=given)
     values = dict(zip(names, node.args, strict=False)) | {str(each.arg): each.value for each in node.keywords}
-    return ToolCall(name=node.func.id, arguments={key: ast.literal_eval(value) for key, value in values.items()})
+    return ToolCall(name=name, arguments={key: ast.literal_eval(value) for key, value in values.items()})

@@ -8,6 +8,7 @@ calls from ``reply.message.tool_calls``.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 from pydantic import Field
@@ -154,3 +155,16 @@ class ChatModel(Protocol):
     async def aclose(self) -> None:
         """Release the model's resources. Safe to call twice."""
         ...
+
+
+def call_ids(messages: Sequence[Message]) -> list[tuple[str, ...]]:
+    """For each message the ids of its calls, numbered through the conversation.
+
+    Equal conversations get equal ids and hit a prefix cache. They have nine characters, as Mistral's templates demand.
+    """
+    ids: list[tuple[str, ...]] = []
+    total = 0
+    for message in messages:
+        ids.append(tuple(f"call{total + i:05d}" for i in range(len(message.tool_calls))))
+        total += len(message.tool_calls)
+    return ids

@@ -17,7 +17,7 @@ _MARKS = re.compile(
 _LANGUAGE = re.compile(r"\s*\{?\.?([\w+#-]+)(?P<more>.*)", re.DOTALL)
 _MARGIN = re.compile(r"[\s>]*\Z|\s*(?:[-*+]|\d{1,3}[.)])\s+\Z")
 """What may precede a fence that is alone in its line: white space, a quotation's or a list item's mark."""
-_PYTHON = re.compile(r"i?py(?:thon)?[0-9]*|tool_code")
+_PYTHON = re.compile(r"i?py(?:thon|con)?-?[0-9]*|tool_code")
 _NAMED = re.compile(rf"{_PYTHON.pattern}|json|text|bash|sh|xml|tool_calls?")
 _QUOTED = re.compile(r"#[^\n]*|(?P<open>\"\"\"|''')|\"(?:[^\"\\\n]|\\.)*+\"?|'(?:[^'\\\n]|\\.)*+'?", re.DOTALL)
 _CLOSING = {'"""': re.compile(r'(?:[^"\\]|\\.|"(?!""))*+"""', re.DOTALL)}
@@ -65,8 +65,8 @@ class _Fence(NamedTuple):
         if found is None:
             return ""
         name, more = found[1].lower(), found["more"].strip()
-        attributes = not more or more[0] in "{}.:=" or "=" in more
-        return name if attributes or _NAMED.fullmatch(name) else ""
+        attributes = self.alone if not more else more[0] in "{}.:=" or "=" in more
+        return name if attributes or found[0].lstrip().startswith(("{", ".")) or _NAMED.fullmatch(name) else ""
 
 
 def blocks_of(text: str) -> list[Block]:
@@ -152,7 +152,10 @@ def _text(text: str, opening: _Fence, fences: list[_Fence], closing: int) -> str
     body = text[min(opening.end + 1, len(text)) : end]
     if closing < len(fences) and fences[closing].alone:
         body = body[: body.rfind("\n") + 1]
-    return dedented(body.replace("\r\n", "\n"), quoted=">" in opening.lead and opening.alone)
+    text = dedented(body.replace("\r\n", "\n"), quoted=">" in opening.lead and opening.alone)
+    if text.startswith(">>> "):  # a session: what it prints is not part of its code
+        return "".join(f"{line[4:]}\n" for line in text.split("\n") if line[:4].rstrip() in (">>>", "..."))
+    return text
 
 
 def dedented(text: str, *, quoted: bool = False) -> str:

@@ -16,7 +16,10 @@ THOUGHT_MARKS = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
 """What opens and closes a thought in the chat templates of families that think."""
-_TAG = r"(?:\w{1,20}:)?(?:think|thinking|thoughts?|reasoning|reflection|scratchpad|longcat_think)"
+_TAG = (
+    r"(?:\w{1,20}:)?(?:think|(?:ant)?thinking|(?:internal_|inner_)?thoughts?|inner_monologue|chain_of_thought|cot"
+    r"|reasoning|reflection|scratchpad|longcat_think)"
+)
 _KINDS = (
     (rf"<{_TAG}\s*>", rf"</{_TAG}\s*>"),
     (r"\[THINK\]", r"\[/THINK\]"),
@@ -29,6 +32,7 @@ _KINDS = (
     (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
     (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
     (r"◁think▷", r"◁/think▷"),
+    (r"<unused94>thought\b", r"<unused95>"),
 )
 """As ``THOUGHT_MARKS``, and what models are trained or asked to write beside their template."""
 _MARK = re.compile("|".join(f"(?P<o{i}>{a})|(?P<c{i}>{b})" for i, (a, b) in enumerate(_KINDS)), re.IGNORECASE)

@@ -9,7 +9,16 @@ from functools import lru_cache
 from typing import Any
 
 from agentopt_local.call_arguments import read_arguments, read_python
-from agentopt_local.call_elements import ELEMENT, PAIRS, read_element, read_list, read_pairs
+from agentopt_local.call_elements import (
+    ELEMENT,
+    PAIRS,
+    PYTHON_CALLS,
+    known_name,
+    read_calls,
+    read_element,
+    read_list,
+    read_pairs,
+)
 from agentopt_local.chat import Message, ToolCall, ToolSpec
 from agentopt_local.fences import Block, blocks_of
 from agentopt_local.json_text import NotJsonError, check_json, read_json
@@ -18,13 +27,16 @@ from agentopt_local.thoughts import split_thought
 MAX_CALLS = 32
 """Calls that are made of one turn."""
 TAG = (
-    r"<tool_calls?>|<function_calls?>|<functioncall>|<\|tool_calls?\|>|<\|tool_call_(?:start|begin)\|>|\[TOOL_CALLS\]"
+    r"<tool_calls?(?: [^<>\n]{1,80})?>|<tool(?:_use)?>|<TOOLCALL>|<function_calls?>|<functioncall>"
+    r"|<\|tool_calls?\|>|<\|tool_call_(?:start|begin)\|>|\[TOOL_CALLS\]"
     r"|<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>)?|\bfunctools(?=\[)"
 )
 """What opens a call, or a list of calls, in one family or another."""
 _MARK = re.compile(
-    rf"(?P<tag>(?:{TAG})\s*)|(?P<element>{ELEMENT.pattern})|(?P<named>(?:<\|channel\|>\w+ )?\bto=functions\.(?=\w))"
-    r"|(?P<fence>```|~~~)|(?P<line>^[^\S\n]*(?=[{\[])|(?<=\|>)[^\S\n]*(?=[{\[]))|(?P<inline>(?<=[^`{\s])[^\S\n]+(?=\{))",
+    rf"(?P<tag>(?:{TAG}|^[^\S\n]*<\|python_tag\|>(?=[\w.]{{1,80}}\())\s*)|(?P<element>{ELEMENT.pattern})"
+    r"|(?P<named>(?:<\|channel\|>\w+ )?\bto=functions\.(?=\w))"
+    r"|(?P<fence>```|~~~)|(?P<line>^[^\S\n]*(?:(?:[-*>]|\d{1,2}[.)])[^\S\n]+)?(?=[{\[])|(?<=\|>)[^\S\n]*(?=[{\[]))"
+    r"|(?P<inline>(?<=[^`{\s])[^\S\n]+(?=\{))",
     re.MULTILINE,
 )
 _NAMED = re.compile(
@@ -33,12 +45,13 @@ _NAMED = re.compile(
 )
 """A name outside of the JSON of its arguments."""
 _PYTHON_TAG = re.compile(r"^[^\S\n]*<\|python_tag\|>", re.MULTILINE)
+_IN_QUOTES = re.compile(r"(?:</?\|?\w{1,20}\|?>|[`\s.])*+\Z")  # what follows a call in backticks that is meant
 _FENCE_IN_TAG = re.compile(r"```(?:json)?\s*")
 _CLOSING = "</tool_call>"
 _READ_TWICE = 16
 """How often, on average, a character may be read as part of JSON that holds no call. Marks in a text that is nothing
 but the beginnings of JSON would otherwise take time that grows with the square of its length; what follows is text."""
-_SEPARATOR = re.compile(r"[\s;,]*(?=\{)")
+_SEPARATOR = re.compile(r"(?:[\s;,]|^[^\S\n]*+(?://|#)[^\n]*$)*+(?=\{)", re.MULTILINE)
 _HOLD_CALLS = frozenset(("", "json", "jsonc", "json5", "xml", "tool", "tool_call", "tool_calls", "function_call"))
 """The languages of fences that may hold calls."""
 NAMES = ("name", "function", "tool", "tool_name", "function_name", "action")
@@ -87,14 +100,6 @@ def calls_of(name: Any, arguments: Any, known: Mapping[str, ToolSpec]) -> list[T
     return [ToolCall(name=name, arguments=each) for each in made]
 
 
-def known_name(name: str, known: Mapping[str, ToolSpec]) -> str:
-    """``name`` without what models write around the name of a tool: quotes, a namespace, marks."""
-    if name in known:
-        return name
-    bare = re.split(r"<\||\(", name.strip(" \t`'\"*"), maxsplit=1)[0].strip()
-    return next((each for each in (bare, re.split(r"[.:/]", bare)[-1]) if each in known), name)
-
-
 class _Scanner:
     """Finds the calls in one text, from left to right."""
 
@@ -104,6 +109,7 @@ class _Scanner:
         self.left = _READ_TWICE * len(text) + 4096
         self.last = len(text.rstrip())
         self.last_closing = text.rfind(_CLOSING)
+        self.last_tag = max(map(text.rfind, ("<tool", "<func")))
         self.line_starts = {0} | {tag.end() for tag in _PYTHON_TAG.finditer(text)}
         self.blocks: dict[int, Block] = {block.start: block for block in blocks_of(text)} if "```" in text else {}
 
@@ -120,10 +126,11 @@ class _Scanner:
     def calls(self, mark: re.Match[str]) -> tuple[list[ToolCall], int]:
         """The calls at ``mark``, and where to go on."""
         kind, at = str(mark.lastgroup), mark.end()
-        if kind == "tag":
-            return self.tagged(at)
-        if kind == "element":
-            return self.outside(at, *read_element(self.text, mark.start(), self.known))
+        if kind in ("tag", "element"):
+            read = read_element(self.text, mark.start(), self.known) if kind == "element" else ([], at)
+            calls, end = self.outside(at, *read) if kind == "element" else self.tagged(at)
+            quoted = self.text.startswith("`", max(0, mark.start() - 1))
+            return ([], at) if quoted and not _IN_QUOTES.match(self.text, end) else (calls, end)
         if kind == "named":
             return self.named(at)
         if kind == "fence":
@@ -134,6 +141,8 @@ class _Scanner:
         """After a tag: JSON, a name and JSON, or a name and pairs."""
         inner = _FENCE_IN_TAG.match(self.text, at)
         start = inner.end() if inner else at
+        if PYTHON_CALLS.match(self.text, start):
+            return self.outside(start, *read_calls(self.text, start, self.known))
         if not self.text.startswith(("{", "["), start):
             if ELEMENT.match(self.text, start):
                 return self.outside(at, *read_element(self.text, start, self.known, tagged=True))
@@ -143,13 +152,17 @@ class _Scanner:
         value, end = self.json(start)
         calls = self.of(value, anywhere=False)
         if end == start:
-            closing = self.text.find(_CLOSING, start) if start < self.last_closing else -1
-            if closing >= 0:
+            closing = self.text.find(_CLOSING, start) if start < self.last_closing else len(self.text)
+            if closing < len(self.text) or start > self.last_tag:
                 self.left -= closing - start
-                value, end = read_python(self.text[start:closing]), closing
-                named = isinstance(value, dict) and any(key in value for key in _ARGUMENTS)
-                calls = self.of(value, anywhere=False) if named else []
+                calls, end = self.of(self.repaired(self.text[start:closing]), anywhere=False), closing
         return self.more(calls, end, anywhere=False) if calls else ([], at)
+
+    def repaired(self, source: str) -> Any:
+        """A call in JSON with a slip: quotation marks of Python, a comma too many, doubled braces."""
+        doubled = source.strip().startswith("{{")
+        value = read_python(source.replace("{{", "{").replace("}}", "}") if doubled else source)
+        return value if isinstance(value, dict) and any(key in value for key in _ARGUMENTS) else None
 
     def outside(self, at: int, calls: list[ToolCall], end: int) -> tuple[list[ToolCall], int]:
         """``calls`` that are no JSON and end there; without any, the text up to ``end`` was read in vain."""
@@ -176,7 +189,8 @@ class _Scanner:
         if self.text.startswith("<", block.body):
             return [], block.body
         calls: list[ToolCall] = []
-        start = block.body
+        first = _SEPARATOR.match(self.text, block.body)
+        start = end = first.end() if first else block.body
         while True:
             value, end = self.json(start)
             calls += self.of(value, anywhere=True)
@@ -185,7 +199,8 @@ class _Scanner:
                 break
             start = following.end()
         if not calls:
-            return [], block.end
+            self.left -= len(block.text)
+            return self.of(self.repaired(block.text), anywhere=True), block.end
         close = self.text.find("```", end)
         return calls, close + 3 if close >= 0 else len(self.text)
 
@@ -244,19 +259,6 @@ def _scan(text: str, known: Mapping[str, ToolSpec]) -> Iterator[tuple[int, list[
         at = max(end, mark.end(), mark.start() + 1)
         if calls:
             yield mark.start(), calls
-
-
-def call_ids(messages: Sequence[Message]) -> list[tuple[str, ...]]:
-    """For each message the ids of its calls, numbered through the conversation.
-
-    Equal conversations get equal ids and hit a prefix cache. They have nine characters, as Mistral's templates demand.
-    """
-    ids: list[tuple[str, ...]] = []
-    total = 0
-    for message in messages:
-        ids.append(tuple(f"call{total + i:05d}" for i in range(len(message.tool_calls))))
-        total += len(message.tool_calls)
-    return ids
 
 
 def encodable(text: str) -> str:

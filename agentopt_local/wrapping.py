@@ -11,7 +11,11 @@ from agentopt_local.thoughts import without_thoughts
 MAX_LAYERS = 10
 """Most wrappings that are taken off: a bound for boxes in boxes."""
 
-_TAG = re.compile(r"<\s{0,2}(?P<closing>/?)\s{0,2}(?:final[_ ]?)?answer\s{0,2}>", re.IGNORECASE)
+_TAG = re.compile(
+    r"<\s{0,2}(?P<closing>/?)\s{0,2}(?:final[_ ]?)?answer\s{0,2}(?: \w{1,20}=[^<>\n]{0,40})?>", re.IGNORECASE
+)
+_CUT_TAG = re.compile(r"</\s?\w{0,13}\Z")
+_PLACEHOLDER = re.compile(r"(?:\b(?:your|the|my|final|answer|here|goes)\b|[\W_])*+\Z", re.IGNORECASE)
 _MENTION = re.compile(r"\s*(?:tags?\b|[`'\"])")
 _LABEL = re.compile(
     r"[\W_]{0,8}(?:\d{1,2}[.)]\s[\W_]{0,4})?(?:final[ _]{1,5})?answer[*_`]{0,3}\s{0,5}:[*_`]{0,3}\s{1,20}",
@@ -22,25 +26,28 @@ _LOOSE_START = re.compile(r"\*{2,3}(?=[^\s*])|</(?:b|strong)>\s{0,5}")
 _EMPHASIS = re.compile(r"\\(?:textbf|textit|emph|mathbf|boldsymbol|bm|underline)\s*(?=\{)")
 _FENCE = re.compile(r"\A```[\w+-]*[ \t]*\n(.*?)\n?```\Z", re.DOTALL)
 _PAIRS = (("**", "**"), ("__", "__"), ("*", "*"), ("_", "_"), ("`", "`"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"),
-          ("\\[", "\\]"), ("<b>", "</b>"), ("<strong>", "</strong>"))  # fmt: skip
-_OPENINGS = frozenset("*_`$\\<")
+          ("\\[", "\\]"), ("<b>", "</b>"), ("<strong>", "</strong>"), ("<u>", "</u>"), ("<em>", "</em>"),
+          ("<i>", "</i>"), ("<p>", "</p>"), ("<code>", "</code>"), ("==", "=="))  # fmt: skip
+_OPENINGS = frozenset("*_`$\\<=")
 # Bold text has no word at its outer sides, unlike the powers of 2**3**4.
 _BOLD = re.compile(r"(?<![\w*)\]}])\*\*(?=[^\s*])([^*\n]++)(?<=\S)\*\*(?![\w*({\[])")
 _FULL_STOP = re.compile(r"(?<=[*_`$)\]}])\s*\.\Z")
 
 
 def tagged(text: str) -> str | None:
-    """The last ``<answer>`` that holds something; empty if none does, None if there is none.
+    """The last ``<answer>`` that holds something, if any does more than "your answer"; empty if none holds anything,
+    None if there is none.
 
     A tag that the end of the text cut off counts. One that is only mentioned does not: "in <answer> tags".
     """
     marks = list(_TAG.finditer(text))
     found = [
-        text[mark.end() : following.start() if following else len(text)].strip()
+        _CUT_TAG.sub("", text[mark.end() : following.start() if following else len(text)]).strip()
         for mark, following in zip_longest(marks, marks[1:])
         if not (mark["closing"] or _mentioned(text, mark, closed=bool(following and following["closing"])))
     ]
-    return next((content for content in reversed(found) if content), "") if found else None
+    stated = [content for content in found if content and not _PLACEHOLDER.match(content)]
+    return ([content for content in found if content] + stated or [""])[-1] if found else None
 
 
 def bare_answer(answer: str, expected: str) -> str:

@@ -6,8 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-from agentopt_local.chat import Message, ToolCall
-from agentopt_local.tool_calls import call_ids
+from agentopt_local.chat import Message, ToolCall, call_ids
 from serving.call_form import NAME
 
 RESULT = "zresult"

@@ -16,8 +16,8 @@ from agentopt_local import prompts
 from agentopt_local.agents.answers import read_answer, unboxed
 from agentopt_local.agents.config import AgentConfig
 from agentopt_local.agents.dialect import Act, Answering, BadInput, CodeBlock, Turn, code_in, spoken
-from agentopt_local.call_arguments import read_python
-from agentopt_local.call_elements import read_list
+from agentopt_local.call_arguments import read_arguments, read_python
+from agentopt_local.call_elements import known_name, read_loose_arguments
 from agentopt_local.chat import Constraint, Message, ToolCall
 from agentopt_local.fences import Block, blocks_of
 from agentopt_local.functions import Function, FunctionSet, one_text_parameter
@@ -27,7 +27,7 @@ from agentopt_local.tool_formats import guided
 from agentopt_local.trajectory import PYTHON
 from agentopt_local.wrapping import without_loose_end
 
-_START, _END = r"^[ \t>*_#`-]{0,8}", r"(?:[ \t]?\d{1,2})?[ \t*_`]{0,4}:[*_`]{0,4}"
+_START, _END = r"^[ \t>*_#`-]{0,8}", r"(?:[ \t]?\d{1,2})?[ \t*_`]{0,4}[:：][*_`]{0,4}"
 """Around the words of a label: its number, and Markdown."""
 
 
@@ -35,21 +35,33 @@ def _label(words: str, *more: str) -> re.Pattern[str]:
     return re.compile("|".join([rf"{_START}(?:{words}){_END}", *more]), re.MULTILINE | re.IGNORECASE)
 
 
-_INPUT = r"(?:Action(?:[ \t]?\d{1,2})?[ \t_]?)?(?:Input|Arguments)(?:[ \t]?\([^()\n]{0,20}\))?"
+_INPUT = r"(?:Action(?:[ \t]?\d{1,2})?[ \t_]?)?(?:Input|Arguments|Parameters)(?:[ \t]?\([^()\n]{0,20}\))?"
 ACTION = _label(r"Action")
 INPUT = _label(_INPUT)
 FINAL = _label(
-    r"(?:The[ \t])?Final[ \t]Answer(?:[ \t]is)?", r"^#{1,6} Final Answer[ \t]*$", r"(?<=[.!?] )Final Answer:"
+    r"(?:The[ \t])?Final[ \t_]?Answer(?:[ \t]is)?", r"^[#*_]{1,6} ?Final Answer[ \t*_]*$", r"(?<=[.!?] )Final Answer:"
 )
+SAID = _label(
+    r"(?:The[ \t])?Answer(?:[ \t]is)?", rf"{_START}(?:The[ \t])?(?:Final[ \t])?Answer[ \t](?:is|-)(?![ \t]not)[ \t]"
+)
+"""An answer without its label, in a turn that does nothing else."""
 OBSERVATION = _label(r"Observation")
 NEXT_LABEL = _label(rf"Thought|Action|{_INPUT}")
 _LINE = re.compile(r"[ \t]*\n?[ \t]*([^\n]*)")
 _WITH_INPUT = re.compile(r"([\w.-]+)[ \t]*(?:\[(.*)\]|\((.*)\))[`*. \t]*\Z", re.DOTALL)
+_INPUT_IN_LINE = re.compile(
+    r"([\w.`'\"*<>\[\] -]{1,80}?)(?:[ \t,;|.]{0,3}\bAction[ _]?Input[*_`]{0,4}[:：]|[ \t:]{1,3}(?=\{))", re.IGNORECASE
+)
+_QUOTED = re.compile(r"'[^'\\]*'|\"[^\"\\]*\"")
+_AROUND_NAME = re.compile(
+    r"\A(?:(?:use|call|invoke|run|execute|the|function|tool)\b[ \t:]*)+|(?<![ \t])[ \t]++(?:function|tool)\Z",
+    re.IGNORECASE,
+)
 NO_ACTION = re.compile(
     r"|-|n/?a|null|(?:none|nothing|no (?:further )?(?:action|tool|function|call|input)s?|not (?:needed|required))\b.*"
 )
 """What models write as an action when they mean that there is none."""
-ANSWERS = frozenset(("finish", "final answer", "final_answer", "answer", "respond"))
+ANSWERS = frozenset(("finish", "submit", "final answer", "final_answer", "answer", "respond"))
 """What they write as one when they mean their answer."""
 REPEATED = "You have done exactly this before. Now give the answer as 'Final Answer:'."
 NUDGE = "Give an action as 'Action:' and 'Action Input:', or the answer as 'Final Answer:'."
@@ -143,11 +155,12 @@ class ReactDialect:
             act = self._act(text, action.end(), functions)
             if isinstance(act, str):
                 return Turn(message=message, answer=unboxed(act).strip() or None)
-            if act is not None:
+            if act is not None and not (final and isinstance(act, ToolCall) and " " in act.name):
                 return Turn(message=message, acts=(act,))
         if not final and (act := self._unlabelled(text, functions)):
             return Turn(message=message, acts=(act,))
-        return Turn(message=message, answer=final_answer(text) if final else read_answer(text))
+        said = final_answer(text) if final else read_answer(text) or final_answer(text, SAID)
+        return Turn(message=message, answer=said)
 
     def _unlabelled(self, text: str, functions: FunctionSet) -> Act | None:
         """A clear act that lacks its label."""
@@ -158,33 +171,40 @@ class ReactDialect:
         """The act whose label ends at ``start``; text if it is an answer, None if it is nothing."""
         line = _LINE.match(text, start)
         assert line is not None
+        if FINAL.match(line[1]):
+            return final_answer(line[1]) or ""
         name, end = (line[1], line.end()) if not NEXT_LABEL.match(line[1]) else ("", start)
         given = input_of(text, end)
-        name = name.strip("`'\"*[] \t").removesuffix("()")
         joined = _WITH_INPUT.fullmatch(line[1].strip("`'\"* \t"))
         if joined and not INPUT.search(text, end):
             name, given = joined[1], next(part for part in joined.groups()[1:] if part is not None)
+        elif inside := _INPUT_IN_LINE.match(name):
+            name, given = inside[1], input_of(text, line.start(1) + inside.end(), labelled=False)
+        name = name.strip("`'\"*<>[]() \t").removesuffix("()")
         plain = name.casefold().rstrip(".")
-        name = next((each for each in functions.names if each.casefold() == plain), name)
+        name = next((each for each in functions.names if each.casefold() in (plain, _AROUND_NAME.sub("", plain))), name)
+        name = known_name(name, {tool.name: tool for tool in functions.tool_specs()})
         if name not in functions:
             if plain == PYTHON and self.config.interpreter:
                 return CodeBlock(code=code_of(given))
             if NO_ACTION.fullmatch(plain):
                 return None
             if plain in ANSWERS:
-                return given
+                value = json_prefix(given)  # {"answer": 12}
+                return str(*value.values()) if isinstance(value, dict) and len(value) == 1 else given
             whole = parse_reply(text[start:], functions.tool_specs(), begun=False).tool_calls
             return whole[0] if whole else ToolCall(name=name, arguments={"input": given})
         return self._call(functions, name, given)
 
     def _call(self, functions: FunctionSet, name: str, given: str) -> Act:
         function = functions.get(name)
-        tools = {name: function.tool_spec()}
-        as_text = self._text_parameter(function) is not None
-        arguments = arguments_of(function, given, as_text=as_text)
-        written = read_list(f"[{name}({given})]", tools) if arguments is None else []  # as Python writes a call
-        if written and check_arguments(tools[name], written[0].arguments) is None:
-            return written[0]
+        tool = function.tool_spec()
+        arguments = arguments_of(function, given, as_text=self._text_parameter(function) is not None)
+        if arguments is None or check_arguments(tool, arguments) is not None:
+            whole = parse_reply(f"<tool_call>{given}", (tool,), begun=False).tool_calls
+            for read in (*(call.arguments for call in whole), *read_loose_arguments(tool, given)):
+                if check_arguments(tool, read) is None:
+                    return ToolCall(name=name, arguments=read)
         if arguments is None:
             error = f"the input must be a JSON object such as {example(function)}, for {function.signature}"
             return BadInput(name=name, arguments={"input": given}, error=error)
@@ -195,14 +215,14 @@ class ReactDialect:
         return Message(role="user", content=f"Observation: {result}")
 
 
-def final_answer(text: str) -> str | None:
-    """What follows the last ``Final Answer:`` that has one, up to the next label, out of its tags or box; or None."""
-    finals = list(FINAL.finditer(text))
+def final_answer(text: str, label: re.Pattern[str] = FINAL) -> str | None:
+    """What follows the last ``label`` that something follows, up to the next label, out of its tags or box; or None."""
+    finals = list(label.finditer(text))
     ends = [*(each.start() for each in finals[1:]), len(text)]
     for final in reversed(finals):
         answer = text[final.end() : ends.pop()]
-        if label := NEXT_LABEL.search(answer):
-            answer = answer[: label.start()]
+        if following := NEXT_LABEL.search(answer):
+            answer = answer[: following.start()]
         tagged = read_answer(answer) if "<answer>" in answer else None
         answer = tagged or unboxed(without_loose_end(answer.strip()))
         if answer.strip():
@@ -210,10 +230,11 @@ def final_answer(text: str) -> str | None:
     return None
 
 
-def input_of(text: str, start: int) -> str:
+def input_of(text: str, start: int, *, labelled: bool = True) -> str:
     """The input of the action whose line ends at ``start``: up to the turn's end or its next label."""
-    match = INPUT.search(text, start)
-    rest = text[match.end() if match else start :].strip()
+    match = INPUT.search(text, start) if labelled else None
+    other = match and ACTION.search(text, start, match.start())  # whose input it is
+    rest = text[match.end() if match and not other else start :].strip()
     fenced = fence_of(rest)
     label = NEXT_LABEL.search(rest, fenced.end if fenced else 0) or FINAL.search(rest)
     return rest[: label.start()].rstrip() if label and not fenced else rest
@@ -250,14 +271,15 @@ def arguments_of(function: Function, given: str, *, as_text: bool) -> dict[str, 
         value = json_prefix(value)
     if isinstance(value, dict) and not (as_text and set(value) - set(names)):
         return value
-    if not names and NO_ACTION.fullmatch(given.strip("`(){} ").casefold()):
+    if not names and (NO_ACTION.fullmatch(given.strip("`(){} ").casefold()) or read_arguments(given) == [{}]):
         return {}
     if len(names) != 1:
         return None
     if value is None or (as_text and not isinstance(value, str)):
         if one_text_parameter(function) is None:
             return None
-        value = given.strip("`")
+        value = re.sub(rf"\A{re.escape(names[0])}\s*[:=]\s*", "", given.strip("`"))
+        value = value[1:-1] if _QUOTED.fullmatch(value) else value
     return {names[0]: value}
 
 

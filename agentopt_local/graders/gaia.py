@@ -102,12 +102,12 @@ def _same_element(given: str, wanted: str) -> bool:
 def _same_loosely(given: str, wanted: str) -> bool:
     target = _loose_number(wanted)
     if target is not None:
-        return _loose_number(given, words=True) == target
+        return _loose_number(re.sub(r"^\s*and\s", "", given), words=True) == target
     return _loose(given) == _loose(wanted)
 
 
 def _loose_number(text: str, *, words: bool = False) -> float | None:
-    plain = re.sub(r"[$%,€£\s]", "", without_unit_powers(text).replace("\u2212", "-")).rstrip(".")
+    plain = re.sub(r"[$%,€£\s]|\b(?:USD|EUR|GBP)\b", "", without_unit_powers(text).replace("\u2212", "-")).rstrip(".")
     match = re.match(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d{1,3})?", plain, re.IGNORECASE)
     if match is None or not (
         match.end() == len(plain) or (words and re.fullmatch(r"[^\d.\-+/*:]*", plain[match.end() :]))
@@ -119,7 +119,7 @@ def _loose_number(text: str, *, words: bool = False) -> float | None:
 
 def _loose(text: str) -> str:
     text = normal_form("NFKD", with_plain_times(text).casefold())
-    text = re.sub(r"\b(?:the|an?)\s+", "", text.strip(" \"'()[]."))
+    text = re.sub(r"^and\s+|\b(?:the|an?)\s+", "", text.strip(" \"'()[]."))
     return re.sub(r"[\W_]", "", "".join(char for char in text if not unicodedata.combining(char)))
 
 

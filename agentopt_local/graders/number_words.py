@@ -13,6 +13,22 @@ _ORDINALS = (
     "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh",
     "twelfth",
 )  # fmt: skip
+_MORE = frozenset((
+    "or", "and", "to", "of", "half", "quarter", "quarters", "halves", "thirds", "point", "hundred", "thousand",
+    "million", "billion", "dozen", "less", "more", "fewer",
+))  # fmt: skip
+"""What makes a number of the one before, or another."""
+
+
+def counted(text: str) -> int | None:
+    """The number in ``twelve`` or ``twelve red apples``; None for other text, also for "two or three"."""
+    words = text.split()
+    for length in range(min(2, len(words)), 0, -1):
+        number, rest = number_word(" ".join(words[:length])), words[length:]
+        if number is not None:
+            others = any(word in _MORE or number_word(word) is not None for word in map(str.casefold, rest))
+            return None if others or len(rest) > 3 else number
+    return number_word(text)
 
 
 def number_word(text: str) -> int | None:

@@ -35,6 +35,8 @@ from agentopt_local.grading import Grade, no_answer, quote
 MAX_CHARS = 20_000
 """A longer answer is wrong: the rule's regular expressions are meant for a line of text."""
 
+_UNDENIED = r"(?<!not )(?<!no )(?<!not an )(?<!not a )(?<!not the )(?<!n't )(?<!non-)"
+_DENIED = re.compile(r"\b(?:not|non|neither|nor|no(?= \w))\b|n't\b")
 _LETTERS = "ABCDEF"
 _NUMBER = re.compile(r"[-+]?[\d,./]+")
 _OPTION_FORMS = (
@@ -162,15 +164,17 @@ def nearest_option(text: str, choices: Sequence[str]) -> str | None:
     whole = _folded(text)
     if whole in folded:
         return choices[folded.index(whole)]
-    letter = re.fullmatch(r"(?:option|choice)?\s*\(?([A-Fa-f])\)?[.:]?(?:\s+(.*))?", text.strip(), re.DOTALL)
-    if letter and (letter[2] is None or _folded(letter[2]) in folded):
-        index = _LETTERS.index(letter[1].upper())
+    letter = re.fullmatch(r"(?:(?i:option|choice))?\s*\(?([A-Fa-f])\)?[.:]?(?:\s+(.*))?", text.strip(), re.DOTALL)
+    index = _LETTERS.index(letter[1].upper()) if letter else 0
+    if letter and (letter[2] is None or _folded(letter[2]) in folded[index : index + 1]):
         return choices[index] if index < len(choices) else None
     inside = [choice for choice, option in zip(choices, folded, strict=True)
-              if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", whole)]  # fmt: skip
+              if re.search(rf"(?<!\w){_UNDENIED}{re.escape(option)}(?!\w)", whole)]  # fmt: skip
     inside = [option for option in inside if not any(option != o and _folded(option) in _folded(o) for o in inside)]
     if inside:
         return inside[0] if len(inside) == 1 else None
+    if _DENIED.search(whole):
+        return None
     figures = _figures(whole)  # 5:15 pm is not the option 4:15 pm, however many words they share
     scores = [_similarity(option, whole) if _figures(option) <= figures else 0.0 for option in folded]
     best = max(scores)

@@ -9,7 +9,9 @@ from agentopt_local.grading import Grade, Grader, no_answer, right_or_wrong
 from agentopt_local.unicode_form import normal_form
 from agentopt_local.wrapping import answer_for, bare_answer
 
-_POWERS = str.maketrans({char: f"^{digit}" for digit, char in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")})
+_PLAIN = str.maketrans(
+    {char: f"^{digit}" for digit, char in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")} | {"’": "'", "‘": "'", "“": '"', "”": '"'}
+)
 # A quoted text has no letter at its outer sides, unlike the apostrophe in don't.
 _PIECES = re.compile(
     r"""(?P<verbatim>(?<!\w)"(?:[^"\\\n]|\\.)*+"(?!\w)|(?<!\w)'(?:[^'\\\n]|\\.)*+'(?!\w)|\\.)"""
@@ -44,13 +46,13 @@ def same_text(one: str, other: str) -> bool:
 def normalize(text: str) -> str:
     """``text`` in NFKC and lower case, with single spaces and without a trailing period."""
     # Superscripts are spelled out first: NFKC would turn 5² into 52.
-    text = normal_form("NFKC", text.translate(_POWERS)).replace("\u2212", "-").casefold()
+    text = normal_form("NFKC", text.translate(_PLAIN)).replace("\u2212", "-").casefold()
     return " ".join(text.split()).removesuffix(".").rstrip()
 
 
 def _spaced(text: str) -> str:
     """The text in lower case and NFKC, without the white space that does not count."""
-    text = normal_form("NFKC", text.translate(_POWERS)).replace("\u2212", "-").casefold()
+    text = normal_form("NFKC", text.translate(_PLAIN)).replace("\u2212", "-").casefold()
     depth = 0
 
     def piece(found: re.Match[str]) -> str:

@@ -7,13 +7,13 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from agentopt_local.chat import ChatReply, ChatRequest, Message, ToolCall, ToolSpec
+from agentopt_local.chat import ChatReply, ChatRequest, Message, ToolCall, ToolSpec, call_ids
 from agentopt_local.models.checking import tidy
 from agentopt_local.models.strict_rows import call_text
 from agentopt_local.models.thinking import thought_field
 from agentopt_local.models.usage import usage_of
 from agentopt_local.thoughts import split_thought
-from agentopt_local.tool_calls import call_ids, calls_of, encodable, parse_reply
+from agentopt_local.tool_calls import calls_of, encodable, parse_reply
 
 
 def to_messages(

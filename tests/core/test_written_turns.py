@@ -114,6 +114,8 @@ CODE = f"{F}python\nprint(1)\n{F}"
         "[THINK]{}[/THINK]No.",
         "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>No.",
         "◁think▷{}◁/think▷No.",
+        "<unused94>thought\n{}<unused95>No.",
+        "<chain_of_thought>{}</chain_of_thought>No.",
         "<seed:think>{}</seed:think>No.",
         '<think>He said "{}"</think>No.',
     ],
@@ -215,6 +217,39 @@ def test_t5_parameters_get_the_types_of_their_schema() -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        tagged("area(w=3, h=4)"),
+        tagged('area({"w": 3, "h": 4})'),
+        tagged("[area(w=3, h=4)]"),
+        tagged('{{"name": "area", "arguments": {{"w": 3, "h": 4}}}}'),
+        "<|python_tag|>area(w=3, h=4)<|eom_id|>",
+        "<|python_tag|>area.call(w=3, h=4)",
+        "So:\n<|tool_call_start|>[area(w=3, h=4)]<|tool_call_end|>",
+        '<functioncall> {"name": "area", "arguments": \'{"w": 3, "h": 4}\'}',
+        f'<tool_call id="1">{CALL}</tool_call>',
+        f"<tool_use>{CALL}</tool_use>",
+        "<function=functions.area><parameter = w>3</parameter><parameter = h>4</parameter></function>",
+        '<｜DSML｜invoke name="area"><｜DSML｜parameter name="w">3</｜DSML｜parameter>'
+        '<｜DSML｜parameter name="h">4</｜DSML｜parameter></｜DSML｜invoke>',
+        f"- {CALL}",
+        f"{F}json\n// first\n{CALL}\n{F}",
+        f"{F}json\n{{'name': 'area', 'arguments': {{'w': 3, 'h': 4}}}}\n{F}",
+        f'{F}json\n{{"name": "area", "arguments": {{"w": 3, "h": 4,}}}}\n{F}',
+        f'> {F}json\n> {{"name": "area",\n>  "arguments": {{"w": 3, "h": 4}}}}\n> {F}',
+        f"`{tagged(CALL)}`",
+    ],
+)
+def test_t5_calls_with_slips(text: str) -> None:
+    assert calls(text) == [("area", WH)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"`<tool_call>{CALL}</tool_call>` is the form.",
+        "The tags <tool_call>area(w, h)</tool_call> are used.",
+        tagged("area(w=3, h=4) and area(w=5, h=6)"),
+        "<|python_tag|>print(1)",
+        f"{F}json\n// {CALL}\n{F}",
         "<function=area><parameter=w>3</parameter>",
         "<function=area><parameter=w>3",
         "Write <function=area> to call it.",
@@ -248,6 +283,8 @@ def test_t5_what_only_looks_like_a_call_is_text(text: str) -> None:
         (f"{F}python3.11 title=x\nprint(1)\n{F}", "print(1)\n"),
         (f"{F}{{python}}\nprint(1)\n{F}", "print(1)\n"),
         ("~~~python\nprint(1)\n~~~", "print(1)\n"),
+        (f"{F}python\n>>> x = 1\n>>> print(x)\n1\n{F}", "x = 1\nprint(x)\n"),
+        (f"{F}python\n# use {F} here\nprint(1)\n{F}", f"# use {F} here\nprint(1)\n"),
         (f"{F}tool_code\nprint(1)\n{F}", "print(1)\n"),
         (f"{F}\nprint(1)\n{F}", "print(1)\n"),
         (f"1. First\n   {F}python\n   if 1:\n       print(1)\n   {F}\n2. Then", "if 1:\n    print(1)\n"),  # A3
@@ -318,6 +355,9 @@ def test_a4_of_a_cut_turn_the_whole_blocks_run() -> None:
         ("<answer>I said <answer>12</answer>", "12"),
         ("<answer>12", "12"),
         ("<Answer>12</Answer>", "12"),
+        ("<answer>12</answ", "12"),
+        ('<answer type="int">12</answer>', "12"),
+        ("So <answer>12</answer>. (I must give it as <answer>your answer</answer>.)", "12"),
     ],
 )
 def test_a6_the_last_answer_counts(text: str, answer: str) -> None:
@@ -340,6 +380,14 @@ def test_a6_the_last_answer_counts(text: str, answer: str) -> None:
         ("Thought: done\nAction: N/A\nFinal Answer: 12", "12"),
         ("Action: no action needed\nFinal Answer: 12", "12"),
         ("Action: Finish[12]", "12"),
+        ('Action: finish\nAction Input: {"answer": 12}', "12"),
+        ("Action: Final Answer: 12", "12"),
+        ("Action: I have the answer.\nFinal Answer: 12", "12"),
+        ("**Final Answer**\n12", "12"),
+        ("Final Answer - 12", "12"),
+        ("The final answer is 12", "12"),
+        ("Final_Answer：12", "12"),
+        ("Action: None\nAnswer: 12", "12"),
         ("Action: finish\nAction Input: 12", "12"),
         ("Action: Final Answer\nAction Input: 12", "12"),
         ("Final Answer: your answer\n\nFinal Answer: 12", "12"),
@@ -363,6 +411,15 @@ def test_r1_answers_of_react_writers(text: str, answer: str) -> None:
         'Action: area({"w": 3, "h": 4})',
         'Action: area[{"w": 3, "h": 4}]',
         "Action: area(w=3, h=4)",
+        'Action: functions.area\nAction Input: {"w": 3, "h": 4}',
+        'Action: use the area tool\nAction Input: {"w": 3, "h": 4}',
+        'Action: area, Action Input: {"w": 3, "h": 4}',
+        'Action: area {"w": 3, "h": 4}',
+        "Action: area\nAction Input: [3, 4]",
+        "Action: area\nAction Input: w: 3, h: 4",
+        "Action: area\nAction Input: {w: 3, h: 4}",
+        "Action: area\nAction Input: area(w=3, h=4)",
+        'Action: area\nParameters: {"area": {"w": 3, "h": 4}}',
         "Action: area\nAction Input: w=3, h=4",
         "Action: area\nAction Input: {'w': 3, 'h': 4}",
         'Action: area\nAction Input: "{\\"w\\": 3, \\"h\\": 4}"',
@@ -375,6 +432,18 @@ def test_r1_answers_of_react_writers(text: str, answer: str) -> None:
 def test_r1_actions_of_react_writers(text: str) -> None:
     _, did, _ = solve([text, "Final Answer: 12"], kind="react")
     assert did == [("area", WH)]
+
+
+def test_r1_an_action_without_input_does_not_take_that_of_the_next() -> None:
+    assert solve(['Action: today\n\nAction: note\nAction Input: "a"', "Final Answer: 1"], kind="react")[1] == [
+        ("today", {})
+    ]
+
+
+@pytest.mark.parametrize("given", ["'a b'", 'text="a b"', "text: a b", "a b"])
+def test_r1_a_text_may_be_named_or_quoted(given: str) -> None:
+    text = f"Action: note\nAction Input: {given}"
+    assert solve([text, "Final Answer: 1"], kind="react")[1] == [("note", {"text": "a b"})]
 
 
 def test_r1_no_action_is_not_an_unknown_function() -> None:

@@ -14,9 +14,12 @@ _TEMPERATURE = re.compile(
     r"\^\s*\{?\s*\\circ\s*\}?\s*(?:\\[,; ])?(?:([CF])(?![A-Za-z])|\\(?:text|mathrm)\s*\{\s*([CF])\s*\})"
 )
 _UNIT_FRACTION = re.compile(
-    r"\\[dt]?frac\s*\{\s*\\(?:text|mathrm|mbox)\s*\{([A-Za-z .]+)\}\s*\}"
-    r"\s*\{\s*\\(?:text|mathrm|mbox)\s*\{([A-Za-z .]+)\}\s*\}"
+    r"\\[dt]?frac\s*\{\s*\\(?:text|mathrm|mbox)\s*\{([A-Za-z .]+)\}(\^\{?\d\}?)?\s*\}"
+    r"\s*\{\s*\\(?:text|mathrm|mbox)\s*\{([A-Za-z .]+)\}(\^\{?\d\}?)?\s*\}"
 )
+_UNIT_PRODUCT = re.compile(r"\}\s{0,3}\\cdot\s{0,3}(?=\\(?:text|mathrm|mbox)\s{0,3}\{)")
+_ROMAN_UNIT = re.compile(r"(?<=[\d ,~;])\\mathrm\s{0,3}\{[\s~]{0,3}([mgls])\}")
+_SQUARE = re.compile(r"(?<=\d)\s{0,3}(sq|cu)\.?\s{0,3}(m|in|cm|km|mm)\b\.?")
 
 
 def prepared(text: str) -> str:
@@ -33,7 +36,12 @@ def prepared(text: str) -> str:
         text = _ABBREVIATION.sub(r"\1", text)
     if "circ" in text:
         text = _TEMPERATURE.sub(lambda found: f"^\\circ\\text{{ {_SCALES[found[1] or found[2]]}}}", text)
+    if "cdot" in text:
+        text = _UNIT_PRODUCT.sub("} ", text)
+    if "mathrm" in text:
+        text = _ROMAN_UNIT.sub(r"\\text{ \1}", text)
+    text = _SQUARE.sub(r"\\text{ \1 \2}", text)
     if "frac" in text and "{\\" in text:
-        text = _UNIT_FRACTION.sub(r"\\text{ \1/\2}", text)
+        text = _UNIT_FRACTION.sub(lambda m: rf"\text{{ {m[1]}}}{m[2] or ''}\text{{/{m[3]}}}{m[4] or ''}", text)
     text = re.sub(r"\\left\s*\.|\\right\s*\.", "", text)
     return text.rstrip(" .") if text.endswith(".") and not text.endswith("...") else text

@@ -15,6 +15,7 @@ _SENTENCES = (
     re.compile(r"(?:(?:so|thus|therefore|then|hence)\b[,:]?)\s+(?P<said>\S.*)", re.IGNORECASE),
     re.compile(r"(?P<said>\S.*?)\s+is\s+(?:the|our|my)\s+(?:\w+\s+)?(?:answer|solution|result|value)\b.*"),
 )
+_FILLER = re.compile(r"\A(?:a total of|a value of|exactly|equal to)\s+")
 _AMOUNT = re.compile(
     r"-?\$?\d[\d,./]*\s+(?!(?:and|or|out|of|to|by|per|plus|minus|times|over|through|dozen|hundred|thousand|million|billion|percent)\b)[A-Za-z]+"
 )
@@ -38,5 +39,5 @@ def conclusion(text: str) -> str | None:
     said = plain
     for form in reversed(_SENTENCES):
         if found := form.fullmatch(said):
-            said = found["said"].strip()
+            said = _FILLER.sub("", found["said"]).strip()
     return said if said != plain or _AMOUNT.fullmatch(plain) else None
