@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 LOG := $(VENV)/install.log
 MODEL := qwen2.5-coder-1.5b
 TEST_MODEL := qwen2.5-coder-0.5b
+# Test files at a time. More take more memory, and as each starts processes of its own, two keep two cores busy.
+JOBS ?= 2
 
 # vLLM's CPU build needs this torch exactly. PyTorch's own index is asked only if the user's pip cannot find it, and
 # only in the one call that installs torch: an index that cannot be reached costs seconds for every package.
@@ -82,7 +84,7 @@ demo: install ## train on the demo problems and show what was learned; fetches t
 
 test: tools ## all tests, with a real engine on a small model
 	@$(BIN)/agentopt models pull $(TEST_MODEL)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: lint test ## what CI checks: format, lint, types, tests
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 from agentopt_local.functions import FunctionSet
 from agentopt_local.record import Record
+from agentopt_local.setting_types import Count, Share
 from agentopt_local.statistics import sign_evidence
 
 Acceptance = Literal["unseen", "mean", "paper", "sequential"]
@@ -24,14 +25,14 @@ class Judgement(Record):
     """An update's rewards on the problems that count, and whether it is kept."""
 
     accepted: bool
-    n: int
+    n: Count
     """Problems that count."""
-    before: float
+    before: Share
     """Mean reward on them, 0 to 1."""
-    after: float
-    gained: int
+    after: Share
+    gained: Count
     """Of them, those with more reward than before."""
-    lost: int
+    lost: Count
     """Of them, those with less."""
 
     @property

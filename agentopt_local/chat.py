@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
-from agentopt_local.record import Record
+from agentopt_local.record import MAX_INT, Record
 
 
 class ToolCall(Record):
@@ -124,14 +124,9 @@ class Usage(Record):
     """Of the completion tokens, those spent on thoughts; 0 where that is not reported."""
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            requests=self.requests + other.requests,
-            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
-            cached_tokens=self.cached_tokens + other.cached_tokens,
-            evicted_tokens=self.evicted_tokens + other.evicted_tokens,
-            completion_tokens=self.completion_tokens + other.completion_tokens,
-            thought_tokens=self.thought_tokens + other.thought_tokens,
-        )
+        # a server, or a run from elsewhere, may report any number
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in Usage.model_fields}
+        return Usage(**{name: min(sum(pair), MAX_INT) for name, pair in pairs.items()})
 
 
 class ChatReply(Record):

@@ -54,6 +54,9 @@ def check_names(tree: ast.Module, node: ast.FunctionDef) -> None:
                 "the function"
             )
     for each in ast.walk(tree):
+        for name in each.names if isinstance(each, ast.Global) else ():
+            if name in RESERVED or name == node.name:
+                raise FunctionError(f"{node.name}: global {name} would replace {name!r} for all other code; rename it")
         used = each.id if isinstance(each, ast.Name) else each.attr if isinstance(each, ast.Attribute) else ""
         if used in HIDDEN:
             raise FunctionError(f"{node.name}: {used} is not allowed; import packages with an import statement")

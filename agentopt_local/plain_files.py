@@ -108,17 +108,31 @@ def bounded_lines(file: BinaryIO, most: int = MAX_ROWS) -> Iterator[bytes]:
 def write_plain(path: Path, data: bytes) -> None:
     """Replace ``path`` so that a reader, or a kill, sees either the old content or the new. Raises :class:`OSError`.
 
-    A link there is replaced and not followed. The temporary file has a name that nobody can have taken before.
+    A link there is replaced and not followed. Devices and pipes are refused: root would lose ``/dev/null``.
+    The temporary file has a name that nobody can have taken before.
     """
+    check_replaceable(path)
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.new")
+    opened = open_plain(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
-        with os.fdopen(open_plain(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
+        with os.fdopen(opened, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)  # where it did not take the place of ``path``
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise :class:`OSError` if what ``path`` leads to is neither a file nor a folder, and so not to be replaced."""
+    try:
+        mode = path.stat().st_mode
+        odd = "it is an open file's name" if path.is_symlink() and path.readlink().is_relative_to("/proc") else ""
+    except (OSError, ValueError):  # nothing is there, or nothing that can be known: whoever writes finds out
+        return
+    if odd := odd_kind(mode) or odd:
+        raise OSError(errno.EINVAL, odd, str(path))
 
 
 def own_path(text: str, what: str) -> Path:

@@ -37,6 +37,16 @@ def printable_json(value: Any) -> str:
     return _ESCAPES.sub(lambda each: "\\ufffd" if each[1] else each[0], text.replace("\x7f", "\\ufffd"))
 
 
+def escaped_json(value: Any) -> str:
+    """``value`` as JSON in which what :func:`printable` would replace is an escape, so that nothing is lost."""
+    return _CONTROLS.sub(_escape, json.dumps(value, ensure_ascii=False))
+
+
+def _escape(found: re.Match[str]) -> str:
+    units = found[0].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+
+
 def _dumps(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 

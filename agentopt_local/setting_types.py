@@ -1,4 +1,4 @@
-"""Types of settings whose values need bounds."""
+"""Types of settings, and of numbers in rows, whose values need bounds."""
 
 from __future__ import annotations
 
@@ -23,3 +23,9 @@ PLAIN = AfterValidator(_plain)
 MAX_SECONDS = 10_000_000
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
 """A time limit in a setting, at most some months: system calls refuse far longer ones, each in its own way."""
+Count = Annotated[int, Field(ge=0)]
+"""How many of something."""
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A part of a whole, such as an accuracy."""
+Elapsed = Annotated[float, Field(ge=0, le=1e11)]
+"""Seconds that have passed, or a Unix time: a clock and a calendar can show it."""

@@ -204,6 +204,17 @@ async def measure_kills(sandbox: ForkServerSandbox) -> dict[str, float]:
     }
 
 
+async def measure_memory(sandbox: ForkServerSandbox) -> dict[str, dict[str, float]]:
+    """The memory of one worker's processes, once its child for the next call is ready."""
+    launcher = sandbox.describe_processes()["launcher"]
+    names = ("launcher", "supervisor", "template", "idle_child")
+    pids: list[int] = []
+    while len(pids) < len(names):
+        await asyncio.sleep(0.05)
+        pids = [launcher, *(pid for first in children(launcher)[:1] for pid in family(first))]
+    return {name: memory_mib(pid) for name, pid in zip(names, pids, strict=False)}
+
+
 async def benchmark(count: int) -> dict[str, Any]:
     report: dict[str, Any] = {
         "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "load": os.getloadavg()[0]},
@@ -215,10 +226,7 @@ async def benchmark(count: int) -> dict[str, Any]:
         async with open_sandbox(limits=LIMITS, workers=workers) as sandbox:
             figures: dict[str, Any] = {"start_s": round(time.perf_counter() - start, 2)}
             report["layers"] = sandbox.describe_layers()
-            launcher = sandbox.describe_processes()["launcher"]
-            names = ("launcher", "supervisor", "template", "idle_child")
-            pids = [launcher, *family(children(launcher)[0])]
-            figures["memory"] = {name: memory_mib(pid) for name, pid in zip(names, pids, strict=True)}
+            figures["memory"] = await measure_memory(sandbox)
             for name in FUNCTIONS:
                 figures[name] = await measure_sandbox(sandbox, name, count if name != "sympy" else count // 2)
                 figures[name]["batch_calls_per_s"] = await measure_batch(sandbox, name, 100 * workers)

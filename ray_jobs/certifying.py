@@ -132,9 +132,9 @@ def other_set(config: RunConfig, run: Path, other: Path) -> Pair:
 
     Raises ConfigError if it is the same run, or has another task or model, and RunDirError if it is no run.
     """
+    theirs = read_config(other)
     if other.resolve() == run.resolve():
         raise ConfigError(f"{other} is the run itself; name another run, or {UNTRAINED!r}")
-    theirs = read_config(other)
     for key, mine, its in (
         ("task.spec", config.task.spec, theirs.task.spec),
         ("task.settings", config.task.settings, theirs.task.settings),

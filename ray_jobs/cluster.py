@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 from agentopt_local.errors import ConfigError, EngineDeadError
 from ray_jobs.config import RayConfig
 
+SILENT = "what listens there does not answer as Ray does"
 ANSWER_S = 28.0
 """How long a cluster has to answer before a run gives up on it, in seconds."""
 
@@ -69,7 +71,9 @@ def check_answers(address: str) -> None:
     try:
         if place.hostname is not None and place.port is not None:
             socket.create_connection((place.hostname, place.port), timeout=ANSWER_S / 4).close()
-        if place.scheme != "ray":  # Ray's client gives up by itself
+        if place.scheme == "ray":
+            check_client_port(place.netloc)
+        else:
             asked = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", target]
             done = subprocess.run(asked, check=False, capture_output=True, text=True, timeout=ANSWER_S * 3 / 4)
             if done.returncode != 0:
@@ -77,7 +81,23 @@ def check_answers(address: str) -> None:
     except (OSError, ValueError) as error:
         raise unreachable(address, str(error)) from None
     except subprocess.TimeoutExpired:
-        raise unreachable(address, "what listens there does not answer as Ray does") from None
+        raise unreachable(address, SILENT) from None
+
+
+def check_client_port(place: str) -> None:
+    """Raise ConnectionError if nothing speaks gRPC at the host and port in ``place``.
+
+    Ray's client gives up by itself, but only after 30 s; also where gRPC is missing, or is to be encrypted.
+    """
+    if os.environ.get("RAY_USE_TLS", "0") != "0" or not importlib.util.find_spec("grpc"):
+        return
+    import grpc
+
+    with grpc.insecure_channel(place) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=ANSWER_S * 3 / 4)
+        except grpc.FutureTimeoutError:
+            raise ConnectionError(SILENT) from None
 
 
 def unreachable(address: str, reason: str) -> ConfigError:

@@ -60,9 +60,10 @@ def toml_value(text: str) -> Any:
     if text.lower() == "none":
         return None
     try:
-        return parsed(f"v = {text}")["v"]
+        read = parsed(f"v = {text}")
     except ValueError:
         return text
+    return read["v"] if len(read) == 1 else text
 
 
 def set_key(values: dict[str, Any], key: str, value: Any) -> None:

@@ -152,11 +152,14 @@ def resolve(
     model = sources.models.get(name)
     try:
         local, pulled = Path(name).expanduser(), models_dir / name
+        if (local / "config.json").exists():
+            return local
+        is_folder = local.is_dir()
     except RuntimeError:
         raise ConfigError(f"the model {name!r} begins with the home folder of a user who is not known here") from None
-    if (local / "config.json").exists():
-        return local
-    if model is None and (local.is_dir() or not HUB_ID.fullmatch(name)):
+    except OSError as error:
+        raise ConfigError(f"the model {name[:200]!r} cannot be looked for: {error.strerror}") from None
+    if model is None and (is_folder or not HUB_ID.fullmatch(name)):
         nearest = ", ".join(difflib.get_close_matches(name, sources.models, 1) or sources.models)
         others = "a folder with a config.json or a Hugging Face id"
         raise ConfigError(f"unknown model {name!r}: not an embedded model (nearest: {nearest}), {others}")

@@ -90,7 +90,10 @@ def write_log(
 
 def moment(text: str | None) -> str:
     """An ISO 8601 time with its zone, as Inspect requires; the epoch if it is not known."""
-    return datetime.fromisoformat(text or "1970-01-01T00:00:00+00:00").astimezone().isoformat()
+    try:
+        return datetime.fromisoformat(text or "").astimezone().isoformat()
+    except (ValueError, OverflowError):
+        return "1970-01-01T00:00:00+00:00"
 
 
 def _score(trajectories: Sequence[Trajectory]) -> Any:

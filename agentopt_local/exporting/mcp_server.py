@@ -16,8 +16,8 @@ from typing import Any
 from agentopt_local.calling import call_function
 from agentopt_local.errors import ConfigError, SandboxError
 from agentopt_local.exporting.portable import portable_specs
-from agentopt_local.exporting.tool_json import with_items
 from agentopt_local.functions import FunctionSet, render_value
+from agentopt_local.models.wire import with_items
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.version import __version__
 

@@ -160,7 +160,7 @@ def read_module(file: Path) -> str:
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
         text = io.StringIO(content.decode(encoding), newline=None).read()
-    except (UnicodeDecodeError, SyntaxError, LookupError):
+    except (UnicodeError, SyntaxError, LookupError):
         raise FunctionError("not UTF-8 text, nor text in an encoding that its first lines name") from None
     return _COOKIE.sub(lambda line: "\n" * line[0].count("\n"), text, count=1)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from agentopt_local.exporting.portable import portable_specs
 from agentopt_local.functions import FunctionSet
-from agentopt_local.models.wire import can_be_strict
+from agentopt_local.models.wire import can_be_strict, with_items
 
 MAX_DESCRIPTION = 1024
 """Longest description that OpenAI accepts, in characters."""
@@ -40,16 +40,6 @@ def anthropic_tools(functions: FunctionSet) -> list[dict[str, Any]]:
         {"name": spec.name, "description": spec.description, "input_schema": spec.parameters}
         for spec in portable_specs(functions)
     ]
-
-
-def with_items(schema: Any) -> Any:
-    """``schema`` with ``items`` in every array: OpenAI rejects arrays without it."""
-    if isinstance(schema, list):
-        return [with_items(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    completed = {key: value if key in ("default", "enum") else with_items(value) for key, value in schema.items()}
-    return {**completed, "items": {}} if schema.get("type") == "array" and "items" not in schema else completed
 
 
 def _cut(text: str) -> str:

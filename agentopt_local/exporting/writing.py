@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agentopt_local.errors import ConfigError
+from agentopt_local.plain_files import check_replaceable
 from agentopt_local.run.files import write_atomically
 from agentopt_local.sandbox.zygote.removal import remove
 
@@ -20,6 +21,7 @@ def check_output(path: Path, *, force: bool) -> None:
     """Raise ConfigError if ``path`` must not be written, or cannot be."""
     try:
         path.stat()
+        check_replaceable(path)
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
@@ -68,7 +70,10 @@ def make_parent(path: Path) -> None:
     """Create the parent folder of ``path``. Raises ConfigError if it cannot be created or written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{path.parent} cannot be created: {error.strerror}; choose another --output PATH") from None
+    except (OSError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "too many folders in each other"
+        raise ConfigError(
+            f"{str(path.parent)[:200]} cannot be created: {reason}; choose another --output PATH"
+        ) from None
     if not os.access(path.parent, os.W_OK):
         raise ConfigError(f"{path.parent} cannot be written; choose another --output PATH")

@@ -53,11 +53,16 @@ class SampledError(ModelError):
     """What the model wrote, as far as the server shows it."""
 
 
+class CutError(ModelError):
+    """The reply was cut at the limit of tokens before there was anything to show, as when all of it was thought."""
+
+
 _ERRORS: dict[Kind, type[ModelError]] = {
     "context": ContextOverflowError,
     "content": RefusedPromptError,
     "request": BadRequestError,
     "sampled": SampledError,
+    "cut": CutError,
     "timeout": ModelTimeoutError,
     "overloaded": ModelOverloadedError,
 }
@@ -141,7 +146,7 @@ class JsonClient:
         Retries what may pass (408, 409, 429, 5xx, time-outs, broken connections and broken JSON) with exponential
         backoff and jitter, or after the wait that the server asks for, which holds back all other requests too. Raises
         ModelTimeoutError, ModelOverloadedError, ContextOverflowError or RefusedPromptError (this prompt is at fault),
-        BadRequestError, SampledError, ModelError, or ConfigError if no request can be sent from here.
+        BadRequestError, SampledError, CutError, ModelError, or ConfigError if no request can be sent from here.
         """
         client, slots = self._open()
         async with slots:

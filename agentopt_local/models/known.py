@@ -16,11 +16,19 @@ LIMITS = ("max_tokens", "max_completion_tokens")
 LEAST_TEMPERATURE = 0.01
 """Sent in place of 0 to a server that wants more than 0: it picks the likeliest token all the same."""
 INT32 = 2**31 - 1
-_NUMBER = re.compile(r"(?<![\w.])[0-9]{1,12}(?:\.[0-9]{1,9})?(?![\w])")
+NO_CONTENT, NO_TEXT = "null content", "empty content"
+"""Contents of messages that some servers refuse: null beside calls, and a text without a word."""
+_NUMBER = re.compile(r"(?<![\w.])(?:(?<![\[(])[0-9]{1,3}(?:,[0-9]{3}){1,3}|[0-9]{1,12}(?:\.[0-9]{1,9})?)(?![\w])")
 _ALTERNATE = re.compile(r"alternat|consecutive|successive|in a row|after role|interleav|message_order")
 _TOOL_ROLE = re.compile(r"variant \W?tool|\btool\W{0,2} (role|message)|role\W{1,4}tool")
 _SYSTEM = re.compile(r"system|developer")
-_POSITIVE = re.compile(r"positive|greater than|above 0|> ?0|\(0|non-?zero")
+_POSITIVE = re.compile(r"positive|non-?zero|\b0(\.0)? is not|small(er)? value")
+_LEAST = re.compile(
+    r"(?:(?:at least|minimum|(?:great|larg|high)er|above|between|range|from)\b|>=?|≥|\bin\b(?=[^\w]{1,4}[0-9]))"
+    r"[^0-9.;|]{0,30}([0-9]{1,9}(?:\.[0-9]{1,9})?)"
+)
+"""The least that may be, or that must be exceeded."""
+_EXCLUSIVE = re.compile(r"exclusive|(?:(?:less|smaller|lower) than|below|<) ?\W?[0-9]")
 
 
 class Known(Record):
@@ -42,7 +50,7 @@ class Known(Record):
     most_temperature: float | None = None
     most_seed: int | None = None
     refused: frozenset[str] = frozenset()
-    """Optional fields that it does not accept, and values of reasoning_effort."""
+    """Optional fields that it does not accept, values of reasoning_effort, and contents (NO_CONTENT, NO_TEXT)."""
     calls: Literal["unknown", "text", "fields", "words"] = "unknown"
     """How calls come back: from vLLM as text if it has no tool parser; in fields only, if its parser drops our format.
     ``words``: the server knows no tools, so they are described in words and calls are text."""
@@ -123,7 +131,7 @@ def _limit(known: Known, body: Body, refusal: Refusal) -> Known | None:
         return None
     other = LIMITS[1 - LIMITS.index(sent)]
     said = refusal.said
-    allowed = [number for number in _numbers(said) if 1 <= number < body[sent]]
+    allowed = [number - bool(_EXCLUSIVE.search(said)) for number in _numbers(said) if 1 < number < body[sent]]
     unsupported = re.search(
         r"unsupported|not support|unrecogni|unknown|not permitted|instead|not allowed|deprecat", said
     )
@@ -138,11 +146,14 @@ def _temperature(known: Known, body: Body, refusal: Refusal) -> Known | None:
     if "temperature" not in body:
         return None
     sent, said = body["temperature"], refusal.said
-    if "top_p" in body and re.search(r"\btop_p\b", said):
+    if "top_p" in body and re.search(r"\btop_?p\b", said):
         return known.without("top_p")  # where only one of the two is accepted, the temperature is meant
     below = [number for number in _numbers(said) if 0 < number < sent]
     only = re.search(r"only the default|not supported with|unsupported param", said)
-    if sent == 0 and _POSITIVE.search(said) and not only:
+    least = float(found[1]) if (found := _LEAST.search(said)) else 0.0
+    if not only and sent < least <= 1:
+        return known.model_copy(update={"least_temperature": least})
+    if not only and sent == 0 and (found or _POSITIVE.search(said)):
         return known.model_copy(update={"least_temperature": LEAST_TEMPERATURE})
     if below and not only and re.search(r"less than|at most|<=|maximum|between|range|exceed|up to", said):
         return known.model_copy(update={"most_temperature": max(below)})
@@ -197,8 +208,16 @@ def _tools(known: Known, body: Body, refusal: Refusal) -> Known | None:
     return known.model_copy(update={"calls": "words"}) if "tools" in body or calls else None
 
 
+def _blank(known: Known, body: Body, refusal: Refusal) -> Known | None:
+    contents = [row["content"] for row in body["messages"]]
+    wordless = any(content is not None and not content.strip() for content in contents)
+    if None in contents and (not wordless or "null" in refusal.said):
+        return known.without(NO_CONTENT)
+    return known.without(NO_TEXT) if wordless else None
+
+
 def _numbers(text: str) -> list[float]:
-    return [float(number) for number in _NUMBER.findall(text)[:50]]
+    return [float(number.replace(",", "")) for number in _NUMBER.findall(text)[:50]]
 
 
 _FIELDS: tuple[tuple[tuple[str, ...], Teach], ...] = (
@@ -217,6 +236,12 @@ _TOPICS: tuple[tuple[re.Pattern[str], Teach], ...] = (
             r"grammar|guided|text\.format|response_mime_type"
         ),
         _constraint,
+    ),
+    (
+        re.compile(
+            r"\bcontents?\b.{0,80}\b(null|none|empty|blank|required)\b|empty.{0,30} content|messages\W+[0-9]+\W+content"
+        ),
+        _blank,
     ),
     (re.compile(r"\btools?\b|tool[_ ](choice|use|call)|function[ _-]?(call|declaration|use)"), _tools),
 )

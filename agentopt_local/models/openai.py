@@ -15,8 +15,8 @@ import httpx
 from agentopt_local.chat import ChatReply, ChatRequest, Usage
 from agentopt_local.errors import ContextOverflowError, ModelError, RefusedPromptError
 from agentopt_local.models.checking import fault
-from agentopt_local.models.client import BadRequestError, JsonClient, SampledError
-from agentopt_local.models.known import Known, Structured
+from agentopt_local.models.client import BadRequestError, CutError, JsonClient, SampledError
+from agentopt_local.models.known import LIMITS, Known, Structured
 from agentopt_local.models.refusals import begun, blames_template
 from agentopt_local.models.server_dialect import ServerDialect
 from agentopt_local.models.usage import is_counted, usage_of
@@ -146,6 +146,10 @@ class OpenAIChatModel:
             return await self.client.post(self.client.address.of("/chat/completions"), body, check=check)
         except SampledError as error:
             return {"choices": [{"message": {"content": error.sampled}}]}
+        except CutError:
+            sent = max(body.get(field, 0) for field in LIMITS)
+            usage = {"completion_tokens": sent, "completion_tokens_details": {"reasoning_tokens": sent}}
+            return {"choices": [{"message": {"content": ""}, "finish_reason": "length"}], "usage": usage}
 
     def _adapted(self, request: ChatRequest, body: dict[str, Any], known: Known, error: BadRequestError) -> Known:
         """What to try after a refusal. Raises it, as the prompt's fault or everyone's, if there is nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from agentopt_local.errors import ConfigError
 
@@ -91,7 +92,8 @@ class Key:
     def redact(self, text: str) -> str:
         """``text`` of a server or an error with every secret masked, also where only a piece of it is quoted."""
         for secret in (self.value, os.environ.get(self.variable, ""), *self.also):
-            text = _without(text, secret)
+            for written in dict.fromkeys((secret, quote(secret, safe=""), secret.replace("/", "\\/"))):
+                text = _without(text, written)
         return masked(text)
 
     def redact_reply(self, text: str) -> str:

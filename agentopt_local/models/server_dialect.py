@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from agentopt_local.chat import ChatReply, ChatRequest, Message
-from agentopt_local.models.known import LIMITS, Known, Structured, weaker
+from agentopt_local.models.known import LIMITS, NO_CONTENT, NO_TEXT, Known, Structured, weaker
 from agentopt_local.models.server_error import Refusal
 from agentopt_local.models.strict_rows import Row, in_words, taking_turns, with_system, without_system
 from agentopt_local.models.thinking import thinking_fields, thinking_of
@@ -70,6 +70,13 @@ class ServerDialect:
             rows = in_words(rows)
             if request.tools:
                 rows = with_system(rows, (self.tool_format or HermesFormat()).instructions(request.tools))
+        if NO_CONTENT in known.refused:
+            rows = [{**row, "content": row["content"] or ""} for row in rows]
+        if NO_TEXT in known.refused:
+            rows = [
+                row if row.get("tool_calls") or row["content"].strip() else {**row, "content": "(empty)"}
+                for row in rows
+            ]
         if known.no_system:
             rows = without_system(rows)
         return taking_turns(rows) if known.takes_turns else rows

@@ -16,10 +16,13 @@ SHOWN = 500
 """Characters of an error's words that are shown."""
 _DEPTH = 12
 _PARTS = 200
-_WORDS = ("message", "msg", "detail", "error_description", "error", "title", "raw", "reason")
+_WORDS = ("message", "msg", "error_msg", "status_msg", "detail", "error_description", "error", "title", "raw", "reason")
 _CODES = ("code", "type", "error_type", "status", "status_code", "statusCode", "reason", "error_code")
 _FIELDS = ("param", "loc", "field")
-_INSIDE = ("error", "errors", "detail", "details", "message", "metadata", "innererror", "raw", "cause", "response")
+_INSIDE = (
+    *("error", "errors", "detail", "details", "message", "metadata"),
+    *("innererror", "raw", "cause", "response", "base_resp"),
+)
 # What a validator quotes of the request ("input") is not read: it may be anything.
 
 _BY_CODE = (

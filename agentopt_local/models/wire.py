@@ -54,7 +54,20 @@ def to_messages(
 
 def to_tools(tools: Sequence[ToolSpec]) -> list[dict[str, Any]]:
     """The ``tools`` field of a request."""
-    return [{"type": "function", "function": tool.model_dump()} for tool in tools]
+    return [
+        {"type": "function", "function": {**tool.model_dump(), "parameters": with_items(tool.parameters)}}
+        for tool in tools
+    ]
+
+
+def with_items(schema: Any) -> Any:
+    """``schema`` with ``items`` in every array: OpenAI rejects arrays without it."""
+    if isinstance(schema, list):
+        return [with_items(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    completed = {key: value if key in ("default", "enum") else with_items(value) for key, value in schema.items()}
+    return {**completed, "items": {}} if schema.get("type") == "array" and "items" not in schema else completed
 
 
 def to_response_format(schema_text: str, *, strict: bool = True) -> dict[str, Any]:
@@ -106,7 +119,10 @@ Ending = Literal["done", "cut", "withheld", "broken"]
 _ENDINGS: tuple[tuple[Ending, re.Pattern[str]], ...] = (
     # What a model did wrong itself, such as Gemini's malformed_function_call, is an end like any other.
     ("done", re.compile("malformed|unexpected_tool|stop|eos|end_turn|tool_call|tool_use|function_call")),
-    ("withheld", re.compile("filter|safety|refus|block|prohibit|recitation|policy|spii|sensitive|guardrail|moderat")),
+    (
+        "withheld",
+        re.compile("filter|toxic|safety|refus|block|prohibit|recitation|policy|spii|sensitive|guardrail|moderat"),
+    ),
     ("broken", re.compile("error|abort|cancel|time_?out|insufficient|network|fail|overload|interrupt|unavailable")),
     ("cut", re.compile("length|max_?|window|limit")),
 )
@@ -146,17 +162,17 @@ def broken_off(body: Any) -> str | None:
     text = json.dumps(body)[:100_000]
     if _EMPTY_BY_FILTER.search(text):
         return json.dumps({"message": "the content filter has left no reply", "code": "content_filter"})
-    return json.dumps({"message": f"the answer is not a chat completion: {text[:200]}", "code": 502})
+    # Some gateways report an error as it is, without an "error" around it.
+    error = {key: value for key, value in table.items() if key not in ("choices", "usage", "id", "object", "model")}
+    return json.dumps({"message": f"the answer is not a chat completion: {text[:200]}", **error})
 
 
 def _text(content: Any) -> tuple[str, str]:
     """The thought and the text of a content, which some servers send in parts."""
-    if not isinstance(content, list):
-        return "", content
     thoughts, texts = [], []
-    for part in content:
-        if isinstance(part, str):
-            texts.append(part)
+    for part in content if isinstance(content, list) else [content]:
+        if not isinstance(part, dict):
+            texts.append("" if part is None else str(part))
         elif isinstance(part.get("thinking"), list):  # Mistral's reasoning models
             thoughts += [each.get("text") or "" for each in part["thinking"]]
         elif isinstance(part.get("thinking"), str):

@@ -181,8 +181,8 @@ def kind_row(kind: str, n: int, before: int, after: int) -> Row:
     return {
         "kind": kind,
         "n": n,
-        "before": [before / max(1, n), *wilson(before, n)],
-        "after": [after / max(1, n), *wilson(after, n)],
+        "before": [before / max(1, n), *wilson(min(before, n), n)],
+        "after": [after / max(1, n), *wilson(min(after, n), n)],
     }
 
 

@@ -17,6 +17,8 @@ from agentopt_local.record import Record
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 Row = dict[str, Any]
+MAX_WRONG = 10_000
+"""Wrong rows of a file after which the rest of it is left out, too: a file may have billions."""
 
 
 # Strictly
@@ -88,7 +90,7 @@ def read_value(path: Path, parse: Callable[[Any], T], notes: list[str]) -> T | N
 
 def read_rows(path: Path, parse: Callable[[Any], T], notes: list[str]) -> list[T]:
     """The rows of a JSONL file. A torn last line, as a kill or a writer at work leaves it, is passed over."""
-    rows, wrong = [], []
+    rows, wrong, first = [], 0, (0, "")
     try:
         for number, line in enumerate(plain_lines(path), 1):
             if not line.endswith(b"\n"):
@@ -97,15 +99,19 @@ def read_rows(path: Path, parse: Callable[[Any], T], notes: list[str]) -> list[T
             try:
                 rows.append(parse(read_kept(tolerant(line))))
             except (ValueError, TypeError, KeyError, FunctionError) as error:
-                wrong.append((number, reason(error)))
+                wrong += 1
+                if wrong == 1:
+                    first = number, reason(error)
+                if wrong > MAX_WRONG:
+                    break
     except FileNotFoundError:
         pass
     except OSError as error:
         notes.append(f"{path.name} cannot be read further and is left out ({error.strerror}).")
     if wrong:
-        number, why = wrong[0]
-        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        notes.append(f"{path.name}, line {number}{more} cannot be read and is left out ({why}).")
+        more = f" and {wrong - 1} more" if wrong > 1 else ""
+        more = more if wrong <= MAX_WRONG else f"{more}, and all after them,"
+        notes.append(f"{path.name}, line {first[0]}{more} cannot be read and is left out ({first[1]}).")
     return rows
 
 

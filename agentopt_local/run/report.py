@@ -11,6 +11,7 @@ from agentopt_local.problem import SPLITS, Split
 from agentopt_local.record import Record
 from agentopt_local.run.contribution import Memorising
 from agentopt_local.run.nothing import NothingLearned
+from agentopt_local.setting_types import Count, Elapsed, Share
 from agentopt_local.train_state import StopCause
 from agentopt_local.update import ActionCounts
 
@@ -18,18 +19,18 @@ from agentopt_local.update import ActionCounts
 class Side(Record):
     """How one function set did."""
 
-    accuracy: float
+    accuracy: Share
     """Share of problems solved."""
-    reward: float | None = None
+    reward: Share | None = None
     """Mean reward; None in reports of older versions."""
     ci95: tuple[float, float]
     """95 % Wilson interval of ``accuracy``."""
-    correct: int = 0
+    correct: Count = 0
     """Problems solved."""
     exact: int | None = None
     """Answers that equal the expected text, where the task reports that too."""
     tokens: Usage = Usage()
-    turns: int = 0
+    turns: Count = 0
     stop_reasons: dict[str, int] = Field(default={})
     """How attempts ended."""
 
@@ -43,18 +44,18 @@ class Difference(Record):
     """95 % interval of ``points``."""
     p_value: float
     """Exact two-sided McNemar test of "no change"."""
-    gained: int
+    gained: Count
     """Problems that only the trained agent solved."""
-    lost: int
+    lost: Count
     """Problems that only the untrained agent solved."""
 
 
 class KindCounts(Record):
     """Problems of one kind, and how many of them were solved."""
 
-    n: int
-    before: int
-    after: int
+    n: Count
+    before: Count
+    after: Count
 
 
 class Arm(Record):
@@ -79,7 +80,7 @@ class Arm(Record):
 class Comparison(Record):
     """The untrained and the trained agent on the same problems."""
 
-    n: int
+    n: Count
     """Problems."""
     before: Side
     after: Side
@@ -98,11 +99,11 @@ class Comparison(Record):
 class Flips(Record):
     """How many outcomes changed although nothing was learned."""
 
-    gained: int
+    gained: Count
     """Problems solved only the second time."""
-    lost: int
+    lost: Count
     """Problems solved only the first time."""
-    rate: float
+    rate: Share
     """Share of the problems whose outcome changed, either way."""
     ci95: tuple[float, float]
     """95 % Wilson interval of ``rate``."""
@@ -115,7 +116,7 @@ class Flips(Record):
 class Visible(Record):
     """The smallest gain that a number of problems can show, in percentage points."""
 
-    n: int
+    n: Count
     """Problems."""
     points: float
     at_most: float
@@ -125,7 +126,7 @@ class Visible(Record):
 class NoiseFloor(Record):
     """What chance alone does to the outcomes of the agent that a training starts from."""
 
-    n: int
+    n: Count
     """Training problems that it was measured on."""
     again: Flips
     """The same agent with another seed."""
@@ -146,21 +147,21 @@ class Certificate(Record):
     ``reason``."""
     against: str
     """What the set was compared with, in words."""
-    n: int = 0
+    n: Count = 0
     """Problems that counted, up to the decision."""
-    n_max: int = 0
+    n_max: Count = 0
     """Problems that could have been used."""
-    gained: int = 0
+    gained: Count = 0
     """Problems whose reward is higher with the set."""
-    lost: int = 0
+    lost: Count = 0
     """Problems whose reward is lower with the set."""
     evidence: float = 1.0
     """The e-value of "the set is more likely to gain a problem than to lose it"."""
-    alpha: float
+    alpha: float = Field(ge=1e-9, le=1)
     """How often at most a set that does not help may be certified, over all ``trainings`` and ``uses`` together."""
-    trainings: int = 1
+    trainings: int = Field(default=1, ge=1)
     """Trainings of a sweep that share ``alpha``."""
-    uses: int = 1
+    uses: int = Field(default=1, ge=1)
     """Comparisons of this run on these problems that share ``alpha``, up to this one."""
     reason: str = ""
     """Why no certificate was possible."""
@@ -209,15 +210,15 @@ class FunctionResult(Record):
     name: str
     signature: str
     description: str
-    calls: int
+    calls: Count
     """Direct calls."""
-    ok: int
+    ok: Count
     """Calls without error."""
-    problems: int
+    problems: Count
     """Attempts that used it, in code too."""
-    only_in_code: int = 0
+    only_in_code: Count = 0
     """Of these, the ones that called it from code only, which ``calls`` does not count."""
-    solved: int
+    solved: Count
     """Of these, the solved ones."""
 
 
@@ -253,8 +254,8 @@ class Costs(Record):
 class Seconds(Record):
     """Where the time went."""
 
-    training_steps: float = 0.0
-    this_process: float = 0.0
+    training_steps: Elapsed = 0.0
+    this_process: Elapsed = 0.0
     parts: dict[str, float] = Field(default={})
     """Of ``this_process``: noise floor, training, credit, certificate, test. The untrained agent's test runs during
     the training."""

@@ -11,6 +11,7 @@ from agentopt_local.chat import Usage
 from agentopt_local.problem import Split
 from agentopt_local.record import Record
 from agentopt_local.run.report import Certificate
+from agentopt_local.setting_types import Count, Elapsed, Share
 from agentopt_local.stage import Stage
 from agentopt_local.train_state import Decision
 from agentopt_local.trajectory import Trajectory
@@ -51,8 +52,8 @@ class RolloutRow(Record):
 class ProposalRow(Record):
     """An update that a step tries."""
 
-    step: int
-    candidate: int = 0
+    step: Count
+    candidate: Count = 0
     proposal: Update
 
 
@@ -68,9 +69,9 @@ class ActionRow(Record):
 class Scored(Record):
     """An accuracy and the mean reward that goes with it."""
 
-    accuracy: float
+    accuracy: Share
     """Share of problems solved."""
-    reward: float
+    reward: Share
     """Mean reward, 0 to 1: what updates are judged by. Equal to ``accuracy`` where grades are right or wrong."""
 
     @model_validator(mode="before")
@@ -83,7 +84,7 @@ class Scored(Record):
 class Score(Scored):
     """How a set did on a step's problems."""
 
-    n: int
+    n: Count
     """Problems."""
     solved: tuple[str, ...] = ()
     """Ids of the problems solved."""
@@ -115,7 +116,7 @@ class StepTokens(Record):
 class StepRow(Record):
     """A finished step."""
 
-    step: int
+    step: Count
     decision: Decision
     actions: tuple[ActionRow, ...] = ()
     """Of the best candidate."""
@@ -135,32 +136,32 @@ class StepRow(Record):
     source_tokens: int | None = None
     """What ``optimizer.max_source_tokens`` has grown to, because sources were cut off; None if it has not."""
     tokens: StepTokens = StepTokens()
-    seconds: float
+    seconds: Elapsed
 
 
 class MetricRow(Record):
     """What a run is doing. Values that are not known are None."""
 
-    time: float = 0.0
+    time: Elapsed = 0.0
     """Unix time, s."""
-    seconds: float
+    seconds: Elapsed
     """Of work on this run so far, over all of its processes."""
-    step: int = 0
+    step: Count = 0
     """Steps finished."""
     stage: Stage
-    done: int = 0
+    done: Count = 0
     """Rollouts of the stage that have ended."""
-    total: int = 0
+    total: Count = 0
     """Rollouts of the stage; 0 where it counts none."""
     under_way: int = 0
     """Rollouts (requests of the optimizer where the stage counts no rollouts) that are running."""
-    accuracy: float | None = None
+    accuracy: Share | None = None
     """Of the rollouts done; of a step's row, of the update that it tried."""
     ci95: tuple[float, float] | None = None
     """95 % interval of ``accuracy``."""
-    tokens: int
+    tokens: Count
     """Generated so far, over all processes."""
-    prompt_tokens: int = 0
+    prompt_tokens: Count = 0
     """Read so far, over all processes."""
     tokens_per_s: float | None = None
     """Generated per second over the last WINDOW_S seconds."""
@@ -172,18 +173,18 @@ class MetricRow(Record):
     """About, until the run ends."""
     decision: Decision | None = None
     """Of the step that just ended; None in all other rows."""
-    accuracy_before: float | None = None
+    accuracy_before: Share | None = None
     """Before the step that just ended."""
 
 
 class LookRow(Record):
     """A look at the test problems: an evaluation of a set that shows something new about it."""
 
-    look: int
+    look: Count
     """Counted from 1."""
     functions: str
     """Fingerprint of the set."""
-    n: int
+    n: Count
     """Problems."""
     points: float
     """Change from the untrained agent, in percentage points."""
@@ -202,7 +203,7 @@ class CertificateRow(Record):
     """Fingerprint of the set that is certified."""
     baseline: str
     """Fingerprint of the set that it is compared with."""
-    use: int = 0
+    use: Count = 0
     """Which use of the validation problems it is, from 1; 0 if none were rolled out for it."""
     problems: tuple[str, ...] = ()
     """Ids in the order in which they count."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +64,7 @@ class Tail(Generic[R]):
             except (ValueError, FunctionError):
                 continue
 
-    def _lines(self) -> list[bytes]:
+    def _lines(self) -> Iterator[bytes]:
         try:
             with os.fdopen(open_plain(self.path), "rb") as file:
                 status = os.fstat(file.fileno())
@@ -72,6 +73,6 @@ class Tail(Generic[R]):
                 file.seek(self._offset)
                 whole = file.read(MAX_LINE).rpartition(b"\n")[0]
         except OSError:
-            return []
+            return
         self._offset += len(whole) + 1 if whole else 0
-        return whole.splitlines()
+        yield from io.BytesIO(whole)

@@ -133,6 +133,11 @@ class GaiaTask:
         path = folder / name
         if Path(name).name != name or not path.is_file():
             raise ConfigError(f"{where}, key 'file_name': {path} does not exist. Download the attachments too. {HINT}")
+        real, own = path.resolve(), folder.resolve()
+        if real.parent != own and not (real.parent.name == "blobs" and real.parents[1] in own.parents):
+            raise ConfigError(  # the question with the file goes to the model; the hub's cache is made of such links
+                f"{where}, key 'file_name': {path} is a link that leads out of its folder; put the file itself there"
+            )
         if path.suffix.lower() not in _TEXT_FILES:
             return f"Attached file: {name} ({path.stat().st_size} bytes, not text).\n\n", str(path)
         content = read(path).decode("utf-8", "replace")

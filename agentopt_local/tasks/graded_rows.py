@@ -9,6 +9,7 @@ from typing import Any
 
 from agentopt_local.grading import Grade, quote
 from agentopt_local.json_text import NotJsonError, read_kept
+from agentopt_local.plain_text import escaped_json
 from agentopt_local.spelling import did_you_mean
 
 RowGrader = Callable[[str, str, dict[str, Any]], Grade]
@@ -45,11 +46,7 @@ def grade_rows(lines: Iterable[bytes], grade: RowGrader) -> Iterator[tuple[dict[
 
 def as_line(row: dict[str, Any]) -> bytes:
     """``row`` as a line of JSON in UTF-8."""
-    text = json.dumps(row, ensure_ascii=False)
-    try:
-        return text.encode() + b"\n"
-    except UnicodeEncodeError:  # half of a surrogate pair: JSON can represent it, UTF-8 cannot
-        return json.dumps(row).encode() + b"\n"
+    return escaped_json(row).encode() + b"\n"
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

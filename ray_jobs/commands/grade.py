@@ -53,8 +53,9 @@ def grade(task: str, path: Path, *, lenient: bool = False, official: bool = Fals
     from agentopt_local.tasks.graded_rows import as_line, grade_rows
 
     grader = row_grader(task, lenient=lenient, official=official)
-    if output is not None and path != Path("-") and output.resolve() == path.resolve():
-        raise ConfigError(f"--output {output} is the file that is graded; name another one")
+    with contextlib.suppress(OSError, ValueError):  # one of them does not exist, or is no name at all: said later
+        if output is not None and output.samefile(path):
+            raise ConfigError(f"--output {output} is the file that is graded; name another one")
     counts: Counter[str] = Counter()
     lines = reading(path)
     first = list(itertools.islice(lines, 1))  # an output is not touched for a file that cannot be read
@@ -87,7 +88,11 @@ def writing(path: Path | None) -> Iterator[BinaryIO]:
         return
     try:
         file = path.open("wb")
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"--output {path} cannot be written: {reason}") from error
+    try:
+        with file:
+            yield file
     except OSError as error:
         raise ConfigError(f"--output {path} cannot be written: {error.strerror}") from error
-    with file:
-        yield file

@@ -36,22 +36,25 @@ def report(runs: Sequence[Path], *, output: Path | None = None, open_it: bool = 
     from agentopt_local.run.files import write_atomically
     from agentopt_local.run.reader import read_run
 
+    files = [read_run(path) for path in runs]
     twice = [
         str(path) for index, path in enumerate(runs) if path.resolve() in {each.resolve() for each in runs[:index]}
     ]
     if twice:
         raise ConfigError(f"{twice[0]} is given twice; name each run once")
-    files = [read_run(path) for path in runs]
     pages = [run_page(each, defaults_for(each.config)) for each in files]
     if len({page.summary["name"] for page in pages}) < len(pages):
         for page in pages:
             page.summary["name"] = page.summary["path"]
     text = report_html(pages)
     target = output or (runs[0] / "report.html" if len(runs) == 1 else runs[0].resolve().parent / "comparison.html")
-    if target.is_dir():
-        raise ConfigError(f"--output {target} is a folder; name a file, such as {target / 'report.html'}")
-    if not target.parent.is_dir():
-        raise ConfigError(f"--output {target}: there is no folder {target.parent}")
+    try:
+        if target.is_dir():
+            raise ConfigError(f"--output {target} is a folder; name a file, such as {target / 'report.html'}")
+        if not target.parent.is_dir():
+            raise ConfigError(f"--output {target}: there is no folder {target.parent}")
+    except OSError as error:  # too long a name, or a folder that is closed to this user
+        raise ConfigError(f"--output {str(target)[:200]} cannot be written: {error.strerror}") from None
     write_atomically(target, text)
     say(target)
     if open_it and not webbrowser.open(target.resolve().as_uri()):

@@ -90,6 +90,7 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {
     "UTF-16": (lambda path: path.write_text(F, encoding="utf-16"), "not UTF-8 text"),
     "not UTF-8": (lambda path: path.write_bytes(F.encode() + b"# \xff"), "not UTF-8 text"),
     "unknown encoding": (lambda path: path.write_text("# coding: nope\n" + F), "not UTF-8 text"),
+    "encoding of no text": (lambda path: path.write_text("# coding: undefined\n" + F), "not UTF-8 text"),
     "null": (lambda path: path.write_text(F + "\0"), "null bytes"),
     "brackets": (lambda path: path.write_text("(" * 100_000), "syntax error|nested"),
     "signs": (lambda path: path.write_text("x = " + "-" * 100_000 + "1"), "nested"),

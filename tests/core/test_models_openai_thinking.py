@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 from agentopt_local.chat import ChatReply, ChatRequest, Constraint, Message, Sampling, Thinking, ToolCall, ToolSpec
 from agentopt_local.errors import ContextOverflowError
 from agentopt_local.models.openai import OpenAIChatModel
-from agentopt_local.thoughts import split_thought
 
 TOOL = ToolSpec(name="f", description="Does f.", parameters={"type": "object", "properties": {}, "required": []})
 CALL = ToolCall(name="f", arguments={})
@@ -142,19 +140,6 @@ def test_a_refused_temperature_does_not_cost_the_effort() -> None:
 def test_a_thought_in_the_text_is_split_off(content: str, cut: bool, thought: str, rest: str) -> None:
     (reply,) = Server(lambda body: said(content, cut)).ask(ask("off"))
     assert (reply.message.thought, reply.message.content) == (thought, rest)
-
-
-@pytest.mark.parametrize("piece", ["<think>", " \n", "</think", "<think>x"])
-def test_splitting_takes_linear_time(piece: str) -> None:
-    def spent(repeats: int) -> float:
-        text = piece * repeats
-        began = time.process_time()
-        for _ in range(20):
-            split_thought(text, cut=True)
-        return time.process_time() - began
-
-    spent(20_000)
-    assert spent(160_000) < 32 * spent(20_000) + 0.05
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])

@@ -78,6 +78,12 @@ CONTEXT = (
     (500, "litellm.ContextWindowExceededError: prompt is too long: 209303 tokens > 200000 maximum"),
     (200, {"error": {"message": "This endpoint's maximum context length is 32768 tokens.", "code": 400}}),
     (200, {"error": "maximum context length is 4096 tokens"}),
+    (422, {"error": "Input validation error: `inputs` must have less than 1024 tokens. Given: 2000"}),
+    (400, "The sum of prompt length (5000.0), query length (0) and max_tokens (20) should not exceed 4096"),
+    (400, {"code": 20015, "message": "length of prompt_tokens (40960) must be less than max_seq_len (32768)."}),
+    (400, "the prompt has 5000 tokens, which is more than the 4096 tokens that the model can take"),
+    (400, "prompt_too_long: The prompt is 5,012 tokens; the limit is 4,096"),
+    (400, "The prompt (5000 tokens) does not fit in the context (4096)"),
     (422, {"detail": [{"type": "value_error", "loc": ["body", "messages"], "msg": "Prompt length 5000 exceeds maximum "
                        "model length 4096", "input": [{"role": "user", "content": "rate limit"}]}]}),
 )  # fmt: skip
@@ -94,6 +100,10 @@ CONTENT = (
     (429, error("Request too large for gpt-4o in organization o on tokens per min (TPM): Limit 30000, Requested 40000.",
                 type="tokens", code="rate_limit_exceeded")),
     (451, "content_filter"),
+    (400, {"contentFilter": [{"level": 1}], "error": {"code": "1301", "message": "输入可能包含敏感内容"}}),
+    (400, error("Your request was rejected as a result of our safety system.", code="moderation_blocked")),
+    (400, "Guardrail blocked the request: prompt injection detected"),
+    (200, {"base_resp": {"status_code": 1026, "status_msg": "input new_sensitive"}, "choices": None}),
 )  # fmt: skip
 OVERLOADED = (
     (429, error("Rate limit reached for model m on tokens per minute (TPM): Limit 6000. Please try again in 7.66s.")),
@@ -113,6 +123,10 @@ OVERLOADED = (
     (200, error("Provider returned error", code=429, metadata={"error_type": "rate_limit_exceeded"})),  # E4
     (200, error("Provider returned error", code=502)),
     (200, error("upstream died")),
+    (429, error("Resource has been exhausted (e.g. check quota).", code=429, status="RESOURCE_EXHAUSTED")),
+    (429, error("Throttling.AllocationQuota: Allocated quota exceeded", code="limit_requests")),
+    (502, "Upstream returned an invalid response format"),
+    (503, "Service Unavailable: model is not available, try later"),
     (200, {"error": "no"}),
     (200, {"error": {"type": "overloaded_error"}}),
 )  # fmt: skip
@@ -128,6 +142,10 @@ QUOTA = (
     (429, error("The usage limit has been reached", type="usage_limit_reached")),
     (400, error("Access denied, please make sure your account is in good standing.", code="Arrearage")),
     (400, error("Billing hard limit has been reached", code="billing_hard_limit_reached")),
+    (403, error("Key limit exceeded (total limit). Manage it using https://server.invalid/keys", code=403)),
+    (429, error("Budget has been exceeded! Current cost: 10.1, Max budget: 10.0", type="budget_exceeded", code="429")),
+    (400, "ExceededBudget: Crossed spend within key"),
+    (429, {"error": {"code": "1113", "message": "您的账户已欠费，请充值后重试。"}}),
 )  # fmt: skip
 OTHERS: tuple[tuple[Kind, int, Any], ...] = (
     ("key", 401, {"detail": "Unauthorized"}),
@@ -148,6 +166,18 @@ OTHERS: tuple[tuple[Kind, int, Any], ...] = (
     ("request", 400, "max_tokens is too large: 6000. This model supports at most 4096 completion tokens, whereas you "
                      "provided 6000."),
     ("request", 400, "max_tokens: 100000 > 8192, which is the maximum allowed number of output tokens for m"),
+    ("request", 400, error("`max_tokens` must be less than or equal to `8192`, the maximum value for `max_tokens` is "
+                           "less than the `context_window` for this model", param="max_tokens")),
+    ("request", 400, error("Invalid 'messages[3].tool_calls[0].id': string too long. Expected a string with maximum "
+                           "length 40", param="messages[3].tool_calls[0].id", code="string_above_max_length")),
+    ("request", 404, "No endpoints found that can handle the requested parameters."),
+    ("request", 404, "Tool use isn't available for this model"),
+    ("request", 500, {"error": {"message": "failed to load model vocabulary required for format"}}),
+    ("request", 500, "failed to parse grammar"),
+    ("missing", 404, error("models/g is not found for API version v1main, or is not supported for generateContent.",
+                           code=404, status="NOT_FOUND")),
+    ("missing", 404, "This is not a chat model and thus not supported in the v1/chat/completions endpoint."),
+    ("cut", 400, "Could not finish the message because max_tokens or model output limit was reached."),
     ("request", 400, "Invalid max_tokens value, the valid range of max_tokens is [1, 8192]"),
     ("request", 400, "Range of max_tokens should be [1, 8192]"),
     ("request", 400, error("Invalid 'tools[0].function.name': string too long. Expected maximum length 64",

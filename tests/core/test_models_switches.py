@@ -28,10 +28,13 @@ from tests.tools.fake_endpoint import (
     FakeEndpoint,
     Switch,
     bomb,
+    bounded,
     completed,
     dripping,
     refused,
+    refusing,
     roles,
+    without,
 )
 
 KEY = "sk-proj-Zq81LmTx40vRw7Bn"
@@ -147,6 +150,95 @@ def test_a_temperature_that_is_lost_is_reported(caplog: pytest.LogCaptureFixture
     with FakeEndpoint(brain, LEARNED["no temperature"]) as server:
         use(server, JSON, JSON)
     assert caplog.text.count("m takes no temperature") == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "asked", "sent", "switch"),
+    [
+        ("max_tokens", 100_000, 8192, bounded("max_tokens", 1, 8192, "`max_tokens` must be less than or equal to `8192`"
+         ", the maximum value for `max_tokens` is less than the `context_window` for this model", param="max_tokens")),
+        ("max_tokens", 100_000, 8192, bounded("max_tokens", 1, 8192, "it has a maxOutputTokens value of 100000 but the "
+         "supported range is from 1 (inclusive) to 8193 (exclusive).")),
+        ("max_tokens", 100_000, 8192, bounded("max_tokens", 1, 8192, "max_tokens must be at most 8,192")),
+        ("max_tokens", 100_000, 512, bounded("max_tokens", 1, 512, "max_tokens must be in [1,512]")),
+        ("temperature", 0, 0.1, bounded("temperature", 0.1, 2, "temperature must be at least 0.1")),
+        ("temperature", 0, 0.05, bounded("temperature", 0.05, 2, "temperature must be between 0.05 and 2")),
+        ("temperature", 0, 0.01, bounded("temperature", 0.001, 1, "temperature must be in (0.0, 1.0]")),
+        ("temperature", 0, 0.01, bounded("temperature", 0.001, 1, "temperature=0 is not allowed, use a small value")),
+        ("temperature", 1.5, 1, bounded("temperature", 0, 1, "temperature must be between 0 and 1")),
+        ("temperature", 0.4, 0.4, refusing(lambda body: refused(400, "give either temperature or topP, but not both")
+         if {"temperature", "top_p"} <= set(body) else None)),
+    ],
+)  # fmt: skip
+def test_a_bound_is_kept_to_and_no_field_lost(field: str, asked: float, sent: float, switch: Switch) -> None:
+    sampling = Sampling(**{"temperature": 0.4, "top_p": 0.9, field: asked})
+    with FakeEndpoint(brain, switch) as server:
+        use(server, ask(constraint=SCHEMA, sampling=sampling))
+    assert server.bodies[-1][field] == sent
+    assert "response_format" in server.bodies[-1]
+
+
+def test_arrays_of_anything_cost_no_tools() -> None:
+    def refuse(body: dict[str, Any]) -> Answer | None:
+        return (
+            None
+            if '"items"' in json.dumps(body["tools"])
+            else refused(400, "array schema missing items", param="tools")
+        )
+
+    listing = ToolSpec(
+        name="f", description="F.", parameters={"type": "object", "properties": {"a": {"type": "array"}}}
+    )
+    with FakeEndpoint(brain, refusing(refuse)) as server:
+        use(server, ask(tools=(listing,)))
+    assert len(server.bodies) == 1
+
+
+BLANK = ask(
+    (*OPENING, Message(role="assistant", content="", tool_calls=(CALL,)), Message(role="tool", content="one"),
+     Message(role="assistant", content=""), Message(role="user", content="again"))
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong", "contents"),
+    [
+        ("Invalid value for 'content': expected a string, got null.", None, ["", ""]),
+        ("messages: text content blocks must be non-empty", "", [None, "(empty)"]),
+        ("Assistant message must have either content or tool_calls, but not none.", "", [None, "(empty)"]),
+    ],
+)
+def test_a_content_that_is_refused_is_written_in_another_way(words: str, wrong: Any, contents: list[Any]) -> None:
+    def refuse(body: dict[str, Any]) -> Answer | None:
+        return refused(400, words) if wrong in [row["content"] for row in body["messages"]] else None
+
+    with FakeEndpoint(brain, refusing(refuse)) as server:
+        assert use(server, BLANK)[0].message.content == '{"n": 1}'
+    assert [row["content"] for row in server.bodies[-1]["messages"] if row["role"] == "assistant"] == contents
+
+
+def test_a_reply_that_ends_at_the_limit_without_a_word_is_a_cut_reply_with_room_for_a_thought() -> None:
+    switch = without("max_tokens", "Could not finish the message because max_tokens or model output limit was reached.")
+    with FakeEndpoint(brain, switch) as server:
+        reply = use(server, JSON)[0]
+    assert (reply.finish_reason, reply.message.content) == ("length", "")
+    assert server.bodies[-1]["max_tokens"] > server.bodies[0]["max_tokens"]
+
+
+@pytest.mark.parametrize(
+    "content", ["hello", {"type": "text", "text": "hello"}, [None, "hello"], [{"text": "hel"}, {"text": "lo"}]]
+)
+def test_a_content_is_read_in_all_its_forms(content: Any) -> None:
+    with FakeEndpoint(switch=lambda server, body, n: completed({"content": content})) as server:
+        assert use(server, ask())[0].message.content == "hello"
+
+
+def test_a_key_is_masked_however_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-ab/cd+ef/gh1234=ij+kl")
+    for written in ("sk-ab%2Fcd%2Bef%2Fgh1234%3Dij%2Bkl", "sk-ab\\/cd+ef\\/gh1234=ij+kl"):
+        error = failure(lambda server, body, n, said=written: Answer(400, f"bad key {said}".encode()))
+        assert "bad key ***" in str(error)
+        assert "gh1234" not in str(error)
 
 
 def test_c1_turns_are_merged_no_further_than_needed() -> None:

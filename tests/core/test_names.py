@@ -75,6 +75,13 @@ def test_an_import_does_not_replace_what_all_code_uses(above: str, what: str) ->
         assert Function.new(source(body=f"{above.strip()}\n    return x"))
 
 
+@pytest.mark.parametrize("name", ["sum", "print", "Any", "f"])
+def test_a_global_statement_does_not_replace_what_all_code_uses(name: str) -> None:
+    with pytest.raises(FunctionError, match=f"global {name} would replace"):
+        Function.new(source("f", body=f"global {name}\n    {name} = x\n    return x"))
+    assert Function.new(source("f", body="global kept\n    kept = x\n    return x"))
+
+
 def test_an_import_of_typing_names_is_welcome() -> None:
     assert Function.new(source(above="from typing import Any, List, Literal\nimport typing\n"))
 

@@ -113,6 +113,32 @@ def test_a_file_is_replaced_and_what_is_there_is_not_followed(tmp_path: Path) ->
     assert sorted(each.name for each in tmp_path.iterdir()) == [".out.new", "folder", "mine", "out"]
 
 
+OPEN_FILES: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "socket": lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
+    "link to a device": lambda path: path.symlink_to("/dev/null"),
+    "link to an open file": lambda path: path.symlink_to("/proc/self/fd/1"),  # as /dev/stdout is
+}
+
+
+@pytest.mark.parametrize("kind", OPEN_FILES)
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_is_no_file_is_not_replaced_by_one(kind: str, tmp_path: Path) -> None:
+    """Root may replace /dev/null, and --output may name it."""
+    path = tmp_path / "x"
+    OPEN_FILES[kind](path)
+    before = path.lstat()
+    with pytest.raises(OSError, match="it is a"):
+        write_plain(path, b"new")
+    assert path.lstat() == before
+    assert os.listdir(tmp_path) == ["x"]  # noqa: PTH208
+
+
+def test_a_name_that_no_file_can_have_is_not_written() -> None:
+    with pytest.raises(OSError, match="no file can have such a name"):
+        write_plain(Path("a\0b"), b"new")
+
+
 def test_a_home_folder_of_nobody() -> None:
     assert own_path("~/x", "task") == Path.home() / "x"
     with pytest.raises(ConfigError, match=re.escape("task: '~nobody-here/x' begins with the home folder")):

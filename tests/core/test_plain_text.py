@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agentopt_local.plain_text import PrintableFormatter, printable, printable_json, quoted
+from agentopt_local.plain_text import PrintableFormatter, escaped_json, printable, printable_json, quoted
 
 CONTROLS = {
     "escape": "\x1b[2J",
@@ -66,6 +66,14 @@ def test_other_text_stays_as_it_is(text: str) -> None:
 
 def test_line_ends_of_windows_are_line_ends() -> None:
     assert printable("a\r\nb") == "a\nb"
+
+
+def test_json_with_escapes_shows_no_control_and_loses_nothing() -> None:
+    value = {"\x1b[2J": ["\x9b", "\x7f", "\u202e", "\ud800", "\U000e0041", "é\t\n√"]}
+    text = escaped_json(value)
+    assert text == printable(text)
+    assert "é" in text and "√" in text
+    assert json.loads(text) == value
 
 
 def test_numbers_that_json_does_not_have_become_text() -> None:

@@ -65,8 +65,8 @@ from agentopt_local.trajectory import Step, ToolRun, Trajectory
 from agentopt_local.wrapping import bare_answer, tagged, untagged, unwrapped
 from ray_jobs.toml_values import parsed as toml_parsed
 
-SIZES = tuple(500 * 2**doubling for doubling in range(8))
-"""From what is cheap even for a cubic reader to 64,000 characters; the last three decide about a quadratic one."""
+SIZES = tuple(500 * 2**doubling for doubling in range(7))
+"""From what is cheap even for a cubic reader to 32,000 characters; the last three decide about a quadratic one."""
 FLOOR_S = 0.01
 """Shorter times are not compared: they are mostly noise."""
 GROWTH = 3.2
@@ -413,6 +413,7 @@ READERS = [
     Reader("reply with calls", lambda text: parse_reply(text, TOOLS).model_dump_json(), (), (*CALLS, *FORMS)),
     Reader("arguments as text", lambda text: (read_arguments(text), read_python(text)), (), ARGUMENTS),
     Reader("thoughts", split_thought, (), THOUGHTS),
+    Reader("thoughts of a cut reply", functools.partial(split_thought, cut=True), (), THOUGHTS),
     Reader("fenced blocks", lambda text: (blocks_of(text), code_in(text)), (), FENCES),
     Reader("backslashes", repaired, (), BACKSLASHES),
     Reader("native call", native, (ValueError,), CALLS),

@@ -123,14 +123,14 @@ NETWORK = {
     "udp": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', port)); return 'breached'",
     "ipv6": "socket.socket(socket.AF_INET6); return 'breached'",
     "unix": "socket.socket(socket.AF_UNIX).connect(folder + '/socket'); return 'breached'",
-    "abstract": "socket.socket(socket.AF_UNIX).connect('\\0agentopt-test'); return 'breached'",
+    "abstract": "socket.socket(socket.AF_UNIX).connect(f'\\0agentopt-test-{parent}'); return 'breached'",
     "raw_socket": "socket.socket(socket.AF_INET, socket.SOCK_RAW, 1); return 'breached'",
     "netlink": "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0); return 'breached'",
     "packet": "socket.socket(socket.AF_PACKET, socket.SOCK_RAW); return 'breached'",
     "vsock": "socket.socket(40, socket.SOCK_STREAM); return 'breached'",
-    "dgram_pair": "a, b = socket.socketpair(type=socket.SOCK_DGRAM); a.sendto(b'x', '\\0agentopt-test'); "
+    "dgram_pair": "a, b = socket.socketpair(type=socket.SOCK_DGRAM); a.sendto(b'x', f'\\0agentopt-test-{parent}'); "
     "return 'breached'",
-    "pair_connect": "a, b = socket.socketpair(); a.connect('\\0agentopt-test'); return 'breached'",
+    "pair_connect": "a, b = socket.socketpair(); a.connect(f'\\0agentopt-test-{parent}'); return 'breached'",
     "pair_bind": "a, b = socket.socketpair(); a.bind('\\0mine'); return 'breached'",
     "urllib": "import urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{port}', timeout=1); return 'breached'",
     "getaddrinfo": "socket.getaddrinfo('example.com', 80); return 'breached'",
@@ -387,7 +387,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         with socket.socket(socket.AF_UNIX) as by_path, socket.socket(socket.AF_UNIX) as abstract:
             by_path.bind(str(folder / "socket"))
             by_path.listen()
-            abstract.bind("\0agentopt-test")
+            abstract.bind(f"\0agentopt-test-{os.getpid()}")
             abstract.listen()
             made = Target(folder, server.getsockname()[1])
             try:

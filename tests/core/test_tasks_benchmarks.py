@@ -240,6 +240,11 @@ def test_gaia_names_a_missing_attachment_and_a_broken_level(tmp_path: Path) -> N
     lines(path, gaia_row(0), gaia_row(1, file_name="../../../etc/passwd"))
     with pytest.raises(ConfigError, match="file_name"):
         load_task(f"gaia:{tmp_path}")
+    (tmp_path / "mine.txt").write_text("not for a model")
+    (path.parent / "link.txt").symlink_to(tmp_path / "mine.txt")
+    lines(path, gaia_row(0), gaia_row(1, file_name="link.txt"))
+    with pytest.raises(ConfigError, match=r"link\.txt is a link that leads out of its folder"):
+        load_task(f"gaia:{tmp_path}")
     lines(path, gaia_row(0), gaia_row(1, Level=5))
     with pytest.raises(ConfigError, match="line 2, key 'Level'"):
         load_task(f"gaia:{tmp_path}")

@@ -57,12 +57,13 @@ def test_an_address_without_a_cluster_is_named_with_its_source(  # X2
         connect(RayConfig(address=given))
 
 
+@pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_what_answers_but_is_not_ray_is_given_up_soon(  # X2
-    silent_port: int, monkeypatch: pytest.MonkeyPatch
+    scheme: str, silent_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ray_jobs.cluster.ANSWER_S", 4.0)
     with pytest.raises(ConfigError, match="does not answer as Ray does"):
-        connect(RayConfig(address=f"127.0.0.1:{silent_port}"))
+        connect(RayConfig(address=f"{scheme}127.0.0.1:{silent_port}"))
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:port", "127.0.0.1:70000"])

@@ -21,6 +21,8 @@ import pytest
 import agentopt_local as ao
 from agentopt_local.errors import AgentOptError, RunDirError
 from agentopt_local.models.scripted import ScriptedChatModel
+from agentopt_local.run import parsing
+from agentopt_local.run.reader import read_run
 from agentopt_local.run.writer import RunDir
 from benchmarks import scripted
 from ray_jobs import lifecycle
@@ -153,6 +155,7 @@ VIEWERS: dict[str, Op] = {
     "compare": command("report", "RUN", "RUN/../other", "--output", "OUT.html"),
     "export openai": command("export", "RUN", "--format", "openai", "--output", "OUT.json"),
     "export mcp": command("export", "RUN", "--format", "mcp", "--output", "OUT.json"),
+    "export inspect": command("export", "RUN", "--format", "inspect", "--output", "OUT.inspect"),
     "ask": command("ask", "RUN", "question"),
     "resume command": command("resume", "RUN"),
     "evaluate command": command("evaluate", "RUN"),
@@ -422,6 +425,47 @@ def test_tampering_gives_a_line_and_no_traceback(
         check(each, op, run, capsys)
     for each in rng.sample(sorted({**JOBS, **SANDBOXED}), 1):
         check(each, {**JOBS, **SANDBOXED}[each], run, capsys)
+
+
+MOST = 2**63 - 1
+NUMBERS: dict[str, tuple[str, Callable[[Any], object]]] = {
+    "fewer than no problems": ("steps.jsonl", lambda row: row["before"].update(n=-3)),
+    "more solved than there are": ("report.json", lambda row: row["test"]["kinds"]["reverse"].update(n=0, before=5)),
+    "no use": ("certificates.jsonl", lambda row: row["certificate"].update(uses=0)),
+    "no alpha": ("certificates.jsonl", lambda row: row["certificate"].update(alpha=0.0)),
+    "use": ("certificates.jsonl", lambda row: row.update(use=-5)),
+    "time": ("metrics.jsonl", lambda row: row.update(time=1e300, seconds=1e300)),
+    "sums of costs": ("costs.jsonl", lambda row: row["usage"].update(prompt_tokens=MOST, completion_tokens=MOST)),
+    "sums of rollouts": ("rollouts.jsonl", lambda row: row["usage"].update(prompt_tokens=MOST, cached_tokens=MOST)),
+    "no date": ("meta.json", lambda row: row.update(started="yesterday")),
+    "last date": ("meta.json", lambda row: row.update(started="9999-12-31T23:59:59-23:59")),
+}
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+def test_numbers_that_cannot_be_are_left_out(
+    case: str, run: Path, rich: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each row by itself has numbers of the right type; what is computed with them would fail."""
+    name, change = NUMBERS[case]
+    lines = (run / name).read_text().splitlines() if name.endswith("l") else [(run / name).read_text()]
+    row = json.loads(lines[-1])
+    change(row)
+    lines[-1] = json.dumps(row)
+    (run / name).write_text("\n".join(lines) + "\n")
+    (run.parent / "other").symlink_to(rich)
+    for each, op in {**VIEWERS, "resume": JOBS["resume"]}.items():
+        check(each, op, run, capsys)
+
+
+def test_a_file_of_wrong_rows_is_not_read_to_its_end(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsing, "MAX_WRONG", 10)
+    good = (run / "steps.jsonl").read_bytes().splitlines(keepends=True)[0]
+    for wrong, seen, said in ((10, 2, "line 2 and 9 more"), (11, 1, "line 2 and 10 more, and all after them,")):
+        (run / "steps.jsonl").write_bytes(good + b"\n" * wrong + good)
+        found = read_run(run)
+        assert len(found.steps) == seen
+        assert [note for note in found.notes if f"steps.jsonl, {said} cannot be read" in note]
 
 
 # What a run's text does on a terminal and on a page (DEFECTS 11)

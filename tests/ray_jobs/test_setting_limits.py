@@ -207,6 +207,7 @@ def test_command_line_values_that_are_not_toml_are_text() -> None:
     for text in ("[" * 5000, "9" * 5000, "{a=" * 5000, ".".join("a" * 200)):
         assert toml_value(text) == text
     assert toml_value("[1, 2]") == [1, 2]
+    assert toml_value("1\nw = 2") == "1\nw = 2"
 
 
 @pytest.mark.parametrize(

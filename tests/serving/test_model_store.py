@@ -118,6 +118,11 @@ def test_an_unknown_name_gets_the_nearest_one(name: str, tmp_path: Path) -> None
         resolve(name, allow_fetch=True, cache=tmp_path, sources=fake_sources(FakePackages()))
 
 
+def test_a_name_that_is_too_long_for_a_path(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be looked for: File name too long"):
+        resolve("/" + "a/" * 5000, allow_fetch=False, cache=tmp_path, sources=fake_sources(FakePackages()))
+
+
 def test_list_models_says_where_they_are(tmp_path: Path) -> None:
     sources = fake_sources(FakePackages())
     assert [entry.path for entry in list_models(tmp_path, sources)] == [None]

@@ -183,12 +183,19 @@ def old_calls(server: FakeEndpoint, body: Body, n: int) -> Answer:
     return completed(said)
 
 
+def bounded(field: str, least: float, most: float, words: str, **more: Any) -> Switch:
+    """Refuses a ``field`` of less than ``least`` or more than ``most``."""
+    return refusing(lambda body: None if least <= body.get(field, least) <= most else refused(400, words, **more))
+
+
 NO_SCHEMAS = {
     "conversion": (400, "JSON schema conversion failed: unresolved reference"),
     "model": (400, "Structured outputs are not supported for this model"),
     "type": (400, "This response_format type is unavailable now"),
     "nameless": (400, "Bad Request"),
     "not found": (404, "No endpoints found that support structured outputs"),
+    "parameters": (404, "No endpoints found that can handle the requested parameters."),
+    "grammar": (500, "failed to parse grammar"),
 }
 """How servers refuse a JSON schema. E9."""
 PASSING: dict[str, Switch] = {
@@ -201,6 +208,7 @@ PASSING: dict[str, Switch] = {
     ),
     "E5 abort": one_in(3, lambda server, body: completed("", finish_reason="abort")),
     "E5 resource": one_in(3, lambda server, body: completed("<answer>", finish_reason="insufficient_system_resource")),
+    "E5 bare 429": one_in(3, lambda server, body: Answer(200, {"message": "Try again in 6 s", "statusCode": 429})),
     "E5 no choices": one_in(3, lambda server, body: Answer(200, {"choices": [], "usage": USAGE})),
     "E5 null choices": one_in(3, lambda server, body: Answer(200, {"choices": None})),
     "E5 no message": one_in(3, lambda server, body: Answer(200, {"choices": [{"finish_reason": "stop"}]})),

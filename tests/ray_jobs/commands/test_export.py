@@ -248,6 +248,16 @@ def test_nothing_is_overwritten_without_force(
     assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize("form", ["openai", "inspect", "python"])
+def test_a_pipe_is_not_replaced_by_force(
+    form: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["export", str(run), "--format", form, "--output", str(tmp_path / "pipe"), "--force"]) == 2
+    assert "it is a pipe, not a file" in capsys.readouterr().err
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_folder_of_somebody_else_is_never_replaced(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip

@@ -106,6 +106,7 @@ def test_an_output_file_and_a_summary(tmp_path: Path, capsys: pytest.CaptureFixt
         (["math", "FILE", "--official"], "no official rule of its own; only gaia and tabmwp"),
         (["math", "FILE", "--output", "FILE"], "is the file that is graded"),
         (["math", "FILE", "--output", "no/such/folder/out.jsonl"], "cannot be written"),
+        (["math", "FILE", "--output", "a\0b"], "cannot be written"),
     ],
 )
 def test_mistakes_end_with_2(
@@ -114,6 +115,14 @@ def test_mistakes_end_with_2(
     path = str(write(tmp_path, {"gold": "1", "prediction": "1"}))
     assert main(["grade", *(path if each == "FILE" else each for each in arguments)]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_rows_are_shown_without_controls_and_unchanged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"gold": "\u202e1", "prediction": "\x9b2J\x1b"}
+    assert main(["grade", "exact", str(write(tmp_path, row))]) == 0
+    shown = capsys.readouterr().out
+    assert not {"\u202e", "\x9b", "\x1b"} & set(shown)
+    assert row.items() <= json.loads(shown).items()
 
 
 def test_half_a_surrogate_pair_can_be_written(tmp_path: Path) -> None:

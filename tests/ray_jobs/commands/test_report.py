@@ -123,11 +123,16 @@ def test_the_command_writes_the_file_and_names_it(run: Path) -> None:
 def test_mistakes_are_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from ray_jobs.cli import main
 
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
     for arguments, said in [
         ([tmp_path], f"{tmp_path} is not a run folder: it has no config.json"),
         ([run, run], "is given twice"),
         ([run, "--output", tmp_path], "is a folder; name a file"),
         ([run, "--output", tmp_path / "no" / "x.html"], f"there is no folder {tmp_path / 'no'}"),
+        ([run, "--output", tmp_path / ("n" * 300)], "File name too long"),
+        ([run, "--output", tmp_path / "a\0b"], "no file can have such a name"),
+        ([loop], "is not a run folder"),
     ]:
         assert main(["report", *map(str, arguments)]) == 2
         assert said in capsys.readouterr().err
