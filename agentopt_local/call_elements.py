@@ -36,7 +36,8 @@ _LIST = re.compile(
 _LIST_END = re.compile(r"\s*(?:<\|tool_call_end\|>|<\|eot_id\|>|<\|eom_id\|>)?\s*\Z")
 _STRING = re.compile(r"\"((?:[^\"\\]|\\.)*+)\"|'((?:[^'\\]|\\.)*+)'", re.DOTALL)
 PYTHON_CALLS = re.compile(r"(?:\[\s{0,9})?(?:functions\.)?[A-Za-z_]\w*(?:\.call)?\(")
-_PYTHON_END = re.compile(r"</?\|?\w|\Z")
+_PYTHON = re.compile(rf"(?:[^<\"']|<(?!/?\|?\w)|{_STRING.pattern})*+", re.DOTALL)
+"""Up to the next mark or the beginning of a string without an end."""
 MAX_LIST_CHARS = 20_000
 """Longest list of calls in Python that is read."""
 
@@ -125,25 +126,35 @@ def known_name(name: str, known: Mapping[str, ToolSpec]) -> str:
 
 def read_calls(text: str, at: int, known: Mapping[str, ToolSpec]) -> Read:
     """Calls as Python writes them, up to the next mark."""
-    ending = _PYTHON_END.search(text, at)
-    end = ending.start() if ending else len(text)
-    written = text[at:end].strip().replace(");", "),").replace(")\n", "),\n")
-    return read_list(written if written[0] == "[" else f"[{written}]", known), end
+    written = _PYTHON.match(text, at, at + MAX_LIST_CHARS)
+    assert written is not None
+    end = written.end()
+    # A string without an end was read in vain up to the limit.
+    return _python_calls(written[0].strip(), known), at + MAX_LIST_CHARS if text[end : end + 1] in ("'", '"') else end
 
 
 def read_list(text: str, known: Mapping[str, ToolSpec]) -> list[ToolCall]:
     """The calls of a reply that is nothing but a list of them in Python: ``[area(w=3, h=4), today()]``."""
     opening = _LIST.match(text)
-    if opening is None or opening[1] not in known or len(text) > MAX_LIST_CHARS:
+    if opening is None or opening[1] not in known:
         return []
     ending = _LIST_END.search(text, max(0, len(text.rstrip()) - 40))
-    source = text[opening.end() : ending.start() if ending else len(text)]
+    return _python_calls(text[opening.end() : ending.start() if ending else len(text)], known)
+
+
+def _python_calls(source: str, known: Mapping[str, ToolSpec]) -> list[ToolCall]:
+    """The calls that are all of ``source``: statements, or items of a list."""
+    if len(source) > MAX_LIST_CHARS:
+        return []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(_STRING.sub(_repaired, source), mode="eval").body
-            items = tree.elts if isinstance(tree, ast.List) else []
-            calls = [_python_call(item, known) for item in items]
+            statements = ast.parse(_STRING.sub(_repaired, source)).body
+            values = [each.value if isinstance(each, ast.Expr) else each for each in statements]
+            nodes = [
+                node for each in values for node in (each.elts if isinstance(each, ast.List | ast.Tuple) else [each])
+            ]
+            calls = [_python_call(node, known) for node in nodes]
             check_json([call.arguments for call in calls])
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         return []
@@ -169,10 +180,10 @@ def _as_keywords(tool: ToolSpec, pairs: str) -> str:
 def _repaired(string: re.Match[str]) -> str:
     quote = string[0][0]
     inside = string[0][1:-1].replace("\\'", "'" if quote == '"' else "\\x27")
-    return quote + repaired(inside).replace("\\\\x27", "\\x27") + quote
+    return quote + repaired(inside).replace("\\\\x27", "\\x27").replace("\n", "\\n") + quote
 
 
-def _python_call(node: ast.expr, known: Mapping[str, ToolSpec]) -> ToolCall:
+def _python_call(node: ast.AST, known: Mapping[str, ToolSpec]) -> ToolCall:
     """Raises ValueError for anything but a call of a known name with plain values."""
     name = ast.unparse(node.func).removeprefix("functions.").removesuffix(".call") if isinstance(node, ast.Call) else ""
     if not isinstance(node, ast.Call) or name not in known:

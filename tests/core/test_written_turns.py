@@ -242,6 +242,14 @@ def test_t5_calls_with_slips(text: str) -> None:
     assert calls(text) == [("area", WH)]
 
 
+@pytest.mark.parametrize("text", ["f(1);\ng(2)", "a</b> <tool_call>", "it's", 'say "x"', "C:\\new"])
+def test_texts_in_calls_of_python_stay_as_they_are(text: str) -> None:
+    written = text.replace("\\", "\\\\").replace('"', '\\"')
+    both = [("note", {"text": text}), ("area", WH)]
+    assert calls(tagged(f'note(text="{written}"); area(3, 4)')) == both
+    assert calls(tagged(f'note("{written}")\narea(w=3, h=4)')) == both
+
+
 @pytest.mark.parametrize(
     "text",
     [
