@@ -84,7 +84,7 @@ demo: install ## train on the demo problems and show what was learned; fetches t
 
 test: tools ## all tests, with a real engine on a small model
 	@$(BIN)/agentopt models pull $(TEST_MODEL)
-	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: lint test ## what CI checks: format, lint, types, tests
 

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
+
+
+@cache
+def is_heavy(file: Path) -> bool:
+    """Whether a test file starts engines or a Ray cluster."""
+    text = file.read_text("utf-8")
+    return any(mark in text for mark in ("mark.engine", 'usefixtures("cluster")', "cluster: None"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files may run at the same time, but those with an engine or a cluster run one after another, and first.
+    """Heavy files come first: they take longest."""
+    items.sort(key=lambda item: not is_heavy(item.path))
 
-    They are the longest, and two engines would share the cores and the memory of a small machine.
-    """
-    heavy = {item.path for item in items if item.get_closest_marker("engine") or "cluster" in item.fixturenames}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("engine" if item.path in heavy else str(item.path)))
-    items.sort(key=lambda item: item.path not in heavy)
+
+class OneHeavyFile(LoadFileScheduling):
+    """Two files run at the same time, but never two heavy ones: they would share the cores of a small machine."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "heavy" if is_heavy(self.config.rootpath / file) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneHeavyFile:
+    """Called with ``--numprocesses``."""
+    return OneHeavyFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
