@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,9 +57,9 @@ async def create_run(
     ``model`` and ``task`` are objects given in Python; ``start`` replaces ``config.start_functions``. Raises
     ConfigError, before there is a folder that could never be resumed, and RunDirError if the folder already exists.
     """
+    task_of(config, given=task)
     if model is None:
         check_model(config)
-    task_of(config, given=task)
     start = await read_start_functions(config) if start is None else start
     return new_run(config, start, rows_text(task) if isinstance(task, RowsTask) else None)
 
@@ -84,11 +85,14 @@ def reopen(
     check_agreed(config, path, used=set(TABLES) - given)
     if task is not None or config.task.spec.startswith(IN_PYTHON):
         task_of(config, path, task)
-    if model is None:
-        check_model(config, path)
-    run_dir = RunDir(path)
-    if changes:
-        run_dir.write_config(config.model_dump(mode="json"))
+    with ExitStack() as stack:
+        run_dir = RunDir(path)
+        stack.callback(run_dir.close)
+        if model is None:
+            check_model(config, path)
+        if changes:
+            run_dir.write_config(config.model_dump(mode="json"))
+        stack.pop_all()
     return config.model_copy(update=moved), run_dir
 
 

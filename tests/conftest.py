@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from functools import cache
@@ -41,6 +42,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneHeav
 def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What the user agrees to in tests is not kept in their home folder, and sandboxes of other tests are not seen."""
     state = tmp_path_factory.mktemp("state")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background, also for all that tests start
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ao-", dir="/tmp") as own:
         Path(own).chmod(0o1777)  # sandboxes that run as another user pass through it
         patch.setenv("XDG_STATE_HOME", str(state))

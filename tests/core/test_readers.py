@@ -145,9 +145,9 @@ def reply(**fields: object) -> object:
 
 def error_of(text: str) -> object:
     """All that is made of a server's error."""
-    refusal = read_refusal(
-        400, json.dumps({"error": {"message": text, "param": text}}, ensure_ascii=False), {}, KEY.redact
-    )
+    # An escape of six characters would make a long text of a short one, and a cut one, which is read as plain text.
+    body = {"error": {"message": re.sub(r"[\0-\x1f\"\\]", " ", text), "param": text[:500]}}
+    refusal = read_refusal(400, json.dumps(body, ensure_ascii=False), {}, KEY.redact)
     learned = weaker(Known(mode="json_schema"), SENT, refusal, free=True, rows=lambda known: known.takes_turns)
     return kind_of(refusal), refusal.shown, learned
 

@@ -228,7 +228,7 @@ def test_the_real_smollm2_package() -> None:
     from safetensors import safe_open
     from transformers import AutoConfig, AutoTokenizer
 
-    def no_hub(hub_id: str) -> Path:
+    def no_hub(hub_id: str, progress: object) -> Path:
         raise ConfigError("only the package is tried here")
 
     sources = Sources(EMBEDDED, lambda hub_id: None, no_hub)
