@@ -23,13 +23,14 @@ import re
 
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|[A-Za-z]+|.)", re.DOTALL)
 _COMMANDS = re.compile(
-    r"nLeftarrow|nLeftrightarrow|nRightarrow|nabla|natural|ncong|ne|nearrow|neg|neq|newcommand|newline|nexists|ngeq|ngtr|ni|nleftarrow|nleq|nless|nmid|noindent|nolimits|nonumber|"
-    r"normalsize|not|notag|notin|nparallel|nprec|nrightarrow|nsim|nsubseteq|nsucc|nsupseteq|nu|nwarrow|rVert|ragged|raisebox|"
-    r"rangle|rank|rbrace|rbrack|rceil|real|ref|renewcommand|rfloor|rgroup|rho|right|rightarrow|rightarrowtail|rightharpoonup|"
-    r"rightharpoondown|rightleftharpoons|rightrightarrows|rightsquigarrow|risingdotseq|rm|root|rtimes|rule|rvert|tableofcontents|tag|"
-    r"tan|tanh|tau|tbinom|text|textbf|textcolor|textit|textnormal|textrm|textsc|textsf|textstyle|texttt|textup|tfrac|"
-    r"therefore|theta|thickapprox|thicksim|thinspace|tilde|times|tiny|title|to|top|triangle|triangledown|triangleleft|"
-    r"trianglelefteq|triangleq|triangleright|trianglerighteq|twoheadleftarrow|twoheadrightarrow"
+    r"nLeftarrow|nLeftrightarrow|nRightarrow|nabla|natural|ncong|ne|nearrow|neg|neq|newcommand|newline|nexists|ngeq|"
+    r"ngtr|ni|nleftarrow|nleq|nless|nmid|noindent|nolimits|nonumber|normalsize|not|notag|notin|nparallel|nprec|"
+    r"nrightarrow|nsim|nsubseteq|nsucc|nsupseteq|nu|nwarrow|rVert|ragged|raisebox|rangle|rank|rbrace|rbrack|rceil|"
+    r"real|ref|renewcommand|rfloor|rgroup|rho|right|rightarrow|rightarrowtail|rightharpoonup|rightharpoondown|"
+    r"rightleftharpoons|rightrightarrows|rightsquigarrow|risingdotseq|rm|root|rtimes|rule|rvert|tableofcontents|tag|"
+    r"tan|tanh|tau|tbinom|text|textbf|textcolor|textit|textnormal|textrm|textsc|textsf|textstyle|texttt|textup|"
+    r"tfrac|therefore|theta|thickapprox|thicksim|thinspace|tilde|times|tiny|title|to|top|triangle|triangledown|"
+    r"triangleleft|trianglelefteq|triangleq|triangleright|trianglerighteq|twoheadleftarrow|twoheadrightarrow"
 )
 """Of LaTeX, those whose first letter makes an escape of JSON that has a use."""
 _DOUBTFUL = {

@@ -127,8 +127,10 @@ class _Scanner:
         """The calls at ``mark``, and where to go on."""
         kind, at = str(mark.lastgroup), mark.end()
         if kind in ("tag", "element"):
-            read = read_element(self.text, mark.start(), self.known) if kind == "element" else ([], at)
-            calls, end = self.outside(at, *read) if kind == "element" else self.tagged(at)
+            if kind == "tag":
+                calls, end = self.tagged(at)
+            else:
+                calls, end = self.outside(at, *read_element(self.text, mark.start(), self.known))
             quoted = self.text.startswith("`", max(0, mark.start() - 1))
             return ([], at) if quoted and not _IN_QUOTES.match(self.text, end) else (calls, end)
         if kind == "named":

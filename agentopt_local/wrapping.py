@@ -46,8 +46,9 @@ def tagged(text: str) -> str | None:
         for mark, following in zip_longest(marks, marks[1:])
         if not (mark["closing"] or _mentioned(text, mark, closed=bool(following and following["closing"])))
     ]
-    stated = [content for content in found if content and not _PLACEHOLDER.match(content)]
-    return ([content for content in found if content] + stated or [""])[-1] if found else None
+    contents = [content for content in found if content]
+    stated = [content for content in contents if not _PLACEHOLDER.match(content)]
+    return (stated or contents or [""])[-1] if found else None
 
 
 def bare_answer(answer: str, expected: str) -> str:

@@ -44,6 +44,7 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     state = tmp_path_factory.mktemp("state")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background, also for all that tests start
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Not below pytest's own folder: the sockets that Ray makes there would have too long a path.
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ao-", dir="/tmp") as own:
         Path(own).chmod(0o1777)  # sandboxes that run as another user pass through it
         patch.setenv("XDG_STATE_HOME", str(state))

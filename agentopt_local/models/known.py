@@ -131,7 +131,8 @@ def _limit(known: Known, body: Body, refusal: Refusal) -> Known | None:
         return None
     other = LIMITS[1 - LIMITS.index(sent)]
     said = refusal.said
-    allowed = [number - bool(_EXCLUSIVE.search(said)) for number in _numbers(said) if 1 < number < body[sent]]
+    excluded = _EXCLUSIVE.search(said) is not None
+    allowed = [number - excluded for number in _numbers(said) if 1 < number < body[sent]]
     unsupported = re.search(
         r"unsupported|not support|unrecogni|unknown|not permitted|instead|not allowed|deprecat", said
     )
