@@ -94,6 +94,7 @@ def wording(name: str) -> str:
 
 PHASES = {
     wording("write_source"): "source",
+    wording("write_helper"): "source",
     wording("example_arguments"): "arguments",
     wording("repair"): "repair",
     wording("another_idea"): "repair",
