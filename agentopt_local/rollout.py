@@ -9,15 +9,17 @@ The agent's loop (``agents/loop.py``) is the one place that catches a PromptErro
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 from agentopt_local.admission import Admission
 from agentopt_local.agents.base import Agent
-from agentopt_local.concurrency import together
+from agentopt_local.concurrency import task_group
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
 from agentopt_local.sandbox.base import Sandbox
@@ -116,10 +118,20 @@ class Rollouts:
     ) -> tuple[Trajectory, ...]:
         """One graded trajectory per problem, in order. Rollouts that the store remembers are not run again.
 
+        Raises what the solver raises, after cancelling the other rollouts. Those that had ended are kept.
+        """
+        async with self.running(functions, problems, seed=seed, stage=stage) as rollouts:
+            return tuple([await each for each in rollouts])
+
+    @asynccontextmanager
+    async def running(
+        self, functions: FunctionSet, problems: Sequence[Problem], *, seed: int, stage: Stage
+    ) -> AsyncIterator[list[asyncio.Task[Trajectory]]]:
+        """The rollouts of :meth:`run` while they are under way, one task for each problem, in order; all have ended at
+        the end of the block.
+
         Where not all fit at once, problems whose last rollout was longest start first: a long one that starts last
         would end alone. Problems that were never tried start before all others, because they may be long.
-
-        Raises what the solver raises, after cancelling the other rollouts. Those that had ended are kept.
         """
         done = 0
 
@@ -147,6 +159,6 @@ class Rollouts:
         self.progress(stage, 0, len(problems))
         lengths = [self._lengths.get(problem.id, sys.maxsize) for problem in problems]
         order = sorted(range(len(problems)), key=lambda index: -lengths[index])
-        found = await together(one(problems[index]) for index in order)
-        by_index = dict(zip(order, found, strict=True))
-        return tuple(by_index[index] for index in range(len(problems)))
+        async with task_group() as group:
+            started = {index: group.create_task(one(problems[index])) for index in order}
+            yield [started[index] for index in range(len(problems))]

@@ -7,7 +7,7 @@ function of the state, the problems and the seed, so a training that was killed 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from agentopt_local.concurrency import together
 from agentopt_local.evidence import Evidence
 from agentopt_local.exploring import further_successes
 from agentopt_local.functions import FunctionSet
+from agentopt_local.incoming import Incoming, UnderWay
 from agentopt_local.problem import Problem
 from agentopt_local.rollout import Rollouts
 from agentopt_local.run.rows import StepRow
@@ -42,12 +43,12 @@ class Proposer(Protocol):
     async def propose(
         self,
         functions: FunctionSet,
-        rollouts: Sequence[Evidence],
+        rollouts: Incoming,
         failures: Sequence[FailedUpdate],
         *,
         seed: int,
     ) -> Update:
-        """An update of ``functions``."""
+        """An update of ``functions``, from rollouts with them on the problems of the step."""
         ...
 
 
@@ -88,9 +89,10 @@ class Trainer:
         seed: int = 0,
         on_step: Callable[[StepRow], None] | None = None,
         explore: Rollouts | None = None,
+        overlap: bool = True,
     ) -> None:
         """``on_step`` is called with the row of every finished step. ``explore`` makes further attempts at failed
-        problems, which must not all be the same."""
+        problems, which must not all be the same. ``overlap``: draft while rollouts are under way."""
         self.optimizer = optimizer
         self.rollouts = rollouts
         self.record = record
@@ -98,6 +100,7 @@ class Trainer:
         self.seed = seed
         self.on_step = on_step or (lambda row: None)
         self.explore = explore
+        self.overlap = overlap
 
     async def fit(self, problems: Sequence[Problem], state: TrainState) -> TrainState:
         """Train from ``state`` until a stop condition holds; the result has the best accepted ``functions``."""
@@ -105,16 +108,13 @@ class Trainer:
         while (cause := self._stop_cause(state)) is None:
             started = time.monotonic()
             batch = batch_of(problems, self.config.batch_size, self.seed, state.step)
-            before = await self._roll_out(state, state.functions, batch, "before")
+            before, updates = await self._proposed(state, batch, known)
             if all(each.correct for each in before):
                 if state.solved + 1 >= batches(problems, self.config.batch_size):
                     cause = "solved"
                     break
                 state = self._keep(*solved_step(state, before, time.monotonic() - started))
                 continue
-            updates = await together(
-                self._propose(state, each, known, batch, before) for each in range(self.config.n_candidates)
-            )
             trying = Trying(self.config, state.functions, batch, before, partial(self._roll_out, state))
             tried = await together(
                 trying.tried(number, updates[number]) for number in distinct(updates, state.functions)
@@ -137,26 +137,38 @@ class Trainer:
     ) -> Sequence[Trajectory]:
         return await self.rollouts.run(functions, batch, seed=self.seed, stage=Stage(step=state.step + 1, part=part))
 
+    async def _proposed(
+        self, state: TrainState, batch: Sequence[Problem], known: Mapping[tuple[int, int], Update]
+    ) -> tuple[list[Trajectory], list[Update]]:
+        """The rollouts of the present set and the step's candidates, which are drafted as soon as possible."""
+        stage = Stage(step=state.step + 1, part="before")
+        async with self.rollouts.running(state.functions, batch, seed=self.seed, stage=stage) as rollouts:
+            incoming = UnderWay(batch, rollouts, partial(self._attempts, state))
+            if not self.overlap:
+                await incoming.all()
+            updates = await together(
+                self._propose(state, each, known, incoming) for each in range(self.config.n_candidates)
+            )
+        return [each.result() for each in rollouts], updates
+
+    async def _attempts(self, state: TrainState, evidence: Sequence[Evidence]) -> list[Evidence]:
+        """Right ones of further attempts at problems that failed."""
+        if self.explore is None:
+            return []
+        stage, times = Stage(step=state.step + 1, part="attempts"), self.config.attempts - 1
+        return await further_successes(self.explore, state.functions, evidence, times, seed=self.seed, stage=stage)
+
     async def _propose(
-        self,
-        state: TrainState,
-        candidate: int,
-        known: dict[tuple[int, int], Update],
-        batch: Sequence[Problem],
-        before: Sequence[Trajectory],
+        self, state: TrainState, candidate: int, known: Mapping[tuple[int, int], Update], incoming: UnderWay
     ) -> Update:
         step = state.step + 1
         if (step, candidate) in known:
             return known[step, candidate]
-        evidence = [Evidence(problem=problem, trajectory=each) for problem, each in zip(batch, before, strict=True)]
-        if self.explore is not None:
-            stage = Stage(step=step, part="attempts")
-            evidence += await further_successes(
-                self.explore, state.functions, evidence, self.config.attempts - 1, seed=self.seed, stage=stage
-            )
+        if not await incoming.any_failed():  # there is nothing to improve
+            return Update(functions=state.functions)
         self.rollouts.progress(Stage(step=step, part="proposing"), 0, 0)
         seed = derive(self.seed, "update", step, candidate)
-        update = await self.optimizer.propose(state.functions, evidence, state.failures, seed=seed)
+        update = await self.optimizer.propose(state.functions, incoming, state.failures, seed=seed)
         self.record.keep_proposal(step, candidate, update)
         return update
 

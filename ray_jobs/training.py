@@ -71,6 +71,7 @@ async def train_session(session: Session) -> Report:
         seed=config.seed,
         on_step=session.observers.on_step,
         explore=warm_rollouts(session, session.rollouts.progress) if config.trainer.attempts > 1 else None,
+        overlap=not config.take_turns,  # models that sleep in turn would be woken again and again
     )
     with session.timed("noise floor"):
         await find_noise_floor(session, state, problems)

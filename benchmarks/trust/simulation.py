@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from agentopt_local.actions import AddFunction
 from agentopt_local.chat import Usage
-from agentopt_local.evidence import Evidence
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.grading import Grade
+from agentopt_local.incoming import Incoming
 from agentopt_local.problem import Problem
 from agentopt_local.record import Record
 from agentopt_local.rollout import MemoryStore, Rollouts
@@ -195,12 +195,12 @@ class SimulatedOptimizer:
         self.mix = mix
 
     async def propose(
-        self, functions: FunctionSet, rollouts: Sequence[Evidence], failures: Sequence[FailedUpdate], *, seed: int
+        self, functions: FunctionSet, rollouts: Incoming, failures: Sequence[FailedUpdate], *, seed: int
     ) -> Update:
         """An update of ``functions``; its edit is shown a few failed problems."""
         draw = np.random.default_rng(seed)
         effect, memorises = self.mix.effects[draw.choice(len(self.mix.shares), p=self.mix.shares)]
-        failed = [each.problem.id for each in rollouts if not each.trajectory.correct]
+        failed = [each.problem.id for each in await rollouts.all() if not each.trajectory.correct]
         most = min(N_SHOWN, max(1, len(failed) // 2))  # the optimizer holds back the other half
         shown = tuple(failed[index] for index in draw.permutation(len(failed))[:most])
         action = tool(f"edit_{len(self.world.edits) + 1}")

@@ -305,4 +305,4 @@ def test_x3_a_grown_limit_is_kept_after_a_resume(bench: Bench) -> None:
     update, _ = bench.propose(plain(author), max_retries=3, **SMALL)
     optimizer = Optimizer(ScriptedChatModel([]), Shouting(), bench.sandbox, OptimizerConfig(max_source_tokens=64))
     optimizer.continue_from([update, Update(functions=FunctionSet())])
-    assert optimizer.source_tokens == update.source_tokens == 96
+    assert optimizer.editor.source_tokens == update.source_tokens == 96

@@ -23,6 +23,7 @@ from agentopt_local.evidence import (
     transcripts_text,
 )
 from agentopt_local.functions import FunctionSet
+from agentopt_local.incoming import Incoming
 from agentopt_local.models.checking import fault
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.optimizer import Optimizer
@@ -242,7 +243,7 @@ def test_functions_of_one_text_are_asked_for_and_others_refused(bench: Bench) ->
     model = ScriptedChatModel(Author(sources=[SHOUT.replace("word: str", "word: str, n: int"), SHOUT]))
     config = OptimizerConfig(n_samples=1, max_actions=1)
     optimizer = Optimizer(model, Shouting(), bench.sandbox, config, one_text=True)
-    proposal = bench.run(optimizer.propose(FunctionSet(), FAILED, (), seed=1))
+    proposal = bench.run(optimizer.propose(FunctionSet(), Incoming(FAILED), (), seed=1))
     assert proposal.functions == FunctionSet.of(SHOUT)
     asked = of_phase(model.requests, "source", "repair")
     assert "exactly one parameter, a str" in asked[0].messages[0].content
@@ -432,7 +433,7 @@ def test_all_samples_of_an_edit_are_under_way_at_once(bench: Bench) -> None:
             pass
 
     optimizer = Optimizer(Slow(), Shouting(), bench.sandbox, OptimizerConfig(n_samples=5, max_actions=1))
-    bench.run(optimizer.propose(FunctionSet(), FAILED, (), seed=1))
+    bench.run(optimizer.propose(FunctionSet(), Incoming(FAILED), (), seed=1))
     assert most == 5
 
 
@@ -454,7 +455,7 @@ def test_a_sample_that_answers_everything_ends_the_others(bench: Bench) -> None:
     model = OneIsFast()
     config = OptimizerConfig(n_samples=4, max_actions=1, n_screen=0)
     optimizer = Optimizer(model, Shouting(), bench.sandbox, config)
-    proposal = bench.run(asyncio.wait_for(optimizer.propose(FunctionSet(), FAILED, (), seed=1), timeout=30))
+    proposal = bench.run(asyncio.wait_for(optimizer.propose(FunctionSet(), Incoming(FAILED), (), seed=1), timeout=30))
     assert proposal.functions == FunctionSet.of(SHOUT)
     assert model.ended == 0
 
@@ -549,7 +550,7 @@ def test_a_dead_engine_is_raised_as_itself_and_ends_the_other_samples(bench: Ben
 
     async def scenario() -> int:
         with pytest.raises(EngineDeadError, match="gone"):
-            await optimizer.propose(FunctionSet(), FAILED, (), seed=1)
+            await optimizer.propose(FunctionSet(), Incoming(FAILED), (), seed=1)
         at_the_end = model.requests
         await asyncio.sleep(0.5)
         return model.requests - at_the_end
@@ -578,7 +579,7 @@ def test_a_dead_engine_ends_the_concurrent_edits(bench: Bench) -> None:
 
     async def scenario() -> int:
         with pytest.raises(EngineDeadError, match="gone"):
-            await optimizer.propose(FunctionSet(), attempts, (), seed=1)
+            await optimizer.propose(FunctionSet(), Incoming(attempts), (), seed=1)
         at_the_end = model.requests
         await asyncio.sleep(0.4)
         return model.requests - at_the_end

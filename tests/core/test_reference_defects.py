@@ -27,6 +27,7 @@ from agentopt_local.evidence import CHARS_PER_TOKEN, Evidence
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.graders.text import exact
 from agentopt_local.grading import Grade
+from agentopt_local.incoming import Incoming
 from agentopt_local.models.openai import OpenAIChatModel
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.optimizer import Optimizer
@@ -87,7 +88,7 @@ class Bench:
         failures = settings.pop("failures", ())
         config = OptimizerConfig(**{"n_samples": 1, "max_actions": 1, "constrain": False, **settings})
         optimizer = Optimizer(model, Shouting(), self.sandbox, config)
-        return self.run(optimizer.propose(functions, attempts, failures, seed=1)), model.requests
+        return self.run(optimizer.propose(functions, Incoming(attempts), failures, seed=1)), model.requests
 
 
 @pytest.fixture(scope="module")

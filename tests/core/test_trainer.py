@@ -17,6 +17,7 @@ from agentopt_local.evidence import Evidence
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.graders.text import exact
 from agentopt_local.grading import Grade
+from agentopt_local.incoming import Incoming
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.problem import Problem, Split
@@ -89,9 +90,9 @@ class Planned:
         self.shown: list[tuple[FunctionSet, list[Evidence], tuple[FailedUpdate, ...], int]] = []
 
     async def propose(
-        self, functions: FunctionSet, attempts: Sequence[Evidence], failures: Sequence[FailedUpdate], *, seed: int
+        self, functions: FunctionSet, attempts: Incoming, failures: Sequence[FailedUpdate], *, seed: int
     ) -> Update:
-        self.shown.append((functions, list(attempts), tuple(failures), seed))
+        self.shown.append((functions, await attempts.all(), tuple(failures), seed))
         planned = self.plan[len(self.shown) - 1] if len(self.shown) <= len(self.plan) else None
         counts, usage = ActionCounts(sampled=2, legal=2, verified=1), Usage(requests=1)
         return Update(functions=functions if planned is None else planned, counts=counts, usage=usage)

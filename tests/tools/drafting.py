@@ -17,6 +17,7 @@ from agentopt_local.evidence import Evidence
 from agentopt_local.functions import FunctionSet
 from agentopt_local.graders.text import exact
 from agentopt_local.grading import Grade
+from agentopt_local.incoming import Incoming
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.problem import Problem, Split
@@ -183,7 +184,7 @@ class Bench:
         config = OptimizerConfig(**{**plain, **settings})
         model = ScriptedChatModel(author, strict=strict, context_tokens=context_tokens)
         optimizer = Optimizer(model, Shouting(), self.sandbox, config)
-        proposal = self.run(optimizer.propose(functions or FunctionSet(), attempts, failures, seed=seed))
+        proposal = self.run(optimizer.propose(functions or FunctionSet(), Incoming(attempts), failures, seed=seed))
         return proposal, model.requests
 
 
