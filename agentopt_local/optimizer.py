@@ -17,21 +17,16 @@ from agentopt_local.actions import header_constraint
 from agentopt_local.chat import ChatModel, Thinking, Usage
 from agentopt_local.concurrency import together
 from agentopt_local.drafts import Draft, DraftContext
-from agentopt_local.evidence import (
-    Evidence,
-    failures_text,
-    focus_groups,
-    functions_text,
-    pick,
-    transcripts_text,
-)
+from agentopt_local.evidence import Evidence
 from agentopt_local.fitting import fit
 from agentopt_local.functions import FunctionSet
+from agentopt_local.groups import Group, focus_groups, shown_of
 from agentopt_local.outcomes import outcome_of
 from agentopt_local.reasons import outcome_text
 from agentopt_local.room import Room
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.seeds import derive
+from agentopt_local.showing import failures_text, functions_text, transcripts_text
 from agentopt_local.signatures import TYPES_ALLOWED
 from agentopt_local.tasks.base import Task
 from agentopt_local.train_state import FailedUpdate
@@ -111,7 +106,7 @@ class Optimizer:
         """
         progressive, left = self.config.progressive, self.config.max_actions
         update = Update(functions=functions if progressive else FunctionSet())
-        queue = focus_groups(rollouts)
+        queue = focus_groups(rollouts, self.config.n_evidence if self.config.group_by_likeness else None)
         if not progressive:  # the functions of the new set are written at once, independently
             queue = (queue * left)[:left]
         while queue and left:
@@ -121,7 +116,7 @@ class Optimizer:
             present = update.functions if progressive else functions
             material = Material(present, rollouts, failures)
             seeds = [derive(seed, "edit", first + index) for index in range(len(wave))]
-            picked = [self._pick(group, each) for group, each in zip(wave, seeds, strict=True)]
+            picked = [shown_of(group, self.config, each) for group, each in zip(wave, seeds, strict=True)]
             edits = await together(
                 self._edit(update.functions, evidence, material, seed=each)
                 for evidence, each in zip(picked, seeds, strict=True)
@@ -131,21 +126,21 @@ class Optimizer:
                 left = 0 if terminated else left
                 if progressive and not terminated and not (edit.verified and edit.verified.complete):
                     queue.append(group)  # some of its problems are unanswered: another try, after the other kinds
-                update = self._applied(update, edit)
+                update = self._applied(update, edit, group)
             self._learn(edits)
         if self.source_tokens > self.config.max_source_tokens:
             update = update.model_copy(update={"source_tokens": self.source_tokens})
         return update if update.actions else update.model_copy(update={"functions": functions})
 
     @staticmethod
-    def _applied(update: Update, edit: Edit) -> Update:
+    def _applied(update: Update, edit: Edit, group: Group) -> Update:
         """The update after an edit, with what became of it."""
-        outcome, before = edit.outcome, update
+        outcome, before = edit.outcome.model_copy(update={"group": group.name}), update
         if edit.verified is not None and outcome.end == "applied":
             update = update.applying(edit.verified, [each.problem.id for each in edit.shown])
             if update is before:
                 outcome = outcome.model_copy(update={"end": "taken"})
-        log.info("edit %d, %s: %s", len(update.outcomes) + 1, outcome.kind or "problems", outcome_text(outcome))
+        log.info("edit %d, %s: %s", len(update.outcomes) + 1, outcome.about, outcome_text(outcome))
         return update.plus(outcome, edit.usage)
 
     def _learn(self, edits: Sequence[Edit]) -> None:
@@ -154,11 +149,6 @@ class Optimizer:
         often = cut > 1 and cut * OFTEN >= sum(edit.outcome.counts.legal for edit in edits)
         if often and any(edit.source_tokens > self.source_tokens for edit in edits):
             self.source_tokens = grown(self.source_tokens, self.config.max_source_tokens)
-
-    def _pick(self, group: Sequence[Evidence], seed: int) -> tuple[Evidence, ...]:
-        """The failures of a kind that an edit's drafts are shown."""
-        most = max(1, len(group) // 2) if self.config.hold_back else len(group)
-        return pick(group, min(self.config.n_evidence, most), seed)
 
     async def _edit(
         self, functions: FunctionSet, evidence: tuple[Evidence, ...], material: Material, *, seed: int
@@ -195,7 +185,9 @@ class Optimizer:
                 packages=", ".join(config.allowed_packages),
                 one_text="- It takes exactly one parameter, a str.\n" if self.one_text else "",
                 functions=functions_text(material.functions, material.rollouts, int(config.functions_tokens * share)),
-                failures=failures_text(material.failures, int(config.failures_tokens * share)),
+                failures=failures_text(
+                    material.failures, int(config.failures_tokens * share), material.rollouts, evidence
+                ),
                 transcripts=transcripts_text(shown, int(config.evidence_tokens * share)),
             )
 

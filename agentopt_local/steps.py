@@ -127,6 +127,9 @@ def after_step(state: TrainState, decision: Decision, best: Tried, row: StepRow)
             functions=update.functions,
             accuracy=best.judgement.after,
             accuracy_before=best.judgement.before,
+            fixed=tuple(each for each in row.after.solved if each not in row.before.solved),
+            broke=tuple(each for each in row.before.solved if each not in row.after.solved),
+            shown=tuple(sorted(update.seen)),
         )
         failures = (*failures, failed)
     return state.model_copy(update={**common, "idle": state.idle + 1, "failures": failures})

@@ -80,6 +80,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "max_retries": 9,
             "min_matches": 0,
             "hold_back": False,
+            "group_by_likeness": False,
         },
     },
 }
@@ -105,6 +106,12 @@ class FailedUpdate(Record):
     accuracy: float
     """Mean reward of the whole set on the problems that counted, 0 to 1. Equal to the accuracy of exact tasks."""
     accuracy_before: float
+    fixed: tuple[str, ...] = ()
+    """Ids of the problems that were solved only with it; empty in states of older versions."""
+    broke: tuple[str, ...] = ()
+    """Ids of the problems that were solved only without it."""
+    shown: tuple[str, ...] = ()
+    """Ids of the problems that its authors were shown, with their answers."""
 
 
 class TrainState(Record):

@@ -108,6 +108,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return build(values, str(path), origin)
 
 
+BEFORE: dict[str, Any] = {"optimizer": {"group_by_likeness": False}}
+"""What runs did that were started before there was a setting for it; a resume goes on in the same way."""
+
+
 def build(
     values: dict[str, Any], source: str, origin: dict[str, str] | None = None, *, stored: bool = False
 ) -> RunConfig:
@@ -116,6 +120,7 @@ def build(
     ``source`` names the file in errors; ``origin`` maps keys that came from the command line to their flags.
     ``stored``: the values are those of a run, whose sizes have been chosen. Raises ConfigError.
     """
+    values = merged(BEFORE, values) if stored else values
     preset = values.get("preset", "default")
     if isinstance(preset, str) and preset in PRESETS:
         values = merged(PRESETS[preset], values)
