@@ -54,7 +54,7 @@ def alike(kind: str, failed: Sequence[Evidence], least: int | None) -> list[Grou
     if least is None or len(failed) > MOST or any(each.problem.narrow for each in failed):
         return [Group(kind, "", near_misses_first(failed))]
     questions = without_frame([each.problem.question for each in failed])
-    ran = [" ".join(map(operations, programs(each))) for each in failed]
+    ran = [" ".join(map(operations, programs(each))).replace("print", "") for each in failed]  # nearly all print
     found, rest = groups_and_rest([f"{asked}\n{used}" for asked, used in zip(questions, ran, strict=True)], least)
     if len(found) + bool(rest) == 1:
         return [Group(kind, "", near_misses_first(failed))]

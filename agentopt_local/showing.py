@@ -24,8 +24,9 @@ ERROR_CHARS = 120
 QUESTION_CHARS = 80
 QUESTIONS = 2
 """Questions that are shown of the problems that an update fixed, and of those that it broke."""
-_QUOTED = r"(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s'\";,()]+)"
-_REPEATED = re.compile(rf"(?:answered|expected(?: exactly)?) {_QUOTED}\s*(?=[;,(]|$)")
+_QUOTED = r"(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")\s*(?=[;,(]|$)"
+_BARE = r"[^\s'\";,()]+\s*(?=[;(]|$)"
+_REPEATED = re.compile(rf"(?:answered|expected(?: exactly)?) (?:{_QUOTED}|{_BARE})")
 """What a grader's reason says of the answers, which are shown anyway."""
 _NOTHING_MORE = frozenset({"", "correct", "right", "wrong", "incorrect", "no answer was given"})
 
@@ -90,15 +91,23 @@ def use_text(name: str, rollouts: Sequence[Trajectory]) -> str:
     coded = [each for each in rollouts if each.used(name) and each not in direct]
     if not direct and not coded:
         return "not used in any rollout."
-    told = f"called directly in {len(direct)} rollouts, {sum(each.correct for each in direct)} solved"
+    told = "never called directly"
+    if direct:
+        told = f"called directly in {plural(len(direct), 'rollout')}, {sum(each.correct for each in direct)} solved"
     if coded:
         more = " more" if direct else ""
         told += f"; used by code in {len(coded)}{more}, {sum(each.correct for each in coded)} solved"
+    # a call that failed shows its error, and where it was raised on further lines
     errors = Counter(call.result.partition("\n")[0].removeprefix("Error: ") for call in calls if not call.ok)
     if errors:
         often = cut(errors.most_common(1)[0][0], ERROR_CHARS)
-        told += f"; {errors.total()} of {len(calls)} calls failed, most often: {often}"
+        told += f"; {errors.total()} of {plural(len(calls), 'call')} failed, most often: {often}"
     return f"{told}."
+
+
+def plural(n: int, noun: str) -> str:
+    """``1 call``, ``2 calls``."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def failures_text(
@@ -115,7 +124,7 @@ def failures_text(
     """
     problems = {each.problem.id: each.problem for each in rollouts}
     kinds = {each.problem.kind for each in evidence}
-    ranked = sorted(failures[::-1], key=lambda each: not is_about(each, kinds, problems))
+    ranked = sorted(failures, key=lambda each: (not is_about(each, kinds, problems), -each.step))
     rows, left, known = [], max_tokens * CHARS_PER_TOKEN, set[str]()
     for failed in ranked:
         near = is_about(failed, kinds, problems)
@@ -132,7 +141,7 @@ def failures_text(
     if not rows:
         return ""
     lines = [row for _, _, row in sorted(rows, key=lambda each: each[:2])]
-    return "\n# Updates that did not help\n" + "\n".join(lines) + "\n"
+    return "\n# Updates that did not help\nDo not propose them again.\n" + "\n".join(lines) + "\n"
 
 
 def is_about(failed: FailedUpdate, kinds: Collection[str], problems: dict[str, Problem]) -> bool:
@@ -152,7 +161,7 @@ def failure_row(failed: FailedUpdate, problems: dict[str, Problem]) -> str:
         if ids:
             asked = [problems[each].question for each in ids if each in problems][:QUESTIONS]
             quoted = ", ".join(repr(cut(" ".join(each.split()), QUESTION_CHARS)) for each in asked)
-            row += f" It {verb} {len(ids)} problem{'s' if len(ids) > 1 else ''}"
+            row += f" It {verb} {plural(len(ids), 'problem')}"
             row += f"{', such as' if len(ids) > len(asked) else ':'} {quoted}." if quoted else "."
     return row
 
@@ -160,8 +169,8 @@ def failure_row(failed: FailedUpdate, problems: dict[str, Problem]) -> str:
 def code_text(failed: FailedUpdate, problems: dict[str, Problem], shown: Collection[str]) -> str:
     """The sources that an update wrote, whole.
 
-    Empty if what stands in them looks like answers of problems that the update's authors were shown and this one is not:
-    acceptance takes it that this author does not know those.
+    Empty if something in them looks like answers of problems that the update's authors were shown and the author of the
+    next one is not: acceptance takes it that this author does not know those.
     """
     names = [each.partition(" ")[2] for each in failed.actions if not each.startswith("remove")]
     sources = [function for name in names if (function := written(failed, name)) is not None]
