@@ -16,7 +16,6 @@ from typing import NamedTuple
 from agentopt_local.evidence import Evidence
 from agentopt_local.likeness import groups_and_rest, operations, terms
 from agentopt_local.trajectory import PYTHON
-from agentopt_local.update import OptimizerConfig
 
 MOST = 1000
 """Failures of a kind up to which they are compared: memory grows with the square of their number."""
@@ -85,10 +84,9 @@ def programs(attempt: Evidence) -> list[str]:
     return [code for code in ran if isinstance(code, str)]
 
 
-def shown_of(group: Group, config: OptimizerConfig, seed: int) -> tuple[Evidence, ...]:
-    """The failures of a group that an edit's drafts are shown; with ``hold_back`` at most half of them."""
-    most = max(1, len(group.attempts) // 2) if config.hold_back else len(group.attempts)
-    return pick(group.attempts, min(config.n_evidence, most), seed)
+def some_of(attempts: Sequence[Evidence], n: int, seed: int, *, hold_back: bool) -> tuple[Evidence, ...]:
+    """At most ``n`` rollouts of a group; with ``hold_back`` at most half of them, but one if there is one."""
+    return pick(attempts, min(n, max(1, len(attempts) // 2)) if hold_back else n, seed)
 
 
 def pick(attempts: Sequence[Evidence], n: int, seed: int) -> tuple[Evidence, ...]:

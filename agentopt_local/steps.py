@@ -28,6 +28,8 @@ class Tried:
     judgement: Judgement
     smaller: bool = False
     """Whether it only takes functions away."""
+    whole: bool = True
+    """Whether it was tried on all problems of the step."""
 
     @property
     def helped(self) -> bool:
@@ -40,7 +42,8 @@ def best_first(tried: Sequence[Tried]) -> list[Tried]:
     return sorted(
         tried,
         key=lambda each: (
-            not each.judgement.accepted,
+            not (each.whole and each.judgement.accepted),
+            not each.whole,
             -round(each.judgement.gain, 9),
             len(each.update.functions),
             each.candidate,
@@ -121,14 +124,17 @@ def after_step(state: TrainState, decision: Decision, best: Tried, row: StepRow)
         return state.model_copy(update={**common, **accepted})
     failures = state.failures
     if decision == "rolled_back":
+        after = {
+            each.problem_id: each.correct for each in best.after
+        }  # of some problems, if it was tried on these only
         failed = FailedUpdate(
             step=row.step,
             actions=update.summaries(),
             functions=update.functions,
             accuracy=best.judgement.after,
             accuracy_before=best.judgement.before,
-            fixed=tuple(each for each in row.after.solved if each not in row.before.solved),
-            broke=tuple(each for each in row.before.solved if each not in row.after.solved),
+            fixed=tuple(each for each, right in after.items() if right and each not in row.before.solved),
+            broke=tuple(each for each in row.before.solved if not after.get(each, True)),
             shown=tuple(sorted(update.seen)),
         )
         failures = (*failures, failed)

@@ -17,7 +17,7 @@ from agentopt_local.plain_text import quoted, short
 from agentopt_local.record import Record
 from agentopt_local.setting_types import Seconds
 from agentopt_local.spelling import LONGEST
-from agentopt_local.train_state import PRESETS, TrainerConfig, check_training
+from agentopt_local.train_state import OF_OLDER_RUNS, PRESETS, TrainerConfig, check_training
 from agentopt_local.update import OptimizerConfig
 from ray_jobs.context_check import check_context
 from ray_jobs.evaluation_config import EvaluationConfig
@@ -108,10 +108,6 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return build(values, str(path), origin)
 
 
-BEFORE: dict[str, Any] = {"optimizer": {"group_by_likeness": False}}
-"""What runs did that were started before there was a setting for it; a resume goes on in the same way."""
-
-
 def build(
     values: dict[str, Any], source: str, origin: dict[str, str] | None = None, *, stored: bool = False
 ) -> RunConfig:
@@ -120,7 +116,8 @@ def build(
     ``source`` names the file in errors; ``origin`` maps keys that came from the command line to their flags.
     ``stored``: the values are those of a run, whose sizes have been chosen. Raises ConfigError.
     """
-    values = merged(BEFORE, values) if stored else values
+    if stored:
+        values = merged(OF_OLDER_RUNS, values)
     preset = values.get("preset", "default")
     if isinstance(preset, str) and preset in PRESETS:
         values = merged(PRESETS[preset], values)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentopt_local.evidence import Evidence
-from agentopt_local.groups import Group, focus_groups, shown_of, without_frame
+from agentopt_local.groups import Group, focus_groups, some_of, without_frame
 from agentopt_local.problem import Problem
 from agentopt_local.reasons import by_kind
 from agentopt_local.reporting.data import step_row
@@ -124,10 +124,10 @@ def test_the_frame_of_questions_is_left_out_and_nothing_else() -> None:
 
 @pytest.mark.parametrize(("hold_back", "n", "shown"), [(True, 3, 3), (True, 9, 3), (False, 3, 3), (False, 9, 7)])
 def test_at_most_half_of_a_group_is_shown(hold_back: bool, n: int, shown: int) -> None:
-    group = Group("k", "k: g", tuple(failed(f"{each}?") for each in range(7)))
-    config = OptimizerConfig(n_evidence=n, hold_back=hold_back)
-    assert len(shown_of(group, config, 1)) == shown
-    assert len(shown_of(Group("k", "", group.attempts[:1]), config, 1)) == 1
+    group = [failed(f"{each}?") for each in range(7)]
+    assert len(some_of(group, n, 1, hold_back=hold_back)) == shown
+    assert len(some_of(group[:1], n, 1, hold_back=hold_back)) == 1
+    assert some_of([], n, 1, hold_back=hold_back) == ()
 
 
 def test_the_outcome_of_an_edit_names_its_group(bench: Bench) -> None:
