@@ -11,12 +11,13 @@ from agentopt_local.actions import header_constraint
 from agentopt_local.call_trials import CallVerifier
 from agentopt_local.chat import ChatModel, Thinking
 from agentopt_local.drafts import DraftContext
-from agentopt_local.evidence import Evidence, failures_text, functions_text, transcripts_text
+from agentopt_local.evidence import Evidence
 from agentopt_local.fitting import Fitted, Write, fit
 from agentopt_local.functions import FunctionSet
 from agentopt_local.program_trials import ProgramVerifier, program_of
 from agentopt_local.room import Room
 from agentopt_local.sandbox.base import Sandbox
+from agentopt_local.showing import failures_text, functions_text, transcripts_text
 from agentopt_local.signatures import TYPES_ALLOWED
 from agentopt_local.talk import Talk
 from agentopt_local.tasks.base import Task
@@ -106,7 +107,9 @@ class Briefing:
                 packages=", ".join(config.allowed_packages),
                 one_text="- It takes exactly one parameter, a str.\n" if self.one_text else "",
                 functions=functions_text(material.functions, material.rollouts, int(config.functions_tokens * share)),
-                failures=failures_text(material.failures, int(config.failures_tokens * share)),
+                failures=failures_text(
+                    material.failures, int(config.failures_tokens * share), material.rollouts, shown
+                ),
                 transcripts=transcripts_text(shown, int(config.evidence_tokens * share)),
             )
 

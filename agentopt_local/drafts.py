@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from agentopt_local import prompts
 from agentopt_local.actions import (
     Action,
     AddFunction,
@@ -26,7 +27,7 @@ from agentopt_local.failed_ideas import FailedIdeas
 from agentopt_local.functions import Function, FunctionSet, one_text_parameter
 from agentopt_local.room import Room
 from agentopt_local.source import clean, with_imports
-from agentopt_local.source_questions import Failed, cut_off, longer, questions
+from agentopt_local.source_questions import Failed, cut_off, longer, questions, reflections
 from agentopt_local.talk import Talk
 from agentopt_local.trials import NotTriedError, Trials, Verifier
 from agentopt_local.update import ActionCounts, OptimizerConfig, Verified
@@ -133,14 +134,17 @@ class Draft:
         """Write the source, try it and repair it until every shown problem is answered or the retries are used up."""
         repairs = anew = repeats = 0
         failed: Failed | None = None
-        note = ""
+        note = thought = ""
         while repairs <= self.config.max_retries:
             if failed is not None or note:  # it counts as another action sampled under the same header
                 self._count(sampled=1, legal=1)
             warmth = self.config.temperature if failed is None else self.config.repair_temperature
             warmer = min(warmth + WARMER * repeats, max(warmth, WARMEST))
+            if failed is not None and not note:
+                thought = await self._reflect(failed, header.name)
+            asking = questions(header.name, failed, note, thought, self.context.opening)
             reply = await self.talk.ask(
-                ((*self.messages, *asked) for asked in questions(header.name, failed, note, self.context.opening)),
+                ((*self.messages, *asked) for asked in asking),
                 self._source_constraint(header.name),
                 max_tokens=self.source_tokens,
                 temperature=warmer,
@@ -159,6 +163,16 @@ class Draft:
             log.info("draft %d, %s %s: %s", self.seed, header.action, header.name, self.trouble)
             free = anew < ANEW and bool(note or (failed and failed.again))
             anew, repairs = anew + free, repairs + (not free)
+
+    async def _reflect(self, failed: Failed, name: str) -> str:
+        """What the model says about wrong results before it writes another source; empty if it is not asked."""
+        limit = self.config.max_reflection_tokens
+        thinks = self.context.thinking is not None and self.context.thinking.effort not in ("off", "least")
+        if not limit or thinks or not isinstance(failed.why, Trials):
+            return ""
+        asking = reflections(failed, prompts.fill(self.context.opening, name=name))
+        reply = await self.talk.ask(((*self.messages, *asked) for asked in asking), None, max_tokens=limit)
+        return reply.message.content.strip()
 
     async def _assess(self, source: str, header: Header) -> Failed | None:
         """Check and try a source; None if it answers all shown problems."""

@@ -12,8 +12,9 @@ from agentopt_local.call_trials import CallVerifier
 from agentopt_local.chat import Usage
 from agentopt_local.choosing import alternatives, best, promising
 from agentopt_local.drafts import Draft, DraftContext
-from agentopt_local.evidence import Evidence, pick
+from agentopt_local.evidence import Evidence
 from agentopt_local.functions import FunctionSet
+from agentopt_local.groups import Group, some_of
 from agentopt_local.outcomes import outcome_of
 from agentopt_local.problem import Problem
 from agentopt_local.screening import Pool
@@ -56,14 +57,14 @@ class Editor:
         """Generated tokens of a draft's first source; it grows where sources are cut off again and again."""
 
     async def tries(
-        self, group: Sequence[Evidence], functions: FunctionSet, material: Material, times: int, *, seed: int
+        self, group: Group, functions: FunctionSet, material: Material, times: int, *, seed: int
     ) -> list[Edit]:
         """At most ``times`` edits about a group, until one is right or terminates; each is shown other problems."""
         edits: list[Edit] = []
         while len(edits) < times and not (edits and edits[-1].settled):
             another = derive(seed, "try", len(edits)) if edits else seed
             evidence = self._pick(group, material.rollouts, another)
-            edits.append(await self._edit(functions, evidence, material, seed=another))
+            edits.append(await self._edit(functions, group, evidence, material, seed=another))
         return edits
 
     def learn(self, edits: Sequence[Edit]) -> None:
@@ -73,32 +74,29 @@ class Editor:
         if often and any(edit.source_tokens > self.source_tokens for edit in edits):
             self.source_tokens = grown(self.source_tokens, self.config.max_source_tokens)
 
-    def _pick(self, group: Sequence[Evidence], rollouts: Sequence[Evidence], seed: int) -> tuple[Evidence, ...]:
+    def _pick(self, group: Group, rollouts: Sequence[Evidence], seed: int) -> tuple[Evidence, ...]:
         """What an edit's drafts are shown: rollouts of the group and, where these failed, right ones of their kind."""
         config = self.config
-
-        def some(of: Sequence[Evidence], n: int) -> tuple[Evidence, ...]:
-            return pick(of, min(n, max(1, len(of) // 2) if config.hold_back else len(of)), seed)
-
-        shown = some(group, config.n_evidence)
-        if group[0].trajectory.correct or not config.n_solved:
+        shown = some_of(group.attempts, config.n_evidence, seed, hold_back=config.hold_back)
+        if group.attempts[0].trajectory.correct or not config.n_solved:
             return shown
-        solved = [each for each in rollouts if each.trajectory.correct and each.problem.kind == group[0].problem.kind]
-        return (*shown, *(some(solved, config.n_solved) if solved else ()))
+        solved = [each for each in rollouts if each.trajectory.correct and each.problem.kind == group.kind]
+        return (*shown, *some_of(solved, config.n_solved, seed, hold_back=config.hold_back))
 
     async def _edit(
-        self, functions: FunctionSet, evidence: tuple[Evidence, ...], material: Material, *, seed: int
+        self, functions: FunctionSet, group: Group, evidence: tuple[Evidence, ...], material: Material, *, seed: int
     ) -> Edit:
-        """The best of ``n_samples`` drafts of one edit of ``functions``."""
-        n, kind, usage = self.config.n_samples, evidence[0].problem.kind, Usage()
+        """The best of ``n_samples`` drafts of one edit of ``functions``, which are shown ``evidence``."""
+        n, usage = self.config.n_samples, Usage()
         while True:
             known = self.briefing.room.limit
             context = await self.briefing.of(functions, evidence, material, self.source_tokens)
             if context is None:
                 counts = ActionCounts(unfit=n)
-                return Edit(None, EditOutcome(kind=kind, drafts=n, end="unfit", counts=counts), usage, evidence)
+                unfit = EditOutcome(kind=group.kind, group=group.name, drafts=n, end="unfit", counts=counts)
+                return Edit(None, unfit, usage, evidence)
             drafts = [Draft(context, derive(seed, "draft", index)) for index in range(n)]
-            pool = self._pool(context, material, seed)
+            pool = self._pool(context, group, material, seed)
             await self._run(drafts, pool)
             usage = sum((draft.talk.usage for draft in drafts), usage) + pool.usage
             if self.briefing.room.limit == known or not all(draft.counts().unfit for draft in drafts):
@@ -106,24 +104,24 @@ class Editor:
         verified = best(drafts, self.config.min_matches)
         cut_sources = sum(draft.cut_sources for draft in drafts)
         source_tokens = max(draft.source_tokens for draft in drafts)
-        outcome = outcome_of(kind, drafts, verified)
+        outcome = outcome_of(group, drafts, verified)
         others = alternatives(drafts, verified)[: self.config.n_alternatives]
         return Edit(verified, outcome, usage, context.evidence, others, cut_sources, source_tokens)
 
-    def _pool(self, context: DraftContext, material: Material, seed: int) -> Pool:
-        """The other problems of the kind; none for a helper, which need not return an answer."""
+    def _pool(self, context: DraftContext, group: Group, material: Material, seed: int) -> Pool:
+        """The other problems of the group or, where the kind is whole, of the kind; none for a helper, which need not
+        return an answer."""
         shown = {each.problem.id for each in context.evidence}
         failed = not context.evidence[0].trajectory.correct
-        kind = context.evidence[0].problem.kind
-        others = [
-            each.problem for each in material.rollouts if each.problem.kind == kind and each.problem.id not in shown
-        ]
+        alike = group.attempts if group.name else material.rollouts
+        others = {each.problem.id: each.problem for each in alike if each.problem.kind == group.kind}
+        unseen = [problem for problem in others.values() if problem.id not in shown]
 
         def make(problems: Sequence[Problem], seed: int) -> CallVerifier:
             talk = Talk(context.model, context.room, self.config, seed, context.thinking)
             return CallVerifier(talk, problems, self.briefing.task, self.briefing.sandbox)
 
-        return Pool(others if failed else [], self.config.n_screen, seed, make)
+        return Pool(unseen if failed else [], self.config.n_screen, seed, make)
 
     async def _run(self, drafts: Sequence[Draft], pool: Pool) -> None:
         """Run drafts at once, until one is right, also on the pool, or all have ended."""

@@ -32,8 +32,14 @@ def groups(texts: Sequence[str], least: int) -> list[tuple[int, ...]]:
 
     Texts whose group would have fewer than ``least`` members are the last group, together.
     """
+    kept, rest = groups_and_rest(texts, least)
+    return [*kept, rest] if rest else kept
+
+
+def groups_and_rest(texts: Sequence[str], least: int) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
+    """:func:`groups`, with the texts that are in no group of ``least`` members apart; a single group if none are."""
     if len(texts) < 2 * least or not any(re.search(WORD, each) for each in texts):
-        return [tuple(range(len(texts)))] if texts else []
+        return ([tuple(range(len(texts)))] if texts else []), ()
     from sklearn.cluster import AgglomerativeClustering
 
     _, rows = _weighed(texts)
@@ -45,7 +51,7 @@ def groups(texts: Sequence[str], least: int) -> list[tuple[int, ...]]:
         found.setdefault(int(label), []).append(index)
     kept = sorted((tuple(each) for each in found.values() if len(each) >= least), key=lambda each: (-len(each), each))
     rest = sorted([*empty, *(index for each in found.values() if len(each) < least for index in each)])
-    return [*kept, tuple(rest)] if rest else kept
+    return kept, tuple(rest)
 
 
 def terms(texts: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:

@@ -16,8 +16,9 @@ from agentopt_local.briefing import Briefing, Material
 from agentopt_local.chat import ChatModel, Thinking
 from agentopt_local.concurrency import together
 from agentopt_local.edits import Edit, Editor
-from agentopt_local.evidence import Evidence, focus_groups
+from agentopt_local.evidence import Evidence
 from agentopt_local.functions import FunctionSet
+from agentopt_local.groups import Group, focus_groups
 from agentopt_local.incoming import Incoming
 from agentopt_local.program_trials import program_groups
 from agentopt_local.reasons import outcome_text
@@ -75,18 +76,17 @@ class Optimizer:
         update, drafted = Update(functions=functions if progressive else FunctionSet()), 0
         extra = config.extra_edits if progressive else 0
         most = config.max_actions + extra
-        done: list[tuple[Sequence[Evidence], list[Edit]]] = []
-        queue: list[Sequence[Evidence]] = []
+        done: list[tuple[Group, list[Edit]]] = []
+        queue: list[Group] = []
         if progressive and config.concurrent and 0 < len(kinds) <= config.max_actions - config.max_helpers:
-            tries = 1 + extra // len(kinds)
             early = await together(
-                self._about(kind, functions, rollouts, failures, tries, seed=derive(seed, "edit", index))
+                self._about(kind, functions, rollouts, failures, seed=derive(seed, "kind", index))
                 for index, kind in enumerate(kinds)
             )
-            done = sorted((each for each in early if each[1]), key=lambda each: -len(each[0]))
+            done = sorted((each for some in early for each in some), key=lambda each: -len(each[0].attempts))
         evidence = await rollouts.all()
-        begun = {each.problem.id for group, _ in done for each in group}
-        queue += [group for group in self._queue(evidence) if group[0].problem.id not in begun]
+        begun = {each.problem.id for group, _ in done for each in group.attempts}
+        queue += [group for group in self._queue(evidence) if group.attempts[0].problem.id not in begun]
         while True:
             for group, edits in done:
                 update = self._applied(update, edits)
@@ -112,31 +112,33 @@ class Optimizer:
         return update if update.actions else update.model_copy(update={"functions": functions})
 
     async def _about(
-        self,
-        kind: str,
-        functions: FunctionSet,
-        rollouts: Incoming,
-        failures: Sequence[FailedUpdate],
-        times: int,
-        *,
-        seed: int,
-    ) -> tuple[Sequence[Evidence], list[Edit]]:
-        """Edits about the most failures of one kind, as soon as its rollouts have ended; none if nothing failed."""
+        self, kind: str, functions: FunctionSet, rollouts: Incoming, failures: Sequence[FailedUpdate], *, seed: int
+    ) -> list[tuple[Group, list[Edit]]]:
+        """Edits about the failures of one kind, as soon as its rollouts have ended: its share of the step's."""
+        config, kinds = self.config, len(rollouts.kinds)
         evidence = await rollouts.of_kind(kind)
-        groups = focus_groups(evidence)
-        if not groups:
-            return (), []
+        groups = self._groups(evidence)
+        chosen = groups[: (config.max_actions - config.max_helpers) // kinds]
+        tries = 1 + config.extra_edits // (kinds * len(chosen)) if chosen == groups and chosen else 1
         material = Material(functions, evidence, failures)
-        return groups[0], await self.editor.tries(groups[0], functions, material, times, seed=seed)
+        found = await together(
+            self.editor.tries(group, functions, material, tries, seed=derive(seed, "edit", index))
+            for index, group in enumerate(chosen)
+        )
+        return list(zip(chosen, found, strict=True))
 
-    def _queue(self, rollouts: Sequence[Evidence]) -> list[Sequence[Evidence]]:
+    def _queue(self, rollouts: Sequence[Evidence]) -> list[Group]:
         """What the edits of a step are about, in order: groups of failures and, as configured, of right programs."""
         most = self.config.max_actions
-        failed = focus_groups(rollouts)
-        helpers = program_groups(rollouts)[: min(self.config.max_helpers, most)] if self.config.max_helpers else []
+        failed = self._groups(rollouts)
+        programs = program_groups(rollouts)[: min(self.config.max_helpers, most)] if self.config.max_helpers else []
+        helpers = [Group(some[0].problem.kind, "", tuple(some)) for some in programs]
         if not self.config.progressive:  # the functions of the new set are written at once, independently
-            return [*(failed * most)[:most]]
+            return (failed * most)[:most]
         return [*failed[: most - len(helpers)], *helpers, *failed[most - len(helpers) :]]
+
+    def _groups(self, evidence: Sequence[Evidence]) -> list[Group]:
+        return focus_groups(evidence, self.config.n_evidence if self.config.group_by_likeness else None)
 
     @staticmethod
     def _applied(update: Update, edits: Sequence[Edit]) -> Update:
@@ -148,6 +150,6 @@ class Optimizer:
                 update = update.applying(edit.verified, [each.problem.id for each in edit.shown], edit.alternatives)
             if outcome.end == "applied" and update is before:
                 outcome = outcome.model_copy(update={"end": "taken" if edit is best_one else "unmatched"})
-            log.info("edit %d, %s: %s", len(update.outcomes) + 1, outcome.kind or "problems", outcome_text(outcome))
+            log.info("edit %d, %s: %s", len(update.outcomes) + 1, outcome.about, outcome_text(outcome))
             update = update.plus(outcome, edit.usage)
         return update

@@ -8,19 +8,21 @@ from collections.abc import Sequence
 from agentopt_local.actions import Terminate
 from agentopt_local.drafts import Draft
 from agentopt_local.evidence import cut
+from agentopt_local.groups import Group
 from agentopt_local.tool_calls import encodable
 from agentopt_local.update import ActionCounts, EditEnd, EditOutcome, Verified
 
 TROUBLE_CHARS = 200
 
 
-def outcome_of(kind: str, drafts: Sequence[Draft], verified: Verified | None) -> EditOutcome:
-    """What became of the drafts of an edit, of which ``verified`` is the best."""
+def outcome_of(group: Group, drafts: Sequence[Draft], verified: Verified | None) -> EditOutcome:
+    """What became of the drafts of an edit for ``group``, of which ``verified`` is the best."""
     counts = sum((draft.counts() for draft in drafts), ActionCounts())
     tried = max((draft.trials for draft in drafts if draft.trials), key=lambda each: each.matches, default=None)
     troubles = Counter(draft.trouble.partition("\n")[0] for draft in drafts if draft.trouble)
     return EditOutcome(
-        kind=kind,
+        kind=group.kind,
+        group=group.name,
         drafts=len(drafts),
         end=end_of(drafts, verified, counts),
         matches=tried.matches if tried else 0,

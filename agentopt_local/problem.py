@@ -39,6 +39,9 @@ class Problem(Record):
     """A category within the task, such as the reasoning_gym data set. Failures are grouped by it."""
     metadata: dict[str, Any] = Field(default_factory=dict)
     """What the grader needs besides the answer; JSON values only."""
+    narrow: bool = False
+    """Whether one method solves all problems of its kind, as in a generated data set. Failures of such a kind are not
+    grouped any further."""
 
 
 def content_key(question: str) -> str:

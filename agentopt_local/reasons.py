@@ -56,12 +56,12 @@ def rolled_back(row: StepRow) -> str:
 
 
 def by_kind(outcomes: Sequence[EditOutcome]) -> Iterator[str]:
-    """A sentence per kind of problem, on the edit that got furthest."""
-    for kind in dict.fromkeys(each.kind for each in outcomes):
-        tries = [each for each in outcomes if each.kind == kind]
+    """A sentence per kind of problem, or group of a kind, on the edit that got furthest."""
+    for about in dict.fromkeys(each.about for each in outcomes):
+        tries = [each for each in outcomes if each.about == about]
         best = max(tries, key=lambda each: (each.end == "applied", each.matches, each.counts.verified))
         again = f" (best of {len(tries)} tries)" if len(tries) > 1 else ""
-        yield f"{kind or 'problems'}: {outcome_text(best)}{again}"
+        yield f"{about}: {outcome_text(best)}{again}"
 
 
 def outcome_text(outcome: EditOutcome) -> str:

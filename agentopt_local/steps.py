@@ -124,12 +124,18 @@ def after_step(state: TrainState, decision: Decision, best: Tried, row: StepRow)
         return state.model_copy(update={**common, **accepted})
     failures = state.failures
     if decision == "rolled_back":
+        after = {
+            each.problem_id: each.correct for each in best.after
+        }  # of some problems, if it was tried on these only
         failed = FailedUpdate(
             step=row.step,
             actions=update.summaries(),
             functions=update.functions,
             accuracy=best.judgement.after,
             accuracy_before=best.judgement.before,
+            fixed=tuple(each for each, right in after.items() if right and each not in row.before.solved),
+            broke=tuple(each for each in row.before.solved if not after.get(each, True)),
+            shown=tuple(sorted(update.seen)),
         )
         failures = (*failures, failed)
     return state.model_copy(update={**common, "idle": state.idle + 1, "failures": failures})

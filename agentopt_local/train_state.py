@@ -87,6 +87,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "max_retries": 9,
             "min_matches": 0,
             "hold_back": False,
+            "group_by_likeness": False,
+            "max_reflection_tokens": 0,
             "n_solved": 0,
             "n_screen": 0,
             "extra_edits": 0,
@@ -99,7 +101,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 OF_OLDER_RUNS: dict[str, dict[str, Any]] = {
     "trainer": {"try_edits_on": "all"},
-    "optimizer": {"n_solved": 0, "n_screen": 0, "extra_edits": 0},
+    "optimizer": {
+        "max_reflection_tokens": 0,
+        "n_solved": 0,
+        "n_screen": 0,
+        "extra_edits": 0,
+        "group_by_likeness": False,
+    },
 }
 """What stands for settings that runs of older versions do not have, so that they go on as they began."""
 
@@ -123,6 +131,12 @@ class FailedUpdate(Record):
     accuracy: float
     """Mean reward of the whole set on the problems that counted, 0 to 1. Equal to the accuracy of exact tasks."""
     accuracy_before: float
+    fixed: tuple[str, ...] = ()
+    """Ids of the problems that were solved only with it; empty in states of older versions."""
+    broke: tuple[str, ...] = ()
+    """Ids of the problems that were solved only without it."""
+    shown: tuple[str, ...] = ()
+    """Ids of the problems that its authors were shown, with their answers."""
 
 
 class TrainState(Record):

@@ -60,12 +60,15 @@ class OptimizerConfig(Record):
     hold_back: bool = True
     """Show at most half of a kind's failures, so that the others can tell whether an edit helps where it was not shown
     the answers."""
+    group_by_likeness: bool = True
+    """Split the failures of a kind by their questions and the agent's programs, so that problems which are shown
+    together are alike. A generated data set, as of reasoning_gym, stays whole."""
     evidence_tokens: int = Field(default=1500, ge=100)
     """Approximate budget for them in the prompt."""
     functions_tokens: int = Field(default=1500, ge=100)
     """Approximate budget for the sources of the current functions in the prompt."""
-    failures_tokens: int = Field(default=300, ge=0)
-    """Approximate budget for the list of updates that did not help."""
+    failures_tokens: int = Field(default=600, ge=0)
+    """Approximate budget for the updates that did not help: their scores, code, and problems fixed and broken."""
     max_header_tokens: int = Field(default=64, ge=16)
     """Generated tokens of an action's kind and name."""
     max_source_tokens: int = Field(default=400, ge=64)
@@ -73,6 +76,9 @@ class OptimizerConfig(Record):
     times as many."""
     max_arguments_tokens: int = Field(default=100, ge=16)
     """Generated tokens of the arguments of trial calls, for each of ``n_evidence`` problems."""
+    max_reflection_tokens: int = Field(default=100, ge=0)
+    """Generated tokens of what a draft says about its wrong results before it writes another source: a sentence or two
+    about the form of the expected ones and how to get there. 0: it writes at once. A model that thinks needs none."""
     temperature: float = Field(default=0.8, ge=0, le=100)
     repair_temperature: float = Field(default=1.0, ge=0, le=100)
     """Temperature for sources written after feedback; higher, because small models tend to repeat themselves."""
@@ -126,6 +132,8 @@ class EditOutcome(Record):
 
     kind: str = ""
     """Of the problems that its author was shown."""
+    group: str = ""
+    """The part of the kind that they are from, with the kind; empty if the kind was not split."""
     drafts: int = 0
     end: EditEnd
     matches: int = 0
@@ -135,6 +143,11 @@ class EditOutcome(Record):
     counts: ActionCounts = ActionCounts()
     trouble: str = ""
     """What was most often wrong with a draft's last sample."""
+
+    @property
+    def about(self) -> str:
+        """The group, or else the kind, of the problems."""
+        return self.group or self.kind or "problems"
 
 
 GOOD = 0.8

@@ -14,7 +14,7 @@ from agentopt_local.chat import Usage
 from agentopt_local.functions import FunctionSet
 from agentopt_local.paper_regime import differences
 from agentopt_local.problem import Split
-from agentopt_local.reasons import nothing_learned, step_reasons
+from agentopt_local.reasons import by_kind, nothing_learned, step_reasons
 from agentopt_local.reporting.history import final_functions, function_rows
 from agentopt_local.reporting.rollout_index import chunked, first_index, index, rollout_detail
 from agentopt_local.reporting.settings_toml import toml_text
@@ -220,6 +220,7 @@ def step_row(step: StepRow) -> Row:
             }
             for each in step.candidates
         ],
+        "groups": list(by_kind(step.outcomes)) if any(each.group for each in step.outcomes) else [],
         "why": step_reasons(step) if step.decision == "skipped" else [],
         "counts": step.counts.model_dump(),
         "tokens": {

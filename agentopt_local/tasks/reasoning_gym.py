@@ -192,6 +192,7 @@ class ReasoningGymTask:
             answer=raw["answer"],
             kind=kind,
             metadata={"options": self.settings.get(kind, {}), "entry": raw["entry"]},
+            narrow=True,
         )
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from agentopt_local.actions import AddFunction
 from agentopt_local.errors import FunctionError
-from agentopt_local.evidence import functions_text
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.run.writer import RunDir
+from agentopt_local.showing import functions_text
 from agentopt_local.source import clean, unbound_names, with_imports
 from agentopt_local.steps import distinct
 from agentopt_local.update import Update

@@ -12,23 +12,16 @@ import pytest
 from agentopt_local.actions import AddFunction
 from agentopt_local.chat import ChatReply, ChatRequest, Message
 from agentopt_local.errors import ContextOverflowError, EngineDeadError, RefusedPromptError
-from agentopt_local.evidence import (
-    CHARS_PER_TOKEN,
-    Evidence,
-    failures_text,
-    focus_groups,
-    functions_text,
-    pick,
-    transcript_text,
-    transcripts_text,
-)
+from agentopt_local.evidence import CHARS_PER_TOKEN, Evidence
 from agentopt_local.functions import FunctionSet
+from agentopt_local.groups import focus_groups, pick
 from agentopt_local.incoming import Incoming
 from agentopt_local.models.checking import fault
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.problem import Problem
 from agentopt_local.seeds import derive
+from agentopt_local.showing import failures_text, functions_text, transcript_text, transcripts_text
 from agentopt_local.train_state import FailedUpdate
 from agentopt_local.trajectory import Step, ToolRun
 from agentopt_local.update import ActionCounts, OptimizerConfig, Update
@@ -403,7 +396,7 @@ def test_trials_run_with_the_whole_edited_set(bench: Bench) -> None:
 
 def index_of(request: ChatRequest) -> int:
     """The draft's number among those of its edit."""
-    drafts = [derive(derive(1, "edit", 0), "draft", index) for index in range(8)]
+    drafts = [derive(derive(derive(1, "kind", 0), "edit", 0), "draft", index) for index in range(8)]
     return drafts.index(int((request.conversation or "").rpartition("/")[2]))
 
 
@@ -606,7 +599,7 @@ def test_the_prompt_shows_attempts_functions_and_failed_updates(bench: Bench) ->
         "Expected answer: SUN",
         "The agent answered: dunno (wrong)",
         WRONG,
-        "`shout(word: str) -> str`: called 1 times, 1 without error; 0 of 1 problems that used it were solved.",
+        "`shout(word: str) -> str`: called directly in 1 rollout, 0 solved.",
         "add_function yell: accuracy went from 0.50 to 0.25, so it was undone.",
     ):
         assert part in prompt
@@ -619,7 +612,7 @@ def test_problems_whose_code_called_a_function_count_as_its_users() -> None:
     trajectory = solved.trajectory.model_copy(update={"steps": (step.model_copy(update={"executed": (block,)}),)})
     by_code = Evidence(problem=solved.problem, trajectory=trajectory)
     told = functions_text(FunctionSet.of(WRONG), [by_code, attempt(WORDS[1])], 1000)
-    assert "called 0 times, 0 without error; 1 of 1 problems that used it were solved" in told
+    assert ": never called directly; used by code in 1, 1 solved." in told
 
 
 def test_expected_answers_are_shown_only_of_the_attempts_that_are_shown(bench: Bench) -> None:
@@ -635,8 +628,8 @@ def test_expected_answers_are_shown_only_of_the_attempts_that_are_shown(bench: B
 def test_near_misses_come_first() -> None:
     plain = [attempt(word_problem(f"plain{i}")) for i in range(6)]
     near = [attempt(word_problem(f"near{i}"), called="shout") for i in range(2)]
-    (group,) = focus_groups([*plain, *near])
-    assert group[:2] == near
+    ((_, _, group),) = focus_groups([*plain, *near])
+    assert group[:2] == tuple(near)
     for seed in range(10):
         picked = pick(group, 3, seed)
         assert {each.problem.id for each in picked[:2]} == {each.problem.id for each in near}
@@ -654,7 +647,7 @@ def test_failures_are_grouped_by_kind_with_the_largest_group_first() -> None:
         attempt(word_problem("e", "solved"), answer="E"),
     ]
     groups = focus_groups(attempts)
-    assert [[each.problem.id for each in group] for group in groups] == [["many-b", "many-c"], ["few-a"]]
+    assert [[each.problem.id for each in group.attempts] for group in groups] == [["many-b", "many-c"], ["few-a"]]
 
 
 def test_failed_updates_are_shown_worst_first_and_the_latest_survive_a_small_budget() -> None:

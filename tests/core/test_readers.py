@@ -28,7 +28,7 @@ from agentopt_local.boxed import has_box, last_box, whole_box
 from agentopt_local.call_arguments import read_arguments, read_python
 from agentopt_local.chat import ChatRequest, Constraint, Message, ToolSpec, Usage
 from agentopt_local.errors import FunctionError
-from agentopt_local.evidence import Evidence, transcript_text
+from agentopt_local.evidence import Evidence
 from agentopt_local.exporting.package import plain
 from agentopt_local.exporting.portable import server_name
 from agentopt_local.exporting.sources import split_module
@@ -56,6 +56,7 @@ from agentopt_local.models.wire import broken_off, from_response
 from agentopt_local.plain_text import printable, printable_json, quoted
 from agentopt_local.problem import Problem, content_key
 from agentopt_local.room import estimate_text
+from agentopt_local.showing import transcript_text
 from agentopt_local.source import clean
 from agentopt_local.spelling import did_you_mean
 from agentopt_local.tasks.graded_rows import by_texts, grade_rows

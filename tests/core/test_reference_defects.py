@@ -86,7 +86,9 @@ class Bench:
         """One step of the optimizer without grammars, so that the script can do what a free model can."""
         model = ScriptedChatModel(script)
         failures = settings.pop("failures", ())
-        config = OptimizerConfig(**{"n_samples": 1, "max_actions": 1, "constrain": False, **settings})
+        config = OptimizerConfig(
+            **{"max_reflection_tokens": 0, "n_samples": 1, "max_actions": 1, "constrain": False, **settings}
+        )
         optimizer = Optimizer(model, Shouting(), self.sandbox, config)
         return self.run(optimizer.propose(functions, Incoming(attempts), failures, seed=1)), model.requests
 
@@ -246,7 +248,7 @@ def test_defect_11_accuracies_and_success_rates_are_shown_as_they_are(bench: Ben
     )
     _, requests = bench.propose([header("terminate")], FunctionSet.of(SHOUT), attempts, failures=[failed])
     prompt = requests[0].messages[0].content
-    assert "called 3 times, 2 without error; 1 of 2 problems that used it were solved" in prompt
+    assert "called directly in 2 rollouts, 1 solved; 1 of 3 calls failed, most often: W." in prompt
     assert "add_function x: accuracy went from 0.33 to 0.25" in prompt
     assert "0-100" not in prompt
     assert "%" not in prompt

@@ -7,18 +7,22 @@ import re
 
 import pytest
 
-from agentopt_local.chat import ChatRequest
+from agentopt_local.chat import ChatRequest, Thinking
 from agentopt_local.choosing import alternatives, best
 from agentopt_local.functions import FunctionSet
+from agentopt_local.incoming import Incoming
+from agentopt_local.models.scripted import ScriptedChatModel
+from agentopt_local.optimizer import Optimizer
 from agentopt_local.screening import BATCH
 from agentopt_local.seeds import derive
-from agentopt_local.update import Verified
+from agentopt_local.update import OptimizerConfig, Verified
 from tests.tools.drafting import (
     NEARLY,
     SHOUT,
     WRONG,
     Author,
     Bench,
+    Shouting,
     attempt,
     bench,
     header,
@@ -37,7 +41,7 @@ LONG = [attempt(word_problem(word), answer=word.upper()) for word in ("meadow", 
 
 def index_of(request: ChatRequest) -> int:
     """The number of a request's draft."""
-    drafts = [derive(derive(1, "edit", 0), "draft", index) for index in range(8)]
+    drafts = [derive(derive(derive(1, "kind", 0), "edit", 0), "draft", index) for index in range(8)]
     return drafts.index(int((request.conversation or "").rpartition("/")[2]))
 
 
@@ -212,3 +216,40 @@ def test_alternatives_are_right_functions_that_an_agent_sees_differently(bench: 
     none, _ = bench.propose(author, attempts=SHORT, n_samples=4, n_alternatives=0)
     assert none.alternatives == ((),)
     assert alternatives([], None) == ()
+
+
+# Reflection before a repair
+
+
+def test_wrong_results_are_thought_about_before_the_next_source(bench: Bench) -> None:
+    update, requests = bench.propose(Author(sources=[WRONG, SHOUT]), attempts=SHORT, max_reflection_tokens=80)
+    assert update.functions == FunctionSet.of(SHOUT)
+    [asked] = of_phase(requests, "reflection")
+    assert asked.sampling.max_tokens == 80
+    assert asked.constraint is None, "a thought is free text"
+    assert "returned: Sun" in asked.messages[-1].content
+    [repair] = of_phase(requests, "repair")
+    thought, question = repair.messages[-2:]
+    assert (thought.role, thought.content) == ("assistant", "It must be in capitals.")
+    assert "Now write a different source of `shout`" in question.content
+    assert repair.messages[:-2] == asked.messages, "the engine has read them already"
+
+
+def test_nothing_is_thought_about_a_source_that_was_refused_nor_by_a_model_that_thinks(bench: Bench) -> None:
+    refused = SHOUT.replace("def shout", "def yell")
+    _, requests = bench.propose(Author(sources=[refused, SHOUT]), attempts=SHORT, max_reflection_tokens=80)
+    assert not of_phase(requests, "reflection")
+    model = ScriptedChatModel(Author(sources=[WRONG, SHOUT]))
+    config = OptimizerConfig(n_samples=1, max_actions=1, hold_back=False)
+    optimizer = Optimizer(model, Shouting(), bench.sandbox, config, thinking=Thinking(effort="high"))
+    update = bench.run(optimizer.propose(FunctionSet(), Incoming(SHORT), (), seed=1))
+    assert update.functions == FunctionSet.of(SHOUT)
+    assert not of_phase(model.requests, "reflection")
+
+
+def test_a_source_that_is_repeated_is_not_shown_where_it_is_thought_about(bench: Bench) -> None:
+    author = Author(sources=[WRONG, WRONG, SHOUT])
+    _, requests = bench.propose(author, attempts=SHORT, max_retries=2, max_reflection_tokens=80)
+    first, second = of_phase(requests, "reflection")
+    assert any("title()" in each.content for each in first.messages)
+    assert not any("title()" in each.content for each in second.messages)

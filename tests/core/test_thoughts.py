@@ -13,7 +13,7 @@ import pytest
 from agentopt_local.agents.config import AgentConfig
 from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatReply, ChatRequest, Message, Usage
-from agentopt_local.evidence import Evidence, functions_text, transcripts_text
+from agentopt_local.evidence import Evidence
 from agentopt_local.functions import FunctionSet
 from agentopt_local.grading import Grade
 from agentopt_local.models.scripted import ScriptedChatModel
@@ -22,6 +22,7 @@ from agentopt_local.reporting.data import run_page
 from agentopt_local.reporting.html import report_html
 from agentopt_local.run.reader import read_rollouts, read_run
 from agentopt_local.run.writer import RunDir
+from agentopt_local.showing import functions_text, transcripts_text
 from agentopt_local.stage import Stage
 from agentopt_local.trajectory import Attempt
 from tests.tools.recorder import Recorder

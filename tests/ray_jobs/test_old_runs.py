@@ -26,6 +26,7 @@ from agentopt_local.run.writer import RunDir
 from benchmarks import scripted
 from benchmarks.scripted import DOUBLE, REVERSE, SHORT_ONLY, WORSE
 from ray_jobs.cli import main
+from ray_jobs.config import build
 from ray_jobs.runs import read_config
 from ray_jobs.training import train
 
@@ -85,6 +86,14 @@ def test_every_row_is_read_back_as_it_was_written(runs: Path) -> None:
         same = {key: old[key] for key in old if key not in ("before", "after", "candidates")}
         assert common(written, same) == same
         assert written["after"]["reward"] == old["after"]["accuracy"], "exact tasks: the mean reward is the accuracy"
+
+
+def test_settings_that_they_did_not_have_mean_as_before(runs: Path) -> None:
+    assert not read_config(runs / "stopped").optimizer.group_by_likeness
+    assert read_config(runs / "stopped", ["--optimizer.group_by_likeness", "true"]).optimizer.group_by_likeness
+    values = {**read_values(runs / "stopped"), "run_name": "again"}
+    assert build(values, "a new run").optimizer.group_by_likeness
+    assert not build({**values, "preset": "paper"}, "a new run").optimizer.group_by_likeness
 
 
 def test_a_stopped_one_is_resumed_to_the_same_end(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,9 @@ PHASES = {
     wording("write_source"): "source",
     wording("write_helper"): "source",
     wording("example_arguments"): "arguments",
+    wording("reflect"): "reflection",
     wording("repair"): "repair",
+    wording("write_again"): "repair",
     wording("another_idea"): "repair",
 }
 """The last one that a question holds says what it is."""
@@ -139,6 +141,8 @@ class Author:
 
     def __call__(self, request: ChatRequest) -> Any:
         kind = phase(request).replace("repair", "source")
+        if kind == "reflection":
+            return say("It must be in capitals.")
         if kind == "arguments":
             return self.arguments(request)
         text = self.line(kind, request)
@@ -181,6 +185,7 @@ class Bench:
     ) -> tuple[Update, list[ChatRequest]]:
         """One proposal, and the requests that it took. One sample, one action and no pool unless said otherwise."""
         plain = {"n_samples": 1, "max_actions": 1, "hold_back": False, "n_solved": 0, "n_screen": 0, "extra_edits": 0}
+        plain |= {"max_reflection_tokens": 0}
         config = OptimizerConfig(**{**plain, **settings})
         model = ScriptedChatModel(author, strict=strict, context_tokens=context_tokens)
         optimizer = Optimizer(model, Shouting(), self.sandbox, config)

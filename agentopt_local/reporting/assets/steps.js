@@ -10,6 +10,8 @@ function steps(run) {
       ['Accuracy', (step) => `${tidyPercent(step.before[0])} → ${tidyPercent(step.after[0])}`, 'number'],
       ['Gained and lost where it counts', (step) => judged(step.candidates[0]), 'number'],
       ['Best candidate: its edits, each with the shown problems that it answered in trials', (step) => (step.actions.length ? list(step.actions.map(action)) : step.why.length ? list(step.why) : 'none')],
+      ...(run.steps.some((step) => step.groups.length) ? [['Failures that were shown together, and what became of the edits for them',
+        (step) => (step.groups.length ? list(step.groups) : '–')]] : []),
       ['Other candidates rolled out', (step) => (step.candidates.length > 1 ? list(step.candidates.slice(1).map((each) =>
         `${tidyPercent(each.accuracy)} (${judged(each)})  ${each.actions.map(spoken).join(' + ') || 'unchanged'}`)) : '–')],
       ['Sampled → applied', (step) => ['sampled', 'legal', 'verified', 'applied'].map((key) => step.counts[key] ?? '–').join(' → '), 'number'],
