@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from math import ceil
 from pathlib import Path
 
 from pydantic import Field
 
 from agentopt_local.callback import ProgressOnly
 from agentopt_local.chat import ChatModel
+from agentopt_local.concurrency import together
 from agentopt_local.errors import ConfigError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.record import Record
@@ -37,7 +40,7 @@ class Block(Record):
     right: dict[str, int] = Field(default={})
     """How many training problems the untrained agent solved, by kind."""
     left_out: dict[str, str] = Field(default={})
-    """Kinds without enough problems, each with the reason."""
+    """Kinds with too few problems, each with the reason."""
 
 
 class Kinds(Record):
@@ -99,7 +102,7 @@ class Survey:
         """How many training problems of each kind the untrained agent solves, from the folder if it is known."""
         values = read_json(Path(self.like.run_dir) / name / BLOCK)
         known = None if values is None else validated(Block, values, f"{name}/{BLOCK}")
-        left_out = self.too_small(name, kinds) if known is None else known.left_out
+        left_out = await self.too_small(kinds) if known is None else known.left_out
         able = [kind for kind in kinds if kind not in left_out]
         if not able:
             return Block(left_out=left_out)
@@ -136,12 +139,21 @@ class Survey:
         changes = {"task": like.task.model_copy(update=task), "run_name": name, "seed": seed}
         return Cell(labels=("rule",), seed=seed, config=like.model_copy(update=changes))
 
-    def too_small(self, name: str, kinds: Sequence[str]) -> dict[str, str]:
-        """The kinds that cannot be measured because they have too few problems, each with the reason."""
-        found = {}
-        for kind in kinds:
-            try:
-                task_of(self.cell(name, [kind]).config)
-            except ConfigError as error:
-                found[kind] = str(error)
-        return found
+    async def too_small(self, kinds: Sequence[str]) -> dict[str, str]:
+        """The kinds that have too few problems to be measured, or for a training or a test, each with the reason."""
+        if not self.lacking(kinds):  # the usual case: one opening instead of one for each
+            return {}
+        reasons = await together(asyncio.to_thread(self.lacking, [kind]) for kind in kinds)
+        return {kind: reason for kind, reason in zip(kinds, reasons, strict=True) if reason}
+
+    def lacking(self, kinds: Sequence[str]) -> str:
+        """Why one of ``kinds`` has too few problems; empty if all have enough."""
+        config, share = self.cell("", kinds).config, self.rule.count + len(self.rule.include)
+        n_train = max(self.rule.n, ceil(self.like.task.n_train / share))
+        n_test = ceil(self.like.task.n_test / share)
+        most = {"n_train": n_train * len(kinds), "n_test": n_test * len(kinds)}
+        try:
+            task_of(config.model_copy(update={"task": config.task.model_copy(update=most)}))
+        except ConfigError as error:
+            return str(error)
+        return ""

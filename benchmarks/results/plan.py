@@ -37,7 +37,11 @@ FOLDER = Path(__file__).resolve().parents[1] / "plans"
 
 
 class Rule(Record):
-    """How kinds of reasoning_gym are chosen: by what the untrained agent solves of training problems."""
+    """How kinds of reasoning_gym are chosen: by what the untrained agent solves of training problems.
+
+    The first ``count`` within the bounds are taken, in the shuffled order. Kinds that have too few problems for the
+    plan's trainings and tests are left out.
+    """
 
     count: int = Field(ge=1)
     """How many kinds are chosen."""
@@ -52,7 +56,7 @@ class Rule(Record):
     bounds: tuple[Share, Share] = (0.05, 0.6)
     """The least and the greatest share solved with which a kind is chosen."""
     block: int = Field(default=8, ge=1)
-    """Kinds that are measured at once. The first ``count`` within the bounds are taken, in the shuffled order."""
+    """Kinds that are measured at once."""
 
 
 class Plan(Record):

@@ -96,7 +96,7 @@ def claim(mean: Mean) -> str:
     if mean.low <= 0 <= mean.high:
         width = (mean.high - mean.low) / 2
         return f"With ±{width:.1f} points they claim nothing about the method; {outlook(mean)}."
-    return f"Other trainings of this plan {'gain' if mean.low > 0 else 'lose'} on average."
+    return f"On average, trainings with these settings {'gain' if mean.low > 0 else 'lose'}."
 
 
 def kinds(results: Sequence[Result]) -> list[str]:
@@ -132,7 +132,7 @@ def baseline(arm: Arm | None) -> str:
         return "–"
     if arm.result is None:
         return "no vote fits"
-    votes = "" if arm.votes is None else f", {arm.votes} votes"
+    votes = "" if arm.votes is None else f", {arm.votes} vote{'' if arm.votes == 1 else 's'}"
     over = SAME_SET if arm.difference is None else change(arm.difference)
     return f"{per_cent(arm.result.accuracy)}{votes} ({over})"
 
