@@ -6,6 +6,9 @@ import asyncio
 import json
 import os
 import re
+import signal
+import socket
+import threading
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -199,6 +202,26 @@ def test_a_plan_ends_when_its_tokens_are_used_up_and_goes_on_with_more(tmp_path:
     section = go(path, ScriptedChatModel(brain), budget_tokens=int(more[1]))
     assert [line[1] for line in lines_of(section, "trained")] == ["0", "1"]
     assert "Not run" not in section
+
+
+def test_an_interrupted_plan_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        where = f'name = "m"\nbase_url = "http://127.0.0.1:{server.getsockname()[1]}/v1"'
+        path = write_plan(tmp_path, "seeds = 1\nbudget_tokens = 100_000", f"[base.model]\n{where}")
+        asked: list[socket.socket] = []
+
+        def interrupt() -> None:  # when the model is asked, which never answers
+            asked.append(server.accept()[0])
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        code = main([str(path), "--output", str(tmp_path / "out"), "--data", str(tmp_path)])
+        thread.join()
+        asked[0].close()
+    said = " ".join(capsys.readouterr().err.split())
+    assert code == 130
+    assert f"To continue: python -m benchmarks.results {path} --output {tmp_path / 'out'}" in said
 
 
 def test_a_trial_is_small_and_leaves_the_page_alone(tmp_path: Path) -> None:
