@@ -12,6 +12,7 @@ from agentopt_local.errors import EngineDeadError
 from agentopt_local.evidence import Evidence
 from agentopt_local.functions import FunctionSet
 from agentopt_local.incoming import Incoming, UnderWay
+from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.problem import Problem
 from agentopt_local.trajectory import Trajectory
@@ -40,17 +41,17 @@ def under_way(
 
 def test_a_kind_is_drafted_for_while_another_is_rolled_out(bench: Bench) -> None:
     asked: list[str] = []
+    drafting = asyncio.Event()
 
     def name(request: Any) -> str:
         kind = "fast" if "Shout: fast" in request.messages[0].content else "slow"
         asked.append(kind)
+        drafting.set()
         return header(name=f"shout_{kind}")
 
     def source(request: Any) -> str:
         kind = "fast" if "Shout: fast" in request.messages[0].content else "slow"
         return f'def shout_{kind}(word: str) -> str:\n    """Return word in capitals."""\n    return word.upper()\n'
-
-    from agentopt_local.models.scripted import ScriptedChatModel
 
     async def run() -> tuple[str, ...]:
         events = {"fast": asyncio.Event(), "slow": asyncio.Event()}
@@ -60,8 +61,7 @@ def test_a_kind_is_drafted_for_while_another_is_rolled_out(bench: Bench) -> None
         )
         proposing = asyncio.create_task(optimizer.propose(FunctionSet(), incoming, (), seed=1))
         events["fast"].set()
-        while not asked:
-            await asyncio.sleep(0.01)
+        await asyncio.wait_for(drafting.wait(), timeout=10)
         assert asked == ["fast"]
         assert not proposing.done()
         events["slow"].set()
