@@ -25,6 +25,7 @@ MAX_IDLE_TURNS = 2
 CUT = "Your turn was cut off before it was complete, so nothing of it was done. Write a shorter one."
 TOO_MANY = f"A turn makes at most {MAX_CALLS} calls, so the others were not made."
 REST_CUT = "The rest of your turn was cut off, so it was not done."
+NOTHING_PRINTED = "(nothing was printed)"
 
 
 class ChatAgent:
@@ -51,7 +52,7 @@ class ChatAgent:
     async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Attempt:
         """One attempt at ``problem``."""
         started = time.monotonic()
-        episode = Episode(self, problem, functions, seed)
+        episode = self.episode(problem, functions, seed)
         stop_reason = await episode.run()
         return Attempt(
             problem_id=problem.id,
@@ -65,6 +66,10 @@ class ChatAgent:
             context_tokens=episode.context_tokens,
             error=episode.error,
         )
+
+    def episode(self, problem: Problem, functions: FunctionSet, seed: int) -> Episode:
+        """The state of one attempt."""
+        return Episode(self, problem, functions, seed)
 
 
 class Episode:
@@ -121,11 +126,7 @@ class Episode:
             messages=tuple(self.messages),
             tools=self.specs if self.dialect.offers_tools else (),
             constraint=self.dialect.constraint(self.functions, self._answering()) if self.config.constrain else None,
-            sampling=Sampling(
-                max_tokens=max_tokens,
-                temperature=self.config.temperature,
-                seed=self.seed if self.config.temperature > 0 else None,
-            ),
+            sampling=self._sampling(max_tokens),
             thinking=self.agent.thinking,
             conversation=self.conversation,
         )
@@ -133,6 +134,10 @@ class Episode:
         self.usage += reply.usage
         self.context_tokens = reply.usage.prompt_tokens + reply.usage.completion_tokens
         return reply
+
+    def _sampling(self, max_tokens: int) -> Sampling:
+        temperature = self.config.temperature
+        return Sampling(max_tokens=max_tokens, temperature=temperature, seed=self.seed if temperature > 0 else None)
 
     def _stopped_by(self, error: PromptError) -> StopReason:
         if error.usage is not None:
@@ -199,7 +204,7 @@ class Episode:
         result = execution.stdout.rstrip("\n")
         if not execution.ok:
             result = f"{result}\nError: {execution.error}".strip()
-        result = result or "(nothing was printed)"
+        result = result or NOTHING_PRINTED
         return ToolRun(name=PYTHON, arguments={"code": code}, ok=execution.ok, result=self._cut(result))
 
     def _cut(self, text: str) -> str:
