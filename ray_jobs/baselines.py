@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from agentopt_local.agents.base import Agent
 from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import Usage
 from agentopt_local.comparison import difference, same_set, side
@@ -43,6 +44,15 @@ class Voted:
     """One rollout per problem; empty without votes."""
     usage: Usage
     """Of all votes."""
+
+
+@dataclass(frozen=True)
+class Voter:
+    """Another agent than the run's own that votes. Its attempts differ by seed alone."""
+
+    name: str
+    """Of its stage and its seeds."""
+    agent: Agent
 
 
 async def measure_arms(
@@ -130,19 +140,25 @@ def vote_budgets(session: Session, state: TrainState, trained: Sequence[Trajecto
 
 
 async def self_consistency(
-    session: Session, problems: Sequence[Problem], split: Split, budgets: Sequence[int], most: int | None = None
+    session: Session,
+    problems: Sequence[Problem],
+    split: Split,
+    budgets: Sequence[int],
+    most: int | None = None,
+    *,
+    voter: Voter | None = None,
 ) -> list[Voted]:
-    """Majority votes of the untrained agent for each of ``budgets``, which share their rollouts.
+    """Majority votes of the untrained agent, or ``voter``, for each of ``budgets``, which share their rollouts.
 
     For each there are as many votes as it allows, rounded down so that it is never exceeded, and at most ``most``
     (None: ``evaluation.max_votes``). The first vote is made in any case, because it shows what a vote costs. Votes are
     made in this process, also where other rollouts are made on other nodes.
     """
     most = session.config.evaluation.max_votes if most is None else most
-    passes = [*await vote(session, problems, split, range(1))]
+    passes = [*await vote(session, problems, split, range(1), voter)]
     cost = max(1, tokens(sum_usage(passes[0])))
     wanted = min(most, max(budgets) // cost)
-    passes += await vote(session, problems, split, range(1, wanted)) if wanted > 1 else []
+    passes += await vote(session, problems, split, range(1, wanted), voter) if wanted > 1 else []
     spent = list(accumulate(tokens(sum_usage(each)) for each in passes))
     return [
         await counted(session, problems, budget, passes[: sum(each <= budget for each in spent)]) for budget in budgets
@@ -150,14 +166,15 @@ async def self_consistency(
 
 
 async def vote(
-    session: Session, problems: Sequence[Problem], split: Split, numbers: range
+    session: Session, problems: Sequence[Problem], split: Split, numbers: range, voter: Voter | None = None
 ) -> list[tuple[Trajectory, ...]]:
-    """One vote on each problem for each of ``numbers``, all at once."""
-    config, stage = session.config, Stage(split=split, part="votes")
+    """One vote of the untrained agent, or ``voter``, on each problem for each of ``numbers``, all at once."""
+    config, use = session.config, f"{voter.name} vote" if voter else "vote"
+    stage = Stage(split=split, part=f"{use}s")
     warm = config.agent.model_copy(update={"temperature": config.agent.temperature or VOTE_TEMPERATURE})
-    agent = make_agent(session.model, session.sandbox, warm, config.model.thinking_as("agent"))
+    own = make_agent(session.model, session.sandbox, warm, config.model.thinking_as("agent"))
     rollouts = Rollouts(
-        GradedAgent(agent, session.task, session.sandbox),
+        GradedAgent(voter.agent if voter else own, session.task, session.sandbox),
         session.run_dir,
         admission=session.rollouts.admission,
         progress=counting(session.rollouts.progress, stage, len(numbers) * len(problems)),
@@ -165,8 +182,7 @@ async def vote(
     )
     rollouts.under_way = session.rollouts.under_way
     return await together(
-        rollouts.run(FunctionSet(), problems, seed=derive(config.seed, "vote", number), stage=stage)
-        for number in numbers
+        rollouts.run(FunctionSet(), problems, seed=derive(config.seed, use, number), stage=stage) for number in numbers
     )
 
 

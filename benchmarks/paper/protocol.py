@@ -10,6 +10,7 @@
     [axes.values."Algebra"]           the settings of one value
     [paper]                           the paper's figures in per cent, by cell: [train before, train after,
     "Algebra / ReAct" = [55, 60, 83.8, 82.5]    test before, test after]; nan where it has none
+    arms = ["creator", "craft"]       methods that are tested beside each trained agent
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ Paper = tuple[Figure, Figure, Figure, Figure]
 """Train before, train after, test before, test after."""
 
 
+ArmName = Literal["creator", "craft"]
+
+
 class Axis(Record):
     """One dimension in which the cells differ."""
 
@@ -51,6 +55,8 @@ class Protocol(Record):
     base: dict[str, Any]
     axes: tuple[Axis, ...] = Field(min_length=1)
     paper: dict[str, Paper] = Field(default={})
+    arms: tuple[ArmName, ...] = ()
+    """What is tested beside each trained agent, besides the baselines of every table."""
     note: str = ""
     """Remarks for the reader of the table."""
 

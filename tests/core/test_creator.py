@@ -1,4 +1,4 @@
-"""CREATOR: a tool per problem, code that calls it, and programs written again after errors, never after wrong results."""
+"""CREATOR: a tool per problem, code that calls it, a program written again after an error, never after a wrong result."""
 
 from __future__ import annotations
 
@@ -49,7 +49,13 @@ class Bench:
         self.sandbox = sandbox
 
     def solve(
-        self, script: Script, *sources: str, problem: Problem = PROBLEM, seed: int = 0, strict: bool = False, **more: Any
+        self,
+        script: Script,
+        *sources: str,
+        problem: Problem = PROBLEM,
+        seed: int = 0,
+        strict: bool = False,
+        **more: Any,
     ) -> tuple[Attempt, list[ChatRequest]]:
         model = ScriptedChatModel(script, strict=strict)
         agent = make_agent(model, self.sandbox, AgentConfig(kind="creator", **more))
@@ -221,7 +227,9 @@ def test_a_broken_machine_is_no_attempt(bench: Bench) -> None:
 
 
 def test_functions_that_it_is_given_are_shown_and_can_be_called(bench: Bench) -> None:
-    attempt, requests = bench.solve([block("def tool(x):\n    return double(double(x))"), block("print(tool(5))")], DOUBLE)
+    attempt, requests = bench.solve(
+        [block("def tool(x):\n    return double(double(x))"), block("print(tool(5))")], DOUBLE
+    )
     assert attempt.answer == "20"
     assert "Return twice x." in requests[0].messages[0].content
     assert requests[0].tools == ()
