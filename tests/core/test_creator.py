@@ -1,4 +1,4 @@
-"""CREATOR: a tool per problem, code that calls it, a program written again after an error, never after a wrong result."""
+"""CREATOR: a tool per problem, code that calls it, and another program after an error, never after a wrong result."""
 
 from __future__ import annotations
 
