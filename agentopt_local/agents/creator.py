@@ -68,8 +68,7 @@ class CreatorDialect:
 
     def observation(self, act: Act, result: str) -> Message:
         """The error of a program, with the request for another one."""
-        trouble = f"The program failed:\n{result}"
-        return Message(role="user", content=prompts.fill("creator_rectification", trouble=trouble))
+        return again(f"The program failed:\n{result}")
 
 
 class CreatorAgent(ChatAgent):
@@ -115,17 +114,14 @@ class CreatorEpisode(Episode):
 
     async def _decided(self, tool: CodeBlock) -> StopReason:
         """Run the tool with code that calls it, and what is written after an error."""
-        why: StopReason = "no_action"
+        cut = False
         for _ in range(1 + RECTIFICATIONS):
             if (ended := self._used_up()) is not None:
                 return ended
             turn, cut = await self._written()
             code = only_code(turn)
             if code is None:
-                why = "max_tokens" if cut else "no_action"
-                trouble = CUT if cut else NUDGE
-                asked = Message(role="user", content=prompts.fill("creator_rectification", trouble=trouble))
-                self._add(turn.message, observation=asked)
+                self._add(turn.message, observation=again(CUT if cut else NUDGE))
                 continue
             whole = defines_again(code.code, tool.code)
             program = code.code if whole else f"{tool.code.rstrip()}\n\n{code.code}"
@@ -134,9 +130,8 @@ class CreatorEpisode(Episode):
                 self._add(turn.message, run)
                 self.answer = printed_answer(run.result)
                 return "no_action" if self.answer is None else "answer"
-            why = "max_turns"
             self._add(turn.message, run, observation=self.dialect.observation(code, run.result))
-        return why
+        return "max_tokens" if cut else "no_action"
 
     async def _written(self) -> tuple[Turn, bool]:
         """The model's next turn, without what the limit of tokens has cut off, and whether it has cut off something."""
@@ -164,6 +159,11 @@ class CreatorEpisode(Episode):
         shown = () if observation is None else (observation,)
         self.steps.append(Step(message=message, executed=runs, observations=shown))
         self.messages += [message, *shown]
+
+
+def again(trouble: str) -> Message:
+    """The request for another program after ``trouble``."""
+    return Message(role="user", content=prompts.fill("creator_rectification", trouble=trouble))
 
 
 def only_code(turn: Turn) -> CodeBlock | None:

@@ -183,7 +183,7 @@ def arm_lines(table: Sequence[Row]) -> list[str]:
         parts = [f"{side} {total / row.n:.0f}" for side, total in spent.items()]
         for name, arm in row.arms.items():
             once, votes = ((arm.tokens["building"] + arm.tokens[key]) / row.n for key in ("once", "votes"))
-            tools = f"{arm.tools:.0f} tools, " if name == "craft" else ""
+            tools = f"tools: {arm.tools:.0f}, " if name == "craft" else ""
             parts.append(f"{SHORT[name]} {interval(arm.once)} ({tools}{once:.0f} tokens; with votes {votes:.0f})")
         lines.append(f"* {' / '.join(row.labels)}: {', '.join(parts)}")
     return lines

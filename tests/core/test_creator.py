@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from agentopt_local import prompts
 from agentopt_local.agents.config import AgentConfig
 from agentopt_local.agents.creator import CREATION_TEMPERATURE, RECTIFICATIONS, SAMPLES, printed_answer
 from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatReply, ChatRequest, Message, Usage
+from agentopt_local.conversation import Conversation
 from agentopt_local.errors import (
     ConfigError,
     ContextOverflowError,
@@ -136,7 +138,7 @@ def test_a_program_with_a_new_tool_runs_without_the_old_one(bench: Bench) -> Non
 
 def test_an_error_that_stays_ends_the_attempt(bench: Bench) -> None:
     attempt, requests = bench.solve([block(TOOL), *[block("1 / 0")] * 9])
-    assert (attempt.stop_reason, attempt.answer) == ("max_turns", None)
+    assert (attempt.stop_reason, attempt.answer) == ("no_action", None)
     assert len(requests) == 2 + RECTIFICATIONS
     assert [run.ok for run in attempt.executed] == [False] * (1 + RECTIFICATIONS)
 
@@ -253,6 +255,26 @@ def test_turns_are_constrained_to_one_block(bench: Bench) -> None:
             bench.solve([text], strict=True, **settings)
     _, requests = bench.solve([block(TOOL), block(CALL)], constrain=False)
     assert {request.constraint for request in requests} == {None}
+
+
+def test_a_conversation_shows_its_stages_and_not_what_nobody_was_told(bench: Bench) -> None:
+    shown: list[str] = []
+    conversation = Conversation(
+        ScriptedChatModel([block(BROKEN), block(TOOL), block(CALL)]), lambda each: shown.append(each.content)
+    )
+    agent = make_agent(conversation, bench.sandbox, AgentConfig(kind="creator"))
+
+    async def asked() -> Attempt:
+        return await conversation.ask(agent, "What is twice 21?", FunctionSet())
+
+    assert bench.runner.run(asked()).answer == "42"
+    assert [each.strip() for each in shown] == [
+        block(BROKEN),
+        block(TOOL),
+        prompts.fill("creator_decision"),
+        block(CALL),
+    ]
+    assert BROKEN not in str(conversation.history)
 
 
 def settings(folder: Path, **more: Any) -> dict[str, Any]:
