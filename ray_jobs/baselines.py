@@ -28,8 +28,8 @@ from agentopt_local.voting import Ballot
 from ray_jobs.evaluation_config import Baseline
 from ray_jobs.session import Session
 
-VOTE_TEMPERATURE = 0.7
-"""Temperature for votes if the agent itself is greedy: equal answers would not be votes."""
+WARM = 0.7
+"""Temperature of votes and further attempts if the agent itself is greedy: they must not all be the same."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,7 @@ async def self_consistency(
     """Majority votes of the untrained agent, or ``voter``, for each of ``budgets``, which share their rollouts.
 
     For each there are as many votes as it allows, rounded down so that it is never exceeded, and at most ``most``
-    (None: ``evaluation.max_votes``). The first vote is made in any case, because it shows what a vote costs. Votes are
-    made in this process, also where other rollouts are made on other nodes.
+    (None: ``evaluation.max_votes``). The first vote is made in any case, because it shows what a vote costs.
     """
     most = session.config.evaluation.max_votes if most is None else most
     passes = [*await vote(session, problems, split, range(1), voter)]
@@ -169,21 +168,35 @@ async def vote(
     session: Session, problems: Sequence[Problem], split: Split, numbers: range, voter: Voter | None = None
 ) -> list[tuple[Trajectory, ...]]:
     """One vote of the untrained agent, or ``voter``, on each problem for each of ``numbers``, all at once."""
-    config, use = session.config, f"{voter.name} vote" if voter else "vote"
+    use = f"{voter.name} vote" if voter else "vote"
     stage = Stage(split=split, part=f"{use}s")
-    warm = config.agent.model_copy(update={"temperature": config.agent.temperature or VOTE_TEMPERATURE})
-    own = make_agent(session.model, session.sandbox, warm, config.model.thinking_as("agent"))
+    progress = counting(session.rollouts.progress, stage, len(numbers) * len(problems))
+    rollouts = rollouts_of(session, voter.agent, progress) if voter else warm_rollouts(session, progress)
+    return await together(
+        rollouts.run(FunctionSet(), problems, seed=derive(session.config.seed, use, number), stage=stage)
+        for number in numbers
+    )
+
+
+def warm_rollouts(session: Session, progress: Progress) -> Rollouts:
+    """Rollouts of the session's agent at a temperature above 0, so that those with other seeds differ."""
+    config = session.config
+    warm = config.agent.model_copy(update={"temperature": config.agent.temperature or WARM})
+    agent = make_agent(session.model, session.sandbox, warm, config.model.thinking_as("agent"))
+    return rollouts_of(session, agent, progress)
+
+
+def rollouts_of(session: Session, agent: Agent, progress: Progress) -> Rollouts:
+    """Rollouts of ``agent``, made in this process, also where others are made on other nodes."""
     rollouts = Rollouts(
-        GradedAgent(voter.agent if voter else own, session.task, session.sandbox),
+        GradedAgent(agent, session.task, session.sandbox),
         session.run_dir,
         admission=session.rollouts.admission,
-        progress=counting(session.rollouts.progress, stage, len(numbers) * len(problems)),
+        progress=progress,
         observe=session.rollouts.observe,
     )
     rollouts.under_way = session.rollouts.under_way
-    return await together(
-        rollouts.run(FunctionSet(), problems, seed=derive(config.seed, use, number), stage=stage) for number in numbers
-    )
+    return rollouts
 
 
 def counting(progress: Progress, stage: Stage, total: int) -> Progress:

@@ -209,7 +209,7 @@ async def toolset_of(session: Session, solved: Sequence[tuple[Problem, Trajector
 
 async def abstracted(session: Session, problem: Problem, rollout: Trajectory) -> tuple[Tool | None, End, Usage]:
     """A general tool of the program that solved ``problem``, or why there is none, and the tokens that it took."""
-    optimizer, config = session.optimizer, session.config
+    config = session.config
     program = str(rollout.executed[-1].arguments["code"])
     prompt = prompts.fill("craft_abstraction", question=problem.question, program=program, types=TYPES_ALLOWED)
     dialect = CreatorDialect(config.agent.model_copy(update={"think": False}))
@@ -218,11 +218,11 @@ async def abstracted(session: Session, problem: Problem, rollout: Trajectory) ->
         messages=(Message(role="user", content=prompt),),
         constraint=dialect.constraint(FunctionSet(), "forbidden") if sampling.constrain_source else None,
         sampling=Sampling(max_tokens=sampling.max_source_tokens + sampling.max_arguments_tokens),
-        thinking=optimizer.thinking,
+        thinking=(config.optimizer_model or config.model).thinking_as("optimizer"),
         conversation=f"craft/{problem.id}",
     )
     try:
-        reply = await optimizer.model.complete(request)
+        reply = await session.optimizer.model.complete(request)
     except PromptError as error:
         return None, "refused", error.usage or Usage()
     turn = dialect.read(reply.message, FunctionSet())

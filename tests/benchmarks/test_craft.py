@@ -35,6 +35,7 @@ from benchmarks.paper.craft import (
     toolset_of,
 )
 from benchmarks.paper.protocol import Protocol
+from ray_jobs.model_config import ModelConfig
 from tests.benchmarks.test_paper import SOURCES, brain, cells_of, go, plan
 
 PACKAGES = OptimizerConfig().allowed_packages
@@ -147,8 +148,10 @@ class Bench:
         model = ScriptedChatModel(script)
         session: Any = SimpleNamespace(
             run_dir=SimpleNamespace(path=self.folder),
-            optimizer=SimpleNamespace(model=model, thinking=None),
-            config=SimpleNamespace(agent=AgentConfig(), optimizer=OptimizerConfig()),
+            optimizer=SimpleNamespace(model=model),
+            config=SimpleNamespace(
+                agent=AgentConfig(), optimizer=OptimizerConfig(), optimizer_model=None, model=ModelConfig(name="m")
+            ),
             sandbox=self.sandbox,
             task=self,
         )
