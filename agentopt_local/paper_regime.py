@@ -86,6 +86,9 @@ def of_models(settings: Settings, benchmark: str) -> Iterator[str]:
 
 def of_agent(agent: AgentConfig, benchmark: str) -> Iterator[str]:
     """How a problem is attempted."""
+    if agent.kind == "creator":
+        yield "The agent is CREATOR, which learns nothing; theirs were trained."
+        return
     if agent.constrain:
         yield "The agent's turns are sampled under a grammar (agent.constrain); theirs could be malformed."
     if agent.constrain and agent.act_first and agent.interpreter:

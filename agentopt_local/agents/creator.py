@@ -14,6 +14,7 @@ Models", Findings of EMNLP 2023, arXiv 2305.14318.
 from __future__ import annotations
 
 import ast
+import warnings
 
 from agentopt_local import prompts
 from agentopt_local.agents.answers import read_answer
@@ -27,7 +28,7 @@ from agentopt_local.errors import FunctionError, PromptError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
 from agentopt_local.seeds import derive
-from agentopt_local.source import compiling
+from agentopt_local.source import compiling, tree_of
 from agentopt_local.source_limits import check_limits
 from agentopt_local.trajectory import PYTHON, Step, StopReason, ToolRun
 
@@ -175,7 +176,8 @@ def not_compiling(source: str) -> str:
     """Why ``source`` does not compile; empty if it does."""
     try:
         check_limits(source)
-        with compiling():
+        with compiling(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             compile(source, "<tool>", "exec", dont_inherit=True)
     except FunctionError as error:
         return str(error)
@@ -195,8 +197,8 @@ def defines_again(code: str, tool: str) -> bool:
 def defined(code: str) -> set[str]:
     """The functions that ``code`` defines at its top level; none if it is not Python."""
     try:
-        return {each.name for each in ast.parse(code).body if isinstance(each, ast.FunctionDef)}
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {each.name for each in tree_of(code).body if isinstance(each, ast.FunctionDef)}
+    except FunctionError:
         return set()
 
 

@@ -28,6 +28,7 @@ from agentopt_local.errors import ConfigError
 from agentopt_local.record import Record
 from ray_jobs.config import RunConfig, build, parse_overrides
 from ray_jobs.toml_values import merged, set_key
+from ray_jobs.training import check_learns
 
 FOLDER = Path(__file__).parent / "protocols"
 Figure = Annotated[float, Field(allow_inf_nan=True)]
@@ -130,5 +131,6 @@ def cells(name: str, protocol: Protocol, choice: Choice) -> list[Cell]:
             place = {"run_dir": str(Path(choice.output) / name), "run_name": f"{slug}_s{seed}", "seed": seed}
             task = {"train_seed": seed, **values.get("task", {})}  # other training problems, the same test problems
             config = build({**values, "task": task, **place}, f"{name}, cell {slug}")
+            check_learns(config)
             found.append(Cell(labels=labels, seed=seed, config=config))
     return found

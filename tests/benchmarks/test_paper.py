@@ -360,6 +360,8 @@ def test_the_command_names_mistakes(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "there are: batch, curves, table1" in capsys.readouterr().err
     assert main(["table1", "--model", "m", "--nonsense", "1"]) == 2
     assert "--nonsense is not a setting" in capsys.readouterr().err
+    assert main(["table1", "--model", "m", "--agent.kind", "creator"]) == 2
+    assert "no functions to learn" in capsys.readouterr().err
     assert main(["table1", "--model", "m", "--list", "--seeds", "1", "--output", str(tmp_path)]) == 0
     assert "number-theory_react_s0" in capsys.readouterr().out
 

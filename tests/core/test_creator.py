@@ -29,6 +29,7 @@ from agentopt_local.sandbox import Sandbox, open_sandbox
 from agentopt_local.trajectory import Attempt
 from ray_jobs.config import build
 from ray_jobs.evaluation import evaluate
+from ray_jobs.grid import load_sweep
 from ray_jobs.lifecycle import create_run
 from ray_jobs.runs import new_run
 from ray_jobs.training import train
@@ -302,6 +303,12 @@ def test_it_can_be_evaluated_and_not_trained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no functions to learn; train with"):
         asyncio.run(create_run(config, model=model))
     assert not (tmp_path / "run").exists()
+    (tmp_path / "run.toml").write_text(
+        f'preset = "default"\nmodel.name = "m"\ntask.spec = "jsonl:{tmp_path}/task.jsonl"\n'
+    )
+    (tmp_path / "sweep.toml").write_text('base = "run.toml"\n[grid]\n"agent.kind" = ["react", "creator"]\n')
+    with pytest.raises(ConfigError, match="no functions to learn"):
+        load_sweep(tmp_path / "sweep.toml")
     run_dir = new_run(config)
     try:
         with pytest.raises(ConfigError, match=r'agent\.kind = "creator"'):
