@@ -27,6 +27,8 @@ from agentopt_local.update import OptimizerConfig
 QUESTION = (600, 300, 150)
 """Characters of a problem: the first is shown if the context has room for it, and more if the budget for evidence
 does."""
+COPYING = 0.0
+"""The temperature of arguments, which are copied from problems. At 0.8 a 1.5B model dropped brackets in 5 of 8."""
 
 
 class CallVerifier:
@@ -87,7 +89,9 @@ class ExampleArguments:
         """One JSON object, with more tokens where it was cut off."""
         base = limit = self.config.max_arguments_tokens * len(self.problems)
         while True:
-            reply = await self.talk.ask(self._questions(function), constraint, max_tokens=limit, part="arguments/")
+            reply = await self.talk.ask(
+                self._questions(function), constraint, max_tokens=limit, temperature=COPYING, part="arguments/"
+            )
             try:
                 return dict(only_object(reply.message.content))
             except NotJsonError as error:

@@ -55,6 +55,11 @@ class Edit(NamedTuple):
     source_tokens: int = 0
     """The limit of a draft's sources, where it has become longest."""
 
+    @property
+    def settled(self) -> bool:
+        """Whether another try is no use: its function is right, or there is nothing to improve."""
+        return self.outcome.end == "terminated" or (self.verified is not None and self.verified.right)
+
 
 class Optimizer:
     """Proposes updates of a function set, from rollouts made with it."""
@@ -101,28 +106,28 @@ class Optimizer:
         config, progressive, drafted = self.config, self.config.progressive, 0
         update = Update(functions=functions if progressive else FunctionSet())
         queue = self._queue(rollouts)
-        most = config.max_actions + (config.extra_edits if progressive else 0)
+        extra = config.extra_edits if progressive else 0
+        most = config.max_actions + extra
         while queue and drafted < most and len(update.actions) < config.max_actions:
-            together_at_most = len(queue) if config.concurrent or not progressive else 1
-            n = min(together_at_most, most - drafted, config.max_actions - len(update.actions))
+            at_once = len(queue) if config.concurrent or not progressive else 1
+            n = min(at_once, most - drafted, config.max_actions - len(update.actions))
             wave, queue = queue[:n], queue[n:]
-            present = update.functions if progressive else functions
-            material = Material(present, rollouts, failures)
-            seeds = [derive(seed, "edit", drafted + index) for index in range(n)]
-            edits = await together(
-                self._edit(update.functions, self._pick(group, rollouts, each), material, seed=each)
-                for group, each in zip(wave, seeds, strict=True)
+            # Kinds of which no draft is right are tried again at once, rather than after the slowest of the others.
+            tries = 1 + min(extra, most - drafted - n) // n if config.concurrent and not queue else 1
+            material = Material(update.functions if progressive else functions, rollouts, failures)
+            found = await together(
+                self._tries(group, update.functions, material, tries, seed=derive(seed, "edit", drafted + index))
+                for index, group in enumerate(wave)
             )
-            drafted, again = drafted + n, []
-            for group, edit in zip(wave, edits, strict=True):
-                before, update = update, self._applied(update, edit)
-                if progressive and not (edit.verified and edit.verified.right):
-                    again.append((len(update.actions) > len(before.actions), group))
-            if any(edit.outcome.end == "terminated" for edit in edits):
+            drafted += sum(len(edits) for edits in found)
+            extra -= sum(len(edits) - 1 for edits in found)
+            for group, edits in zip(wave, found, strict=True):
+                update = self._applied(update, edits)
+                if progressive and not edits[-1].settled:  # another try, after the other kinds
+                    queue.append(group)
+            if any(edits[-1].outcome.end == "terminated" for edits in found):
                 break
-            # Another try for problems that are unanswered, after the other kinds: those without any function first.
-            queue += [group for _, group in sorted(again, key=lambda each: each[0])]
-            self._learn(edits)
+            self._learn([edit for edits in found for edit in edits])
         if self.source_tokens > config.max_source_tokens:
             update = update.model_copy(update={"source_tokens": self.source_tokens})
         return update if update.actions else update.model_copy(update={"functions": functions})
@@ -136,16 +141,30 @@ class Optimizer:
             return (failed * most)[:most]
         return [*failed[: most - len(helpers)], *helpers, *failed[most - len(helpers) :]]
 
+    async def _tries(
+        self, group: Sequence[Evidence], functions: FunctionSet, material: Material, times: int, *, seed: int
+    ) -> list[Edit]:
+        """At most ``times`` edits about a group, until one is right or terminates; each is shown other problems."""
+        edits: list[Edit] = []
+        while len(edits) < times and not (edits and edits[-1].settled):
+            another = derive(seed, "try", len(edits)) if edits else seed
+            evidence = self._pick(group, material.rollouts, another)
+            edits.append(await self._edit(functions, evidence, material, seed=another))
+        return edits
+
     @staticmethod
-    def _applied(update: Update, edit: Edit) -> Update:
-        """The update after an edit, with what became of it."""
-        outcome, before = edit.outcome, update
-        if edit.verified is not None and outcome.end == "applied":
-            update = update.applying(edit.verified, [each.problem.id for each in edit.shown], edit.alternatives)
-            if update is before:
-                outcome = outcome.model_copy(update={"end": "taken"})
-        log.info("edit %d, %s: %s", len(update.outcomes) + 1, outcome.kind or "problems", outcome_text(outcome))
-        return update.plus(outcome, edit.usage)
+    def _applied(update: Update, edits: Sequence[Edit]) -> Update:
+        """The update after the best of ``edits``, with what became of them all."""
+        best_one = max(edits, key=lambda each: each.verified.share if each.verified else -1.0)
+        for edit in edits:
+            outcome, before = edit.outcome, update
+            if edit is best_one and edit.verified is not None and outcome.end == "applied":
+                update = update.applying(edit.verified, [each.problem.id for each in edit.shown], edit.alternatives)
+            if outcome.end == "applied" and update is before:
+                outcome = outcome.model_copy(update={"end": "taken" if edit is best_one else "unmatched"})
+            log.info("edit %d, %s: %s", len(update.outcomes) + 1, outcome.kind or "problems", outcome_text(outcome))
+            update = update.plus(outcome, edit.usage)
+        return update
 
     def _learn(self, edits: Sequence[Edit]) -> None:
         """Allow longer sources from now on if they were cut off again and again."""

@@ -10,6 +10,7 @@ import builtins
 import contextlib
 import io
 import keyword
+import re
 import symtable
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -236,6 +237,9 @@ def imports_of(tree: ast.AST) -> frozenset[str]:
     return frozenset(found)
 
 
+_DEF = re.compile(r"^[ \t]*def ", re.MULTILINE)
+
+
 def clean(source: str) -> str:
     """``source`` dedented and taken out of the Markdown fence in which models like to write it."""
     text = source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").strip("\n")
@@ -245,8 +249,8 @@ def clean(source: str) -> str:
 
 
 def _unfenced(text: str) -> str:
-    """What is in the first fenced block, of Python if one says so."""
+    """What is in the first fenced block, of Python if one says so; or what stands before a fence that only closes."""
     blocks = blocks_of(text)
-    if not blocks:
-        return text.split("```")[1]
-    return next((block for block in blocks if block.is_python), blocks[0]).text
+    inside = next((block for block in blocks if block.is_python), blocks[0]).text if blocks else text.split("```")[1]
+    before = text[: blocks[0].start if blocks else text.index("```")]
+    return before if _DEF.search(before) and not _DEF.search(inside) and is_python(dedented(before)) else inside
