@@ -49,6 +49,8 @@ class Attempt(Record):
     problem_id: str
     functions: str
     """Fingerprint of the function set."""
+    offered: tuple[str, ...] = ()
+    """The functions of the set that the problem was offered (``agent.max_functions``); empty: all of them."""
     seed: int
     steps: tuple[Step, ...]
     answer: str | None
