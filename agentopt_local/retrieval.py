@@ -28,7 +28,7 @@ class Retriever:
     """Finds the functions of one set that fit a question."""
 
     def __init__(self, functions: FunctionSet) -> None:
-        """Weighs the words of ``functions`` once; a question then costs about a millisecond, in sets of thousands too.
+        """Weighs the words of ``functions`` once. A question then costs about 2 ms in a set of 3,000 with 8 questions each.
 
         Source questions take part only where functions have them (:meth:`Function.for_questions`).
         """
