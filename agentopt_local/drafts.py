@@ -1,4 +1,4 @@
-"""A draft, one sampled version of an edit: header, source, example arguments, trials, repairs.
+"""A draft, one sampled version of an edit: header, source, trials, repairs.
 
 The phases are turns of one conversation, so each can reuse the prefix of the previous one from the engine's cache.
 """
@@ -6,8 +6,8 @@ The phases are turns of one conversation, so each can reuse the prefix of the pr
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from agentopt_local.actions import (
     Action,
@@ -19,20 +19,16 @@ from agentopt_local.actions import (
     parse_header,
     source_type,
 )
-from agentopt_local.calling import as_declared
 from agentopt_local.chat import ChatModel, Constraint, Message, Thinking
 from agentopt_local.errors import ContextOverflowError, FunctionError, PromptError
 from agentopt_local.evidence import Evidence
-from agentopt_local.example_arguments import ArgumentsError, ExampleArguments
 from agentopt_local.failed_ideas import FailedIdeas
 from agentopt_local.functions import Function, FunctionSet, one_text_parameter
 from agentopt_local.room import Room
-from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.source import clean, with_imports
 from agentopt_local.source_questions import Failed, cut_off, longer, questions
 from agentopt_local.talk import Talk
-from agentopt_local.tasks.base import Task
-from agentopt_local.trials import Trials, judged
+from agentopt_local.trials import NotTriedError, Trials, Verifier
 from agentopt_local.update import ActionCounts, OptimizerConfig, Verified
 
 log = logging.getLogger("agentopt.drafts")
@@ -47,13 +43,13 @@ class DraftContext:
     """What all drafts of an edit share."""
 
     model: ChatModel
-    task: Task
-    sandbox: Sandbox
     config: OptimizerConfig
     functions: FunctionSet
     evidence: tuple[Evidence, ...]
     header: Constraint | None
     prompt: str
+    verifier: Callable[[Talk], Verifier]
+    """What tries a draft's functions."""
     room: Room
     """What is known of the model's context."""
     source_tokens: int
@@ -62,6 +58,8 @@ class DraftContext:
     """Whether functions must take exactly one str."""
     thinking: Thinking | None = None
     """How the model thinks before each reply."""
+    opening: str = "write_source"
+    """The prompt that asks for a source."""
 
 
 class Draft:
@@ -73,14 +71,7 @@ class Draft:
         self.seed = seed
         self.messages: list[Message] = [Message(role="user", content=context.prompt)]
         """The conversation up to its action."""
-        self.talk = Talk(
-            context.model,
-            context.room,
-            seed=seed,
-            temperature=self.config.temperature,
-            top_p=self.config.top_p,
-            thinking=context.thinking,
-        )
+        self.talk = Talk(context.model, context.room, self.config, seed, context.thinking)
         self.verified: Verified | None = None
         """The best edit so far."""
         self._counted = ActionCounts()
@@ -92,7 +83,7 @@ class Draft:
         """Most generated tokens of its next source."""
         self.cut_sources = 0
         self._ideas = FailedIdeas()
-        self._arguments = ExampleArguments(self.talk, context.config, [each.problem for each in context.evidence])
+        self._verifier = context.verifier(self.talk)
 
     def counts(self) -> ActionCounts:
         """What became of this draft's samples."""
@@ -149,7 +140,7 @@ class Draft:
             warmth = self.config.temperature if failed is None else self.config.repair_temperature
             warmer = min(warmth + WARMER * repeats, max(warmth, WARMEST))
             reply = await self.talk.ask(
-                ((*self.messages, *asked) for asked in questions(header.name, failed, note)),
+                ((*self.messages, *asked) for asked in questions(header.name, failed, note, self.context.opening)),
                 self._source_constraint(header.name),
                 max_tokens=self.source_tokens,
                 temperature=warmer,
@@ -175,9 +166,8 @@ class Draft:
             self._count(repeated=1)
             return Failed(source, why, "Then you wrote the same source again.")
         try:
-            function = self._check(source, header)
-            trials = await self._try(function, header, await self._arguments.of(function))
-        except ArgumentsError as error:
+            trials = await self._try(self._check(source, header), header)
+        except NotTriedError as error:
             return Failed(source, f"That source was refused: {error}")
         except FunctionError as error:
             return self._ideas.add(Failed(source, f"That source was refused: {error}"))
@@ -208,23 +198,16 @@ class Draft:
             )
         return function
 
-    async def _try(self, function: Function, header: Header, arguments: tuple[dict[str, Any], ...]) -> Trials:
-        """Call the function on the shown problems, and remember the edit if all calls ended without an error."""
-        context = self.context
-        spec = function.tool_spec()
-        arguments = tuple(as_declared(spec, each) for each in arguments)
+    async def _try(self, function: Function, header: Header) -> Trials:
+        """Try the function on what its author was shown, and remember the edit if it ran."""
         kind = AddFunction if header.action == "add_function" else ReviseFunction
-        action = kind(function=function, examples=arguments)
-        edited = action.apply(context.functions)
-        executions = await context.sandbox.call_many(
-            edited.source, function.name, list(arguments), timeout_s=self.config.timeout_s
-        )
-        calls = list(zip(context.evidence, arguments, executions, strict=True))
-        trials = await judged(calls, function.name, context.task, context.sandbox)
+        edited = kind(function=function).apply(self.context.functions)
+        trials = await self._verifier.trials(function, edited)
         if self.trials is None or trials.matches > self.trials.matches:
             self.trials = trials
         if trials.ran:
             self._count(verified=1)
             if self.verified is None or trials.matches > self.verified.matches:
-                self.verified = Verified(action=action, matches=trials.matches, trials=len(executions))
+                action = kind(function=function, examples=trials.examples)
+                self.verified = Verified(action=action, matches=trials.matches, trials=len(trials.each))
         return trials

@@ -1,8 +1,10 @@
 """Algorithm 1 of the paper, progressive function update: up to ``max_actions`` edits, one after another.
 
-For each edit ``n_samples`` drafts are sampled at once: header, source, example arguments, trials in the sandbox, and
-repairs after an error or wrong results. The best verified draft is applied, and the next edit starts from the result.
-By default edits for different kinds of failed problems are sampled together, because a local engine has free slots.
+For each edit ``n_samples`` drafts are sampled at once: header, source, trials in the sandbox, and repairs after an
+error or wrong results. Those that are right on the shown problems are tried on others of the kind (``screening.py``).
+The best one is applied, and the next edit starts from the result. By default edits for different kinds of failed
+problems are sampled together, because a local engine has free slots, and kinds of which no draft was right are tried
+again.
 """
 
 from __future__ import annotations
@@ -12,27 +14,24 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from agentopt_local import prompts
-from agentopt_local.actions import header_constraint
+from agentopt_local.actions import Action
+from agentopt_local.briefing import Briefing, Material
+from agentopt_local.call_trials import CallVerifier
 from agentopt_local.chat import ChatModel, Thinking, Usage
+from agentopt_local.choosing import alternatives, best, promising
 from agentopt_local.concurrency import together
 from agentopt_local.drafts import Draft, DraftContext
-from agentopt_local.evidence import (
-    Evidence,
-    failures_text,
-    focus_groups,
-    functions_text,
-    pick,
-    transcripts_text,
-)
-from agentopt_local.fitting import fit
+from agentopt_local.evidence import Evidence, focus_groups, pick
 from agentopt_local.functions import FunctionSet
 from agentopt_local.outcomes import outcome_of
+from agentopt_local.problem import Problem
+from agentopt_local.program_trials import program_groups
 from agentopt_local.reasons import outcome_text
 from agentopt_local.room import Room
 from agentopt_local.sandbox.base import Sandbox
+from agentopt_local.screening import Pool
 from agentopt_local.seeds import derive
-from agentopt_local.signatures import TYPES_ALLOWED
+from agentopt_local.talk import Talk
 from agentopt_local.tasks.base import Task
 from agentopt_local.train_state import FailedUpdate
 from agentopt_local.update import ActionCounts, EditOutcome, OptimizerConfig, Update, Verified, grown
@@ -40,15 +39,6 @@ from agentopt_local.update import ActionCounts, EditOutcome, OptimizerConfig, Up
 log = logging.getLogger("agentopt.optimizer")
 OFTEN = 3
 """The limit of a source's tokens grows if one in so many was cut off there."""
-
-
-class Material(NamedTuple):
-    """What the author of an edit may be shown besides the failures."""
-
-    functions: FunctionSet
-    rollouts: Sequence[Evidence]
-    """With these functions, on all problems of the step."""
-    failures: Sequence[FailedUpdate]
 
 
 class Edit(NamedTuple):
@@ -59,6 +49,8 @@ class Edit(NamedTuple):
     outcome: EditOutcome
     usage: Usage
     shown: tuple[Evidence, ...]
+    alternatives: tuple[Action, ...] = ()
+    """Of other drafts that are just as right."""
     cut_sources: int = 0
     source_tokens: int = 0
     """The limit of a draft's sources, where it has become longest."""
@@ -84,12 +76,9 @@ class Optimizer:
         the model's context, where ``model`` does not know it itself.
         """
         self.model = model
-        self.task = task
-        self.sandbox = sandbox
         self.config = config
-        self.one_text = one_text
-        self.thinking = thinking
         self.room = Room(model) if room is None else room
+        self.briefing = Briefing(model, task, sandbox, config, self.room, one_text=one_text, thinking=thinking)
         self.source_tokens = config.max_source_tokens
         """Generated tokens of a draft's first source; it grows where sources are cut off again and again."""
 
@@ -109,40 +98,50 @@ class Optimizer:
 
         ``rollouts`` were made with ``functions`` on the training problems. Raises ModelError and SandboxError.
         """
-        progressive, left = self.config.progressive, self.config.max_actions
+        config, progressive, drafted = self.config, self.config.progressive, 0
         update = Update(functions=functions if progressive else FunctionSet())
-        queue = focus_groups(rollouts)
-        if not progressive:  # the functions of the new set are written at once, independently
-            queue = (queue * left)[:left]
-        while queue and left:
-            wave = queue[: min(left, len(queue) if self.config.concurrent or not progressive else 1)]
-            first = self.config.max_actions - left
-            queue, left = queue[len(wave) :], left - len(wave)
+        queue = self._queue(rollouts)
+        most = config.max_actions + (config.extra_edits if progressive else 0)
+        while queue and drafted < most and len(update.actions) < config.max_actions:
+            together_at_most = len(queue) if config.concurrent or not progressive else 1
+            n = min(together_at_most, most - drafted, config.max_actions - len(update.actions))
+            wave, queue = queue[:n], queue[n:]
             present = update.functions if progressive else functions
             material = Material(present, rollouts, failures)
-            seeds = [derive(seed, "edit", first + index) for index in range(len(wave))]
-            picked = [self._pick(group, each) for group, each in zip(wave, seeds, strict=True)]
+            seeds = [derive(seed, "edit", drafted + index) for index in range(n)]
             edits = await together(
-                self._edit(update.functions, evidence, material, seed=each)
-                for evidence, each in zip(picked, seeds, strict=True)
+                self._edit(update.functions, self._pick(group, rollouts, each), material, seed=each)
+                for group, each in zip(wave, seeds, strict=True)
             )
+            drafted, again = drafted + n, []
             for group, edit in zip(wave, edits, strict=True):
-                terminated = edit.outcome.end == "terminated"
-                left = 0 if terminated else left
-                if progressive and not terminated and not (edit.verified and edit.verified.complete):
-                    queue.append(group)  # some of its problems are unanswered: another try, after the other kinds
-                update = self._applied(update, edit)
+                before, update = update, self._applied(update, edit)
+                if progressive and not (edit.verified and edit.verified.right):
+                    again.append((len(update.actions) > len(before.actions), group))
+            if any(edit.outcome.end == "terminated" for edit in edits):
+                break
+            # Another try for problems that are unanswered, after the other kinds: those without any function first.
+            queue += [group for _, group in sorted(again, key=lambda each: each[0])]
             self._learn(edits)
-        if self.source_tokens > self.config.max_source_tokens:
+        if self.source_tokens > config.max_source_tokens:
             update = update.model_copy(update={"source_tokens": self.source_tokens})
         return update if update.actions else update.model_copy(update={"functions": functions})
+
+    def _queue(self, rollouts: Sequence[Evidence]) -> list[list[Evidence]]:
+        """What the edits of a step are about, in order: groups of failures and, as configured, of right programs."""
+        most = self.config.max_actions
+        failed = focus_groups(rollouts)
+        helpers = program_groups(rollouts)[: min(self.config.max_helpers, most)] if self.config.max_helpers else []
+        if not self.config.progressive:  # the functions of the new set are written at once, independently
+            return (failed * most)[:most]
+        return [*failed[: most - len(helpers)], *helpers, *failed[most - len(helpers) :]]
 
     @staticmethod
     def _applied(update: Update, edit: Edit) -> Update:
         """The update after an edit, with what became of it."""
         outcome, before = edit.outcome, update
         if edit.verified is not None and outcome.end == "applied":
-            update = update.applying(edit.verified, [each.problem.id for each in edit.shown])
+            update = update.applying(edit.verified, [each.problem.id for each in edit.shown], edit.alternatives)
             if update is before:
                 outcome = outcome.model_copy(update={"end": "taken"})
         log.info("edit %d, %s: %s", len(update.outcomes) + 1, outcome.kind or "problems", outcome_text(outcome))
@@ -155,10 +154,18 @@ class Optimizer:
         if often and any(edit.source_tokens > self.source_tokens for edit in edits):
             self.source_tokens = grown(self.source_tokens, self.config.max_source_tokens)
 
-    def _pick(self, group: Sequence[Evidence], seed: int) -> tuple[Evidence, ...]:
-        """The failures of a kind that an edit's drafts are shown."""
-        most = max(1, len(group) // 2) if self.config.hold_back else len(group)
-        return pick(group, min(self.config.n_evidence, most), seed)
+    def _pick(self, group: Sequence[Evidence], rollouts: Sequence[Evidence], seed: int) -> tuple[Evidence, ...]:
+        """What an edit's drafts are shown: rollouts of the group and, where these failed, right ones of their kind."""
+        config = self.config
+
+        def some(of: Sequence[Evidence], n: int) -> tuple[Evidence, ...]:
+            return pick(of, min(n, max(1, len(of) // 2) if config.hold_back else len(of)), seed)
+
+        shown = some(group, config.n_evidence)
+        if group[0].trajectory.correct or not config.n_solved:
+            return shown
+        solved = [each for each in rollouts if each.trajectory.correct and each.problem.kind == group[0].problem.kind]
+        return (*shown, *(some(solved, config.n_solved) if solved else ()))
 
     async def _edit(
         self, functions: FunctionSet, evidence: tuple[Evidence, ...], material: Material, *, seed: int
@@ -167,83 +174,57 @@ class Optimizer:
         n, kind, usage = self.config.n_samples, evidence[0].problem.kind, Usage()
         while True:
             known = self.room.limit
-            context = await self._context(functions, evidence, material)
+            context = await self.briefing.of(functions, evidence, material, self.source_tokens)
             if context is None:
                 counts = ActionCounts(unfit=n)
                 return Edit(None, EditOutcome(kind=kind, drafts=n, end="unfit", counts=counts), usage, evidence)
             drafts = [Draft(context, derive(seed, "draft", index)) for index in range(n)]
-            await self._run(drafts)
-            usage = sum((draft.talk.usage for draft in drafts), usage)
+            pool = self._pool(context, material, seed)
+            await self._run(drafts, pool)
+            usage = sum((draft.talk.usage for draft in drafts), usage) + pool.usage
             if self.room.limit == known or not all(draft.counts().unfit for draft in drafts):
                 break  # else the context has turned out to be smaller than it was thought to be
         verified = best(drafts, self.config.min_matches)
         cut_sources = sum(draft.cut_sources for draft in drafts)
         source_tokens = max(draft.source_tokens for draft in drafts)
         outcome = outcome_of(kind, drafts, verified)
-        return Edit(verified, outcome, usage, context.evidence, cut_sources, source_tokens)
+        others = alternatives(drafts, verified)[: self.config.n_alternatives]
+        return Edit(verified, outcome, usage, context.evidence, others, cut_sources, source_tokens)
 
-    async def _context(
-        self, functions: FunctionSet, evidence: tuple[Evidence, ...], material: Material
-    ) -> DraftContext | None:
-        """What the drafts of an edit share: as much evidence as the model's context has room for; None if for none."""
-        config = self.config
+    def _pool(self, context: DraftContext, material: Material, seed: int) -> Pool:
+        """The other problems of the kind; none for a helper, which need not return an answer."""
+        shown = {each.problem.id for each in context.evidence}
+        failed = not context.evidence[0].trajectory.correct
+        kind = context.evidence[0].problem.kind
+        others = [
+            each.problem for each in material.rollouts if each.problem.kind == kind and each.problem.id not in shown
+        ]
 
-        def write(shown: Sequence[Evidence], share: float) -> str:
-            return prompts.fill(
-                "optimizer",
-                types="str" if self.one_text else TYPES_ALLOWED,
-                packages=", ".join(config.allowed_packages),
-                one_text="- It takes exactly one parameter, a str.\n" if self.one_text else "",
-                functions=functions_text(material.functions, material.rollouts, int(config.functions_tokens * share)),
-                failures=failures_text(material.failures, int(config.failures_tokens * share)),
-                transcripts=transcripts_text(shown, int(config.evidence_tokens * share)),
-            )
+        def make(problems: Sequence[Problem], seed: int) -> CallVerifier:
+            talk = Talk(self.model, self.room, self.config, seed, context.thinking)
+            return CallVerifier(talk, problems, self.briefing.task, self.briefing.sandbox)
 
-        fitted = await fit(write, evidence, self.room, config, self.thinking)
-        if fitted is None:
-            return None
-        if fitted.share < 1 or len(fitted.evidence) < len(evidence):
-            shown, share = f"{len(fitted.evidence)} of {len(evidence)} rollouts", 100 * fitted.share
-            log.info(
-                "the context of %s tokens has room for %s and %.0f %% of the budgets", self.room.limit, shown, share
-            )
-        return DraftContext(
-            model=self.model,
-            task=self.task,
-            sandbox=self.sandbox,
-            config=config,
-            functions=functions,
-            evidence=fitted.evidence,
-            header=header_constraint(functions) if config.constrain else None,
-            prompt=fitted.prompt,
-            room=self.room,
-            source_tokens=self.source_tokens,
-            one_text=self.one_text,
-            thinking=self.thinking,
-        )
+        return Pool(others if failed else [], self.config.n_screen, seed, make)
 
-    async def _run(self, drafts: Sequence[Draft]) -> None:
-        """Run drafts at once, until one answers all shown problems or all have ended."""
-        tasks = [asyncio.create_task(draft.run()) for draft in drafts]
+    async def _run(self, drafts: Sequence[Draft], pool: Pool) -> None:
+        """Run drafts at once, until one is right, also on the pool, or all have ended."""
+        tasks, right = [asyncio.create_task(self._tried(draft, pool)) for draft in drafts], 0
         try:
             for finished in asyncio.as_completed(tasks):
                 verified = await finished
-                if verified is not None and verified.complete:
-                    break  # no other draft can do better
+                right += verified is not None and verified.right
+                if right > self.config.n_alternatives:
+                    return  # no other draft can do much better
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        if not right:
+            await pool.screen(promising(drafts, self.config.min_matches))
 
-
-def best(drafts: Sequence[Draft], min_matches: int = 0) -> Verified | None:
-    """The verified edit that answers the most shown problems; of equals, the one of the earliest draft.
-
-    Functions that answer fewer than ``min_matches`` of them are ignored.
-    """
-    verified = [
-        draft.verified
-        for draft in drafts
-        if draft.verified is not None and (draft.verified.trials == 0 or draft.verified.matches >= min_matches)
-    ]
-    return max(verified, key=lambda each: each.matches / max(1, each.trials), default=None)
+    @staticmethod
+    async def _tried(draft: Draft, pool: Pool) -> Verified | None:
+        verified = await draft.run()
+        if verified is not None and verified.complete:
+            await pool.screen([draft])
+        return draft.verified

@@ -31,24 +31,26 @@ class Failed(NamedTuple):
         return self.why.text(shown) if isinstance(self.why, Trials) else cut(self.why, 20 * shown)
 
 
-def questions(name: str, failed: Failed | None, note: str = "") -> Iterator[tuple[Message, ...]]:
+def questions(
+    name: str, failed: Failed | None, note: str = "", opening: str = "write_source"
+) -> Iterator[tuple[Message, ...]]:
     """The turns that ask for a source of ``name``, from the most detailed form to the shortest.
 
-    ``note``: how the last reply was cut off. A source that repeats an earlier one is left out, because small models
-    copy what they see.
+    ``note``: how the last reply was cut off. ``opening``: the prompt that asks for a source. A source that repeats an
+    earlier one is left out, because small models copy what they see.
     """
-    opening = prompts.fill("write_source", name=name)
+    first = prompts.fill(opening, name=name)
     if failed is None:
-        yield (user(opening, note),)
+        yield (user(first, note),)
         return
     if not failed.again:
         for shown in DETAIL:
             repair = prompts.fill("repair", name=name, feedback=failed.feedback(shown))
-            yield (user(opening), Message(role="assistant", content=failed.source), user(repair, note))
+            yield (user(first), Message(role="assistant", content=failed.source), user(repair, note))
     for shown in (*(DETAIL if failed.again else ()), SKETCH):
         again = failed.again or "A source that did this is wrong."
         other = prompts.fill("another_idea", name=name, feedback=failed.feedback(shown), again=again)
-        yield (user(opening, other, note),)
+        yield (user(first, other, note),)
 
 
 def user(*parts: str) -> Message:

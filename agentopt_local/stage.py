@@ -26,8 +26,8 @@ class Stage(Record):
     split: Split | None = None
     """The split that is evaluated."""
     part: str = ""
-    """``before``, ``after``, ``edit N``, ``edits together``, ``proposing``, ``again``, the name of a baseline; or the
-    whole text."""
+    """``before``, ``after``, ``attempts``, ``edit N``, ``edits together``, ``proposing``, ``again``, the name of a
+    baseline; or the whole text."""
 
     @staticmethod
     def parse(text: str) -> Stage:

@@ -28,6 +28,8 @@ class Tried:
     judgement: Judgement
     smaller: bool = False
     """Whether it only takes functions away."""
+    whole: bool = True
+    """Whether it was tried on all problems of the step."""
 
     @property
     def helped(self) -> bool:
@@ -40,7 +42,8 @@ def best_first(tried: Sequence[Tried]) -> list[Tried]:
     return sorted(
         tried,
         key=lambda each: (
-            not each.judgement.accepted,
+            not (each.whole and each.judgement.accepted),
+            not each.whole,
             -round(each.judgement.gain, 9),
             len(each.update.functions),
             each.candidate,

@@ -9,6 +9,7 @@ from agentopt_local.chat import ChatModel, ChatReply, ChatRequest, Constraint, M
 from agentopt_local.errors import ContextOverflowError
 from agentopt_local.room import Room
 from agentopt_local.seeds import derive
+from agentopt_local.update import OptimizerConfig
 
 log = logging.getLogger("agentopt.drafts")
 
@@ -17,14 +18,13 @@ class Talk:
     """What one draft asks."""
 
     def __init__(
-        self, model: ChatModel, room: Room, *, seed: int, temperature: float, top_p: float, thinking: Thinking | None
+        self, model: ChatModel, room: Room, config: OptimizerConfig, seed: int, thinking: Thinking | None = None
     ) -> None:
-        """``temperature``: of requests that have none of their own."""
+        """``config``: temperature and top_p of requests that have none of their own."""
         self.model = model
         self.room = room
+        self.config = config
         self.seed = seed
-        self.temperature = temperature
-        self.top_p = top_p
         self.thinking = thinking
         self.usage = Usage()
         """Of all requests so far."""
@@ -53,8 +53,8 @@ class Talk:
                 constraint=constraint,
                 sampling=Sampling(
                     max_tokens=max_tokens,
-                    temperature=self.temperature if temperature is None else temperature,
-                    top_p=self.top_p,
+                    temperature=self.config.temperature if temperature is None else temperature,
+                    top_p=self.config.top_p,
                     seed=derive(self.seed, "request", self._requests),
                 ),
                 thinking=self.thinking,

@@ -37,6 +37,12 @@ class TrainerConfig(Record):
     try_edits: bool = True
     """Roll out each edit of an update alone, then those that helped together, and keep the best. False: keep the whole
     update or nothing, as in the paper."""
+    try_edits_on: Literal["kind", "all"] = "kind"
+    """The problems on which each edit is tried alone: those of the kinds that its author was shown, or all. What helped
+    is always tried on all problems before it is kept."""
+    attempts: int = Field(default=1, ge=1, le=10_000)
+    """Attempts at each training problem from which the optimizer may learn. The first counts for accuracy; further
+    ones, at a temperature, are made at failed problems of kinds of which some are solved."""
     n_candidates: int = Field(default=1, ge=1, le=64)
     """Candidates per step: updates sampled at once from different seeds, and so from different failed problems.
 
@@ -70,6 +76,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "patience": 10,
             "acceptance": "paper",
             "try_edits": False,
+            "attempts": 1,
             "keep_only_used": True,
             "n_candidates": 1,
         },
@@ -80,10 +87,21 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "max_retries": 9,
             "min_matches": 0,
             "hold_back": False,
+            "n_solved": 0,
+            "n_screen": 0,
+            "extra_edits": 0,
+            "max_helpers": 0,
         },
     },
 }
 """The settings of each ``preset``; the user's own settings override them. ``paper``: as in the released code."""
+
+
+OF_OLDER_RUNS: dict[str, dict[str, Any]] = {
+    "trainer": {"try_edits_on": "all"},
+    "optimizer": {"n_solved": 0, "n_screen": 0, "extra_edits": 0},
+}
+"""What stands for settings that runs of older versions do not have, so that they go on as they began."""
 
 
 def check_training(trainer: TrainerConfig, optimizer: OptimizerConfig, source: str = "settings") -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
-from agentopt_local.acceptance import is_smaller, judge
 from agentopt_local.concurrency import together
 from agentopt_local.evidence import Evidence
+from agentopt_local.exploring import further_successes
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
 from agentopt_local.rollout import Rollouts
@@ -26,12 +27,12 @@ from agentopt_local.steps import (
     batches,
     best_first,
     distinct,
-    parts,
     solved_step,
     step_row,
 )
 from agentopt_local.train_state import Decision, FailedUpdate, StopCause, TrainerConfig, TrainState
 from agentopt_local.trajectory import Trajectory
+from agentopt_local.trying import Trying
 from agentopt_local.update import Update
 
 
@@ -86,14 +87,17 @@ class Trainer:
         *,
         seed: int = 0,
         on_step: Callable[[StepRow], None] | None = None,
+        explore: Rollouts | None = None,
     ) -> None:
-        """``on_step`` is called with the row of every finished step."""
+        """``on_step`` is called with the row of every finished step. ``explore`` makes further attempts at failed
+        problems, which must not all be the same."""
         self.optimizer = optimizer
         self.rollouts = rollouts
         self.record = record
         self.config = config
         self.seed = seed
         self.on_step = on_step or (lambda row: None)
+        self.explore = explore
 
     async def fit(self, problems: Sequence[Problem], state: TrainState) -> TrainState:
         """Train from ``state`` until a stop condition holds; the result has the best accepted ``functions``."""
@@ -111,9 +115,9 @@ class Trainer:
             updates = await together(
                 self._propose(state, each, known, batch, before) for each in range(self.config.n_candidates)
             )
+            trying = Trying(self.config, state.functions, batch, before, partial(self._roll_out, state))
             tried = await together(
-                self._try(state, number, updates[number], batch, before)
-                for number in distinct(updates, state.functions)
+                trying.tried(number, updates[number]) for number in distinct(updates, state.functions)
             )
             ranked = best_first([each for some in tried for each in some])
             state = self._finish(state, ranked, updates, before, time.monotonic() - started)
@@ -145,60 +149,16 @@ class Trainer:
         if (step, candidate) in known:
             return known[step, candidate]
         evidence = [Evidence(problem=problem, trajectory=each) for problem, each in zip(batch, before, strict=True)]
+        if self.explore is not None:
+            stage = Stage(step=step, part="attempts")
+            evidence += await further_successes(
+                self.explore, state.functions, evidence, self.config.attempts - 1, seed=self.seed, stage=stage
+            )
         self.rollouts.progress(Stage(step=step, part="proposing"), 0, 0)
         seed = derive(self.seed, "update", step, candidate)
         update = await self.optimizer.propose(state.functions, evidence, state.failures, seed=seed)
         self.record.keep_proposal(step, candidate, update)
         return update
-
-    async def _try(
-        self,
-        state: TrainState,
-        number: int,
-        update: Update,
-        batch: Sequence[Problem],
-        before: Sequence[Trajectory],
-    ) -> list[Tried]:
-        """Roll out candidate ``number`` on the step's problems. With ``try_edits``, first each edit alone, with those
-        that it needs, then those that helped together, so that one bad edit does not sink the good ones."""
-        if update.functions == state.functions:
-            return [self._judged(state, number, update, before, before)]
-
-        async def roll_out(part: Update, name: str) -> Tried:
-            after = await self._roll_out(state, part.functions, batch, name)
-            return self._judged(state, number, part, before, after)
-
-        alone = parts(update, state.functions) if self.config.try_edits else {}
-        if len(alone) < 2:
-            return [await roll_out(update, "after")]
-        tried = await together(
-            roll_out(update.having(state.functions, edits), f"edit {index + 1}") for index, edits in alone.items()
-        )
-        helped = [edits for edits, each in zip(alone.values(), tried, strict=True) if each.helped]
-        joined = frozenset[int]().union(*helped)
-        if joined and joined not in alone.values():
-            tried.append(await roll_out(update.having(state.functions, joined), "edits together"))
-        return tried
-
-    def _judged(
-        self,
-        state: TrainState,
-        number: int,
-        update: Update,
-        before: Sequence[Trajectory],
-        after: Sequence[Trajectory],
-    ) -> Tried:
-        """An update with its rollouts and what the configured rule says of them."""
-        smaller = is_smaller(update.functions, state.functions)
-        judgement = judge(
-            self.config.acceptance,
-            [each.grade.reward for each in before],
-            [each.grade.reward for each in after],
-            shown={index for index, each in enumerate(before) if each.problem_id in update.seen},
-            smaller=smaller,
-            alpha=self.config.gate_alpha,
-        )
-        return Tried(number, update, after, judgement, smaller)
 
     def _finish(
         self,

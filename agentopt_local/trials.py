@@ -1,21 +1,26 @@
-"""What a draft's function returned on the shown problems, and how its author is told."""
+"""What came of a draft's function where it was tried, and how its author is told."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from agentopt_local.evidence import Evidence, cut
-from agentopt_local.functions import render_value
-from agentopt_local.sandbox.base import Execution, Sandbox
-from agentopt_local.tasks.base import Task
+from agentopt_local.errors import FunctionError
+from agentopt_local.evidence import cut
+from agentopt_local.functions import Function, FunctionSet, render_value
+from agentopt_local.sandbox.base import Execution
 
 SHOWN = 200
 """Characters of an argument, a result or an expected answer in the report of a trial."""
 LEAST_SHOWN = 40
 PLACE = re.compile(r"line \d+|\.\.\. \d+ more calls")
 """How the lines of an error begin that say where it was raised."""
+
+
+def error_of(execution: Execution) -> str:
+    """An error without the places where it was raised, to be compared with others."""
+    lines = (execution.error or "").split("\n")
+    return "\n".join(["failed", *(line for line in lines if not PLACE.match(line))])
 
 
 class Trial(NamedTuple):
@@ -32,8 +37,7 @@ class Trial(NamedTuple):
         """What came of it, to be compared with other calls on the same problem: an error wherever it was raised."""
         if self.execution.ok:
             return f"returned {render_value(self.execution.value)}"
-        lines = (self.execution.error or "").split("\n")
-        return "\n".join(["failed", *(line for line in lines if not PLACE.match(line))])
+        return error_of(self.execution)
 
     def line(self, shown: int) -> str:
         """The call with what it returned and what was expected; at most about ``shown`` characters of each."""
@@ -49,10 +53,37 @@ class Trial(NamedTuple):
         return f"{call} returned: {cut(render_value(execution.value), shown)}{kind}\n  {verdict}"
 
 
-class Trials(NamedTuple):
-    """The calls on all shown problems, in order."""
+class ProgramTrial(NamedTuple):
+    """A program that solved a problem, rewritten so that it calls a function."""
 
-    each: tuple[Trial, ...]
+    number: int
+    code: str
+    execution: Execution
+    expected: str
+    right: bool
+    calls: bool
+    """Whether it calls the function."""
+
+    @property
+    def result(self) -> str:
+        """What came of it, to be compared with other programs for the same problem."""
+        return f"printed {self.execution.stdout}" if self.execution.ok else error_of(self.execution)
+
+    def line(self, shown: int) -> str:
+        """The program with what it printed and what was expected; at most about ``shown`` characters of each."""
+        done = f"- for problem {self.number}:\n```python\n{cut(self.code.strip(), 2 * shown)}\n```\n "
+        if not self.execution.ok:
+            return f"{done} failed: {cut(self.execution.error or '', 2 * shown)}"
+        printed = cut(self.execution.stdout.strip(), shown) or "nothing"
+        verdict = "which is right" if self.right else f"but expected was: {cut(self.expected, shown)}"
+        return f"{done} printed: {printed}\n  {verdict if self.calls else 'but it does not call your function'}"
+
+
+class Trials(NamedTuple):
+    """The trials on all shown problems, in order."""
+
+    each: tuple[Trial | ProgramTrial, ...]
+    opening: str = "Trial calls of your function:"
 
     @property
     def matches(self) -> int:
@@ -61,8 +92,14 @@ class Trials(NamedTuple):
 
     @property
     def ran(self) -> bool:
-        """Whether all ended without an error."""
-        return all(each.execution.ok for each in self.each)
+        """Whether all calls ended without an error; of programs, which may be wrong themselves, one is enough."""
+        ran = [each.execution.ok for each in self.each]
+        return all(ran) if self.examples else any(ran)
+
+    @property
+    def examples(self) -> tuple[dict[str, Any], ...]:
+        """The arguments of the calls; none of programs, which choose their own."""
+        return tuple(each.given for each in self.each if isinstance(each, Trial))
 
     @property
     def complete(self) -> bool:
@@ -76,17 +113,16 @@ class Trials(NamedTuple):
 
     def text(self, shown: int = SHOWN) -> str:
         """What the optimizer must fix; see :meth:`Trial.line`."""
-        return "Trial calls of your function:\n" + "\n".join(each.line(shown) for each in self.each)
+        return f"{self.opening}\n" + "\n".join(each.line(shown) for each in self.each)
 
 
-async def judged(
-    calls: Sequence[tuple[Evidence, dict[str, Any], Execution]], name: str, task: Task, sandbox: Sandbox
-) -> Trials:
-    """The calls of the function ``name``, each compared with the expected answer by the task's grader."""
-    found = []
-    for attempted, given, execution in calls:
-        right = False
-        if execution.ok:
-            right = (await task.grade(attempted.problem, render_value(execution.value), sandbox)).correct
-        found.append(Trial(name, given, execution, attempted.problem.answer, right))
-    return Trials(tuple(found))
+class NotTriedError(FunctionError):
+    """A function could not be tried, which need not be its fault."""
+
+
+class Verifier(Protocol):
+    """Tries functions on what their author was shown."""
+
+    async def trials(self, function: Function, functions: FunctionSet) -> Trials:
+        """The trials of ``function``, which is one of ``functions``. Raises NotTriedError, ModelError, SandboxError."""
+        ...

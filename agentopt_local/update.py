@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -44,6 +44,19 @@ class OptimizerConfig(Record):
     """A function is applied only if its trials answered this many of the shown (failed) problems; 0 as in the paper."""
     n_evidence: int = Field(default=3, ge=1, le=10_000)
     """Failed rollouts shown for each edit."""
+    n_solved: int = Field(default=1, ge=0, le=10_000)
+    """Right rollouts of the same kind shown beside them, as examples of what works; 0 as before version 0.2."""
+    n_screen: int = Field(default=24, ge=0, le=100_000)
+    """Training problems of its kind that a draft's function is tried on besides those shown, before an edit is chosen:
+    the model writes arguments for them without seeing answers. At most so many, drawn by the seed; 0: none."""
+    extra_edits: int = Field(default=3, ge=0, le=1000)
+    """Edits that a step may draft beyond ``max_actions``, for kinds of which no draft was right."""
+    n_alternatives: int = Field(default=0, ge=0, le=100)
+    """Other drafts of an edit that are just as right and are rolled out beside the best one, where edits are tried one
+    by one: they differ in name and docstring, which decide whether the agent calls a function."""
+    max_helpers: int = Field(default=0, ge=0, le=1000)
+    """Edits per step that learn from success: programs that solved problems are factored into a function and programs
+    that call it. They are part of ``max_actions``."""
     hold_back: bool = True
     """Show at most half of a kind's failures, so that the others can tell whether an edit helps where it was not shown
     the answers."""
@@ -124,19 +137,37 @@ class EditOutcome(Record):
     """What was most often wrong with a draft's last sample."""
 
 
+GOOD = 0.8
+"""Share of the pool that a right function answers at least: some of the arguments for it are wrong."""
+
+
 class Verified(Record):
     """An action that passed every check."""
 
     action: Action
     matches: int = 0
-    """Shown problems that the function answered correctly when called directly."""
+    """Shown problems that the function answered when called directly, or programs that were right with it."""
     trials: int = 0
-    """Shown problems that it was tried on."""
+    """Shown problems, or programs, that it was tried on."""
+    screened: int | None = None
+    """Of the pool, problems that it answered; None if it was not tried on them."""
+    pool: int = 0
+    """Problems of the pool."""
 
     @property
     def complete(self) -> bool:
         """Whether it answered all shown problems."""
-        return self.trials > 0 and self.matches == self.trials
+        return 0 < self.trials == self.matches
+
+    @property
+    def share(self) -> float:
+        """Of all problems that it was tried on, those that it answered."""
+        return (self.matches + (self.screened or 0)) / max(1, self.trials + self.pool)
+
+    @property
+    def right(self) -> bool:
+        """Whether it answered all shown problems, and as many of the pool as a right function does."""
+        return self.complete and (self.screened or 0) >= GOOD * self.pool
 
 
 class Update(Record):
@@ -148,6 +179,8 @@ class Update(Record):
     """For each action, the ids of the problems that its author was shown; empty in updates of older versions."""
     matches: tuple[str, ...] = ()
     """For each action, how many of the shown problems its function answered correctly in trials, as ``2/3``."""
+    alternatives: tuple[tuple[Action, ...], ...] = ()
+    """For each action, others that were just as right; empty where there are none."""
     counts: ActionCounts = ActionCounts()
     usage: Usage = Usage()
     outcomes: tuple[EditOutcome, ...] = ()
@@ -166,10 +199,10 @@ class Update(Record):
         """Ids of all problems that its authors were shown."""
         return frozenset(each for ids in self.shown for each in ids)
 
-    def applying(self, verified: Verified, shown: Sequence[str] = ()) -> Update:
+    def applying(self, verified: Verified, shown: Sequence[str] = (), alternatives: Sequence[Action] = ()) -> Update:
         """The update with one more edit; unchanged if an earlier edit of the step has taken the name.
 
-        ``shown``: ids of the problems that its author was shown.
+        ``shown``: ids of the problems that its author was shown. ``alternatives``: others that are just as right.
         """
         try:
             functions = verified.action.apply(self.functions)
@@ -181,6 +214,7 @@ class Update(Record):
                 "actions": (*self.actions, verified.action),
                 "shown": (*self.shown, tuple(shown)),
                 "matches": (*self.matches, f"{verified.matches}/{verified.trials}"),
+                "alternatives": (*self._alternatives, tuple(alternatives)),
                 "counts": self.counts + ActionCounts(applied=1),
             }
         )
@@ -197,8 +231,24 @@ class Update(Record):
                 "actions": tuple(self.actions[index] for index in kept),
                 "shown": tuple(self.shown[index] for index in kept) if self.shown else (),
                 "matches": tuple(self.matches[index] for index in kept),
+                "alternatives": tuple(self._alternatives[index] for index in kept),
             }
         )
+
+    @property
+    def _alternatives(self) -> tuple[tuple[Action, ...], ...]:
+        return self.alternatives or tuple(() for _ in self.actions)
+
+    def choices(self, index: int) -> Iterator[Update]:
+        """The update, and the same with each alternative in place of the edit at ``index``."""
+        yield self
+        for other in self._alternatives[index]:
+            yield self.choosing({index: other})
+
+    def choosing(self, actions: Mapping[int, Action]) -> Update:
+        """The update with other actions at some indices; its ``functions`` are those of before."""
+        chosen = tuple(actions.get(index, action) for index, action in enumerate(self.actions))
+        return self.model_copy(update={"actions": chosen})
 
     def needs(self, index: int) -> frozenset[int]:
         """Indices of the edits without which the edit at ``index`` cannot be tried, itself included: earlier edits of

@@ -27,8 +27,8 @@ from agentopt_local.voting import Ballot
 from ray_jobs.evaluation_config import Baseline
 from ray_jobs.session import Session
 
-VOTE_TEMPERATURE = 0.7
-"""Temperature for votes if the agent itself is greedy: equal answers would not be votes."""
+WARM = 0.7
+"""Temperature of votes and further attempts if the agent itself is greedy: they must not all be the same."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,7 @@ async def self_consistency(
     """Majority votes of the untrained agent for each of ``budgets``, which share their rollouts.
 
     For each there are as many votes as it allows, rounded down so that it is never exceeded, and at most ``most``
-    (None: ``evaluation.max_votes``). The first vote is made in any case, because it shows what a vote costs. Votes are
-    made in this process, also where other rollouts are made on other nodes.
+    (None: ``evaluation.max_votes``). The first vote is made in any case, because it shows what a vote costs.
     """
     most = session.config.evaluation.max_votes if most is None else most
     passes = [*await vote(session, problems, split, range(1))]
@@ -153,21 +152,31 @@ async def vote(
     session: Session, problems: Sequence[Problem], split: Split, numbers: range
 ) -> list[tuple[Trajectory, ...]]:
     """One vote on each problem for each of ``numbers``, all at once."""
-    config, stage = session.config, Stage(split=split, part="votes")
-    warm = config.agent.model_copy(update={"temperature": config.agent.temperature or VOTE_TEMPERATURE})
+    stage = Stage(split=split, part="votes")
+    rollouts = warm_rollouts(session, counting(session.rollouts.progress, stage, len(numbers) * len(problems)))
+    return await together(
+        rollouts.run(FunctionSet(), problems, seed=derive(session.config.seed, "vote", number), stage=stage)
+        for number in numbers
+    )
+
+
+def warm_rollouts(session: Session, progress: Progress) -> Rollouts:
+    """Rollouts of the session's agent at a temperature above 0, so that those with other seeds differ.
+
+    They are made in this process, also where others are made on other nodes.
+    """
+    config = session.config
+    warm = config.agent.model_copy(update={"temperature": config.agent.temperature or WARM})
     agent = make_agent(session.model, session.sandbox, warm, config.model.thinking_as("agent"))
     rollouts = Rollouts(
         GradedAgent(agent, session.task, session.sandbox),
         session.run_dir,
         admission=session.rollouts.admission,
-        progress=counting(session.rollouts.progress, stage, len(numbers) * len(problems)),
+        progress=progress,
         observe=session.rollouts.observe,
     )
     rollouts.under_way = session.rollouts.under_way
-    return await together(
-        rollouts.run(FunctionSet(), problems, seed=derive(config.seed, "vote", number), stage=stage)
-        for number in numbers
-    )
+    return rollouts
 
 
 def counting(progress: Progress, stage: Stage, total: int) -> Progress:

@@ -17,7 +17,7 @@ from agentopt_local.plain_text import quoted, short
 from agentopt_local.record import Record
 from agentopt_local.setting_types import Seconds
 from agentopt_local.spelling import LONGEST
-from agentopt_local.train_state import PRESETS, TrainerConfig, check_training
+from agentopt_local.train_state import OF_OLDER_RUNS, PRESETS, TrainerConfig, check_training
 from agentopt_local.update import OptimizerConfig
 from ray_jobs.context_check import check_context
 from ray_jobs.evaluation_config import EvaluationConfig
@@ -116,6 +116,8 @@ def build(
     ``source`` names the file in errors; ``origin`` maps keys that came from the command line to their flags.
     ``stored``: the values are those of a run, whose sizes have been chosen. Raises ConfigError.
     """
+    if stored:
+        values = merged(OF_OLDER_RUNS, values)
     preset = values.get("preset", "default")
     if isinstance(preset, str) and preset in PRESETS:
         values = merged(PRESETS[preset], values)

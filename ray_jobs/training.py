@@ -17,7 +17,7 @@ from agentopt_local.steps import batch_of
 from agentopt_local.tasks.base import Problems
 from agentopt_local.train_state import TrainState
 from agentopt_local.trainer import Trainer
-from ray_jobs.baselines import roll_out
+from ray_jobs.baselines import roll_out, warm_rollouts
 from ray_jobs.certifying import certify_training, foresee
 from ray_jobs.config import RunConfig
 from ray_jobs.context_check import check_context, context_notes
@@ -63,9 +63,14 @@ async def train_session(session: Session) -> Report:
     session.run_dir.keep_problems("train", problems)
     session.run_dir.keep_problems("test", test)
     session.optimizer.continue_from(session.run_dir.proposals().values())
-    on_step = session.observers.on_step
     trainer = Trainer(
-        session.optimizer, session.rollouts, session.run_dir, config.trainer, seed=config.seed, on_step=on_step
+        session.optimizer,
+        session.rollouts,
+        session.run_dir,
+        config.trainer,
+        seed=config.seed,
+        on_step=session.observers.on_step,
+        explore=warm_rollouts(session, session.rollouts.progress) if config.trainer.attempts > 1 else None,
     )
     with session.timed("noise floor"):
         await find_noise_floor(session, state, problems)

@@ -452,7 +452,8 @@ def test_a_sample_that_answers_everything_ends_the_others(bench: Bench) -> None:
             pass
 
     model = OneIsFast()
-    optimizer = Optimizer(model, Shouting(), bench.sandbox, OptimizerConfig(n_samples=4, max_actions=1))
+    config = OptimizerConfig(n_samples=4, max_actions=1, n_screen=0)
+    optimizer = Optimizer(model, Shouting(), bench.sandbox, config)
     proposal = bench.run(asyncio.wait_for(optimizer.propose(FunctionSet(), FAILED, (), seed=1), timeout=30))
     assert proposal.functions == FunctionSet.of(SHOUT)
     assert model.ended == 0
@@ -730,7 +731,7 @@ def test_what_the_optimizer_thinks_is_in_no_later_request_and_in_no_function(ben
     ("settings", "limits"),
     [
         ({}, {"header": 64, "source": 400, "arguments": 300}),
-        ({"n_evidence": 20}, {"header": 64, "source": 400, "arguments": 2000}),
+        ({"n_evidence": 2}, {"header": 64, "source": 400, "arguments": 200}),
         (
             {"max_header_tokens": 128, "max_source_tokens": 900, "max_arguments_tokens": 200},
             {"header": 128, "source": 900, "arguments": 600},

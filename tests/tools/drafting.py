@@ -94,6 +94,7 @@ def wording(name: str) -> str:
 
 PHASES = {
     wording("write_source"): "source",
+    wording("write_helper"): "source",
     wording("example_arguments"): "arguments",
     wording("repair"): "repair",
     wording("another_idea"): "repair",
@@ -177,8 +178,9 @@ class Bench:
         context_tokens: int | None = None,
         **settings: Any,
     ) -> tuple[Update, list[ChatRequest]]:
-        """One proposal, and the requests that it took. One sample and one action unless said otherwise."""
-        config = OptimizerConfig(**{"n_samples": 1, "max_actions": 1, "hold_back": False, **settings})
+        """One proposal, and the requests that it took. One sample, one action and no pool unless said otherwise."""
+        plain = {"n_samples": 1, "max_actions": 1, "hold_back": False, "n_solved": 0, "n_screen": 0, "extra_edits": 0}
+        config = OptimizerConfig(**{**plain, **settings})
         model = ScriptedChatModel(author, strict=strict, context_tokens=context_tokens)
         optimizer = Optimizer(model, Shouting(), self.sandbox, config)
         proposal = self.run(optimizer.propose(functions or FunctionSet(), attempts, failures, seed=seed))

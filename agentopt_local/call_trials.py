@@ -1,4 +1,4 @@
-"""The arguments with which a draft's function is tried: its model writes them for the shown problems."""
+"""Trials by calls: the draft's model writes arguments for problems, and the function must return their answers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from jsonschema.exceptions import best_match
 
 from agentopt_local import prompts
 from agentopt_local.actions import examples_type
+from agentopt_local.calling import as_declared
 from agentopt_local.chat import Constraint, Message
-from agentopt_local.errors import FunctionError
 from agentopt_local.evidence import CHARS_PER_TOKEN, cut
-from agentopt_local.functions import Function
+from agentopt_local.functions import Function, FunctionSet, render_value
 from agentopt_local.json_text import NotJsonError, only_object
 from agentopt_local.problem import Problem
+from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.source_questions import longer
 from agentopt_local.talk import Talk
+from agentopt_local.tasks.base import Task
+from agentopt_local.trials import NotTriedError, Trial, Trials
 from agentopt_local.update import OptimizerConfig
 
 QUESTION = (600, 300, 150)
@@ -26,12 +29,32 @@ QUESTION = (600, 300, 150)
 does."""
 
 
-class ArgumentsError(FunctionError):
-    """There are no arguments to try a function with, which need not be its fault."""
+class CallVerifier:
+    """Calls functions on problems and compares what they return with the expected answers."""
+
+    def __init__(self, talk: Talk, problems: Sequence[Problem], task: Task, sandbox: Sandbox) -> None:
+        """``task`` grades what the functions return."""
+        self.arguments = ExampleArguments(talk, talk.config, problems)
+        self.problems = problems
+        self.task = task
+        self.sandbox = sandbox
+
+    async def trials(self, function: Function, functions: FunctionSet) -> Trials:
+        """One call for each problem. Raises NotTriedError if the model writes no arguments that fit."""
+        spec, timeout_s = function.tool_spec(), self.arguments.config.timeout_s
+        given = [as_declared(spec, each) for each in await self.arguments.of(function)]
+        executions = await self.sandbox.call_many(functions.source, function.name, given, timeout_s=timeout_s)
+        found = []
+        for problem, arguments, execution in zip(self.problems, given, executions, strict=True):
+            right = False
+            if execution.ok:
+                right = (await self.task.grade(problem, render_value(execution.value), self.sandbox)).correct
+            found.append(Trial(function.name, arguments, execution, problem.answer, right))
+        return Trials(tuple(found))
 
 
 class ExampleArguments:
-    """Arguments for each shown problem, as one draft asks for them.
+    """Arguments for each problem, as one draft asks for them.
 
     They are requested in a separate conversation. It contains no expected answers, so no draft can learn from it what
     to return; and all drafts of an edit share its beginning, which the engine reads once.
@@ -47,7 +70,7 @@ class ExampleArguments:
     async def of(self, function: Function) -> tuple[dict[str, Any], ...]:
         """Arguments of ``function`` for each problem; asked for anew if the parameters have changed.
 
-        Raises ArgumentsError if the model writes none that fit.
+        Raises NotTriedError if the model writes none that fit.
         """
         if self._parameters != function.parameters:
             constraint = Constraint.of(examples_type(function, len(self.problems)))
@@ -55,25 +78,25 @@ class ExampleArguments:
             misfit = best_match(Draft202012Validator(json.loads(constraint.value)).iter_errors(examples))
             if misfit is not None:
                 where = f"at {misfit.json_path}: {cut(misfit.message, 300)}"
-                raise ArgumentsError(f"the example arguments do not fit {function.signature}: {where}")
+                raise NotTriedError(f"the example arguments do not fit {function.signature}: {where}")
             self._parameters = function.parameters
             self._known = tuple(examples[f"problem_{i + 1}"] for i in range(len(self.problems)))
         return self._known
 
     async def _ask(self, function: Function, constraint: Constraint) -> dict[str, Any]:
         """One JSON object, with more tokens where it was cut off."""
-        base = limit = self.config.max_arguments_tokens * self.config.n_evidence
+        base = limit = self.config.max_arguments_tokens * len(self.problems)
         while True:
             reply = await self.talk.ask(self._questions(function), constraint, max_tokens=limit, part="arguments/")
             try:
                 return dict(only_object(reply.message.content))
             except NotJsonError as error:
                 if reply.finish_reason != "length":
-                    raise ArgumentsError(f"the example arguments were not JSON: {error}") from None
+                    raise NotTriedError(f"the example arguments were not JSON: {error}") from None
                 before, limit = limit, longer(reply, limit, base)
                 if limit == before:  # no more is allowed, or fits
                     told = f"the arguments for its trials were cut off after {before} tokens; let it take shorter ones"
-                    raise ArgumentsError(told) from None
+                    raise NotTriedError(told) from None
 
     def _questions(self, function: Function) -> Iterator[tuple[Message, ...]]:
         """What asks for arguments, with fewer and fewer characters of each problem."""

@@ -1,0 +1,214 @@
+"""Drafts tried on the problems of their kind that their authors were not shown, and which draft is applied."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from agentopt_local.chat import ChatRequest
+from agentopt_local.choosing import alternatives, best
+from agentopt_local.functions import FunctionSet
+from agentopt_local.screening import BATCH
+from agentopt_local.seeds import derive
+from agentopt_local.update import Verified
+from tests.tools.drafting import (
+    NEARLY,
+    SHOUT,
+    WRONG,
+    Author,
+    Bench,
+    attempt,
+    bench,
+    header,
+    of_phase,
+    phase,
+    word_arguments,
+    word_problem,
+)  # fmt: skip
+
+__all__ = ["bench"]
+
+SHORT = [attempt(word_problem(word)) for word in ("sun", "sky", "sea")]
+LONG = [attempt(word_problem(word), answer=word.upper()) for word in ("meadow", "valley", "mountain", "river")]
+"""Solved: an author is shown failures alone here."""
+
+
+def index_of(request: ChatRequest) -> int:
+    """The number of a request's draft."""
+    drafts = [derive(derive(1, "edit", 0), "draft", index) for index in range(8)]
+    return drafts.index(int((request.conversation or "").rpartition("/")[2]))
+
+
+def asked(requests: list[ChatRequest]) -> list[str]:
+    """The words of all problems that arguments were asked for."""
+    return [
+        word
+        for each in of_phase(requests, "arguments")
+        for word in re.findall(r"Shout: (\w+)", each.messages[-1].content)
+    ]
+
+
+def test_a_function_that_fits_the_shown_problems_alone_loses_to_one_that_is_right(bench: Bench) -> None:
+    sources = [NEARLY, SHOUT]  # NEARLY is right for words of three letters
+    author = Author(sources=lambda request: sources[index_of(request)])
+    settings = {"n_samples": 2, "max_retries": 0, "n_evidence": 3}
+    alone, _ = bench.propose(author, attempts=SHORT, **settings)
+    assert alone.matches == ("3/3",)
+    screened, requests = bench.propose(author, attempts=[*SHORT, *LONG], n_screen=24, **settings)
+    assert screened.functions == FunctionSet.of(SHOUT)
+    assert {"meadow", "valley", "mountain", "river"} < set(asked(requests))
+    everything = "\n".join(each.model_dump_json() for each in requests)
+    assert "MEADOW" not in everything, "no author learns an answer from the pool"
+
+
+def test_a_function_that_answers_no_other_problem_is_not_applied(bench: Bench) -> None:
+    only_shown = SHOUT.replace("word.upper()", "{'sun': 'SUN', 'sky': 'SKY', 'sea': 'SEA'}.get(word, '')")
+    update, _ = bench.propose(Author(sources=[only_shown]), attempts=[*SHORT, *LONG], n_screen=24, max_retries=0)
+    assert not update.actions
+    assert update.outcomes[0].end == "unmatched"
+    as_in_the_paper, _ = bench.propose(
+        Author(sources=[only_shown]), attempts=[*SHORT, *LONG], n_screen=24, max_retries=0, min_matches=0
+    )
+    assert as_in_the_paper.actions
+
+
+def test_the_pool_is_asked_for_in_batches_and_has_a_limit(bench: Bench) -> None:
+    words = [f"word{chr(97 + number // 26)}{chr(97 + number % 26)}" for number in range(40)]
+    attempts = [*SHORT, *(attempt(word_problem(word), answer=word.upper()) for word in words)]
+    _, requests = bench.propose(Author(), attempts=attempts, n_screen=20)
+    shown, *batches = [asked([each]) for each in of_phase(requests, "arguments")]
+    assert len(shown) == 3
+    assert [len(each) for each in batches] == [BATCH, BATCH, 4]
+    assert len({word for batch in batches for word in batch}) == 20
+
+
+def test_functions_with_the_same_parameters_share_arguments_and_equal_ones_are_tried_once(bench: Bench) -> None:
+    other = SHOUT.replace("return word.upper()", "letters = word.upper()\n    return letters")
+    sources = [WRONG, NEARLY, NEARLY.replace("capitals", "large letters"), other.replace("letters", "l")]
+    author = Author(sources=lambda request: sources[index_of(request)])
+    settings = {"n_samples": 3, "max_retries": 0, "n_screen": 24}
+    _, requests = bench.propose(author, attempts=[*SHORT, *LONG], **settings)
+    pool = [each for each in of_phase(requests, "arguments") if "meadow" in each.messages[-1].content]
+    assert len(pool) == 1, "two drafts of the same code"
+
+
+def test_a_function_that_does_badly_with_borrowed_arguments_gets_its_own(bench: Bench) -> None:
+    """``word`` is the word for one author and the whole sentence for another."""
+    sentence = SHOUT.replace("word.upper()", "word.split(': ')[1].upper()").replace("capitals", "the sentence")
+    sources = [NEARLY, sentence]
+
+    def arguments(request: ChatRequest) -> str:
+        given = json.loads(word_arguments(request))
+        if "the sentence" in request.messages[-1].content:
+            given = {key: {"word": f"Shout: {each['word']}"} for key, each in given.items()}
+        return json.dumps(given)
+
+    author = Author(sources=lambda request: sources[index_of(request)], arguments=arguments)
+    update, _ = bench.propose(author, attempts=[*SHORT, *LONG], n_samples=2, max_retries=0, n_screen=24)
+    assert update.functions == FunctionSet.of(sentence)
+
+
+def test_arguments_that_do_not_fit_count_against_the_function_and_end_nothing(bench: Bench) -> None:
+    def arguments(request: ChatRequest) -> str:
+        return "nonsense" if "meadow" in request.messages[-1].content else word_arguments(request)
+
+    update, _ = bench.propose(Author(arguments=arguments), attempts=[*SHORT, *LONG], n_screen=24, max_retries=0)
+    assert not update.actions
+
+
+def test_tokens_of_the_pool_are_counted(bench: Bench) -> None:
+    settings = {"attempts": [*SHORT, *LONG], "max_retries": 0}
+    without, _ = bench.propose(Author(), n_screen=0, **settings)
+    with_pool, _ = bench.propose(Author(), n_screen=24, **settings)
+    assert with_pool.usage.requests == without.usage.requests + 1
+
+
+def test_a_pool_without_other_problems_changes_nothing(bench: Bench) -> None:
+    update, requests = bench.propose(Author(), attempts=SHORT, n_screen=24)
+    assert update.matches == ("3/3",)
+    assert len(of_phase(requests, "arguments")) == 1
+
+
+# Another try for kinds of which no draft was right
+
+
+def test_kinds_without_a_right_draft_are_tried_again_within_the_budget(bench: Bench) -> None:
+    kinds = {kind: [attempt(word_problem(f"{kind}{letter}", kind)) for letter in "abc"] for kind in ("one", "two")}
+    tries = {"one": iter([SHOUT]), "two": iter([WRONG, WRONG, SHOUT, SHOUT])}
+
+    def source(request: ChatRequest) -> str:
+        kind = "one" if "Shout: one" in request.messages[0].content else "two"
+        return next(tries[kind]).replace("shout", f"shout_{kind}")
+
+    def name(request: ChatRequest) -> str:
+        return header(name="shout_one" if "Shout: one" in request.messages[0].content else "shout_two")
+
+    attempts = [*kinds["one"], *kinds["two"]]
+    update, _ = bench.propose(Author(name, source), attempts=attempts, max_actions=2, extra_edits=2, max_retries=0)
+    assert update.summaries() == ("add_function shout_one", "add_function shout_two")
+    assert [each.kind for each in update.outcomes] == ["one", "two", "two", "two"]
+    tries = {"one": iter([SHOUT]), "two": iter([WRONG, WRONG, SHOUT])}
+    update, _ = bench.propose(Author(name, source), attempts=attempts, max_actions=2, extra_edits=1, max_retries=0)
+    assert update.summaries() == ("add_function shout_one",)
+    assert len(update.outcomes) == 3
+
+
+# Right rollouts as examples
+
+
+@pytest.mark.parametrize("n_solved", [0, 1])
+def test_a_right_rollout_of_the_kind_is_shown_as_an_example_and_not_tried(bench: Bench, n_solved: int) -> None:
+    other = attempt(word_problem("lake", "other"), answer="LAKE")
+    update, requests = bench.propose(Author(), attempts=[*SHORT, *LONG, other], n_solved=n_solved, hold_back=False)
+    first = next(each for each in requests if phase(each) == "header").messages[0].content
+    shown = [each for each in LONG if each.problem.question in first]
+    assert len(shown) == n_solved
+    assert other.problem.question not in first
+    assert update.matches == ("3/3",), "trials are on failed problems"
+    assert update.seen == {each.problem.id for each in [*SHORT, *shown]}, "what was shown cannot judge the edit"
+
+
+# Choosing
+
+
+class Drafted:
+    """A draft that has ended."""
+
+    def __init__(self, verified: Verified | None) -> None:
+        self.verified = verified
+
+
+def test_the_largest_share_wins_and_what_was_tried_on_the_pool_comes_first() -> None:
+    from agentopt_local.actions import AddFunction, RemoveFunction
+    from agentopt_local.functions import Function
+
+    add = AddFunction(function=Function(source=SHOUT))
+    few = Verified(action=add, matches=1, trials=3, screened=8, pool=8)
+    shown = Verified(action=add, matches=3, trials=3, screened=1, pool=8)
+    untried = Verified(action=add, matches=3, trials=3)
+    removal = Verified(action=RemoveFunction(name="shout"))
+    drafts = [Drafted(each) for each in (None, removal, shown, few, untried)]
+    assert best(drafts, 1) is few  # type: ignore[arg-type]
+    assert best(drafts[:2], 1) is removal  # type: ignore[arg-type]
+    assert best([drafts[4], drafts[1]], 1) is untried  # type: ignore[arg-type]
+    assert best([drafts[0]], 1) is None  # type: ignore[arg-type]
+
+
+def test_alternatives_are_right_functions_that_an_agent_sees_differently(bench: Bench) -> None:
+    docs = ("capitals", "large letters", "capitals", "upper case")
+    author = Author(sources=lambda request: SHOUT.replace("capitals", docs[index_of(request)]))
+    update, _ = bench.propose(author, attempts=SHORT, n_samples=4, n_alternatives=3)
+    described = [update.functions.functions[0].description]
+    described += [each.function.description for each in update.alternatives[0] if each.kind == "add_function"]
+    assert sorted(described) == [
+        "Return word in capitals.",
+        "Return word in large letters.",
+        "Return word in upper case.",
+    ]
+    one, _ = bench.propose(author, attempts=SHORT, n_samples=4, n_alternatives=1)
+    assert len(one.alternatives[0]) == 1
+    none, _ = bench.propose(author, attempts=SHORT, n_samples=4, n_alternatives=0)
+    assert none.alternatives == ((),)
+    assert alternatives([], None) == ()
