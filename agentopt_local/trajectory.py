@@ -49,8 +49,6 @@ class Attempt(Record):
     problem_id: str
     functions: str
     """Fingerprint of the function set."""
-    offered: tuple[str, ...] = ()
-    """The functions of the set that the problem was offered (``agent.max_functions``); empty: all of them."""
     seed: int
     steps: tuple[Step, ...]
     answer: str | None
@@ -61,6 +59,8 @@ class Attempt(Record):
     """Prompt and reply of its last request: what it held of a KV cache at its end; 0 where no tokens were counted."""
     error: str = ""
     """Why the prompt was refused, if ``stop_reason`` is ``refused``."""
+    offered: tuple[str, ...] = ()
+    """The functions of the set that the problem was offered (``agent.max_functions``); empty: all of them."""
 
     @property
     def executed(self) -> tuple[ToolRun, ...]:
