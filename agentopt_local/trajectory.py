@@ -59,6 +59,8 @@ class Attempt(Record):
     """Prompt and reply of its last request: what it held of a KV cache at its end; 0 where no tokens were counted."""
     error: str = ""
     """Why the prompt was refused, if ``stop_reason`` is ``refused``."""
+    offered: tuple[str, ...] = ()
+    """The functions of the set that the problem was offered (``agent.max_functions``); empty: all of them."""
 
     @property
     def executed(self) -> tuple[ToolRun, ...]:

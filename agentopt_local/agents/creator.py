@@ -75,9 +75,9 @@ class CreatorDialect:
 class CreatorAgent(ChatAgent):
     """Solves problems with a tool of their own, which may call the functions that it is given."""
 
-    def episode(self, problem: Problem, functions: FunctionSet, seed: int) -> Episode:
+    def episode(self, problem: Problem, functions: FunctionSet, offered: FunctionSet, seed: int) -> Episode:
         """The state of one attempt."""
-        return CreatorEpisode(self, problem, functions, seed)
+        return CreatorEpisode(self, problem, functions, offered, seed)
 
 
 class CreatorEpisode(Episode):
@@ -138,7 +138,7 @@ class CreatorEpisode(Episode):
         """The model's next turn, without what the limit of tokens has cut off, and whether it has cut off something."""
         reply = await self._complete(min(self._left(), self.config.max_turn_tokens))
         cut = reply.finish_reason == "length"
-        turn = self.dialect.read(reply.message, self.functions)
+        turn = self.dialect.read(reply.message, self.offered)
         return whole_part(turn) if cut else turn, cut
 
     def _sampling(self, max_tokens: int) -> Sampling:

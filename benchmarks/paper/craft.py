@@ -127,9 +127,9 @@ class CraftAgent(CreatorAgent):
         super().__init__(*given)
         self.toolset = toolset
 
-    def episode(self, problem: Problem, functions: FunctionSet, seed: int) -> Episode:
+    def episode(self, problem: Problem, functions: FunctionSet, offered: FunctionSet, seed: int) -> Episode:
         """The state of one attempt."""
-        episode = CraftEpisode(self, problem, functions, seed)
+        episode = CraftEpisode(self, problem, functions, offered, seed)
         episode.toolset, episode.question = self.toolset, problem.question
         return episode
 
