@@ -21,12 +21,21 @@ def as_declared(spec: ToolSpec, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def call_function(
-    sandbox: Sandbox, functions: FunctionSet, name: str, arguments: dict[str, Any], *, timeout_s: float, seed: int = 0
+    sandbox: Sandbox,
+    functions: FunctionSet,
+    name: str,
+    arguments: dict[str, Any],
+    *,
+    timeout_s: float,
+    seed: int = 0,
+    offered: FunctionSet | None = None,
 ) -> Execution:
-    """What the function ``name`` does with ``arguments``. An unknown name and wrong arguments are failed executions,
-    with a text for a model to act on. Raises SandboxError if the sandbox could not run it."""
-    if name not in functions:
-        names = ", ".join(functions.names) or "none"
+    """What the function ``name`` does with ``arguments``; it may call all ``functions``. An unknown name and wrong
+    arguments are failed executions, with a text for a model to act on. ``offered``: those that may be called; None:
+    all. Raises SandboxError if the sandbox could not run it."""
+    known = functions if offered is None else offered
+    if name not in known:
+        names = ", ".join(known.names) or "none"
         return Execution(ok=False, error=f"there is no function {name!r}; there are: {names}")
     spec = functions.get(name).tool_spec()
     if (wrong := check_arguments(spec, arguments)) is not None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from agentopt_local.functions import FunctionSet
+from agentopt_local.origins import Origin
 from agentopt_local.problem import Problem
+from agentopt_local.run.contribution import Offers
 from agentopt_local.run.report import Arm, Comparison, Difference, FunctionResult, KindCounts, Side
 from agentopt_local.statistics import paired_difference, wilson
 from agentopt_local.trajectory import Trajectory, accuracy, function_use, mean_reward, sum_usage
@@ -90,3 +93,26 @@ def function_results(functions: FunctionSet, trajectories: Sequence[Trajectory])
         )
         for function in functions.each()
     )
+
+
+def offers(
+    functions: FunctionSet,
+    problems: Sequence[Problem],
+    trajectories: Sequence[Trajectory],
+    origins: Mapping[str, Origin],
+) -> Offers | None:
+    """What retrieval offered the problems of ``functions``, in the order of ``trajectories``; None if all functions.
+
+    Where there are more functions for a kind than an offer holds, filling the offer with them is no miss.
+    """
+    if not any(each.offered for each in trajectories):
+        return None
+    kinds = {name: origin.kinds for name, origin in origins.items() if origin.known and origin.kinds}
+    judged = misses = 0
+    for problem, each in zip(problems, trajectories, strict=True):
+        own = {name for name in functions.names if problem.kind in kinds.get(name, ())}
+        offered = set(each.offered or functions.names)
+        judged += bool(own)
+        misses += bool(own - offered) and any(kinds.get(name) for name in offered - own)
+    mean = fmean(len(each.offered or functions.names) for each in trajectories)
+    return Offers(functions=len(functions), mean=round(mean, 2), judged=judged, misses=misses)

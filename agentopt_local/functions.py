@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -21,17 +21,12 @@ from agentopt_local.names import bindings, check_names
 from agentopt_local.record import Record, fingerprint
 from agentopt_local.sandbox.zygote.imports import PACKAGES
 from agentopt_local.signatures import check_signature, schema_of
-from agentopt_local.source import (
-    RUNTIME_HEADER,
-    code_of,
-    compiling,
-    function_node,
-    imports_of,
-    shown,
-    without_future,
-)
+from agentopt_local.source import RUNTIME_HEADER, code_of, compiling, function_node, imports_of, shown, without_future
 from agentopt_local.source_limits import check_limits
 from agentopt_local.tool_calls import encodable
+
+MAX_QUESTIONS, MAX_QUESTION_CHARS = 8, 1000
+"""How many source questions a function keeps, and how much of each: enough to tell its problems from others."""
 
 
 class Function(Record):
@@ -43,6 +38,8 @@ class Function(Record):
 
     source: str
     """Python source; ends with one newline."""
+    questions: tuple[str, ...] = ()
+    """Source questions: of problems that it was written for. They say which problems it is offered to, nothing else."""
 
     @field_validator("source")
     @classmethod
@@ -68,6 +65,11 @@ class Function(Record):
             check_names(ast.parse(function.source), node := function._node)
             check_signature(node)
         return function
+
+    def for_questions(self, questions: Iterable[str]) -> Function:
+        """The function with further source questions; the latest MAX_QUESTIONS are kept, each cut to its beginning."""
+        known = dict.fromkeys((*self.questions, *(each[:MAX_QUESTION_CHARS] for each in questions)))
+        return self.model_copy(update={"questions": tuple(known)[-MAX_QUESTIONS:]})
 
     @property  # not kept: a syntax tree may be too deep to be pickled, and what is kept is pickled
     def _node(self) -> ast.FunctionDef:
@@ -152,8 +154,8 @@ class FunctionSet(Record):
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that depend on all sources and their order."""
-        return fingerprint([function.source for function in self.functions])
+        """16 hex digits that depend on all sources, their order, and source questions where there are any."""
+        return fingerprint([[each.source, *each.questions] if each.questions else each.source for each in self.each()])
 
     def __len__(self) -> int:
         return len(self.functions)

@@ -82,10 +82,15 @@ def operations(code: str) -> str:
 
 def _weighed(texts: Sequence[str]) -> tuple[list[str], Any]:
     """The words, and a sparse matrix (texts by words) of their weights; its rows have length 1, or 0 without words."""
+    words = weighing()
+    rows = words.fit_transform(texts)
+    return list(words.get_feature_names_out()), rows
+
+
+def weighing() -> Any:
+    """A vectorizer of scikit-learn, not fitted yet: of words and pairs of words, without the commonest of English."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    weighing = TfidfVectorizer(
+    return TfidfVectorizer(
         token_pattern=WORD, ngram_range=(1, 2), sublinear_tf=True, strip_accents="unicode", stop_words="english"
     )
-    rows = weighing.fit_transform(texts)
-    return list(weighing.get_feature_names_out()), rows

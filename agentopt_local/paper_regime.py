@@ -86,12 +86,17 @@ def of_models(settings: Settings, benchmark: str) -> Iterator[str]:
 
 def of_agent(agent: AgentConfig, benchmark: str) -> Iterator[str]:
     """How a problem is attempted."""
+    if agent.kind == "creator":
+        yield "The agent is CREATOR, which learns nothing; theirs were trained."
+        return
     if agent.constrain:
         yield "The agent's turns are sampled under a grammar (agent.constrain); theirs could be malformed."
     if agent.constrain and agent.act_first and agent.interpreter:
         yield "The agent must call a function or run code before it answers (agent.act_first); theirs need not."
     if agent.interpreter:
         yield "Learned functions can also be called from the agent's code; theirs could not."
+    if agent.max_functions is not None:
+        yield f"A problem is offered at most {agent.max_functions} functions (agent.max_functions); theirs all of them."
     if agent.kind == "react" and not agent.one_string_argument:
         yield "Functions take typed arguments (agent.one_string_argument = false); their ReAct agent's took one string."
     theirs = 1.0 if benchmark != "tabmwp" else 0.05 if agent.kind == "function_calling" else 0.0

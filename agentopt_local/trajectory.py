@@ -14,7 +14,7 @@ from agentopt_local.record import Record
 StopReason = Literal["answer", "max_turns", "max_tokens", "context", "refused", "no_action"]
 """``answer``: the agent answered · ``max_turns``, ``max_tokens``: a budget was used up · ``context``: the
 conversation outgrew the model's context · ``refused``: the model or its server refused the prompt for good ·
-``no_action``: two turns in a row held neither a call, nor code, nor an answer."""
+``no_action``: two turns in a row held neither a call, nor code, nor an answer, or a creator's code gave no answer."""
 
 PYTHON = "python"
 """The name of a tool run that ran code in the interpreter."""
@@ -59,6 +59,8 @@ class Attempt(Record):
     """Prompt and reply of its last request: what it held of a KV cache at its end; 0 where no tokens were counted."""
     error: str = ""
     """Why the prompt was refused, if ``stop_reason`` is ``refused``."""
+    offered: tuple[str, ...] = ()
+    """The functions of the set that the problem was offered (``agent.max_functions``); empty: all of them."""
 
     @property
     def executed(self) -> tuple[ToolRun, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from agentopt_local.agents.base import Agent
 from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import Usage
 from agentopt_local.comparison import difference, same_set, side
@@ -43,6 +44,15 @@ class Voted:
     """One rollout per problem; empty without votes."""
     usage: Usage
     """Of all votes."""
+
+
+@dataclass(frozen=True)
+class Voter:
+    """Another agent than the run's own that votes. Its attempts differ by seed alone."""
+
+    name: str
+    """Of its stage and its seeds."""
+    agent: Agent
 
 
 async def measure_arms(
@@ -130,18 +140,24 @@ def vote_budgets(session: Session, state: TrainState, trained: Sequence[Trajecto
 
 
 async def self_consistency(
-    session: Session, problems: Sequence[Problem], split: Split, budgets: Sequence[int], most: int | None = None
+    session: Session,
+    problems: Sequence[Problem],
+    split: Split,
+    budgets: Sequence[int],
+    most: int | None = None,
+    *,
+    voter: Voter | None = None,
 ) -> list[Voted]:
-    """Majority votes of the untrained agent for each of ``budgets``, which share their rollouts.
+    """Majority votes of the untrained agent, or ``voter``, for each of ``budgets``, which share their rollouts.
 
     For each there are as many votes as it allows, rounded down so that it is never exceeded, and at most ``most``
     (None: ``evaluation.max_votes``). The first vote is made in any case, because it shows what a vote costs.
     """
     most = session.config.evaluation.max_votes if most is None else most
-    passes = [*await vote(session, problems, split, range(1))]
+    passes = [*await vote(session, problems, split, range(1), voter)]
     cost = max(1, tokens(sum_usage(passes[0])))
     wanted = min(most, max(budgets) // cost)
-    passes += await vote(session, problems, split, range(1, wanted)) if wanted > 1 else []
+    passes += await vote(session, problems, split, range(1, wanted), voter) if wanted > 1 else []
     spent = list(accumulate(tokens(sum_usage(each)) for each in passes))
     return [
         await counted(session, problems, budget, passes[: sum(each <= budget for each in spent)]) for budget in budgets
@@ -149,25 +165,29 @@ async def self_consistency(
 
 
 async def vote(
-    session: Session, problems: Sequence[Problem], split: Split, numbers: range
+    session: Session, problems: Sequence[Problem], split: Split, numbers: range, voter: Voter | None = None
 ) -> list[tuple[Trajectory, ...]]:
-    """One vote on each problem for each of ``numbers``, all at once."""
-    stage = Stage(split=split, part="votes")
-    rollouts = warm_rollouts(session, counting(session.rollouts.progress, stage, len(numbers) * len(problems)))
+    """One vote of the untrained agent, or ``voter``, on each problem for each of ``numbers``, all at once."""
+    use = f"{voter.name} vote" if voter else "vote"
+    stage = Stage(split=split, part=f"{use}s")
+    progress = counting(session.rollouts.progress, stage, len(numbers) * len(problems))
+    rollouts = rollouts_of(session, voter.agent, progress) if voter else warm_rollouts(session, progress)
     return await together(
-        rollouts.run(FunctionSet(), problems, seed=derive(session.config.seed, "vote", number), stage=stage)
+        rollouts.run(FunctionSet(), problems, seed=derive(session.config.seed, use, number), stage=stage)
         for number in numbers
     )
 
 
 def warm_rollouts(session: Session, progress: Progress) -> Rollouts:
-    """Rollouts of the session's agent at a temperature above 0, so that those with other seeds differ.
-
-    They are made in this process, also where others are made on other nodes.
-    """
+    """Rollouts of the session's agent at a temperature above 0, so that those with other seeds differ."""
     config = session.config
     warm = config.agent.model_copy(update={"temperature": config.agent.temperature or WARM})
     agent = make_agent(session.model, session.sandbox, warm, config.model.thinking_as("agent"))
+    return rollouts_of(session, agent, progress)
+
+
+def rollouts_of(session: Session, agent: Agent, progress: Progress) -> Rollouts:
+    """Rollouts of ``agent``, made in this process, also where others are made on other nodes."""
     rollouts = Rollouts(
         GradedAgent(agent, session.task, session.sandbox),
         session.run_dir,

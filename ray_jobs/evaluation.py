@@ -8,7 +8,7 @@ from typing import get_args
 
 from agentopt_local.callback import Callback
 from agentopt_local.chat import ChatModel, Usage
-from agentopt_local.comparison import compare, function_results
+from agentopt_local.comparison import compare, function_results, offers
 from agentopt_local.functions import FunctionSet
 from agentopt_local.paper_regime import differences
 from agentopt_local.problem import Problem, Split
@@ -23,7 +23,7 @@ from agentopt_local.train_state import TrainState
 from agentopt_local.trajectory import Trajectory, sum_usage
 from ray_jobs.baselines import measure_arms, only_used, roll_out
 from ray_jobs.config import RunConfig
-from ray_jobs.fair_problems import memory_signs
+from ray_jobs.fair_problems import memory_signs, origins_of
 from ray_jobs.open_models import Models, agent_alone
 from ray_jobs.session import Session, open_session
 
@@ -72,6 +72,9 @@ async def evaluate_session(
         noise_floor=read_noise_floor(run_dir.path),
         functions=function_results(functions, after),
         memorising=memory_signs(session, functions),
+        offers=None
+        if config.agent.max_functions is None
+        else offers(functions, problems, after, origins_of(session, functions)),
         actions=state.counts,
         training=TrainingSummary(
             steps=state.step,

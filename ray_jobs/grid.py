@@ -32,7 +32,7 @@ from ray_jobs.grid_tables import SAME_SET
 from ray_jobs.open_models import Models, open_models
 from ray_jobs.runs import kept, new_run, read_config
 from ray_jobs.toml_values import read_toml
-from ray_jobs.training import train
+from ray_jobs.training import check_learns, train
 
 SHARED = ("ray", "run_dir", "run_name")
 """Sections that a grid cannot vary, because all trainings of a sweep share the cluster and the folder."""
@@ -95,6 +95,7 @@ def load_sweep(path: Path, folder: Path | None = None) -> tuple[SweepConfig, Pat
         name = f"{number:03d}-{slug.strip('-')}"[:80]
         flags += ["--run_dir", str(folder), "--run_name", name, "--evaluation.trainings", str(len(cells))]
         config = load_config(path.parent / sweep.base, flags)
+        check_learns(config)
         if "seed" in varied and "task.train_seed" not in varied and config.task.train_seed is None:
             config = config.model_copy(update={"task": config.task.model_copy(update={"train_seed": config.seed})})
         trainings.append(Training(name=name, varied=varied, config=config))

@@ -38,7 +38,7 @@ from ray_jobs.task_config import MAX_PROBLEMS
 from ray_jobs.terminal.display import Display
 from ray_jobs.terminal.live import duration
 from ray_jobs.terminal.run_log import log_to, stop_logging
-from ray_jobs.training import train
+from ray_jobs.training import check_learns, train
 
 T = TypeVar("T")
 MODELS = ("model", "engine", "optimizer_model", "optimizer_engine", "ray")
@@ -57,6 +57,7 @@ async def create_run(
     ``model`` and ``task`` are objects given in Python; ``start`` replaces ``config.start_functions``. Raises
     ConfigError, before there is a folder that could never be resumed, and RunDirError if the folder already exists.
     """
+    check_learns(config)
     task_of(config, given=task)
     if model is None:
         check_model(config)

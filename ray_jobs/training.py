@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from agentopt_local.callback import Callback
 from agentopt_local.chat import ChatModel
 from agentopt_local.concurrency import task_group, together
+from agentopt_local.errors import ConfigError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.noise_floor import measure_noise_floor, with_placebo
 from agentopt_local.problem import Problem
@@ -44,6 +45,7 @@ async def train(
     ``model`` and ``task`` are objects given in Python. A kill at any moment loses only the rollouts and drafts that
     were in flight.
     """
+    check_learns(config)
     async with open_session(config, run_dir, callbacks, model=model, task=task) as session:
         check_context(config, "the run's settings", session.contexts)
         for note in context_notes(config, session.contexts):
@@ -51,6 +53,15 @@ async def train(
         if run_dir.meta() is None:
             run_dir.write_meta(describe_run(session))
         return await train_session(session)
+
+
+def check_learns(config: RunConfig) -> None:
+    """Raise ConfigError if the agent is of a kind that is only a baseline."""
+    if config.agent.kind == "creator":
+        raise ConfigError(
+            'agent.kind = "creator" writes its own tool for each problem, so it has no functions to learn; train with '
+            '"function_calling" or "react", beside which python -m benchmarks.paper table4 tests it'
+        )
 
 
 async def train_session(session: Session) -> Report:

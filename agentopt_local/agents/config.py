@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agentopt_local.agents.answers import AnswerFormName
 from agentopt_local.record import Record
@@ -14,8 +14,9 @@ from agentopt_local.setting_types import Seconds
 class AgentConfig(Record):
     """What kind of agent it is, and the budgets of one attempt."""
 
-    kind: Literal["function_calling", "react"] = "function_calling"
-    """``function_calling``: calls in the model's own tool format · ``react``: Thought, Action, Action Input as text."""
+    kind: Literal["function_calling", "react", "creator"] = "function_calling"
+    """``function_calling``: calls in the model's own tool format · ``react``: Thought, Action, Action Input as text ·
+    ``creator``: a baseline that is not trained: for each problem it writes a tool and the code that calls it."""
     answer_form: AnswerFormName = "tags"
     """How a function-calling agent is asked for its answer: ``tags``, ``<answer>``; ``boxed``, ``\\boxed{}`` as in
     the paper. Both are read."""
@@ -39,7 +40,17 @@ class AgentConfig(Record):
     """Whether a constrained turn may begin with a line of thought before it acts."""
     constrain: bool = True
     """Sample turns under a grammar, so that every call names an existing function with valid arguments."""
+    max_functions: int | None = Field(default=None, ge=1, le=1000)
+    """Each problem is offered at most so many functions, those that fit its question best by their docstring, name and
+    source questions; None: all. Prompts then no longer share the part that offers the functions, so an engine reads it
+    for each problem anew, and a constrained one makes a grammar for each offer."""
     timeout_s: Seconds = 10.0
     """Wall-clock limit of one call or block."""
     max_result_chars: int = Field(default=2000, ge=100)
     """Longer results are cut in the middle before the agent sees them."""
+
+    @model_validator(mode="after")
+    def _able(self) -> Self:
+        if self.kind == "creator" and not self.interpreter:
+            raise ValueError('kind = "creator" does nothing but run Python; leave interpreter = false out')
+        return self

@@ -15,6 +15,7 @@ from agentopt_local.chat import ChatModel, ChatReply, ChatRequest, Message, Samp
 from agentopt_local.errors import ContextOverflowError, PromptError
 from agentopt_local.functions import FunctionSet, render_value
 from agentopt_local.problem import Problem
+from agentopt_local.retrieval import Retrieval
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.tool_calls import MAX_CALLS
 from agentopt_local.trajectory import PYTHON, Attempt, Step, StopReason, ToolRun
@@ -25,10 +26,16 @@ MAX_IDLE_TURNS = 2
 CUT = "Your turn was cut off before it was complete, so nothing of it was done. Write a shorter one."
 TOO_MANY = f"A turn makes at most {MAX_CALLS} calls, so the others were not made."
 REST_CUT = "The rest of your turn was cut off, so it was not done."
+NOTHING_PRINTED = "(nothing was printed)"
 
 
 class ChatAgent:
-    """Solves problems in turns of a chat; each turn calls functions, runs code, or answers."""
+    """Solves problems in turns of a chat; each turn calls functions, runs code, or answers.
+
+    The offer (``max_functions``) is what the model is told of, may call, and is held to by its grammar. The sandbox has
+    the whole set, because functions call each other and one set of sources can be loaded once for all problems; so code
+    that happens to name a function that was not offered runs too.
+    """
 
     def __init__(
         self,
@@ -47,15 +54,18 @@ class ChatAgent:
         self.sandbox = sandbox
         self.config = config
         self.dialect = dialect
+        self.retrieval = Retrieval(config.max_functions)
 
     async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Attempt:
         """One attempt at ``problem``."""
         started = time.monotonic()
-        episode = Episode(self, problem, functions, seed)
+        offered = self.retrieval.offer(functions, problem.question)
+        episode = self.episode(problem, functions, offered, seed)
         stop_reason = await episode.run()
         return Attempt(
             problem_id=problem.id,
             functions=functions.fingerprint,
+            offered=() if offered is functions else offered.names,
             seed=seed,
             steps=tuple(episode.steps),
             answer=episode.answer,
@@ -66,20 +76,27 @@ class ChatAgent:
             error=episode.error,
         )
 
+    def episode(self, problem: Problem, functions: FunctionSet, offered: FunctionSet, seed: int) -> Episode:
+        """The state of one attempt."""
+        return Episode(self, problem, functions, offered, seed)
+
 
 class Episode:
     """The state of one attempt while it lasts."""
 
-    def __init__(self, agent: ChatAgent, problem: Problem, functions: FunctionSet, seed: int) -> None:
+    def __init__(
+        self, agent: ChatAgent, problem: Problem, functions: FunctionSet, offered: FunctionSet, seed: int
+    ) -> None:
         self.agent = agent
         self.config = agent.config
         self.dialect = agent.dialect
         self.functions = functions
+        self.offered = offered
         self.seed = seed
-        self.specs = functions.tool_specs()
+        self.specs = offered.tool_specs()
         self.conversation = f"{functions.fingerprint}/{problem.id}/{seed}"
         self.messages: list[Message] = [
-            Message(role="system", content=self.dialect.system(functions)),
+            Message(role="system", content=self.dialect.system(offered)),
             Message(role="user", content=problem.question),
         ]
         self.steps: list[Step] = []
@@ -120,12 +137,8 @@ class Episode:
         request = ChatRequest(
             messages=tuple(self.messages),
             tools=self.specs if self.dialect.offers_tools else (),
-            constraint=self.dialect.constraint(self.functions, self._answering()) if self.config.constrain else None,
-            sampling=Sampling(
-                max_tokens=max_tokens,
-                temperature=self.config.temperature,
-                seed=self.seed if self.config.temperature > 0 else None,
-            ),
+            constraint=self.dialect.constraint(self.offered, self._answering()) if self.config.constrain else None,
+            sampling=self._sampling(max_tokens),
             thinking=self.agent.thinking,
             conversation=self.conversation,
         )
@@ -133,6 +146,10 @@ class Episode:
         self.usage += reply.usage
         self.context_tokens = reply.usage.prompt_tokens + reply.usage.completion_tokens
         return reply
+
+    def _sampling(self, max_tokens: int) -> Sampling:
+        temperature = self.config.temperature
+        return Sampling(max_tokens=max_tokens, temperature=temperature, seed=self.seed if temperature > 0 else None)
 
     def _stopped_by(self, error: PromptError) -> StopReason:
         if error.usage is not None:
@@ -156,7 +173,7 @@ class Episode:
 
     async def _take(self, message: Message, *, cut: bool) -> Step:
         """Do what the model's turn asks for and add the step. Of a turn that was cut off, only what is whole counts."""
-        written = self.dialect.read(message, self.functions)
+        written = self.dialect.read(message, self.offered)
         whole = first_acts(written)
         turn = whole_part(whole) if cut else whole
         runs = tuple([await self._run(act) for act in turn.acts])
@@ -188,6 +205,7 @@ class Episode:
             call.arguments,
             timeout_s=self.config.timeout_s,
             seed=self.seed,
+            offered=self.offered,
         )
         result = render_value(execution.value) if execution.ok else f"Error: {execution.error}"
         return ToolRun(name=call.name, arguments=call.arguments, ok=execution.ok, result=self._cut(result))
@@ -199,7 +217,7 @@ class Episode:
         result = execution.stdout.rstrip("\n")
         if not execution.ok:
             result = f"{result}\nError: {execution.error}".strip()
-        result = result or "(nothing was printed)"
+        result = result or NOTHING_PRINTED
         return ToolRun(name=PYTHON, arguments={"code": code}, ok=execution.ok, result=self._cut(result))
 
     def _cut(self, text: str) -> str:

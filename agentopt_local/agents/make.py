@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agentopt_local.agents.config import AgentConfig
+from agentopt_local.agents.creator import CreatorAgent, CreatorDialect
 from agentopt_local.agents.dialect import Dialect
 from agentopt_local.agents.function_calling import FunctionCallingDialect
 from agentopt_local.agents.loop import ChatAgent
@@ -16,9 +17,12 @@ def make_agent(model: ChatModel, sandbox: Sandbox, config: AgentConfig, thinking
 
     ``thinking``: how the model thinks before each turn.
     """
-    return ChatAgent(model, sandbox, config, dialect_of(config), thinking)
+    made = CreatorAgent if config.kind == "creator" else ChatAgent
+    return made(model, sandbox, config, dialect_of(config), thinking)
 
 
 def dialect_of(config: AgentConfig) -> Dialect:
     """How an agent of ``config.kind`` writes its turns."""
+    if config.kind == "creator":
+        return CreatorDialect(config)
     return ReactDialect(config) if config.kind == "react" else FunctionCallingDialect(config)

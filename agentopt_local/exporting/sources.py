@@ -41,7 +41,8 @@ class Found(Record):
 def find_functions(path: Path, allowed_packages: Sequence[str]) -> tuple[Found, ...]:
     """The functions at ``path``: a run folder, an exported package, a folder of .py files, or a .py file.
 
-    A file may contain functions and the imports that they need, and nothing else. Raises ConfigError with a line for
+    A file may contain functions and the imports that they need, and nothing else. Only functions of a run bring their
+    source questions along. Raises ConfigError with a line for
     each wrong file: not a valid Function, an import that is not in ``allowed_packages``, or a name that is taken.
     """
     try:
@@ -52,10 +53,14 @@ def find_functions(path: Path, allowed_packages: Sequence[str]) -> tuple[Found, 
             raise ConfigError(f"{str(path)[:200]} cannot be read ({reason}); give {FORMS}") from None
     if is_run(path):
         try:
-            sources = [each.source for each in read_functions(path).each()]
+            kept = read_functions(path)
         except FunctionError as error:
             raise RunDirError(f"{path}: {error}") from None
-        found, wrong = _checked(path / STATE, sources)
+        right, wrong = _checked(path / STATE, [each.source for each in kept.each()])
+        found = [
+            Found(file=each.file, function=each.function.for_questions(kept.get(each.function.name).questions))
+            for each in right
+        ]
     else:
         found, wrong = _in_files(python_files(path))
     names: dict[str, Path] = {}

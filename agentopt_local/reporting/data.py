@@ -69,6 +69,7 @@ def run_page(run: RunFiles, defaults: Mapping[str, Any] | None = None) -> RunPag
         "functions": functions,
         "credit": None if credit is None else credit.model_dump(mode="json"),
         "memorising": memorising(run, credit),
+        "offers": {split: each.offers.text for split, each in run.reports.items() if each.offers is not None},
         "only_with_index": {split: first_index(run, after.keys(), after) for split, (_, after) in splits.items()},
         "usage": usage_rows(run),
         "seconds": {

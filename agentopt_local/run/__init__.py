@@ -13,7 +13,8 @@
     costs.jsonl      one CostRow per completion: tokens and money, by role
     metrics.jsonl    one MetricRow per finished step and per few seconds of work
     certificates.jsonl   one CertificateRow when sets begin to be compared on validation problems, one with the verdict
-    functions/0003/  one .py file per function after each accepted step: ``diff -r`` shows what was learned
+    functions/0003/  one .py file per function after each accepted step, with their source questions in questions.json
+                     if they have any: ``diff -r`` shows what was learned
     credit.json      what each function contributes, if that was measured, and what pruning removed
     report.json      the evaluation on the test split (report.SPLIT.json for another one)
     run.log          what happened, in plain lines

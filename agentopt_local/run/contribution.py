@@ -111,6 +111,30 @@ class Memorising(Record):
         return f"{self.name} may have memorised answers: {'; '.join(signs)}"
 
 
+class Offers(Record):
+    """What the problems were offered of a set that is larger than an offer."""
+
+    functions: int
+    """Functions of the set."""
+    mean: float
+    """Functions that a problem was offered, on average."""
+    judged: int
+    """Rollouts whose problem is of a kind that a function of the set was written for, as far as that is known."""
+    misses: int
+    """Of these, the ones whose offer lacks such a function although one that was written for other kinds is in it."""
+
+    @property
+    def text(self) -> str:
+        """The figures in a sentence."""
+        offered = f"Each problem was offered {self.mean:.3g} of {self.functions} functions on average"
+        if not self.judged:
+            return f"{offered}; which kinds of problems they were written for is not known"
+        return (
+            f"{offered}; in {self.misses} of {self.judged} rollouts one that was written for the problem's kind was "
+            "left out, and one for other kinds was offered"
+        )
+
+
 class Pruned(Record):
     """What pruning removed."""
 

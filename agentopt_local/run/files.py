@@ -46,6 +46,8 @@ LOOKS = "looks.jsonl"
 CERTIFICATES = "certificates.jsonl"
 CREDIT = "credit.json"
 FUNCTIONS = "functions"
+QUESTIONS = "questions.json"
+"""Beside the functions' files, if they have source questions: by the functions' names."""
 LOG = "run.log"
 EVENTS = "tensorboard"
 LOCK = ".lock"
@@ -264,7 +266,10 @@ def cut(path: Path, length: int) -> None:
 
 
 def write_functions(folder: Path, functions: FunctionSet) -> None:
-    """Write one ``NAME.py`` per function into ``folder``, which is made anew."""
+    """Write one ``NAME.py`` per function and their source questions into ``folder``, which is made anew."""
+    questions = {each.name: each.questions for each in functions.each() if each.questions}
+    texts = {f"{each.name}.py": each.source for each in functions.each()}
+    texts |= {QUESTIONS: json.dumps(questions, indent=1)} if questions else {}
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
         folder.parent.mkdir(exist_ok=True)
@@ -273,10 +278,9 @@ def write_functions(folder: Path, functions: FunctionSet) -> None:
             with suppress(FileNotFoundError):
                 remove_at(above, folder.name)
             os.mkdir(folder.name, dir_fd=above)
-            for function in functions.each():
-                path = Path(folder.name) / f"{function.name}.py"
-                with os.fdopen(open_plain(path, flags, folder=above), "wb") as file:
-                    file.write(function.source.encode("utf-8", "backslashreplace"))
+            for name, text in texts.items():
+                with os.fdopen(open_plain(Path(folder.name) / name, flags, folder=above), "wb") as file:
+                    file.write(text.encode("utf-8", "backslashreplace"))
         finally:
             os.close(above)
     except OSError as error:

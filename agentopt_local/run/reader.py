@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from agentopt_local.errors import FunctionError, RunDirError
-from agentopt_local.functions import FunctionSet
+from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.problem import SPLITS, Split
 from agentopt_local.record import Record
 from agentopt_local.run import files
@@ -106,8 +106,12 @@ def read_start(run: Path) -> FunctionSet:
     if folder is None:
         return FunctionSet()
     try:
-        return FunctionSet.of(*read_folder(folder).values())
-    except (FunctionError, ValidationError) as error:
+        asked = mapping(files.read_json(folder / files.QUESTIONS) or {})
+        found = [Function(source=source) for source in read_folder(folder).values()]
+        return FunctionSet(
+            functions=tuple(Function(source=each.source, questions=asked.get(each.name, ())) for each in found)
+        )
+    except (FunctionError, ValidationError, TypeError) as error:
         raise RunDirError(f"{folder} is damaged ({reason(error)}); restore it or start a new run") from None
 
 

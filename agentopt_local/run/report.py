@@ -9,7 +9,7 @@ from pydantic import Field
 from agentopt_local.chat import Usage
 from agentopt_local.problem import SPLITS, Split
 from agentopt_local.record import Record
-from agentopt_local.run.contribution import Memorising
+from agentopt_local.run.contribution import Memorising, Offers
 from agentopt_local.run.nothing import NothingLearned
 from agentopt_local.setting_types import Count, Elapsed, Share
 from agentopt_local.train_state import StopCause
@@ -188,10 +188,7 @@ class Certificate(Record):
         return "; ".join(filter(None, [self.summary(), self.basis()]))
 
     def basis(self) -> str:
-        """What the verdict rests on: the other set, the changed problems and the evidence that was needed.
-
-        Empty if no certificate was possible.
-        """
+        """What the verdict rests on: the other set, the changed problems, the evidence needed; empty if impossible."""
         against = f"compared with {self.against}"
         if self.verdict == "not_possible":
             return ""
@@ -278,6 +275,8 @@ class Report(Record):
     """The tested set, in its order."""
     memorising: tuple[Memorising, ...] = ()
     """Functions that look as if they held answers of the problems that their author was shown."""
+    offers: Offers | None = None
+    """What the problems were offered; None unless ``agent.max_functions`` left some of the set out."""
     actions: ActionCounts = ActionCounts()
     training: TrainingSummary = TrainingSummary()
     tokens: dict[str, Usage] = Field(default={})
@@ -296,5 +295,5 @@ class Report(Record):
     def on_disk(self) -> dict[str, Any]:
         """The report as JSON values, without the splits that it is not about and what was not asked for."""
         others: set[str] = {split for split in SPLITS if self.on(split) is None}
-        others |= {name for name in ("certificate", "nothing_learned") if getattr(self, name) is None}
+        others |= {name for name in ("certificate", "nothing_learned", "offers") if getattr(self, name) is None}
         return self.model_dump(mode="json", exclude=others)

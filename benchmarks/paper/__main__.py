@@ -17,7 +17,7 @@ from agentopt_local.paper_regime import shared_differences
 from agentopt_local.rollout import Progress
 from agentopt_local.run.files import read_json, write_atomically
 from agentopt_local.trainings import POINTS, Mean
-from benchmarks.paper import pictures, protocol, tables
+from benchmarks.paper import matrix, pictures, protocol, tables
 from benchmarks.paper.cells import MAX_VOTES, run_cell, transfer
 from benchmarks.paper.protocol import Cell, Choice, Protocol
 from benchmarks.paper.summary import difference, share
@@ -163,7 +163,8 @@ async def run(
             models = await open_models(able[0].config, stack, progress)
         for number, cell in enumerate(able, 1):
             say(f"cell {number} of {len(able)}: {cell.name}")
-            await run_cell(cell, models, progress, curve=curves or plan.kind == "curves", max_votes=max_votes)
+            curve = curves or plan.kind == "curves"
+            await run_cell(cell, models, progress, curve=curve, max_votes=max_votes, arms=plan.arms)
         if plan.kind == "transfer":
             if models is None:
                 models = await open_models(able[0].config, stack, progress)
@@ -187,19 +188,19 @@ def write(plan: Protocol, cells: Sequence[Cell], say: Any = print, *, see: float
     regime = shared_differences({" / ".join(cell.labels): cell.config.model_dump(mode="json") for cell in cells})
     text = tables.markdown(plan, table, missing, regime, see)
     texts = {"csv": tables.as_csv(plan, table), "md": text}
-    order = [*tables.BASELINES, "trained"]
+    order = [*tables.baselines(plan), "trained"]
     groups = [(" / ".join(row.labels), [row.shares[side] for side in order], (row.paper or ())[2:]) for row in table]
-    titles = [*tables.BASELINES.values(), "trained"]
+    titles = [*tables.baselines(plan).values(), "trained"]
     texts["svg"] = pictures.bars(plan.title, groups, titles)
     if lines := curve_lines(finished):
         texts["curves.svg"] = pictures.curves(plan.title, lines)
         say(pictures.EXPLORATORY)
     if plan.kind == "transfer":
         domains = list(dict.fromkeys(" / ".join(cell.labels) for cell in cells))
-        matrix = transfer_matrix(cells)
-        texts["matrix.csv"] = tables.matrix_csv(matrix)
-        texts["matrix.md"] = tables.matrix_markdown(plan, domains, matrix, regime)
-        texts["matrix.svg"] = pictures.heat_map(plan.title, domains, matrix)
+        pairs = transfer_matrix(cells)
+        texts["matrix.csv"] = matrix.as_csv(pairs)
+        texts["matrix.md"] = matrix.as_markdown(plan, domains, pairs, regime)
+        texts["matrix.svg"] = pictures.heat_map(plan.title, domains, pairs)
     folder = Path(cells[0].config.run_dir)
     paths = []
     for ending, text in texts.items():

@@ -16,7 +16,8 @@ from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
 from agentopt_local.statistics import paired_difference
 from agentopt_local.trajectory import Trajectory, sum_usage
-from benchmarks.paper.protocol import Cell
+from benchmarks.paper.arms import measure_arms
+from benchmarks.paper.protocol import ArmName, Cell
 from ray_jobs.baselines import one_shot_set, self_consistency, tokens, training_usage
 from ray_jobs.evaluation import tested_functions
 from ray_jobs.open_models import Models
@@ -30,7 +31,13 @@ MAX_VOTES = 40
 
 
 async def run_cell(
-    cell: Cell, model: ChatModel | Models | None, progress: Progress, *, curve: bool, max_votes: int = MAX_VOTES
+    cell: Cell,
+    model: ChatModel | Models | None,
+    progress: Progress,
+    *,
+    curve: bool,
+    max_votes: int = MAX_VOTES,
+    arms: Sequence[ArmName] = (),
 ) -> dict[str, Any]:
     """The results of a cell, from its folder if it is finished. ``model``: open models that all cells share."""
     run_dir = open_cell(cell)
@@ -42,7 +49,7 @@ async def run_cell(
             if run_dir.meta() is None:
                 run_dir.write_meta(describe_run(session))
             await train_session(session)
-            results = await measure(session, curve=curve, max_votes=max_votes)
+            results = await measure(session, curve=curve, max_votes=max_votes, arms=arms)
         write_json(cell.path / "cell.json", results)
         return results
     finally:
@@ -58,7 +65,7 @@ def open_cell(cell: Cell) -> RunDir:
     return RunDir(cell.path)
 
 
-async def measure(session: Session, *, curve: bool, max_votes: int) -> dict[str, Any]:
+async def measure(session: Session, *, curve: bool, max_votes: int, arms: Sequence[ArmName] = ()) -> dict[str, Any]:
     """What the table needs from a trained cell: right and wrong per problem, for the agent and each baseline."""
     config, rollouts = session.config, session.rollouts
     state = session.run_dir.resume()
@@ -77,6 +84,7 @@ async def measure(session: Session, *, curve: bool, max_votes: int) -> dict[str,
     training = tokens(training_usage(session.run_dir, state))
     budget = training + tokens(sum_usage(trained))
     [voted] = await self_consistency(session, test, "test", [budget], max_votes)
+    beside = await measure_arms(session, arms, test, budget, max_votes)
     results: dict[str, Any] = {
         "curve": curve,
         "functions": [each.source for each in functions.each()],
@@ -101,6 +109,7 @@ async def measure(session: Session, *, curve: bool, max_votes: int) -> dict[str,
             "trained": tokens(sum_usage(trained)),
             "self_consistency": tokens(voted.usage),
         },
+        **beside,
     }
     if config.trainer.batch_size is None:
         results["train"] = {

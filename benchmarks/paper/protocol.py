@@ -10,6 +10,7 @@
     [axes.values."Algebra"]           the settings of one value
     [paper]                           the paper's figures in per cent, by cell: [train before, train after,
     "Algebra / ReAct" = [55, 60, 83.8, 82.5]    test before, test after]; nan where it has none
+    arms = ["creator", "craft"]       methods that are tested beside each trained agent
 """
 
 from __future__ import annotations
@@ -27,12 +28,16 @@ from agentopt_local.errors import ConfigError
 from agentopt_local.record import Record
 from ray_jobs.config import RunConfig, build, parse_overrides
 from ray_jobs.toml_values import merged, set_key
+from ray_jobs.training import check_learns
 
 FOLDER = Path(__file__).parent / "protocols"
 Figure = Annotated[float, Field(allow_inf_nan=True)]
 """One of the paper's figures, in per cent; nan: what the paper does not report."""
 Paper = tuple[Figure, Figure, Figure, Figure]
 """Train before, train after, test before, test after."""
+
+
+ArmName = Literal["creator", "craft"]
 
 
 class Axis(Record):
@@ -51,6 +56,8 @@ class Protocol(Record):
     base: dict[str, Any]
     axes: tuple[Axis, ...] = Field(min_length=1)
     paper: dict[str, Paper] = Field(default={})
+    arms: tuple[ArmName, ...] = ()
+    """What is tested beside each trained agent, besides the baselines of every table."""
     note: str = ""
     """Remarks for the reader of the table."""
 
@@ -124,5 +131,6 @@ def cells(name: str, protocol: Protocol, choice: Choice) -> list[Cell]:
             place = {"run_dir": str(Path(choice.output) / name), "run_name": f"{slug}_s{seed}", "seed": seed}
             task = {"train_seed": seed, **values.get("task", {})}  # other training problems, the same test problems
             config = build({**values, "task": task, **place}, f"{name}, cell {slug}")
+            check_learns(config)
             found.append(Cell(labels=labels, seed=seed, config=config))
     return found

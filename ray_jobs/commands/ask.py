@@ -34,7 +34,7 @@ UNANSWERED = {
     "max_tokens": "no answer within agent.max_tokens = {max_tokens} tokens",
     "context": "the question and its turns do not fit into the model's context",
     "refused": "no answer: the prompt was refused: {error}",
-    "no_action": "no answer: two turns had neither a call nor code nor an answer",
+    "no_action": "no answer: the model's turns held none, and no call or code that could give one",
 }
 
 THOUGHT_CHARS = 200

@@ -57,6 +57,7 @@ def report_text(report: Report, split: Split = "test") -> str:
     lines += [
         f"  {each.signature}\n    {first_line(each.description)}\n    {use_text(each)}" for each in report.functions
     ]
+    lines += [] if report.offers is None else [f"{report.offers.text}."]
     lines += [] if report.nothing_learned is None else [str(report.nothing_learned)]
     lines += memory_warnings(report.memorising)
     counts, costs = report.actions, report.costs

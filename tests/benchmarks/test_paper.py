@@ -271,7 +271,8 @@ def test_transfer_is_a_matrix_of_trained_on_and_tested_on(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "n"), [("table1", 14), ("table2", 4), ("table3", 9), ("curves", 3), ("transfer", 3), ("batch", 4)]
+    ("name", "n"),
+    [("table1", 14), ("table2", 4), ("table3", 9), ("table4", 4), ("curves", 3), ("transfer", 3), ("batch", 4)],
 )
 def test_shipped_protocols_give_their_cells(name: str, n: int) -> None:
     loaded = protocol.load(name)
@@ -286,7 +287,9 @@ def test_shipped_protocols_give_their_cells(name: str, n: int) -> None:
 
 
 def seven(request: ChatRequest) -> str:
-    """Adds one function, then stops; answers 7 to everything."""
+    """Adds one function, then stops; answers 7 to everything, as a creator too."""
+    if "write a tool" in request.messages[0].content:
+        return "```python\n" + ("x = 7" if len(request.messages) == 2 else "print(x)") + "\n```"
     if (request.conversation or "").startswith("optimizer/"):
         constraint = request.constraint
         assert constraint is not None
@@ -334,6 +337,7 @@ def test_shipped_protocols_run_end_to_end(name: str, data: Path, tmp_path: Path)
     for cell in cells:
         results = json.loads((cell.path / "cell.json").read_text())
         assert len(results["trained"]) == len(results["self_consistency"]) == 2
+        assert {name: len(results[name]) for name in plan.arms} == dict.fromkeys(plan.arms, 2)
         row = json.loads((cell.path / "steps.jsonl").read_text().splitlines()[0])
         assert row["counts"]["applied"] >= 1
         assert {json.loads(line)["answer"] for line in (cell.path / "rollouts.jsonl").read_text().splitlines()} == {"7"}
@@ -356,6 +360,8 @@ def test_the_command_names_mistakes(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "there are: batch, curves, table1" in capsys.readouterr().err
     assert main(["table1", "--model", "m", "--nonsense", "1"]) == 2
     assert "--nonsense is not a setting" in capsys.readouterr().err
+    assert main(["table1", "--model", "m", "--agent.kind", "creator"]) == 2
+    assert "no functions to learn" in capsys.readouterr().err
     assert main(["table1", "--model", "m", "--list", "--seeds", "1", "--output", str(tmp_path)]) == 0
     assert "number-theory_react_s0" in capsys.readouterr().out
 

@@ -1,7 +1,8 @@
 """What every Agent promises, regardless of the form of its turns.
 
 A :class:`Dialect` writes calls, code blocks and answers in the form that one kind of agent reads. To add a kind, add
-its dialect to ``DIALECTS``.
+its dialect to ``DIALECTS``. A creator has no turns for calls and answers, so only what asks for neither (``anyone``) is
+tested with it here, and the rest in ``tests/core/test_creator.py``.
 """
 
 from __future__ import annotations
@@ -76,6 +77,13 @@ class React:
         return f"Final Answer: {text}"
 
 
+class Creator(FunctionCalling):
+    """Blocks of code alone."""
+
+    def answer(self, text: str) -> str:
+        return self.block(f"print({text!r})")
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of agent: its dialect and its settings."""
@@ -93,6 +101,7 @@ DIALECTS = [
     pytest.param(Kind(React(), {"kind": "react"}), id="react"),
     pytest.param(Kind(React(), {"kind": "react", "think": False}), id="react-without-thoughts"),
 ]
+CREATOR = pytest.param(Kind(Creator(), {"kind": "creator"}), id="creator")
 
 
 class Bench:
@@ -136,6 +145,11 @@ def opened() -> Iterator[tuple[asyncio.Runner, Sandbox]]:
 
 @pytest.fixture(params=DIALECTS)
 def bench(request: pytest.FixtureRequest, opened: tuple[asyncio.Runner, Sandbox]) -> Bench:
+    return Bench(*opened, request.param)
+
+
+@pytest.fixture(params=[*DIALECTS, CREATOR])
+def anyone(request: pytest.FixtureRequest, opened: tuple[asyncio.Runner, Sandbox]) -> Bench:
     return Bench(*opened, request.param)
 
 
@@ -259,11 +273,11 @@ def test_a_refused_prompt_ends_the_attempt_with_its_reason(bench: Bench) -> None
     assert (attempt.stop_reason, attempt.error) == ("context", "")
 
 
-def test_a_dead_engine_is_no_trajectory(bench: Bench) -> None:
+def test_a_dead_engine_is_no_trajectory(anyone: Bench) -> None:
     with pytest.raises(EngineDeadError, match="gone"):
-        bench.solve([EngineDeadError("gone")])
+        anyone.solve([EngineDeadError("gone")])
     with pytest.raises(ModelError, match="the key is not accepted"):
-        bench.solve([ModelError("the key is not accepted")])
+        anyone.solve([ModelError("the key is not accepted")])
 
 
 def test_long_results_are_cut_in_the_middle(bench: Bench) -> None:
@@ -318,9 +332,10 @@ def test_a_constrained_attempt_acts_before_it_answers(bench: Bench) -> None:
     assert bench.solve([say.answer("6")], DOUBLE, strict=True, interpreter=False)[0].answer == "6"
 
 
-def test_a_constraint_can_be_switched_off(bench: Bench) -> None:
-    _, requests = bench.solve([bench.say.answer("6")], DOUBLE, constrain=False)
-    assert requests[0].constraint is None
+def test_a_constraint_can_be_switched_off(anyone: Bench) -> None:
+    attempt, requests = anyone.solve(lambda _: anyone.say.answer("6"), DOUBLE, constrain=False)
+    assert attempt.answer == "6"
+    assert {each.constraint for each in requests} == {None}
 
 
 def test_one_function_may_be_called_like_the_beginning_of_another(bench: Bench) -> None:
@@ -330,12 +345,12 @@ def test_one_function_may_be_called_like_the_beginning_of_another(bench: Bench) 
     assert [each.name for each in trajectory.calls] == ["double_it", "double"]
 
 
-def test_a_rollout_has_one_session_of_its_own(bench: Bench) -> None:
-    script = [bench.say.block("print(1)"), bench.say.answer("1")]
+def test_a_rollout_has_one_session_of_its_own(anyone: Bench) -> None:
+    script = [anyone.say.block("print(1)"), anyone.say.answer("1")]
     other = PROBLEM.model_copy(update={"id": "p9"})
     seen = set()
     for sources, problem, seed in (((), PROBLEM, 0), ((), PROBLEM, 1), ((), other, 0), ((DOUBLE,), PROBLEM, 0)):
-        _, requests = bench.solve(script, *sources, problem=problem, seed=seed)
+        _, requests = anyone.solve(script, *sources, problem=problem, seed=seed)
         assert len({request.conversation for request in requests}) == 1
         seen.add(requests[0].conversation)
     assert None not in seen

@@ -204,6 +204,27 @@ def test_forgotten_imports_are_added_below_the_docstring() -> None:
     assert with_imports(mended, ["math", "sympy"], ["helper"]) == mended
 
 
+def test_source_questions_are_bounded_and_the_latest_are_kept() -> None:
+    function = Function(source=ADD)
+    assert function.for_questions([]) == function
+    asked = function.for_questions(["q" * 3000, "one", "two"]).for_questions(["two", "three"])
+    assert asked.questions == ("q" * 1000, "one", "two", "three")
+    assert asked.for_questions(map(str, range(6))).questions == ("two", "three", *"012345")
+    assert (asked.name, asked.source, asked.tool_spec()) == (function.name, function.source, function.tool_spec())
+
+
+def test_source_questions_tell_sets_apart_but_not_their_code() -> None:
+    plain = FunctionSet.of(ADD, JOIN)
+    asked = FunctionSet(functions=tuple(each.for_questions(["What is 1 + 2?"]) for each in plain.each()))
+    other = FunctionSet(functions=tuple(each.for_questions(["What is 2 + 2?"]) for each in plain.each()))
+    assert len({each.fingerprint for each in (plain, asked, other)}) == 3, "they may be offered to other problems"
+    assert plain.fingerprint == "d93f32157b549173", "as in runs of older versions"
+    assert plain.source == asked.source
+    assert distinct([Update(functions=asked), Update(functions=other)], plain) == [0], "no edit that is worth a rollout"
+    assert FunctionSet.model_validate_json(asked.model_dump_json()) == asked
+    assert asked.removing("add").functions[0].questions == ("What is 1 + 2?",)
+
+
 def test_lines_are_counted_as_python_counts_them() -> None:
     source = "def f(x: str) -> str:\n\t'Return \u2028 x.\x0c'\n\treturn math.pi\n"
     lines = with_imports(source, ["math"]).split("\n")

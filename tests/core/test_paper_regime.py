@@ -40,7 +40,7 @@ def test_the_preset_still_differs_and_says_in_what() -> None:
 
 def test_what_was_set_otherwise_is_said_or_no_longer_said() -> None:
     changed = settings(
-        agent={"constrain": False, "max_turns": 15, "temperature": 1.0},
+        agent={"constrain": False, "max_turns": 15, "temperature": 1.0, "max_functions": 3},
         optimizer={"constrain": False, "max_retries": 0, "temperature": 1.0},
         trainer={"keep_only_used": False},
         model={"name": "gpt-4-1106-preview"},
@@ -48,6 +48,7 @@ def test_what_was_set_otherwise_is_said_or_no_longer_said() -> None:
     text = "\n".join(differences(changed))
     for gone in ("grammar", "act_first", "max_turns", "temperature", "goes back with its error", "model is"):
         assert gone not in text
+    assert "offered at most 3 functions (agent.max_functions); theirs all of them." in text
     assert "trainer.keep_only_used = false; the preset, as their code, has true." in text
     assert "optimizer.max_retries = 0; the preset, as their code, has 9." in text
 

@@ -167,6 +167,18 @@ def test_a_function_has_its_history_and_what_was_solved_only_with_it(whole: Path
     assert function["all"]["calls"] == 3 * 4 + 6
 
 
+def test_a_report_says_what_the_problems_were_offered(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    assert page(tmp_path / "run")["offers"] == {}
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    report["offers"] = {"functions": 9, "mean": 3.0, "judged": 6, "misses": 2}
+    (tmp_path / "run" / "report.json").write_text(json.dumps(report))
+    told = page(tmp_path / "run")["offers"]
+    assert told["test"].startswith("Each problem was offered 3 of 9 functions on average; in 2 of 6 rollouts one")
+    (tmp_path / "run" / "report.json").write_text(json.dumps({**report, "offers": report["offers"] | {"judged": 0}}))
+    assert page(tmp_path / "run")["offers"]["test"].endswith("they were written for is not known")
+
+
 def test_links_lead_to_the_rollout_that_they_name(whole: Path) -> None:
     shown = run_page(read_run(whole))
     rows, problems = shown.summary["rollouts"]["rows"], shown.summary["rollouts"]["problems"]

@@ -19,6 +19,7 @@ from agentopt_local.errors import RunDirError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.grading import Grade
 from agentopt_local.run.files import read_json, write_atomically, write_functions
+from agentopt_local.run.reader import read_start
 from agentopt_local.run.rows import Score, StepRow
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
@@ -153,6 +154,20 @@ def test_functions_are_one_file_each_and_a_second_writing_replaces_the_first(pat
     assert [each.name for each in folder.iterdir()] == ["one.py"]
     write_functions(path / "functions" / "0004", FunctionSet())
     assert list((path / "functions" / "0004").iterdir()) == []
+
+
+def test_source_questions_of_a_start_set_are_read_back(path: Path) -> None:
+    asked = FunctionSet(functions=(TWO.functions[0].for_questions(["Wie viel ist 1 × 5?", "5"]), TWO.functions[1]))
+    folder = path / "functions" / "0000"
+    write_functions(folder, asked)
+    assert read_start(path) == asked
+    write_functions(folder, TWO)
+    assert sorted(each.name for each in folder.iterdir()) == ["one.py", "two.py"]
+    assert read_start(path) == TWO
+    for damaged in ("[1]", '{"one": 5}', '{"one": [1]}', "{"):
+        (folder / "questions.json").write_text(damaged)
+        with pytest.raises(RunDirError, match=r"functions/0000.* is damaged .*; restore it or start a new run"):
+            read_start(path)
 
 
 # Kills

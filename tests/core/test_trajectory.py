@@ -38,7 +38,7 @@ def test_the_keys_on_disk() -> None:
     row = attempt().graded(WRONG).model_dump(mode="json")
     assert list(row) == [
         "problem_id", "functions", "seed", "steps", "answer", "stop_reason", "usage", "wall_s", "context_tokens",
-        "error", "grade",
+        "error", "offered", "grade",
     ]  # fmt: skip
     assert set(row["steps"][0]) == {"message", "executed", "observations"}
 

@@ -8,6 +8,7 @@ function functions(run, index) {
   const rest = run.functions.filter((each) => each.status !== 'learned');
   return section('functions', 'What was learned',
     learned.length ? 'These Python functions are all that was learned. The agent calls them, and they run in a sandbox.' : null,
+    Object.entries(run.offers).map(([split, text]) => el('p', {}, `${text} (${SPLITS[split]} problems).`)),
     learned.length ? learned.map((each) => card(run, index, each)) : el('p', {}, 'No function was learned.'),
     rest.length > 0 && fold(`${plural(rest.length, 'function')} tried and not kept`, learned.length === 0, rest.map((each) => card(run, index, each))));
 }

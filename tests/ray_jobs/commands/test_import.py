@@ -77,6 +77,25 @@ def test_a_run_keeps_its_start_set(run: Path, functions: FunctionSet, tmp_path: 
         with_start.close()
 
 
+def test_source_questions_come_along_from_a_run_and_are_not_exported(functions: FunctionSet, tmp_path: Path) -> None:
+    secret = "How many parcels did the depot in Ulm send?"
+    asked = FunctionSet(functions=tuple(each.for_questions([secret]) for each in functions.each()))
+    source = new_run(config_with(tmp_path, tmp_path), asked)  # type: ignore[arg-type]
+    source.close()
+    start = asyncio.run(read_start_functions(config_with(source.path, tmp_path)))  # type: ignore[arg-type]
+    assert set(start.each()) == set(asked.each())
+    run_dir = new_run(config_with(source.path, tmp_path), start)  # type: ignore[arg-type]
+    run_dir.close()
+    assert read_start(run_dir.path) == read_start(source.path)
+    assert secret in (source.path / "functions/0000/questions.json").read_text()
+    for form in ("python", "openai", "anthropic"):
+        assert main(["export", str(source.path), "--format", form, "--output", str(tmp_path / "out" / form)]) == 0
+    assert main(["import", str(source.path), "--output", str(tmp_path / "out" / "set")]) == 0
+    written = [each for each in (tmp_path / "out").rglob("*") if each.is_file()]
+    assert {"functions.py", "openai", "anthropic", "reverse.py"} <= {each.name for each in written}
+    assert [each for each in written if secret.encode() in each.read_bytes()] == []
+
+
 def test_what_does_not_load_in_the_sandbox_names_its_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip

@@ -1,0 +1,275 @@
+"""Each problem is offered the functions that fit its question best."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pickle
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from agentopt_local import retrieval
+from agentopt_local.agents.config import AgentConfig
+from agentopt_local.agents.make import make_agent
+from agentopt_local.chat import ChatRequest
+from agentopt_local.comparison import offers
+from agentopt_local.conversation import Conversation
+from agentopt_local.functions import Function, FunctionSet
+from agentopt_local.grading import Grade
+from agentopt_local.models.scripted import Script, ScriptedChatModel
+from agentopt_local.origins import Origin
+from agentopt_local.problem import Problem
+from agentopt_local.retrieval import Retrieval, Retriever
+from agentopt_local.sandbox import open_sandbox
+from agentopt_local.trajectory import Attempt, Trajectory
+
+
+def function(name: str, doc: str, body: str = "text[::-1]", questions: Sequence[str] = ()) -> Function:
+    source = f'def {name}(text: str) -> str:\n    """{doc}"""\n    return {body}\n'
+    return Function.new(source).for_questions(questions)
+
+
+SPELL = function(
+    "spell_backward", "For problems that ask to spell a word backward. Takes the word, returns its letters reversed."
+)
+LEGS = function(
+    "count_legs",
+    "For problems that ask how many legs a group of animals has. Takes the list as text, returns the number of legs.",
+    "str(4 * len(text.split(',')))",
+)
+PRIMES = function(
+    "prime_factors",
+    "For problems that ask for the prime factorization of a number. Takes the number, returns the factors.",
+    "helper(text)",
+)
+HELPER = function("helper", "Return a text twice.", "text + text")
+COUNTDOWN = function(
+    "solve_puzzle",
+    "Return an expression.",
+    "text",
+    ["Using the numbers 4, 9 and 12, create an expression that equals 25", "Find a way to make 30 from 5, 6 and 7"],
+)
+FUNCTIONS = FunctionSet(functions=(HELPER, SPELL, LEGS, PRIMES, COUNTDOWN))
+QUESTIONS = {
+    "spell_backward": "Spell this word backward (example: sun -> nus): bewitched",
+    "count_legs": "How many legs are there in total if you have 3 sea slugs, 12 deers and 2 beetles?",
+    "prime_factors": "Find the prime factorization of 656. Write the factors separated by ×",
+    "solve_puzzle": "Using the numbers 81, 3 and 7, create an expression that equals 24",
+}
+
+
+def fitting(question: str, k: int = 1, functions: FunctionSet = FUNCTIONS) -> tuple[str, ...]:
+    return Retriever(functions).best(question, k).names
+
+
+@pytest.mark.parametrize(("name", "question"), QUESTIONS.items())
+def test_docstring_name_and_source_questions_decide(name: str, question: str) -> None:
+    assert fitting(question) == (name,)
+
+
+def test_each_of_the_three_texts_is_enough() -> None:
+    said, named = (
+        function("f_a", "For problems that ask for the area of a circle."),
+        function("circle_area", "Compute."),
+    )
+    asked = function("f_b", "Compute.", questions=["What is the area of a circle with radius 3?"])
+    others = [function(f"other_{letter}", "Return the letters in order.") for letter in "abc"]
+    for one in (said, named, asked):
+        assert fitting("The area of a circle with radius 8?", 1, FunctionSet(functions=(*others, one))) == (one.name,)
+
+
+def test_the_nearest_source_question_counts_and_not_how_many_there_are() -> None:
+    near = function("near", "Return it.", questions=["How many minutes lie between noon and two?"])
+    often = function(
+        "often", "Return it.", questions=[f"How many {each} are red?" for each in ("cars", "hats", "pens")]
+    )
+    assert fitting("How many minutes lie between noon and six?", 1, FunctionSet(functions=(often, near))) == ("near",)
+
+
+def test_an_offer_keeps_the_order_of_the_set() -> None:
+    question = QUESTIONS["prime_factors"] + QUESTIONS["count_legs"]
+    assert fitting(question, 2) == ("count_legs", "prime_factors")
+    assert fitting(question, 2, FunctionSet(functions=FUNCTIONS.functions[::-1])) == ("prime_factors", "count_legs")
+
+
+@pytest.mark.parametrize("question", ["", "7 + 8 = ?", "zzyzx quux", "the of and"])
+def test_of_functions_that_fit_equally_the_first_are_offered(question: str) -> None:
+    assert fitting(question, 2) == ("helper", "spell_backward")
+
+
+def test_a_set_without_a_word_is_offered_by_order() -> None:
+    wordless = FunctionSet.of(*(f'def f{n}(x: int) -> int:\n    """{n}"""\n    return x\n' for n in range(4)))
+    assert fitting(QUESTIONS["count_legs"], 2, wordless) == ("f0", "f1")
+
+
+@pytest.mark.parametrize("most", [None, 5, 6])
+def test_a_set_that_is_small_enough_is_offered_as_it_is(most: int | None) -> None:
+    assert Retrieval(most).offer(FUNCTIONS, QUESTIONS["count_legs"]) is FUNCTIONS
+    assert Retriever(FUNCTIONS).best("legs", 5) is FUNCTIONS
+
+
+def test_an_offer_depends_on_set_and_question_alone() -> None:
+    """So training, test, workers, a resumed run and a chat offer the same, whatever was offered before."""
+    sent = pickle.loads(pickle.dumps(FUNCTIONS))
+    stored = FunctionSet.model_validate_json(FUNCTIONS.model_dump_json())
+    expected = {question: fitting(question, 2) for question in QUESTIONS.values()}
+    for seed in range(4):
+        used = Retrieval(2)
+        for question in random.Random(seed).choices(list(QUESTIONS.values()), k=12):
+            for functions in (FUNCTIONS, sent, stored, FUNCTIONS.removing("helper")):
+                names = used.offer(functions, question).names
+                assert len(functions) < len(FUNCTIONS) or names == expected[question]
+
+
+def test_words_are_weighed_once_for_a_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(retrieval, "weighing", lambda make=retrieval.weighing: made.append(1) or make())
+    monkeypatch.setattr(retrieval, "KEPT", 2)
+    used = Retrieval(2)
+    sets = [FUNCTIONS.removing(name) for name in FUNCTIONS.names[:3]]
+    for _ in range(3):
+        for question in QUESTIONS.values():
+            used.offer(pickle.loads(pickle.dumps(sets[0])), question)
+            used.offer(sets[1], question)
+    assert len(made) == 2
+    used.offer(sets[2], "legs")
+    used.offer(sets[1], "legs")
+    assert len(made) == 3
+    used.offer(sets[0], "legs")
+    assert len(made) == 4, "of more sets than KEPT, those that were not used for longest are forgotten"
+
+
+# The agent
+
+
+def solve(script: Script, question: str, **settings: Any) -> tuple[Attempt, list[ChatRequest]]:
+    """One attempt with the real sandbox, and its requests."""
+
+    async def run() -> tuple[Attempt, list[ChatRequest]]:
+        sandbox = open_sandbox(workers=1)
+        await sandbox.start()
+        try:
+            model = ScriptedChatModel(script)
+            agent = make_agent(model, sandbox, AgentConfig.model_validate({"max_functions": 2, **settings}))
+            problem = Problem(id="p", question=question, answer="")
+            return await agent.solve(problem, FUNCTIONS, seed=0), model.requests
+        finally:
+            await sandbox.aclose()
+
+    return asyncio.run(run())
+
+
+def call(name: str, kind: str) -> str:
+    if kind == "react":
+        return f'Action: {name}\nAction Input: {{"text": "ab"}}'
+    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': {'text': 'ab'}})}\n</tool_call>"
+
+
+ANSWER = {"react": "Final Answer: 1", "function_calling": "<answer>1</answer>"}
+
+
+@pytest.mark.parametrize("kind", ANSWER)
+def test_a_turn_can_call_only_what_was_offered(kind: str) -> None:
+    """Tools, system prompt and grammar name the offer; a call of another function is refused and says what there is."""
+    script = [call("spell_backward", kind), call("prime_factors", kind), ANSWER[kind]]
+    attempt, requests = solve(script, QUESTIONS["prime_factors"], kind=kind)
+    assert attempt.offered == ("helper", "prime_factors")
+    assert attempt.functions == FUNCTIONS.fingerprint, "the cache knows the whole set"
+    refused, answered = attempt.calls
+    assert not refused.ok
+    assert refused.result == "Error: there is no function 'spell_backward'; there are: helper, prime_factors"
+    assert (answered.ok, answered.result) == (True, "abab"), "an offered function may call any of the set"
+    for request in requests:
+        assert request.constraint is not None
+        told = f"{request.messages[0].content} {request.constraint.value} {[each.name for each in request.tools]}"
+        assert ["prime_factors" in told, "spell_backward" in told, "count_legs" in told] == [True, False, False]
+
+
+def test_a_function_that_only_helps_an_offered_one_is_not_offered() -> None:
+    script = [call("prime_factors", "function_calling"), ANSWER["function_calling"]]
+    attempt, requests = solve(script, QUESTIONS["prime_factors"], max_functions=1)
+    assert [each.name for each in requests[0].tools] == ["prime_factors"]
+    assert attempt.calls[0].result == "abab"
+
+
+def test_code_is_run_with_the_whole_set() -> None:
+    code = "```python\nprint(spell_backward('abc'), prime_factors('x'))\n```"
+    attempt, _ = solve([code, ANSWER["function_calling"]], QUESTIONS["prime_factors"], max_functions=1)
+    assert attempt.executed[0].result == "cba xx"
+
+
+def test_an_attempt_that_was_offered_everything_says_nothing() -> None:
+    attempt, requests = solve([ANSWER["function_calling"]], QUESTIONS["count_legs"], max_functions=None)
+    assert attempt.offered == ()
+    assert len(requests[0].tools) == 5
+    older = {key: value for key, value in attempt.model_dump().items() if key != "offered"}
+    assert Attempt.model_validate(older) == attempt
+
+
+def test_each_question_of_a_chat_is_offered_its_own_functions() -> None:
+    async def run() -> list[list[str]]:
+        model = ScriptedChatModel(lambda request: ANSWER["function_calling"])
+        chat = Conversation(model, lambda message: None)
+        sandbox = open_sandbox(workers=1)
+        agent = make_agent(chat, sandbox, AgentConfig(max_functions=1))
+        for question in (*QUESTIONS.values(), QUESTIONS["count_legs"]):
+            await chat.ask(agent, question, FUNCTIONS)
+        return [[tool.name for tool in request.tools] for request in model.requests]
+
+    assert asyncio.run(run()) == [*([name] for name in QUESTIONS), ["count_legs"]]
+
+
+# Misses
+
+KINDS = {"spell_backward": {"spell"}, "count_legs": {"legs"}, "prime_factors": {"primes", "legs"}}
+ORIGINS = {name: Origin(kinds=frozenset(KINDS.get(name, ()))) for name in FUNCTIONS.names}
+
+
+def offered(*pairs: tuple[str, tuple[str, ...]]) -> dict[str, Any]:
+    """What is said of rollouts of problems of these kinds with these offers."""
+    problems = [Problem(id=str(number), question="?", answer="", kind=kind) for number, (kind, _) in enumerate(pairs)]
+    rollouts = [
+        Trajectory.model_validate(
+            {
+                "problem_id": problem.id,
+                "functions": FUNCTIONS.fingerprint,
+                "offered": offer,
+                "seed": 0,
+                "steps": (),
+                "answer": None,
+                "stop_reason": "no_action",
+                "usage": {},
+                "wall_s": 0.0,
+                "grade": Grade(reward=0.0, reason=""),
+            }
+        )
+        for problem, (_, offer) in zip(problems, pairs, strict=True)
+    ]
+    found = offers(FUNCTIONS, problems, rollouts, ORIGINS)
+    return {} if found is None else found.model_dump()
+
+
+def test_a_miss_is_an_offer_that_lacks_the_kinds_own_function() -> None:
+    found = offered(
+        ("spell", ("spell_backward", "count_legs")),
+        ("spell", ("count_legs", "prime_factors")),
+        ("legs", ("spell_backward", "prime_factors")),
+        ("sums", ("spell_backward", "prime_factors")),
+    )
+    assert found == {"functions": 5, "mean": 2.0, "judged": 3, "misses": 2}
+
+
+def test_no_miss_where_the_kinds_own_functions_fill_the_offer() -> None:
+    assert offered(("legs", ("count_legs",)), ("legs", ("prime_factors",)))["misses"] == 0
+
+
+def test_functions_of_unknown_origin_make_no_miss() -> None:
+    assert offered(("legs", ("helper", "solve_puzzle")))["misses"] == 0
+    assert offered(("sums", ("helper",)))["judged"] == 0
+
+
+def test_nothing_is_said_where_all_functions_were_offered() -> None:
+    assert offered(("legs", ()), ("spell", ())) == {}
