@@ -40,6 +40,9 @@ class TrainerConfig(Record):
     try_edits_on: Literal["kind", "all"] = "kind"
     """The problems on which each edit is tried alone: those of the kinds that its author was shown, or all. What helped
     is always tried on all problems before it is kept."""
+    merge: bool = True
+    """Also try the set without functions that do what another one does: that have the same code, or return the same for
+    all arguments that are known. A smaller set wins ties."""
     attempts: int = Field(default=1, ge=1, le=10_000)
     """Attempts at each training problem from which the optimizer may learn. The first counts for accuracy; further
     ones, at a temperature, are made at failed problems of kinds of which some are solved."""
@@ -77,6 +80,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "acceptance": "paper",
             "try_edits": False,
             "attempts": 1,
+            "merge": False,
             "keep_only_used": True,
             "n_candidates": 1,
         },
@@ -100,7 +104,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 OF_OLDER_RUNS: dict[str, dict[str, Any]] = {
-    "trainer": {"try_edits_on": "all"},
+    "trainer": {"try_edits_on": "all", "merge": False},
     "optimizer": {
         "max_reflection_tokens": 0,
         "n_solved": 0,

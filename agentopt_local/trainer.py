@@ -7,7 +7,7 @@ function of the state, the problems and the seed, so a training that was killed 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -90,9 +90,12 @@ class Trainer:
         on_step: Callable[[StepRow], None] | None = None,
         explore: Rollouts | None = None,
         overlap: bool = True,
+        merge: Callable[[FunctionSet, Sequence[Trajectory]], Awaitable[Update]] | None = None,
     ) -> None:
         """``on_step`` is called with the row of every finished step. ``explore`` makes further attempts at failed
-        problems, which must not all be the same. ``overlap``: draft while rollouts are under way."""
+        problems, which must not all be the same. ``overlap``: draft while rollouts are under way. ``merge``: an update
+        that removes what is in a set twice, from rollouts with it; it is tried like any other.
+        """
         self.optimizer = optimizer
         self.rollouts = rollouts
         self.record = record
@@ -101,6 +104,7 @@ class Trainer:
         self.on_step = on_step or (lambda row: None)
         self.explore = explore
         self.overlap = overlap
+        self.merge = merge
 
     async def fit(self, problems: Sequence[Problem], state: TrainState) -> TrainState:
         """Train from ``state`` until a stop condition holds; the result has the best accepted ``functions``."""
@@ -149,7 +153,13 @@ class Trainer:
             updates = await together(
                 self._propose(state, each, known, incoming) for each in range(self.config.n_candidates)
             )
-        return [each.result() for each in rollouts], updates
+        before = [each.result() for each in rollouts]
+        if self.merge is not None and len(state.functions) > 1:
+            merged = known.get((state.step + 1, self.config.n_candidates)) or await self.merge(state.functions, before)
+            if merged.functions != state.functions:  # one more candidate
+                self.record.keep_proposal(state.step + 1, self.config.n_candidates, merged)
+                updates.append(merged)
+        return before, updates
 
     async def _attempts(self, state: TrainState, evidence: Sequence[Evidence]) -> list[Evidence]:
         """Right ones of further attempts at problems that failed."""

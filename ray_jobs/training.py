@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from agentopt_local.callback import Callback
 from agentopt_local.chat import ChatModel
 from agentopt_local.concurrency import task_group, together
 from agentopt_local.errors import ConfigError
 from agentopt_local.functions import FunctionSet
+from agentopt_local.merging import examples_of, merge_update
 from agentopt_local.noise_floor import measure_noise_floor, with_placebo
 from agentopt_local.problem import Problem
 from agentopt_local.run.report import Report
@@ -18,6 +19,8 @@ from agentopt_local.steps import batch_of
 from agentopt_local.tasks.base import Problems
 from agentopt_local.train_state import TrainState
 from agentopt_local.trainer import Trainer
+from agentopt_local.trajectory import Trajectory
+from agentopt_local.update import Update
 from ray_jobs.baselines import roll_out, warm_rollouts
 from ray_jobs.certifying import certify_training, foresee
 from ray_jobs.config import RunConfig
@@ -82,6 +85,7 @@ async def train_session(session: Session) -> Report:
         seed=config.seed,
         on_step=session.observers.on_step,
         explore=warm_rollouts(session, session.rollouts.progress) if config.trainer.attempts > 1 else None,
+        merge=merging(session) if config.trainer.merge else None,
         overlap=not config.take_turns,  # models that sleep in turn would be woken again and again
     )
     with session.timed("noise floor"):
@@ -93,6 +97,17 @@ async def train_session(session: Session) -> Report:
     with session.timed("certificate"):
         await certify_training(session, training.result())
     return await evaluate_session(session, training.result(), test)
+
+
+def merging(session: Session) -> Callable[[FunctionSet, Sequence[Trajectory]], Awaitable[Update]]:
+    """What removes functions that are in a set twice, by the arguments that the run knows for them."""
+
+    async def merge(functions: FunctionSet, rollouts: Sequence[Trajectory]) -> Update:
+        examples = examples_of(session.run_dir.proposals().values())
+        timeout_s = session.config.optimizer.timeout_s
+        return await merge_update(functions, examples, rollouts, session.sandbox, timeout_s)
+
+    return merge
 
 
 async def trained(session: Session, trainer: Trainer, problems: Sequence[Problem], state: TrainState) -> TrainState:

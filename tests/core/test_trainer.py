@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agentopt_local.actions import Action, AddFunction, ReviseFunction
+from agentopt_local.actions import Action, AddFunction, RemoveFunction, ReviseFunction
 from agentopt_local.agents.config import AgentConfig
 from agentopt_local.agents.make import make_agent
 from agentopt_local.chat import ChatRequest, Message, Usage
@@ -148,6 +148,7 @@ class Training:
         notes: Notes | None = None,
         proposer: Proposer | None = None,
         seed: int = 0,
+        merge: Any = None,
         **settings: Any,
     ) -> None:
         self.agent, self.notes = SkilledAgent(), notes or Notes()
@@ -158,7 +159,7 @@ class Training:
             rollouts = Rollouts(GradedAgent(self.agent, Quiz(), NO_SANDBOX), MemoryStore())
             config = TrainerConfig(**settings)
             optimizer = proposer or self.optimizer
-            trainer = Trainer(optimizer, rollouts, self.notes, config, seed=seed, on_step=self.on_step)
+            trainer = Trainer(optimizer, rollouts, self.notes, config, seed=seed, on_step=self.on_step, merge=merge)
             return await trainer.fit(problems, state or TrainState())
 
         self.state = asyncio.run(fit())
@@ -253,6 +254,24 @@ def test_a_removal_that_costs_nothing_is_kept() -> None:
     training = Training(first(2), state=TrainState(functions=both), max_epochs=1)
     assert training.decisions == ["accepted"]
     assert training.state.functions == first(2)
+
+
+def test_what_is_in_a_set_twice_is_taken_out_if_that_costs_nothing() -> None:
+    twice = FunctionSet(functions=(*first(3).functions, *skill(0, 1).functions))
+    asked: list[tuple[str, ...]] = []
+
+    async def merge(functions: FunctionSet, rollouts: Sequence[Trajectory]) -> Update:
+        asked.append(functions.names)
+        return Update(functions=functions).applying(Verified(action=RemoveFunction(name="solves_0_1")))
+
+    training = Training(None, state=TrainState(functions=twice), max_epochs=2, patience=5, merge=merge)
+    assert training.decisions == ["accepted", "skipped"]
+    assert training.state.functions == first(3)
+    assert (1, 1) in training.notes.kept, "it is written down before it is tried"
+    assert asked == [twice.names], "one function cannot be there twice"
+    again = Training(None, state=TrainState(functions=twice), max_epochs=1, merge=merge, notes=training.notes)
+    assert len(asked) == 1, "a resumed run does not look again"
+    assert again.state.functions == first(3)
 
 
 def test_a_solved_batch_does_not_count_as_idle() -> None:
