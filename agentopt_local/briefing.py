@@ -50,8 +50,12 @@ class Briefing:
         *,
         one_text: bool = False,
         thinking: Thinking | None = None,
+        keep_questions: bool = False,
     ) -> None:
-        """``one_text``: functions take exactly one str. ``thinking``: how the model thinks before each reply."""
+        """``one_text``: functions take exactly one str. ``thinking``: how the model thinks before each reply.
+
+        ``keep_questions``: functions carry the questions that they were written for.
+        """
         self.model = model
         self.task = task
         self.sandbox = sandbox
@@ -59,6 +63,7 @@ class Briefing:
         self.room = room
         self.one_text = one_text
         self.thinking = thinking
+        self.keep_questions = keep_questions
 
     async def of(
         self, functions: FunctionSet, evidence: tuple[Evidence, ...], material: Material, source_tokens: int
@@ -87,6 +92,7 @@ class Briefing:
             source_tokens=source_tokens,
             one_text=self.one_text and not helper,
             thinking=self.thinking,
+            questions=tuple(each.problem.question for each in shown) if self.keep_questions else (),
             opening="write_helper" if helper else "write_source",
         )
 

@@ -59,6 +59,8 @@ class DraftContext:
     """Whether functions must take exactly one str."""
     thinking: Thinking | None = None
     """How the model thinks before each reply."""
+    questions: tuple[str, ...] = ()
+    """That a draft's function will carry."""
     opening: str = "write_source"
     """The prompt that asks for a source."""
 
@@ -214,7 +216,10 @@ class Draft:
 
     async def _try(self, function: Function, header: Header) -> Trials:
         """Try the function on what its author was shown, and remember the edit if it ran."""
-        kind = AddFunction if header.action == "add_function" else ReviseFunction
+        adds = header.action == "add_function"
+        before = function if adds else self.context.functions.get(header.name)
+        function = function.for_questions((*before.questions, *self.context.questions))
+        kind = AddFunction if adds else ReviseFunction
         edited = kind(function=function).apply(self.context.functions)
         trials = await self._verifier.trials(function, edited)
         if self.trials is None or trials.matches > self.trials.matches:

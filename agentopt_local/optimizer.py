@@ -45,16 +45,21 @@ class Optimizer:
         one_text: bool = False,
         thinking: Thinking | None = None,
         room: Room | None = None,
+        keep_questions: bool = False,
     ) -> None:
         """``model`` writes the functions, ``sandbox`` runs their trials and ``task`` grades the results.
 
         ``one_text``: functions take exactly one str. ``thinking``: how the model thinks before each reply. ``room``: of
-        the model's context, where ``model`` does not know it itself.
+        the model's context, where ``model`` does not know it itself. ``keep_questions``: functions carry the questions
+        that they were written for, by which a large set is searched.
         """
         self.model = model
         self.config = config
         self.room = Room(model) if room is None else room
-        self.editor = Editor(Briefing(model, task, sandbox, config, self.room, one_text=one_text, thinking=thinking))
+        briefing = Briefing(
+            model, task, sandbox, config, self.room, one_text=one_text, thinking=thinking, keep_questions=keep_questions
+        )
+        self.editor = Editor(briefing)
 
     def continue_from(self, updates: Iterable[Update]) -> None:
         """Go on as after ``updates``, which a run that is resumed has proposed before."""

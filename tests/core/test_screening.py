@@ -218,6 +218,19 @@ def test_alternatives_are_right_functions_that_an_agent_sees_differently(bench: 
     assert alternatives([], None) == ()
 
 
+def test_functions_carry_the_questions_that_they_were_written_for_if_a_set_is_searched(bench: Bench) -> None:
+    config = OptimizerConfig(n_samples=1, max_actions=1, hold_back=False, n_solved=0)
+    for keep, expected in ((True, {each.problem.question for each in SHORT}), (False, set())):
+        optimizer = Optimizer(ScriptedChatModel(Author()), Shouting(), bench.sandbox, config, keep_questions=keep)
+        update = bench.run(optimizer.propose(FunctionSet(), Incoming(SHORT), (), seed=1))
+        assert set(update.functions.get("shout").questions) == expected
+    old = FunctionSet(functions=(FunctionSet.of(WRONG).get("shout").for_questions(["Shout: before"]),))
+    author = Author([header("revise_function")])
+    optimizer = Optimizer(ScriptedChatModel(author), Shouting(), bench.sandbox, config, keep_questions=True)
+    update = bench.run(optimizer.propose(old, Incoming(SHORT), (), seed=1))
+    assert "Shout: before" in update.functions.get("shout").questions
+
+
 # Reflection before a repair
 
 
