@@ -169,7 +169,7 @@ class Draft:
     async def _reflect(self, failed: Failed, name: str) -> str:
         """What the model says about wrong results before it writes another source; empty if it is not asked."""
         limit = self.config.max_reflection_tokens
-        thinks = self.context.thinking is not None and self.context.thinking.effort not in ("off", "least")
+        thinks = self.talk.usage.thought_tokens > 0  # before each reply, if it can
         if not limit or thinks or not isinstance(failed.why, Trials):
             return ""
         asking = reflections(failed, prompts.fill(self.context.opening, name=name))

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from agentopt_local.chat import ChatRequest, Thinking
+from agentopt_local.chat import ChatReply, ChatRequest, Usage
 from agentopt_local.choosing import alternatives, best
 from agentopt_local.functions import FunctionSet
 from agentopt_local.incoming import Incoming
@@ -252,12 +252,16 @@ def test_nothing_is_thought_about_a_source_that_was_refused_nor_by_a_model_that_
     refused = SHOUT.replace("def shout", "def yell")
     _, requests = bench.propose(Author(sources=[refused, SHOUT]), attempts=SHORT, max_reflection_tokens=80)
     assert not of_phase(requests, "reflection")
-    model = ScriptedChatModel(Author(sources=[WRONG, SHOUT]))
-    config = OptimizerConfig(n_samples=1, max_actions=1, hold_back=False)
-    optimizer = Optimizer(model, Shouting(), bench.sandbox, config, thinking=Thinking(effort="high"))
-    update = bench.run(optimizer.propose(FunctionSet(), Incoming(SHORT), (), seed=1))
+    author = Author(sources=[WRONG, SHOUT])
+
+    def thinking(request: ChatRequest) -> ChatReply:
+        reply = author(request)
+        assert isinstance(reply, ChatReply)
+        return reply.model_copy(update={"usage": Usage(requests=1, completion_tokens=50, thought_tokens=40)})
+
+    update, requests = bench.propose(thinking, attempts=SHORT, max_reflection_tokens=80)
     assert update.functions == FunctionSet.of(SHOUT)
-    assert not of_phase(model.requests, "reflection")
+    assert not of_phase(requests, "reflection")
 
 
 def test_a_source_that_is_repeated_is_not_shown_where_it_is_thought_about(bench: Bench) -> None:
