@@ -136,8 +136,7 @@ class Optimizer:
         """What the edits of a step are about, in order: groups of failures and, as configured, of right programs."""
         most = self.config.max_actions
         failed = self._groups(rollouts)
-        programs = program_groups(rollouts)[: min(self.config.max_helpers, most)] if self.config.max_helpers else []
-        helpers = [Group(some[0].problem.kind, "", tuple(some)) for some in programs]
+        helpers = program_groups(rollouts)[: min(self.config.max_helpers, most)] if self.config.max_helpers else []
         if not self.config.progressive:  # the functions of the new set are written at once, independently
             return (failed * most)[:most]
         return [*failed[: most - len(helpers)], *helpers, *failed[most - len(helpers) :]]

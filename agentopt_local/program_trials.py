@@ -17,7 +17,7 @@ from agentopt_local.concurrency import together
 from agentopt_local.errors import ContextOverflowError
 from agentopt_local.evidence import CHARS_PER_TOKEN, Evidence, cut
 from agentopt_local.functions import Function, FunctionSet
-from agentopt_local.likeness import groups, operations
+from agentopt_local.groups import Group, alike
 from agentopt_local.problem import Problem
 from agentopt_local.sandbox.base import Execution, Sandbox
 from agentopt_local.talk import Talk
@@ -53,23 +53,15 @@ def program_of(attempt: Evidence) -> Program | None:
     return Program(attempt.problem, code)
 
 
-def program_groups(attempts: Sequence[Evidence]) -> list[list[Evidence]]:
-    """Right rollouts whose programs are alike, one for each problem, the largest group first.
-
-    What is alike: problems of one kind by their questions and by what their programs use.
-    """
+def program_groups(attempts: Sequence[Evidence]) -> list[Group]:
+    """Right rollouts of a kind whose programs are alike, one for each problem, the largest group first."""
     kinds: dict[str, dict[str, Evidence]] = {}
     for each in attempts:
         if program_of(each) is not None:
             kinds.setdefault(each.problem.kind, {}).setdefault(each.problem.id, each)
-    found = []
-    for some in kinds.values():
-        members = list(some.values())
-        texts = [
-            f"{program.problem.question} {operations(program.code)}" for program in map(program_of, members) if program
-        ]
-        found += [[members[index] for index in group] for group in groups(texts, LEAST_PROGRAMS)]
-    return sorted((each for each in found if len(each) >= LEAST_PROGRAMS), key=lambda group: -len(group))
+    found = [group for kind, some in kinds.items() for group in alike(kind, list(some.values()), LEAST_PROGRAMS)]
+    found = [each for each in found if len(each.attempts) >= LEAST_PROGRAMS]
+    return sorted(found, key=lambda group: -len(group.attempts))
 
 
 class ProgramVerifier:

@@ -130,7 +130,7 @@ def test_programs_worth_sharing() -> None:
 def test_programs_are_grouped_by_kind_and_likeness_with_one_for_each_problem() -> None:
     other = [solved(word, kind="other") for word in ("lake", "river")]
     found = program_groups([*other, *SOLVED, solved("sun"), solved("alone", kind="third")])
-    assert [[each.problem.id for each in group] for group in found] == [
+    assert [[each.problem.id for each in group.attempts] for group in found] == [
         ["shout-sun", "shout-moon", "shout-stars"], ["other-lake", "other-river"],
     ]  # fmt: skip
     assert program_groups([]) == []
