@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agentopt_local import prompts
 from agentopt_local.actions import (
     Action,
     AddFunction,
@@ -143,7 +142,7 @@ class Draft:
             warmth = self.config.temperature if failed is None else self.config.repair_temperature
             warmer = min(warmth + WARMER * repeats, max(warmth, WARMEST))
             if failed is not None and not note:
-                thought = await self._reflect(failed, header.name)
+                thought = await self._reflect(failed)
             asking = questions(header.name, failed, note, thought, self.context.opening)
             reply = await self.talk.ask(
                 ((*self.messages, *asked) for asked in asking),
@@ -166,14 +165,13 @@ class Draft:
             free = anew < ANEW and bool(note or (failed and failed.again))
             anew, repairs = anew + free, repairs + (not free)
 
-    async def _reflect(self, failed: Failed, name: str) -> str:
-        """What the model says about wrong results before it writes another source; empty if it is not asked."""
+    async def _reflect(self, failed: Failed) -> str:
+        """What the model says about the expected results before it writes another source; empty if it is not asked."""
         limit = self.config.max_reflection_tokens
         thinks = self.talk.usage.thought_tokens > 0  # before each reply, if it can
-        if not limit or thinks or not isinstance(failed.why, Trials):
+        if not limit or thinks or not isinstance(failed.why, Trials) or not failed.why.examples:
             return ""
-        asking = reflections(failed, prompts.fill(self.context.opening, name=name))
-        reply = await self.talk.ask(((*self.messages, *asked) for asked in asking), None, max_tokens=limit)
+        reply = await self.talk.ask(reflections(failed.why), None, max_tokens=limit, part="reflection/")
         return reply.message.content.strip()
 
     async def _assess(self, source: str, header: Header) -> Failed | None:

@@ -44,9 +44,12 @@ def questions(
     if failed is None:
         yield (user(first, note),)
         return
-    if thought:
+    for shown in DETAIL if thought else ():
+        told = failed.feedback(shown)
+        source = () if failed.again else (user(first), Message(role="assistant", content=failed.source))
+        asked = (*source, user(told)) if source else (user(first, told),)
         again = user(prompts.fill("write_again", name=name), note)
-        yield from ((*asked, Message(role="assistant", content=thought), again) for asked in reflections(failed, first))
+        yield (*asked, Message(role="assistant", content=thought), again)
     if not failed.again:
         for shown in DETAIL:
             repair = prompts.fill("repair", name=name, feedback=failed.feedback(shown))
@@ -57,18 +60,15 @@ def questions(
         yield (user(first, other, note),)
 
 
-def reflections(failed: Failed, first: str) -> Iterator[tuple[Message, ...]]:
-    """The turns that ask what is wrong, from the most detailed form to the shortest; ``first`` asked for the source.
+def reflections(trials: Trials) -> Iterator[tuple[Message, ...]]:
+    """What asks, without the conversation so far, how results follow from arguments; from the most detailed form on.
 
-    Of 16 repairs of a 1.5B model that had called ``simplify``, 1 called ``expand`` without being asked this, 8 after.
-    The idea is from Reflexion (Shinn et al., NeurIPS 2023, arXiv 2303.11366).
+    A 1.5B model that had simplified polynomials which were to be expanded then expanded them in 6 of 12 repairs; in 1
+    without this question, and in 1 if it came within the conversation. After Reflexion (Shinn et al., NeurIPS 2023,
+    arXiv 2303.11366).
     """
     for shown in DETAIL:
-        question = prompts.fill("reflect", feedback=failed.feedback(shown))
-        if failed.again:
-            yield (user(first, question),)
-        else:
-            yield (user(first), Message(role="assistant", content=failed.source), user(question))
+        yield (user(prompts.fill("reflect", pairs=trials.pairs(shown))),)
 
 
 def user(*parts: str) -> Message:

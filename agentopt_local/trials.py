@@ -39,6 +39,14 @@ class Trial(NamedTuple):
             return f"returned {render_value(self.execution.value)}"
         return error_of(self.execution)
 
+    def pair(self, shown: int) -> str:
+        """What the function was given and what it has to return; at most about ``shown`` characters of each."""
+        values = list(self.given.values())
+        given = (
+            str(values[0]) if len(values) == 1 else ", ".join(f"{key}={value!r}" for key, value in self.given.items())
+        )
+        return f"{cut(given, 2 * shown)} -> {cut(self.expected, shown)}"
+
     def line(self, shown: int) -> str:
         """The call with what it returned and what was expected; at most about ``shown`` characters of each."""
         execution = self.execution
@@ -110,6 +118,10 @@ class Trials(NamedTuple):
     def results(self) -> tuple[str, ...]:
         """What came of each."""
         return tuple(each.result for each in self.each)
+
+    def pairs(self, shown: int = SHOWN) -> str:
+        """What the function was given in each call, and what it has to return; see :meth:`Trial.pair`."""
+        return "\n".join(each.pair(shown) for each in self.each if isinstance(each, Trial))
 
     def text(self, shown: int = SHOWN) -> str:
         """What the optimizer must fix; see :meth:`Trial.line`."""
