@@ -122,12 +122,16 @@ def of_optimizer(optimizer: OptimizerConfig, benchmark: str, n_train: Any) -> It
         yield f"optimizer.temperature = {optimizer.temperature:g}; theirs was 1."
     of_all = f"all {n_train}" if n_train is not None else "all"
     yield (
-        f"The optimizer is shown at most {optimizer.n_evidence} rollouts for an edit, failed ones only "
-        f"(optimizer.n_evidence); theirs saw {of_all}, right and wrong."
+        f"The optimizer is shown at most {optimizer.n_evidence} failed rollouts and {optimizer.n_solved or 'no'} right "
+        f"ones for an edit (optimizer.n_evidence, optimizer.n_solved); theirs saw {of_all}, right and wrong."
     )
     if benchmark != "tabmwp":
         yield "The optimizer is shown the expected answers; theirs saw only right or wrong."
     yield "A reply holds one action, and terminate ends the step; theirs applied all actions of a reply and went on."
+    if optimizer.n_screen:
+        yield "A function is also called on other training problems before it is applied (optimizer.n_screen)."
+    if optimizer.max_reflection_tokens:
+        yield "A draft says what the results have to be before it writes again (optimizer.max_reflection_tokens)."
     yield "Functions import what optimizer.allowed_packages lists; theirs installed any package."
     if benchmark == "math":
         yield "Answers are graded by mathematical value; theirs by exact text, which is reported beside it."

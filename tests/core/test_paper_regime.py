@@ -27,7 +27,7 @@ def test_the_preset_still_differs_and_says_in_what() -> None:
         "(agent.act_first)",
         "called on the shown problems and must not fail",
         "A draft goes back with its error, up to 9 times",
-        "failed ones only (optimizer.n_evidence); theirs saw all 20, right and wrong",
+        "failed rollouts and no right ones for an edit (optimizer.n_evidence, optimizer.n_solved); theirs saw all 20",
         "shown the expected answers; theirs saw only right or wrong",
         "graded by mathematical value",
         "The agent's model is a-model; theirs was gpt-4-1106-preview.",
