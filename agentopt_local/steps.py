@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agentopt_local.acceptance import Judgement
 from agentopt_local.chat import Usage
@@ -13,7 +13,7 @@ from agentopt_local.problem import Problem
 from agentopt_local.run.rows import ActionRow, CandidateRow, Fingerprints, Score, StepRow, StepTokens
 from agentopt_local.seeds import derive
 from agentopt_local.train_state import Decision, FailedUpdate, TrainState
-from agentopt_local.trajectory import Trajectory, accuracy, mean_reward, sum_usage
+from agentopt_local.trajectory import Trajectory, accuracy, mean_reward
 from agentopt_local.update import ActionCounts, Update
 
 
@@ -25,11 +25,14 @@ class Tried:
     """The number of the candidate that it belongs to."""
     update: Update
     after: Sequence[Trajectory]
+    """On all problems of the step; those that it was not tried on are as before."""
     judgement: Judgement
     smaller: bool = False
     """Whether it only takes functions away."""
     whole: bool = True
     """Whether it was tried on all problems of the step."""
+    usage: Usage = field(default_factory=Usage)
+    """Of the rollouts."""
 
     @property
     def helped(self) -> bool:
@@ -104,7 +107,7 @@ def step_row(
         source_tokens=max((each.source_tokens for each in updates if each.source_tokens), default=None),
         tokens=StepTokens(
             optimizer=sum((each.usage for each in updates), Usage()),
-            rollouts=sum((sum_usage(each.after) for each in ranked), Usage()),
+            rollouts=sum((each.usage for each in ranked), Usage()),
         ),
         seconds=round(seconds, 2),
     )
@@ -124,17 +127,15 @@ def after_step(state: TrainState, decision: Decision, best: Tried, row: StepRow)
         return state.model_copy(update={**common, **accepted})
     failures = state.failures
     if decision == "rolled_back":
-        after = {
-            each.problem_id: each.correct for each in best.after
-        }  # of some problems, if it was tried on these only
+        solved = {each.problem_id for each in best.after if each.correct}
         failed = FailedUpdate(
             step=row.step,
             actions=update.summaries(),
             functions=update.functions,
             accuracy=best.judgement.after,
             accuracy_before=best.judgement.before,
-            fixed=tuple(each for each, right in after.items() if right and each not in row.before.solved),
-            broke=tuple(each for each in row.before.solved if not after.get(each, True)),
+            fixed=tuple(sorted(solved - set(row.before.solved))),
+            broke=tuple(each for each in row.before.solved if each not in solved),
             shown=tuple(sorted(update.seen)),
         )
         failures = (*failures, failed)

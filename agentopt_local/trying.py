@@ -17,7 +17,7 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
 from agentopt_local.steps import Tried, best_first, parts
 from agentopt_local.train_state import TrainerConfig
-from agentopt_local.trajectory import Trajectory
+from agentopt_local.trajectory import Trajectory, sum_usage
 from agentopt_local.update import Update
 
 RollOut = Callable[[FunctionSet, Sequence[Problem], str], Awaitable[Sequence[Trajectory]]]
@@ -110,4 +110,8 @@ class Trying:
             smaller=smaller,
             alpha=self.config.gate_alpha,
         )
-        return Tried(0, update, after, judgement, smaller, whole=len(where) == len(self.batch))
+        everywhere = list(self.before)
+        for index, each in zip(where, after, strict=True):
+            everywhere[index] = each
+        whole = len(where) == len(self.batch)
+        return Tried(0, update, everywhere, judgement, smaller, whole, sum_usage(after))

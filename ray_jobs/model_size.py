@@ -51,6 +51,7 @@ OPTIMIZER: dict[Size, dict[str, Any]] = {
         "max_header_tokens": 128,
         "max_source_tokens": 800,
         "max_arguments_tokens": 150,
+        "max_reflection_tokens": 150,
     },
     "large": {
         "n_samples": 6,
@@ -62,6 +63,7 @@ OPTIMIZER: dict[Size, dict[str, Any]] = {
         "max_header_tokens": 200,
         "max_source_tokens": 1500,
         "max_arguments_tokens": 250,
+        "max_reflection_tokens": 200,
         "constrain_source": False,
     },
     "api": {
@@ -74,6 +76,7 @@ OPTIMIZER: dict[Size, dict[str, Any]] = {
         "max_header_tokens": 256,
         "max_source_tokens": 2000,
         "max_arguments_tokens": 300,
+        "max_reflection_tokens": 300,
         "constrain_source": False,
     },
 }

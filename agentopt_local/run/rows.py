@@ -122,7 +122,7 @@ class StepRow(Record):
     """Of the best candidate."""
     before: Score
     after: Score
-    """Of the best candidate."""
+    """Of the best candidate; problems that it was not tried on count as before."""
     candidates: tuple[CandidateRow, ...] = ()
     """Everything that was rolled out, best first."""
     candidate: int | None = None

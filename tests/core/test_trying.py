@@ -44,7 +44,7 @@ class Agent:
         right &= not any(kind in name.partition("_not_")[2] for name in functions.names)
         return Trajectory(
             problem_id=problem.id, functions=functions.fingerprint, seed=0, steps=(), answer="a", stop_reason="answer",
-            usage=Usage(), wall_s=0.0, grade=Grade(reward=float(right), reason=""),
+            usage=Usage(completion_tokens=1), wall_s=0.0, grade=Grade(reward=float(right), reason=""),
         )  # fmt: skip
 
 
@@ -81,6 +81,13 @@ def test_what_does_harm_elsewhere_is_not_kept_although_it_helps_its_own_kind() -
     assert found[0].whole
     assert not found[0].judgement.accepted
     assert not any(each.judgement.accepted for each in found if each.whole)
+
+
+def test_problems_that_an_edit_was_not_tried_on_count_as_before_and_cost_nothing() -> None:
+    found, agent = tried((add("nothing"), "a"), (add("either"), "b"), solved="bc")
+    assert [n for _, _, n in agent.parts] == [4, 4]
+    assert [each.correct for each in found[0].after] == [problem.kind != "a" for problem in BATCH]
+    assert [each.usage.completion_tokens for each in found] == [4, 4]
 
 
 def test_where_edits_do_harm_together_the_best_one_is_tried_alone() -> None:
