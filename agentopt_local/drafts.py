@@ -171,7 +171,10 @@ class Draft:
         thinks = self.talk.usage.thought_tokens > 0  # before each reply, if it can
         if not limit or thinks or not isinstance(failed.why, Trials) or not failed.why.examples:
             return ""
-        reply = await self.talk.ask(reflections(failed.why), None, max_tokens=limit, part="reflection/")
+        try:
+            reply = await self.talk.ask(reflections(failed.why), None, max_tokens=limit, part="reflection/")
+        except ContextOverflowError:  # another source may still fit
+            return ""
         return reply.message.content.strip()
 
     async def _assess(self, source: str, header: Header) -> Failed | None:
