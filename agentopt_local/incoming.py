@@ -64,7 +64,7 @@ class UnderWay(Incoming):
         async with self._asked[kind]:
             if kind not in self._known:
                 found = [
-                    Evidence(problem=problem, trajectory=await rollout)
+                    Evidence(problem=problem, trajectory=await asyncio.shield(rollout))
                     for problem, rollout in zip(self._problems, self._rollouts, strict=True)
                     if problem.kind == kind
                 ]

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from agentopt_local.functions import FunctionSet
 from agentopt_local.likeness import weighing
 
@@ -31,6 +29,8 @@ class Retriever:
         """Weighs the words of ``functions`` once: in seconds for 3,000 of them with 8 source questions each, whose
         offers then take 2 ms. Source questions take part where functions have them (:meth:`Function.for_questions`).
         """
+        import numpy as np
+
         self.functions = functions
         asked = [(index, question) for index, each in enumerate(functions.each()) for question in each.questions]
         self._owners = np.array([index for index, _ in asked], dtype=int)
@@ -49,6 +49,8 @@ class Retriever:
         """
         if k >= len(self.functions):
             return self.functions
+        import numpy as np
+
         # rounded, so that no order of additions decides between equal functions
         order = np.argsort(-np.round(self._scores(question), 9), kind="stable")
         names = self.functions.names
@@ -56,6 +58,8 @@ class Retriever:
 
     def _scores(self, question: str) -> Any:
         """How well each function fits, from 0 (no word in common) to 3."""
+        import numpy as np
+
         n = len(self.functions)
         if self._by_word is None:
             return np.zeros(n)

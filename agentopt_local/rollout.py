@@ -121,7 +121,8 @@ class Rollouts:
         Raises what the solver raises, after cancelling the other rollouts. Those that had ended are kept.
         """
         async with self.running(functions, problems, seed=seed, stage=stage) as rollouts:
-            return tuple([await each for each in rollouts])
+            pass
+        return tuple(each.result() for each in rollouts)
 
     @asynccontextmanager
     async def running(

@@ -113,7 +113,8 @@ def test_votes_never_take_more_tokens_than_their_budget(whole: tuple[Path, Repor
         assert used + used / each.votes > each.budget, "one more vote would be too much"
     assert total.votes is not None and test_alone.votes is not None
     assert total.votes > test_alone.votes >= 1
-    assert sum(row["stage"] == "test votes" for row in rows(run)) == 7 * total.votes, "both share their rollouts"
+    made = sum(row["stage"] == "test votes" for row in rows(run)) / 7
+    assert made in (total.votes, total.votes + 1), "both share their rollouts; the last one may have cost too much"
 
 
 def test_it_is_told_side_by_side(whole: tuple[Path, Report]) -> None:

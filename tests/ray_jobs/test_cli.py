@@ -76,7 +76,8 @@ def write_config(folder: Path, *, n_train: int = 4, more: str = "") -> Path:
     problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = folder / "run.toml"
     head = f'run_dir = "{folder / "runs"}"\nrun_name = "one"\nconcurrency = 2\n'
-    tail = "[optimizer]\nn_samples = 1\nmax_actions = 1\nmax_retries = 0\nhold_back = false\n[sandbox]\nworkers = 1\n"
+    tail = "[optimizer]\nn_samples = 1\nmax_actions = 1\nmax_retries = 0\nextra_edits = 0\nhold_back = false\n"
+    tail += "[sandbox]\nworkers = 1\n"
     tail += '[trainer]\nacceptance = "mean"\n'  # with so few problems all are shown
     config.write_text(head + TASK.format(problems=problems, n_train=n_train) + tail + more)
     return config

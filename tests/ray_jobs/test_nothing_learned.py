@@ -36,7 +36,7 @@ def useless(request: ChatRequest) -> str:
 
 def trained(folder: Path, script: Any, *, context_tokens: int | None = None, **optimizer: Any) -> tuple[Path, str]:
     """The folder of a finished training, and what was shown of it."""
-    drafts = {"n_samples": 2, "max_actions": 2, "max_retries": 0, **optimizer}
+    drafts = {"n_samples": 2, "max_actions": 2, "max_retries": 0, "extra_edits": 0, **optimizer}
     config = config_in(folder, optimizer=drafts, trainer={"max_epochs": 1, "noise_floor": False})
     run_dir = new_run(config)
     shown = io.StringIO()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,9 @@ def offers(run: Path) -> dict[tuple[str, str, int], tuple[str, ...]]:
 
 
 def test_a_problem_is_offered_the_function_of_its_kind(undisturbed: Outcome) -> None:
-    """The functions have no source questions: their names and docstrings decide."""
-    both = FunctionSet.of(REVERSE, DOUBLE)
-    assert undisturbed.state.functions == both
+    both = undisturbed.state.functions
+    assert [each.source for each in both.each()] == [REVERSE, DOUBLE]
+    assert all(each.questions for each in both.each()), "they carry the questions that they were written for"
     for (functions, problem, _), offer in offers(undisturbed.path).items():
         if functions == both.fingerprint:
             assert offer == (("reverse",) if problem.startswith("r-") else ("double",))
@@ -46,7 +47,10 @@ def test_a_problem_is_offered_the_function_of_its_kind(undisturbed: Outcome) -> 
 
 
 def test_a_set_no_larger_than_an_offer_leaves_no_trace(undisturbed: Outcome) -> None:
-    small = {FunctionSet().fingerprint, FunctionSet.of(REVERSE).fingerprint}
+    with closing(RunDir(undisturbed.path)) as run_dir:
+        made = [update.functions for update in run_dir.proposals().values()]
+    small = {each.fingerprint for each in (FunctionSet(), *made) if len(each) < 2}
+    assert len(small) > 1
     assert {offer for (functions, _, _), offer in offers(undisturbed.path).items() if functions in small} == {()}
 
 

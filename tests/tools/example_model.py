@@ -46,9 +46,10 @@ def match(text: str) -> tuple[str, str, dict[str, Any]]:
 
 
 def optimizer(request: ao.ChatRequest) -> str:
-    """An action, its source, or arguments for the shown problems."""
+    """An action, its source, arguments for the shown problems, or a thought about the expected results."""
+    if request.constraint is None:
+        return "They are the words in their order."
     name, source, _ = match(request.messages[0].content)
-    assert request.constraint is not None
     if request.constraint.kind == "json_schema":
         shown = re.findall(r"(problem_\d+): (.*)", request.messages[-1].content)
         return json.dumps({key: match(question)[2] for key, question in shown})
