@@ -88,7 +88,8 @@ def test_the_steps_tell_the_story(undisturbed: Outcome) -> None:
     for row in undisturbed.steps:
         assert row["before"]["n"] == row["after"]["n"] == 12
         assert row["seconds"] >= 0
-        assert row["tokens"]["optimizer"]["requests"] == 3
+        # the action, its source, arguments for its trials and, if these were right, for the other problems of the kind
+        assert row["tokens"]["optimizer"]["requests"] in (3, 4)
         assert row["tokens"]["rollouts"]["completion_tokens"] > 0
     assert undisturbed.state.functions == FunctionSet.of(REVERSE, DOUBLE)
     assert undisturbed.state.stopped == "solved"
