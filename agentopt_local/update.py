@@ -45,7 +45,7 @@ class OptimizerConfig(Record):
     n_evidence: int = Field(default=3, ge=1, le=10_000)
     """Failed rollouts shown for each edit."""
     n_solved: int = Field(default=1, ge=0, le=10_000)
-    """Right rollouts of the same kind shown beside them, as examples of what works; 0 as before version 0.2."""
+    """Right rollouts of the same kind shown beside them, as examples of what works."""
     n_screen: int = Field(default=24, ge=0, le=100_000)
     """Training problems of its kind that a draft's function is tried on besides those shown, before an edit is chosen:
     the model writes arguments for them without seeing answers. At most so many, drawn by the seed; 0: none."""
