@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agentopt_local.actions import Action
+from agentopt_local.actions import Action, AddFunction, ReviseFunction
 from agentopt_local.briefing import Briefing, Material
 from agentopt_local.call_trials import CallVerifier
 from agentopt_local.chat import Usage
 from agentopt_local.choosing import alternatives, best, promising
+from agentopt_local.concurrency import together
+from agentopt_local.docstrings import described_anew
 from agentopt_local.drafts import Draft, DraftContext
 from agentopt_local.evidence import Evidence
 from agentopt_local.functions import FunctionSet
@@ -106,7 +108,21 @@ class Editor:
         source_tokens = max(draft.source_tokens for draft in drafts)
         outcome = outcome_of(group, drafts, verified)
         others = alternatives(drafts, verified)[: self.config.n_alternatives]
+        if verified is not None and verified.right and len(others) < self.config.n_alternatives:
+            seeds = [derive(seed, "doc", n) for n in range(self.config.n_alternatives - len(others))]
+            talks = [Talk(context.model, context.room, self.config, each, context.thinking) for each in seeds]
+            others += await self._described(verified.action, [each.problem for each in context.evidence], talks)
+            usage = sum((each.usage for each in talks), usage)
         return Edit(verified, outcome, usage, context.evidence, others, cut_sources, source_tokens)
+
+    @staticmethod
+    async def _described(action: Action, problems: Sequence[Problem], talks: Sequence[Talk]) -> tuple[Action, ...]:
+        """The same function with other docstrings."""
+        if not isinstance(action, AddFunction | ReviseFunction):
+            return ()
+        written = await together(described_anew(action.function, problems, talk) for talk in talks)
+        distinct = dict.fromkeys(each for each in written if each is not None)
+        return tuple(action.model_copy(update={"function": each}) for each in distinct)
 
     def _pool(self, context: DraftContext, group: Group, material: Material, seed: int) -> Pool:
         """The other problems of the group or, where the kind is whole, of the kind; none for a helper, which need not
@@ -125,19 +141,17 @@ class Editor:
 
     async def _run(self, drafts: Sequence[Draft], pool: Pool) -> None:
         """Run drafts at once, until one is right, also on the pool, or all have ended."""
-        tasks, right = [asyncio.create_task(self._tried(draft, pool)) for draft in drafts], 0
+        tasks = [asyncio.create_task(self._tried(draft, pool)) for draft in drafts]
         try:
             for finished in asyncio.as_completed(tasks):
                 verified = await finished
-                right += verified is not None and verified.right
-                if right > self.config.n_alternatives:
+                if verified is not None and verified.right:
                     return  # no other draft can do much better
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        if not right:
-            await pool.screen(promising(drafts, self.config.min_matches))
+        await pool.screen(promising(drafts, self.config.min_matches))
 
     @staticmethod
     async def _tried(draft: Draft, pool: Pool) -> Verified | None:

@@ -71,7 +71,8 @@ class Trying:
         return [first, second, *found]
 
     async def _edit(self, update: Update, index: int, edits: frozenset[int]) -> list[Tried]:
-        """One edit alone, with those that it needs, and its alternatives, on the problems that it is about."""
+        """One edit alone, with those that it needs, on the problems that it is about; and its alternatives, if the
+        agent uses its function on less than half of them."""
         found = []
         for choice in update.choices(index):
             try:
@@ -80,7 +81,12 @@ class Trying:
                 continue
         where = self._about(found[0])
         names = [f"edit {index + 1}", *(f"edit {index + 1}, alternative {number}" for number in range(1, len(found)))]
-        return await together(self._on(each, where, name) for each, name in zip(found, names, strict=True))
+        first = await self._on(found[0], where, names[0])
+        called = getattr(found[0].actions[-1], "name", "")
+        if 2 * sum(first.after[each].used(called) for each in where) >= len(where):
+            return [first]
+        rest = zip(found[1:], names[1:], strict=True)
+        return [first, *await together(self._on(each, where, name) for each, name in rest)]
 
     async def _everywhere(self, update: Update, name: str, known: Sequence[Tried]) -> Tried:
         """A part on all problems; from ``known`` if it was tried there."""

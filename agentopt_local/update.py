@@ -52,8 +52,8 @@ class OptimizerConfig(Record):
     extra_edits: int = Field(default=3, ge=0, le=1000)
     """Edits that a step may draft beyond ``max_actions``, for kinds of which no draft was right."""
     n_alternatives: int = Field(default=0, ge=0, le=100)
-    """Other drafts of an edit that are just as right and are rolled out beside the best one, where edits are tried one
-    by one: they differ in name and docstring, which decide whether the agent calls a function."""
+    """Other names and docstrings for a right function, from other drafts or written anew in the problems' words. They
+    are rolled out too if the agent uses the function on less than half of the problems of its kind."""
     max_helpers: int = Field(default=0, ge=0, le=1000)
     """Edits per step that learn from success: programs that solved problems are factored into a function and programs
     that call it. They are part of ``max_actions``."""

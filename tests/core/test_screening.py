@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 
+from agentopt_local.actions import AddFunction, RemoveFunction
 from agentopt_local.chat import ChatReply, ChatRequest, Usage
 from agentopt_local.choosing import alternatives, best
-from agentopt_local.functions import FunctionSet
+from agentopt_local.docstrings import with_docstring
+from agentopt_local.errors import FunctionError
+from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.incoming import Incoming
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.optimizer import Optimizer
@@ -186,9 +190,6 @@ class Drafted:
 
 
 def test_the_largest_share_wins_and_what_was_tried_on_the_pool_comes_first() -> None:
-    from agentopt_local.actions import AddFunction, RemoveFunction
-    from agentopt_local.functions import Function
-
     add = AddFunction(function=Function(source=SHOUT))
     few = Verified(action=add, matches=1, trials=3, screened=8, pool=8)
     shown = Verified(action=add, matches=3, trials=3, screened=1, pool=8)
@@ -201,22 +202,41 @@ def test_the_largest_share_wins_and_what_was_tried_on_the_pool_comes_first() -> 
     assert best([drafts[0]], 1) is None  # type: ignore[arg-type]
 
 
-def test_alternatives_are_right_functions_that_an_agent_sees_differently(bench: Bench) -> None:
-    docs = ("capitals", "large letters", "capitals", "upper case")
-    author = Author(sources=lambda request: SHOUT.replace("capitals", docs[index_of(request)]))
-    update, _ = bench.propose(author, attempts=SHORT, n_samples=4, n_alternatives=3)
-    described = [update.functions.functions[0].description]
-    described += [each.function.description for each in update.alternatives[0] if each.kind == "add_function"]
-    assert sorted(described) == [
-        "Return word in capitals.",
-        "Return word in large letters.",
-        "Return word in upper case.",
-    ]
-    one, _ = bench.propose(author, attempts=SHORT, n_samples=4, n_alternatives=1)
-    assert len(one.alternatives[0]) == 1
-    none, _ = bench.propose(author, attempts=SHORT, n_samples=4, n_alternatives=0)
-    assert none.alternatives == ((),)
-    assert alternatives([], None) == ()
+def test_a_right_function_gets_other_docstrings(bench: Bench) -> None:
+    update, requests = bench.propose(Author(), attempts=SHORT, n_alternatives=2)
+    assert update.functions == FunctionSet.of(SHOUT)
+    asked = of_phase(requests, "docstring")
+    assert len(asked) == 2
+    assert all(each.problem.question in asked[0].messages[0].content for each in SHORT)
+    assert "SUN" not in asked[0].messages[0].content
+    [other] = update.alternatives[0]  # both are the same
+    assert isinstance(other, AddFunction)
+    assert other.function.description == "For problems that ask to shout, takes a word, returns it."
+    assert other.function.normalized() == update.functions.functions[0].normalized()
+    assert other.examples == update.actions[0].examples  # type: ignore[union-attr]
+    _, requests = bench.propose(Author(sources=[WRONG]), attempts=SHORT, n_alternatives=2, max_retries=0)
+    assert not of_phase(requests, "docstring")
+    none, requests = bench.propose(Author(), attempts=SHORT, n_alternatives=0)
+    assert (none.alternatives, of_phase(requests, "docstring")) == (((),), [])
+
+
+@pytest.mark.parametrize("text", ["", 'a """ b', "two\nlines", "a \\ b"])
+def test_what_cannot_be_a_docstring_is_refused(text: str) -> None:
+    function = FunctionSet.of(SHOUT).get("shout")
+    with pytest.raises(FunctionError):
+        with_docstring(function, text)
+    assert with_docstring(function.for_questions(["q"]), "Say it.").questions == ("q",)
+
+
+def test_alternatives_are_right_functions_that_an_agent_sees_differently() -> None:
+    def add(text: str) -> AddFunction:
+        return AddFunction(function=Function(source=SHOUT.replace("capitals", text)))
+
+    right = [Verified(action=add(text), matches=3, trials=3) for text in ("capitals", "large letters", "capitals")]
+    wrong = Verified(action=add("upper case"), matches=2, trials=3)
+    drafts: Any = [Drafted(each) for each in (*right, wrong, None)]
+    assert alternatives(drafts, right[0]) == (right[1].action,)
+    assert alternatives(drafts, wrong) == alternatives(drafts, None) == ()
 
 
 def test_functions_carry_the_questions_that_they_were_written_for_if_a_set_is_searched(bench: Bench) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentopt_local.actions import Action, AddFunction, RemoveFunction
-from agentopt_local.chat import Usage
+from agentopt_local.chat import Message, Usage
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.grading import Grade
 from agentopt_local.problem import Problem
 from agentopt_local.train_state import TrainerConfig
-from agentopt_local.trajectory import Trajectory
+from agentopt_local.trajectory import Step, ToolRun, Trajectory
 from agentopt_local.trying import Trying
 from agentopt_local.update import Update, Verified
 
@@ -30,8 +30,9 @@ def add(name: str) -> AddFunction:
 class Agent:
     """Solves what its functions' names say: ``a`` the problems of kind a; ``a_not_b`` does and spoils those of b."""
 
-    def __init__(self, solved: str = "") -> None:
+    def __init__(self, solved: str = "", *, calls: bool = False) -> None:
         self.solved = solved
+        self.calls = calls
         self.parts: list[tuple[str, tuple[str, ...], int]] = []
 
     async def roll_out(self, functions: FunctionSet, problems: Sequence[Problem], part: str) -> list[Trajectory]:
@@ -42,17 +43,24 @@ class Agent:
         kind = problem.kind
         right = kind in self.solved or any(kind in name.partition("_not_")[0].split("_") for name in functions.names)
         right &= not any(kind in name.partition("_not_")[2] for name in functions.names)
+        called = tuple(ToolRun(name=name, arguments={}, ok=True, result="a") for name in functions.names)
+        steps = (Step(message=Message(role="assistant"), executed=called),) if self.calls else ()
         return Trajectory(
-            problem_id=problem.id, functions=functions.fingerprint, seed=0, steps=(), answer="a", stop_reason="answer",
-            usage=Usage(completion_tokens=1), wall_s=0.0, grade=Grade(reward=float(right), reason=""),
+            problem_id=problem.id, functions=functions.fingerprint, seed=0, steps=steps, answer="a",
+            stop_reason="answer", usage=Usage(completion_tokens=1), wall_s=0.0, grade=Grade(reward=float(right), reason=""),
         )  # fmt: skip
 
 
 def tried(
-    *edits: tuple[Action, str], base: FunctionSet | None = None, solved: str = "", others: Any = (), **settings: Any
+    *edits: tuple[Action, str],
+    base: FunctionSet | None = None,
+    solved: str = "",
+    others: Any = (),
+    calls: bool = False,
+    **settings: Any,
 ) -> tuple[list[Any], Agent]:
     """What was tried of these edits, each by an author that was shown the first problem of the kinds given."""
-    base, agent = base or FunctionSet(), Agent(solved)
+    base, agent = base or FunctionSet(), Agent(solved, calls=calls)
     update = Update(functions=base)
     for action, kinds in edits:
         shown = [f"{kind}0" for kind in kinds]
@@ -121,6 +129,11 @@ def test_the_alternative_that_the_agent_calls_is_chosen() -> None:
     assert found[0].update.functions.names == ("a",)
     assert found[0].judgement.accepted
     assert found[0].update.actions == (add("a"),)
+
+
+def test_alternatives_are_not_tried_where_the_agent_uses_the_function() -> None:
+    _, agent = tried((add("a"), "a"), others=(add("either"),), calls=True)
+    assert [part for part, _, _ in agent.parts] == ["edit 1", "edits together"]
 
 
 def test_an_alternative_whose_name_is_taken_is_left_out() -> None:

@@ -98,6 +98,7 @@ PHASES = {
     wording("write_helper"): "source",
     wording("example_arguments"): "arguments",
     wording("reflect"): "reflection",
+    wording("write_docstring"): "docstring",
     wording("repair"): "repair",
     wording("write_again"): "repair",
     wording("another_idea"): "repair",
@@ -141,6 +142,8 @@ class Author:
 
     def __call__(self, request: ChatRequest) -> Any:
         kind = phase(request).replace("repair", "source")
+        if kind == "docstring":
+            return say('"""For problems that ask to shout, takes a word, returns it."""')
         if kind == "reflection":
             return say("It must be in capitals.")
         if kind == "arguments":
