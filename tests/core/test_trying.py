@@ -47,7 +47,8 @@ class Agent:
         steps = (Step(message=Message(role="assistant"), executed=called),) if self.calls else ()
         return Trajectory(
             problem_id=problem.id, functions=functions.fingerprint, seed=0, steps=steps, answer="a",
-            stop_reason="answer", usage=Usage(completion_tokens=1), wall_s=0.0, grade=Grade(reward=float(right), reason=""),
+            stop_reason="answer", usage=Usage(completion_tokens=1), wall_s=0.0,
+            grade=Grade(reward=float(right), reason=""),
         )  # fmt: skip
 
 
