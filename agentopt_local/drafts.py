@@ -63,6 +63,10 @@ class DraftContext:
     opening: str = "write_source"
     """The prompt that asks for a source."""
 
+    def talk(self, seed: int) -> Talk:
+        """What asks the model, with seeds of its own."""
+        return Talk(self.model, self.room, self.config, seed, self.thinking)
+
 
 class Draft:
     """One conversation with the optimizer model about one edit."""
@@ -73,7 +77,7 @@ class Draft:
         self.seed = seed
         self.messages: list[Message] = [Message(role="user", content=context.prompt)]
         """The conversation up to its action."""
-        self.talk = Talk(context.model, context.room, self.config, seed, context.thinking)
+        self.talk = context.talk(seed)
         self.verified: Verified | None = None
         """The best edit so far."""
         self._counted = ActionCounts()

@@ -109,8 +109,7 @@ class Editor:
         outcome = outcome_of(group, drafts, verified)
         others = alternatives(drafts, verified)[: self.config.n_alternatives]
         if verified is not None and verified.right and len(others) < self.config.n_alternatives:
-            seeds = [derive(seed, "doc", n) for n in range(self.config.n_alternatives - len(others))]
-            talks = [Talk(context.model, context.room, self.config, each, context.thinking) for each in seeds]
+            talks = [context.talk(derive(seed, "doc", n)) for n in range(self.config.n_alternatives - len(others))]
             others += await self._described(verified.action, [each.problem for each in context.evidence], talks)
             usage = sum((each.usage for each in talks), usage)
         return Edit(verified, outcome, usage, context.evidence, others, cut_sources, source_tokens)
@@ -134,8 +133,7 @@ class Editor:
         unseen = [problem for problem in others.values() if problem.id not in shown]
 
         def make(problems: Sequence[Problem], seed: int) -> CallVerifier:
-            talk = Talk(context.model, context.room, self.config, seed, context.thinking)
-            return CallVerifier(talk, problems, self.briefing.task, self.briefing.sandbox)
+            return CallVerifier(context.talk(seed), problems, self.briefing.task, self.briefing.sandbox)
 
         return Pool(unseen if failed else [], self.config.n_screen, seed, make)
 

@@ -14,7 +14,7 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 from agentopt_local.evidence import Evidence
-from agentopt_local.likeness import groups_and_rest, operations, terms
+from agentopt_local.likeness import groups, operations, terms
 from agentopt_local.trajectory import PYTHON
 
 MOST = 1000
@@ -54,7 +54,7 @@ def alike(kind: str, failed: Sequence[Evidence], least: int | None) -> list[Grou
         return [Group(kind, "", near_misses_first(failed))]
     questions = without_frame([each.problem.question for each in failed])
     ran = [" ".join(map(operations, programs(each))).replace("print", "") for each in failed]  # nearly all print
-    found, rest = groups_and_rest([f"{asked}\n{used}" for asked, used in zip(questions, ran, strict=True)], least)
+    found, rest = groups([f"{asked}\n{used}" for asked, used in zip(questions, ran, strict=True)], least)
     if len(found) + bool(rest) == 1:
         return [Group(kind, "", near_misses_first(failed))]
     named = []

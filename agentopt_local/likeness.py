@@ -27,17 +27,11 @@ def likeness(query: str, texts: Sequence[str]) -> list[float]:
     return [float(each) for each in (rows[1:] @ rows[0].T).toarray()[:, 0]]
 
 
-def groups(texts: Sequence[str], least: int) -> list[tuple[int, ...]]:
-    """Indices of ``texts`` in groups of what is alike: the largest group first, and within a group in their order.
+def groups(texts: Sequence[str], least: int) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
+    """Indices of ``texts`` in groups of at least ``least`` that are alike, and those of the rest.
 
-    Texts whose group would have fewer than ``least`` members are the last group, together.
+    The largest group first, and within a group in their order; a single group of all if there are too few to be split.
     """
-    kept, rest = groups_and_rest(texts, least)
-    return [*kept, rest] if rest else kept
-
-
-def groups_and_rest(texts: Sequence[str], least: int) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
-    """:func:`groups`, with the texts that are in no group of ``least`` members apart; a single group if none are."""
     if len(texts) < 2 * least or not any(re.search(WORD, each) for each in texts):
         return ([tuple(range(len(texts)))] if texts else []), ()
     from sklearn.cluster import AgglomerativeClustering

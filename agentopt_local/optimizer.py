@@ -55,9 +55,9 @@ class Optimizer:
         """
         self.model = model
         self.config = config
-        self.room = Room(model) if room is None else room
+        room = Room(model) if room is None else room
         briefing = Briefing(
-            model, task, sandbox, config, self.room, one_text=one_text, thinking=thinking, keep_questions=keep_questions
+            model, task, sandbox, config, room, one_text=one_text, thinking=thinking, keep_questions=keep_questions
         )
         self.editor = Editor(briefing)
 

@@ -6,11 +6,18 @@ import random
 
 import pytest
 
-from agentopt_local.likeness import groups, likeness, operations, terms
+from agentopt_local import likeness as module
+from agentopt_local.likeness import likeness, operations, terms
 
 DIVISORS = [f"What is the greatest common divisor of {each} and 18?" for each in (12, 15, 27)]
 REMAINDERS = [f"Find the remainder when {each} to the tenth power is divided by 5." for each in (7, 3, 8)]
 FARES = [f"A bus ticket costs {each} dollars. How much do three tickets cost?" for each in (2, 4, 9)]
+
+
+def groups(texts: list[str], least: int) -> list[tuple[int, ...]]:
+    """All groups, with the rest as the last one."""
+    kept, rest = module.groups(texts, least)
+    return [*kept, rest] if rest else kept
 
 
 def test_what_shares_words_is_alike() -> None:

@@ -20,7 +20,6 @@ from agentopt_local.models.checking import fault
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.problem import Problem
-from agentopt_local.seeds import derive
 from agentopt_local.showing import failures_text, functions_text, transcript_text, transcripts_text
 from agentopt_local.train_state import FailedUpdate
 from agentopt_local.trajectory import Step, ToolRun
@@ -45,6 +44,7 @@ from tests.tools.drafting import (
     attempt,
     bench,
     header,
+    index_of,
     last,
     of_phase,
     phase,
@@ -392,12 +392,6 @@ def test_trials_run_with_the_whole_edited_set(bench: Bench) -> None:
 
 
 # Sampling
-
-
-def index_of(request: ChatRequest) -> int:
-    """The draft's number among those of its edit."""
-    drafts = [derive(derive(derive(1, "kind", 0), "edit", 0), "draft", index) for index in range(8)]
-    return drafts.index(int((request.conversation or "").rpartition("/")[2]))
 
 
 def test_the_best_of_n_samples_is_applied(bench: Bench) -> None:

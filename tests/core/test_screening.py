@@ -18,7 +18,6 @@ from agentopt_local.incoming import Incoming
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.screening import BATCH
-from agentopt_local.seeds import derive
 from agentopt_local.update import OptimizerConfig, Verified
 from tests.tools.drafting import (
     NEARLY,
@@ -30,6 +29,7 @@ from tests.tools.drafting import (
     attempt,
     bench,
     header,
+    index_of,
     of_phase,
     phase,
     say,
@@ -42,12 +42,6 @@ __all__ = ["bench"]
 SHORT = [attempt(word_problem(word)) for word in ("sun", "sky", "sea")]
 LONG = [attempt(word_problem(word), answer=word.upper()) for word in ("meadow", "valley", "mountain", "river")]
 """Solved: an author is shown failures alone here."""
-
-
-def index_of(request: ChatRequest) -> int:
-    """The number of a request's draft."""
-    drafts = [derive(derive(derive(1, "kind", 0), "edit", 0), "draft", index) for index in range(8)]
-    return drafts.index(int((request.conversation or "").rpartition("/")[2]))
 
 
 def asked(requests: list[ChatRequest]) -> list[str]:

@@ -22,6 +22,7 @@ from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.problem import Problem, Split
 from agentopt_local.sandbox import Sandbox, open_sandbox
+from agentopt_local.seeds import derive
 from agentopt_local.train_state import FailedUpdate
 from agentopt_local.trajectory import Step, ToolRun, Trajectory
 from agentopt_local.update import OptimizerConfig, Update
@@ -203,6 +204,12 @@ def bench() -> Iterator[Bench]:
         runner.run(sandbox.start())
         yield Bench(runner, sandbox)
         runner.run(sandbox.aclose())
+
+
+def index_of(request: ChatRequest) -> int:
+    """The number of a request's draft among those of the first edit of :meth:`Bench.propose`."""
+    drafts = [derive(derive(derive(1, "kind", 0), "edit", 0), "draft", index) for index in range(8)]
+    return drafts.index(int((request.conversation or "").rpartition("/")[2]))
 
 
 def of_phase(requests: Sequence[ChatRequest], *phases: str) -> list[ChatRequest]:
