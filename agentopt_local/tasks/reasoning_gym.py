@@ -80,8 +80,8 @@ class ReasoningGymTask:
         self.settings = settings or {}
         self._entries: dict[str, list[Problem | str]] = {kind: [] for kind in self.kinds}
         self._check_settings()
-        with self._generator():
-            pass
+        with self._generator() as generator:
+            generator.check()
 
     def problems(self, split: Split, n: int) -> tuple[Problem, ...]:
         """The first ``n`` problems of ``split``, alternating between the data sets."""
@@ -179,9 +179,7 @@ class ReasoningGymTask:
             chunk, start = divmod(len(entries), CHUNK)
             # Entry i of a data set is often generated from seed + i, so consecutive seeds would overlap.
             digest = hashlib.sha256(f"{kind}:{self.seed}:{chunk}".encode()).hexdigest()
-            for raw in generator.ask(
-                {"name": kind, "seed": int(digest[:7], 16), "start": start, "stop": start + _BATCH}
-            ):
+            for raw in generator.batch(kind, int(digest[:7], 16), start):
                 entries.append(raw["skipped"] if "skipped" in raw else self._problem(kind, raw))
         return entries[index]
 
@@ -196,14 +194,43 @@ class ReasoningGymTask:
         )
 
 
+_CHECKED: set[tuple[str, str]] = set()
+"""Names and options, as JSON, that the package accepts."""
+
+_BATCHES: dict[tuple[str, str, int, int], list[dict[str, str]]] = {}
+"""Generated entries by name, options as JSON, seed and start; a plan opens the same task again and again."""
+
+
 class _Generator:
-    """The child process that generates entries; a context manager."""
+    """The child process that generates entries, started when something unknown is asked for; a context manager."""
 
     def __init__(self, options: dict[str, dict[str, Any]]) -> None:
         self._options = options
+        self._keys = {name: (name, json.dumps(each, default=repr)) for name, each in options.items()}
+        self._process: subprocess.Popen[str] | None = None
+        self._opened = ExitStack()
 
     def __enter__(self) -> _Generator:
-        self._errors = tempfile.TemporaryFile()
+        self._errors = self._opened.enter_context(tempfile.TemporaryFile())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def check(self) -> None:
+        """Raise ConfigError if the package does not accept a name or its options."""
+        if not _CHECKED.issuperset(self._keys.values()):
+            self._start()
+
+    def batch(self, name: str, seed: int, start: int) -> list[dict[str, str]]:
+        """The entries from ``start`` on of the data set with this ``seed``."""
+        if (key := (*self._keys[name], seed, start)) not in _BATCHES:
+            if self._process is None:
+                self._start()
+            _BATCHES[key] = self.ask({"name": name, "seed": seed, "start": start, "stop": start + _BATCH})
+        return _BATCHES[key]
+
+    def _start(self) -> None:
         # -P keeps this folder off the child's path, where this module would hide the package reasoning_gym.
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(Path(__file__).with_name("reasoning_gym_child.py"))],
@@ -213,24 +240,15 @@ class _Generator:
             env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONUTF8": "1"},
             encoding="utf-8",
         )
-        with ExitStack() as on_error:
-            on_error.callback(self._kill)
-            for name, options in self._options.items():
-                _check_reply(name, self.ask({"name": name, "options": options}))
-            on_error.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._kill()
-
-    def _kill(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-        self._errors.close()
+        self._opened.enter_context(self._process)
+        self._opened.callback(self._process.kill)
+        for name, options in self._options.items():
+            _check_reply(name, self.ask({"name": name, "options": options}))
+            _CHECKED.add(self._keys[name])
 
     def ask(self, request: dict[str, Any]) -> Any:
         """The child's reply to one request."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process and self._process.stdin and self._process.stdout
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
