@@ -20,6 +20,7 @@ from agentopt_local.actions import (
     source_type,
 )
 from agentopt_local.chat import ChatModel, Constraint, Message, Thinking
+from agentopt_local.docstrings import with_docstring
 from agentopt_local.errors import ContextOverflowError, FunctionError, PromptError
 from agentopt_local.evidence import Evidence
 from agentopt_local.failed_ideas import FailedIdeas
@@ -187,7 +188,7 @@ class Draft:
             self._count(repeated=1)
             return Failed(source, why, "Then you wrote the same source again.")
         try:
-            trials = await self._try(self._check(source, header), header)
+            trials = await self._try(*self._no_twin(self._check(source, header), header))
         except NotTriedError as error:
             return Failed(source, f"That source was refused: {error}")
         except FunctionError as error:
@@ -218,6 +219,19 @@ class Draft:
                 f"{', '.join(self.config.allowed_packages)}"
             )
         return function
+
+    def _no_twin(self, function: Function, header: Header) -> tuple[Function, Header]:
+        """The edit, or a new docstring for the function in the set that has the same code. Raises FunctionError if that
+        has the same docstring, too."""
+        twin = next((each for each in self.context.functions.each() if each.nameless() == function.nameless()), None)
+        if header.action != "add_function" or twin is None or not self.config.n_alternatives:
+            return function, header
+        if twin.description == function.description:
+            raise FunctionError(f"the function {twin.name!r} does just this already")
+        log.info("draft %d: %s has the code of %s, which gets its docstring", self.seed, function.name, twin.name)
+        return with_docstring(twin, function.description.partition("\n")[0]), Header(
+            action="revise_function", name=twin.name
+        )
 
     async def _try(self, function: Function, header: Header) -> Trials:
         """Try the function on what its author was shown, and remember the edit if it ran."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -115,6 +116,10 @@ class Function(Record):
     def normalized(self) -> str:
         """The source without comments, docstrings and formatting: equal code gives equal text."""
         return code_of(self.source)
+
+    def nameless(self) -> str:
+        """:meth:`normalized` without the function's name."""
+        return re.sub(rf"(FunctionDef|Name) '{self.name}'", r"\1 '_'", self.normalized())
 
 
 class FunctionSet(Record):

@@ -6,7 +6,6 @@ Two that do the same cost the prompt of every rollout twice, and split what is l
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -77,7 +76,7 @@ def duplicates(functions: FunctionSet, returned: Mapping[str, Results], rollouts
 
 def same(one: Function, other: Function, returned: Mapping[str, Results]) -> bool:
     """Whether two functions have equal code, or the same parameter types and equal, varied results."""
-    if nameless(one) == nameless(other):
+    if one.nameless() == other.nameless():
         return True
     if types(one) != types(other) or one.name not in returned or other.name not in returned:
         return False
@@ -105,11 +104,6 @@ def types(function: Function) -> str:
         for name, schema in function.parameters["properties"].items()
     ]
     return json.dumps(told, sort_keys=True)
-
-
-def nameless(function: Function) -> str:
-    """A function's code without its name, comments, docstring and formatting."""
-    return re.sub(rf"(FunctionDef|Name) '{function.name}'", r"\1 '_'", function.normalized())
 
 
 def arguments_of(

@@ -97,6 +97,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "n_screen": 0,
             "extra_edits": 0,
             "max_helpers": 0,
+            "n_alternatives": 0,
         },
     },
 }
@@ -110,6 +111,7 @@ OF_OLDER_RUNS: dict[str, dict[str, Any]] = {
         "n_solved": 0,
         "n_screen": 0,
         "extra_edits": 0,
+        "n_alternatives": 0,
         "group_by_likeness": False,
     },
 }

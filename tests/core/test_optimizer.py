@@ -440,7 +440,7 @@ def test_a_sample_that_answers_everything_ends_the_others(bench: Bench) -> None:
             pass
 
     model = OneIsFast()
-    config = OptimizerConfig(n_samples=4, max_actions=1, n_screen=0)
+    config = OptimizerConfig(n_samples=4, max_actions=1, n_screen=0, n_alternatives=0)
     optimizer = Optimizer(model, Shouting(), bench.sandbox, config)
     proposal = bench.run(asyncio.wait_for(optimizer.propose(FunctionSet(), Incoming(FAILED), (), seed=1), timeout=30))
     assert proposal.functions == FunctionSet.of(SHOUT)

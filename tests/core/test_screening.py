@@ -30,6 +30,7 @@ from tests.tools.drafting import (
     bench,
     header,
     index_of,
+    last,
     of_phase,
     phase,
     say,
@@ -212,6 +213,20 @@ def test_a_right_function_gets_other_docstrings(bench: Bench) -> None:
     assert not of_phase(requests, "docstring")
     none, requests = bench.propose(Author(), attempts=SHORT, n_alternatives=0)
     assert (none.alternatives, of_phase(requests, "docstring")) == (((),), [])
+
+
+def test_code_that_is_there_already_gets_another_docstring(bench: Bench) -> None:
+    loud = SHOUT.replace("def shout", "def loud")
+    told = {"functions": FunctionSet.of(loud), "attempts": SHORT, "max_retries": 0}
+    update, _ = bench.propose(Author(sources=[SHOUT.replace("Return", "Say")]), n_alternatives=1, **told)
+    assert [(each.kind, each.name) for each in update.actions] == [("revise_function", "loud")]  # type: ignore[union-attr]
+    assert update.functions == FunctionSet.of(loud.replace("Return", "Say"))
+    assert update.actions[0].examples, "it was tried"  # type: ignore[union-attr]
+    update, requests = bench.propose(Author(), n_alternatives=1, **{**told, "max_retries": 1})
+    assert update.actions == ()
+    assert "the function 'loud' does just this already" in last(of_phase(requests, "source", "repair")[-1])
+    update, _ = bench.propose(Author(), n_alternatives=0, **told)
+    assert update.functions.names == ("loud", "shout")
 
 
 @pytest.mark.parametrize("text", ["", 'a """ b', "two\nlines", "a \\ b"])

@@ -189,7 +189,7 @@ class Bench:
     ) -> tuple[Update, list[ChatRequest]]:
         """One proposal, and the requests that it took. One sample, one action and no pool unless said otherwise."""
         plain = {"n_samples": 1, "max_actions": 1, "hold_back": False, "n_solved": 0, "n_screen": 0, "extra_edits": 0}
-        plain |= {"max_reflection_tokens": 0}
+        plain |= {"max_reflection_tokens": 0, "n_alternatives": 0}
         config = OptimizerConfig(**{**plain, **settings})
         model = ScriptedChatModel(author, strict=strict, context_tokens=context_tokens)
         optimizer = Optimizer(model, Shouting(), self.sandbox, config)
