@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from agentopt_local import prompts
 from agentopt_local.actions import header_constraint
-from agentopt_local.call_trials import CallVerifier
+from agentopt_local.call_trials import CallVerifier, KnownArguments
 from agentopt_local.chat import ChatModel, Thinking
 from agentopt_local.drafts import DraftContext
 from agentopt_local.evidence import Evidence
@@ -80,6 +80,7 @@ class Briefing:
             return None
         self._report(fitted, evidence)
         shown = [each for each in fitted.evidence if helper or not each.trajectory.correct]
+        known = KnownArguments()
         return DraftContext(
             model=self.model,
             config=self.config,
@@ -87,7 +88,7 @@ class Briefing:
             evidence=fitted.evidence,
             header=header_constraint(functions) if self.config.constrain else None,
             prompt=fitted.prompt,
-            verifier=lambda talk: self.verifier(talk, shown, helper=helper),
+            verifier=lambda talk: self.verifier(talk, shown, known, helper=helper),
             room=self.room,
             source_tokens=source_tokens,
             one_text=self.one_text and not helper,
@@ -96,12 +97,14 @@ class Briefing:
             opening="write_helper" if helper else "write_source",
         )
 
-    def verifier(self, talk: Talk, shown: Sequence[Evidence], *, helper: bool = False) -> Verifier:
+    def verifier(
+        self, talk: Talk, shown: Sequence[Evidence], known: KnownArguments, *, helper: bool = False
+    ) -> Verifier:
         """What tries functions on ``shown``: by their programs, or by calls."""
         if helper:
             programs = [program for each in shown if (program := program_of(each)) is not None]
             return ProgramVerifier(talk, programs, self.task, self.sandbox)
-        return CallVerifier(talk, [each.problem for each in shown], self.task, self.sandbox)
+        return CallVerifier(talk, [each.problem for each in shown], self.task, self.sandbox, known)
 
     def _writer(self, template: str, material: Material) -> Write:
         config = self.config

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,12 +33,28 @@ COPYING = 0.0
 """The temperature of arguments, which are copied from problems. At 0.8 a 1.5B model dropped brackets in 5 of 8."""
 
 
+class KnownArguments:
+    """Arguments for the same problems, by parameters: drafts of an edit often agree on these, and what is copied from a
+    problem does not depend on the rest."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, tuple[dict[str, Any], ...]] = {}
+        self.busy: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+
 class CallVerifier:
     """Calls functions on problems and compares what they return with the expected answers."""
 
-    def __init__(self, talk: Talk, problems: Sequence[Problem], task: Task, sandbox: Sandbox) -> None:
-        """``task`` grades what the functions return."""
-        self.arguments = ExampleArguments(talk, talk.config, problems)
+    def __init__(
+        self,
+        talk: Talk,
+        problems: Sequence[Problem],
+        task: Task,
+        sandbox: Sandbox,
+        known: KnownArguments | None = None,
+    ) -> None:
+        """``task`` grades what the functions return. ``known``: arguments that several verifiers share."""
+        self.arguments = ExampleArguments(talk, talk.config, problems, known or KnownArguments())
         self.problems = problems
         self.task = task
         self.sandbox = sandbox
@@ -59,31 +77,35 @@ class ExampleArguments:
     """Arguments for each problem, as one draft asks for them.
 
     They are requested in a separate conversation. It contains no expected answers, so no draft can learn from it what
-    to return; and all drafts of an edit share its beginning, which the engine reads once.
+    to return; and all drafts of an edit share its beginning, which the engine reads once, and the arguments for equal
+    parameters.
     """
 
-    def __init__(self, talk: Talk, config: OptimizerConfig, problems: Sequence[Problem]) -> None:
+    def __init__(self, talk: Talk, config: OptimizerConfig, problems: Sequence[Problem], known: KnownArguments) -> None:
         self.talk = talk
         self.config = config
         self.problems = problems
-        self._parameters: dict[str, Any] | None = None
-        self._known: tuple[dict[str, Any], ...] = ()
+        self.known = known
 
     async def of(self, function: Function) -> tuple[dict[str, Any], ...]:
-        """Arguments of ``function`` for each problem; asked for anew if the parameters have changed.
+        """Arguments of ``function`` for each problem; asked for if none are known for its parameters.
 
         Raises NotTriedError if the model writes none that fit.
         """
-        if self._parameters != function.parameters:
-            constraint = Constraint.of(examples_type(function, len(self.problems)))
-            examples = await self._ask(function, constraint)
-            misfit = best_match(Draft202012Validator(json.loads(constraint.value)).iter_errors(examples))
-            if misfit is not None:
-                where = f"at {misfit.json_path}: {cut(misfit.message, 300)}"
-                raise NotTriedError(f"the example arguments do not fit {function.signature}: {where}")
-            self._parameters = function.parameters
-            self._known = tuple(examples[f"problem_{i + 1}"] for i in range(len(self.problems)))
-        return self._known
+        parameters, found = json.dumps(function.parameters), self.known.found
+        async with self.known.busy[parameters]:
+            if parameters not in found:
+                found[parameters] = await self._fitting(function)
+        return found[parameters]
+
+    async def _fitting(self, function: Function) -> tuple[dict[str, Any], ...]:
+        constraint = Constraint.of(examples_type(function, len(self.problems)))
+        examples = await self._ask(function, constraint)
+        misfit = best_match(Draft202012Validator(json.loads(constraint.value)).iter_errors(examples))
+        if misfit is not None:
+            where = f"at {misfit.json_path}: {cut(misfit.message, 300)}"
+            raise NotTriedError(f"the example arguments do not fit {function.signature}: {where}")
+        return tuple(examples[f"problem_{i + 1}"] for i in range(len(self.problems)))
 
     async def _ask(self, function: Function, constraint: Constraint) -> dict[str, Any]:
         """One JSON object, with more tokens where it was cut off."""

@@ -122,7 +122,7 @@ class Optimizer:
         """Edits about the failures of one kind, as soon as its rollouts have ended: its share of the step's."""
         config, kinds = self.config, len(rollouts.kinds)
         evidence = await rollouts.of_kind(kind)
-        groups = self._groups(evidence)
+        groups = self._judgeable(self._groups(evidence))
         chosen = groups[: (config.max_actions - config.max_helpers) // kinds]
         tries = 1 + config.extra_edits // (kinds * len(chosen)) if chosen == groups and chosen else 1
         material = Material(functions, evidence, failures)
@@ -136,6 +136,7 @@ class Optimizer:
         """What the edits of a step are about, in order: groups of failures and, as configured, of right programs."""
         most = self.config.max_actions
         failed = self._groups(rollouts)
+        failed = self._judgeable(failed) or failed
         helpers = program_groups(rollouts)[: min(self.config.max_helpers, most)] if self.config.max_helpers else []
         if not self.config.progressive:  # the functions of the new set are written at once, independently
             return (failed * most)[:most]
@@ -143,6 +144,10 @@ class Optimizer:
 
     def _groups(self, evidence: Sequence[Evidence]) -> list[Group]:
         return focus_groups(evidence, self.config.n_evidence if self.config.group_by_likeness else None)
+
+    def _judgeable(self, groups: list[Group]) -> list[Group]:
+        """The groups of which a failure is left that the author is not shown, to judge the edit by."""
+        return [each for each in groups if len(each.attempts) > 1 or not self.config.hold_back]
 
     @staticmethod
     def _applied(update: Update, edits: Sequence[Edit]) -> Update:

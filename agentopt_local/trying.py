@@ -71,8 +71,8 @@ class Trying:
         return [first, second, *found]
 
     async def _edit(self, update: Update, index: int, edits: frozenset[int]) -> list[Tried]:
-        """One edit alone, with those that it needs, on the problems that it is about; and its alternatives, if the
-        agent uses its function on less than half of them."""
+        """One edit alone, with those that it needs, on the problems that it is about; and its alternatives, if more
+        than a quarter of these fail without a use of its function."""
         found = []
         for choice in update.choices(index):
             try:
@@ -83,7 +83,8 @@ class Trying:
         names = [f"edit {index + 1}", *(f"edit {index + 1}, alternative {number}" for number in range(1, len(found)))]
         first = await self._on(found[0], where, names[0])
         called = getattr(found[0].actions[-1], "name", "")
-        if 2 * sum(first.after[each].used(called) for each in where) >= len(where):
+        left = sum(not first.after[each].correct and not first.after[each].used(called) for each in where)
+        if 4 * left <= len(where):
             return [first]
         rest = zip(found[1:], names[1:], strict=True)
         return [first, *await together(self._on(each, where, name) for each, name in rest)]

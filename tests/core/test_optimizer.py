@@ -404,6 +404,20 @@ def test_the_best_of_n_samples_is_applied(bench: Bench) -> None:
     assert proposal.counts == ActionCounts(sampled=4, legal=4, verified=3, applied=1)
 
 
+def test_drafts_with_the_same_parameters_share_their_arguments(bench: Bench) -> None:
+    other = NEARLY.replace("word: str", "text: str").replace("word", "text")
+    sources = [WRONG, NEARLY, other, WRONG]
+
+    def given(request: ChatRequest) -> str:
+        return word_arguments(request).replace('"word"', '"text"' if "text: str" in last(request) else '"word"')
+
+    author = Author(sources=lambda request: sources[index_of(request)], arguments=given)
+    proposal, requests = bench.propose(author, n_samples=4, max_retries=0)
+    assert proposal.matches == ("1/3",)
+    asked = [last(each) for each in of_phase(requests, "arguments")]
+    assert sorted("(text: str)" in each for each in asked) == [False, True]
+
+
 def test_all_samples_of_an_edit_are_under_way_at_once(bench: Bench) -> None:
     waiting, most = 0, 0
 
@@ -488,13 +502,11 @@ def test_arguments_are_asked_for_without_the_expected_answers(bench: Bench) -> N
     """Whoever writes the arguments must not see what a right function returns; the problems open the prompt, so that
     all drafts of an edit share its beginning."""
     _, requests = bench.propose(Author(), n_samples=3)
-    asked = [request for request in requests if phase(request) == "arguments"]
-    assert len(asked) == 3
-    for request in asked:
-        (message,) = request.messages
-        assert message.content.startswith("problem_1: Shout: ")
-        assert not any(each.problem.answer in message.content for each in FAILED)
-        assert request.conversation not in {each.conversation for each in requests if phase(each) == "source"}
+    [request] = of_phase(requests, "arguments")
+    (message,) = request.messages
+    assert message.content.startswith("problem_1: Shout: ")
+    assert not any(each.problem.answer in message.content for each in FAILED)
+    assert request.conversation not in {each.conversation for each in of_phase(requests, "source")}
 
 
 # Errors of the machine
@@ -758,6 +770,16 @@ def test_half_of_a_kind_is_held_back_to_judge_the_edit_by(bench: Bench, failed: 
     attempts = [attempt(word_problem("x" * (n + 1))) for n in range(failed)]
     update, _ = bench.propose(Author([ADD_SHOUT], [SHOUT]), attempts=attempts, hold_back=True)
     assert len(update.seen) == shown
+
+
+def test_a_kind_with_one_failure_waits_while_others_have_more(bench: Bench) -> None:
+    two = [attempt(word_problem(word, "two")) for word in ("sun", "moon")]
+    one = attempt(word_problem("sky", "one"))
+    update, _ = bench.propose(Author([ADD_SHOUT], [SHOUT]), attempts=[*two, one], max_actions=2, hold_back=True)
+    assert [each.kind for each in update.outcomes] == ["two"]
+    for attempts, hold_back in (([*two, one], False), ([one], True)):
+        update, _ = bench.propose(Author([ADD_SHOUT], [SHOUT]), attempts=attempts, max_actions=2, hold_back=hold_back)
+        assert "one" in [each.kind for each in update.outcomes]
 
 
 def test_the_answers_do_not_leak_into_the_arguments_of_trials(bench: Bench) -> None:

@@ -99,8 +99,9 @@ def test_functions_with_the_same_parameters_share_arguments_and_equal_ones_are_t
 
 
 def test_a_function_that_does_badly_with_borrowed_arguments_gets_its_own(bench: Bench) -> None:
-    """``word`` is the word for one author and the whole sentence for another."""
-    sentence = SHOUT.replace("word.upper()", "word.split(': ')[1].upper()").replace("capitals", "the sentence")
+    """``word`` is the word for one author and the whole sentence for another. With short words both are right."""
+    taken = "(word.split(': ')[1] if ':' in word else word[:3]).upper()"
+    sentence = SHOUT.replace("word.upper()", taken).replace("capitals", "the sentence")
     sources = [NEARLY, sentence]
 
     def arguments(request: ChatRequest) -> str:

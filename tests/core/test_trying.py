@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from agentopt_local.actions import Action, AddFunction, RemoveFunction
 from agentopt_local.chat import Message, Usage
 from agentopt_local.functions import Function, FunctionSet
@@ -132,9 +134,11 @@ def test_the_alternative_that_the_agent_calls_is_chosen() -> None:
     assert found[0].update.actions == (add("a"),)
 
 
-def test_alternatives_are_not_tried_where_the_agent_uses_the_function() -> None:
-    _, agent = tried((add("a"), "a"), others=(add("either"),), calls=True)
-    assert [part for part, _, _ in agent.parts] == ["edit 1", "edits together"]
+@pytest.mark.parametrize(("name", "calls"), [("nothing", True), ("a", False)])
+def test_alternatives_are_tried_only_where_problems_fail_without_a_use_of_the_function(name: str, calls: bool) -> None:
+    _, agent = tried((add(name), "a"), (add("b"), "b"), others=(add("either"),), calls=calls)
+    parts = [part for part, _, _ in agent.parts]
+    assert parts == ["edit 1", "edit 2", "edits together"]
 
 
 def test_an_alternative_whose_name_is_taken_is_left_out() -> None:
