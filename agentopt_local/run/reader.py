@@ -33,7 +33,7 @@ from agentopt_local.run.parsing import (
     validated,
 )
 from agentopt_local.run.report import Certificate, NoiseFloor, Report
-from agentopt_local.run.rows import CertificateRow, MetricRow, ProblemRow, ProposalRow, RolloutRow, StepRow
+from agentopt_local.run.rows import CertificateRow, CostRow, MetricRow, ProblemRow, ProposalRow, RolloutRow, StepRow
 from agentopt_local.train_state import TrainState
 from agentopt_local.update import Update
 
@@ -62,6 +62,11 @@ def task_rows(run: Path) -> Path | None:
 def read_problems(run: Path) -> list[ProblemRow]:
     """The problems of the run in order; damaged rows are left out."""
     return read_rows(run / files.PROBLEMS, lenient(ProblemRow), [])
+
+
+def read_costs(run: Path) -> list[CostRow]:
+    """All completions so far; damaged rows are left out."""
+    return read_rows(run / files.COSTS, lenient(CostRow), [])
 
 
 def read_meta(run: Path) -> Row:

@@ -12,9 +12,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from agentopt_local.chat import ChatModel
+from agentopt_local.concurrency import together
 from agentopt_local.errors import AgentOptError, ConfigError, RunDirError
 from agentopt_local.record import Record
 from agentopt_local.rollout import Progress
+from agentopt_local.stage import Stage
 from benchmarks.paper.__main__ import ROOT
 from benchmarks.paper.protocol import Cell
 from benchmarks.results import page
@@ -42,6 +44,8 @@ class Options(Record):
     """The most problems of a split, for a trial."""
     budget_tokens: int | None = None
     """In place of the plan's."""
+    parallel: int = 1
+    """Trainings that run at once."""
     command: str
     """The whole command, for the page and for going on."""
 
@@ -59,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arms=given.arms and tuple(given.arms),
             limit=given.limit,
             budget_tokens=given.budget_tokens,
+            parallel=given.parallel,
             command=command,
         )
         display = Display()
@@ -96,6 +101,14 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument(
         "--budget-tokens", type=at_least_one, metavar="N", help="tokens to generate at most, in place of the plan's"
+    )
+    top.add_argument(
+        "--parallel",
+        type=at_least_one,
+        default=1,
+        metavar="N",
+        help="trainings that run at once on the same engines, in larger batches; the seconds of each then include the "
+        "others' (default: 1)",
     )
     data = os.environ.get("AGENTOPT_DATA", ROOT.parent / "shared" / "data")
     top.add_argument(
@@ -142,11 +155,15 @@ async def run(
         if plan.rule is None or kinds is not None:
             found = trainings(plan, options, kinds.chosen if kinds else ())
         check_tasks(found)
-        for number, cell in enumerate(found, 1):
-            if read_result(cell) is None and not allowed():
-                break
-            say(f"training {number} of {len(found)}: {cell.name}")
-            await run_cell(cell, models, progress)
+        slots = asyncio.Semaphore(options.parallel)
+
+        async def one(number: int, cell: Cell) -> None:
+            async with slots:
+                if read_result(cell) is not None or allowed():
+                    say(f"training {number} of {len(found)}: {cell.name}")
+                    await run_cell(cell, models, naming(cell, progress) if options.parallel > 1 else progress)
+
+        await together(one(number, cell) for number, cell in enumerate(found, 1))
     return write(plan, options, kinds, say, results_page)
 
 
@@ -161,15 +178,21 @@ def expected_kinds(plan: Plan) -> tuple[str, ...]:
     return () if plan.rule is None else (*plan.rule.include, *in_order(plan.rule)[: plan.rule.count])
 
 
+def naming(cell: Cell, progress: Progress) -> Progress:
+    """``progress`` with the name of the training in front of each stage."""
+    return lambda stage, *counts: progress(Stage(part=f"{cell.name} {stage}"), *counts)
+
+
 def opener(stack: AsyncExitStack, progress: Progress, given: ChatModel | Models | None) -> OpenModels:
     """Opens the models once, when they are first asked for; ``stack`` closes them."""
-    opened = given
+    opened, opening = given, asyncio.Lock()
 
     async def models(config: RunConfig) -> ChatModel | Models | None:
         nonlocal opened
-        if opened is None:
-            check_model(config)
-            opened = await open_models(config, stack, progress)
+        async with opening:
+            if opened is None:
+                check_model(config)
+                opened = await open_models(config, stack, progress)
         return opened
 
     return models
@@ -199,6 +222,8 @@ def write(plan: Plan, options: Options, kinds: Kinds | None, say: Callable[[str]
     spent = generated(folder)
     notes = [] if plan.rule is None else [kinds.note(plan.rule) if kinds else "The kinds by rule are not chosen yet."]
     notes.append(f"Tokens generated: {spent:,} of {budget:,} allowed, with everything that was measured")
+    if options.parallel > 1:
+        notes.append(f"{options.parallel} trainings ran at once, so the seconds of each include the others'")
     finished = [] if plan.rule is not None and kinds is None else found
     results = {cell.name: result for cell in finished if (result := read_result(cell)) is not None}
     if missing := [cell.name for cell in found if cell.name not in results]:

@@ -15,6 +15,7 @@ from agentopt_local.record import Record, fingerprint
 from agentopt_local.rollout import Progress
 from agentopt_local.run.files import is_run, read_json, write_json
 from agentopt_local.run.parsing import validated
+from agentopt_local.run.reader import read_costs
 from agentopt_local.run.report import Certificate, Comparison, Report, TrainingSummary
 from agentopt_local.run.writer import RunDir
 from benchmarks.paper.cells import open_cell
@@ -146,12 +147,8 @@ def tokens_by_use(report: Report, split: Split) -> dict[str, Usage]:
 
 def generated(folder: Path) -> int:
     """Tokens that all runs in ``folder`` have generated, also those that are not finished."""
-    total = 0
-    for path in sorted(each for each in folder.glob("*") if is_run(each)):
-        run_dir = RunDir(path)
-        total += sum(row.usage.completion_tokens for row in run_dir.costs())
-        run_dir.close()
-    return total
+    rows = (row for path in folder.glob("*") if is_run(path) for row in read_costs(path))
+    return sum(row.usage.completion_tokens for row in rows)
 
 
 def machine() -> str:

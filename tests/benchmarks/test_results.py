@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from agentopt_local.chat import ChatRequest
+from agentopt_local.chat import ChatReply, ChatRequest
 from agentopt_local.errors import ConfigError, EngineDeadError, RunDirError
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.tasks.reasoning_gym import ReasoningGymTask
@@ -243,6 +243,26 @@ def test_arms_can_be_run_alone_and_must_differ(tmp_path: Path) -> None:
     section = go(path, ScriptedChatModel(brain), arms=("two",))
     assert (len(lines_of(section, "one")), len(lines_of(section, "two"))) == (0, 1)
     assert "Not run yet: one_s0, three_s0" in section
+
+
+def test_trainings_that_run_at_once_keep_their_logs_apart(tmp_path: Path) -> None:
+    arms = "[arms.one]\n[arms.two]\ntrainer.patience = 1\n"
+    path = write_plan(tmp_path, "seeds = 1\nbudget_tokens = 100_000", arms)
+    under_way: list[int] = []
+
+    class Model(ScriptedChatModel):
+        async def complete(self, request: ChatRequest) -> ChatReply:
+            under_way.append(len(list((tmp_path / "out/tiny").glob("*_s0"))))
+            return await super().complete(request)
+
+    said: list[str] = []
+    section = go(path, Model(brain), said.append, parallel=2)
+    assert under_way[0] == 2
+    assert (len(lines_of(section, "one")), len(lines_of(section, "two"))) == (1, 1)
+    for arm in ("one", "two"):
+        log = (tmp_path / f"out/tiny/{arm}_s0/run.log").read_text()
+        assert log.count("edit 1, double:") == 1
+    assert said[:2] == ["training 1 of 2: one_s0", "training 2 of 2: two_s0"]
 
 
 # The rule
