@@ -64,11 +64,12 @@ class Trying:
             return found
         joined = frozenset[int]().union(*(alone[index] for index in helped))
         first = await self._everywhere(chosen.having(self.functions, joined), "edits together", found)
+        found = [each for each in found if each is not first]  # it may have been tried on all problems alone
         if first.judgement.accepted or len(helped) < 2:
             return [first, *found]
         index = max(helped, key=lambda each: best[each].judgement.gain)  # together they do harm
         second = await self._everywhere(chosen.having(self.functions, alone[index]), f"edit {index + 1} alone", found)
-        return [first, second, *found]
+        return [first, second, *(each for each in found if each is not second)]
 
     async def _edit(self, update: Update, index: int, edits: frozenset[int]) -> list[Tried]:
         """One edit alone, with those that it needs, on the problems that it is about; and its alternatives, if more

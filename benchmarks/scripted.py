@@ -100,7 +100,14 @@ def config_in(folder: Path, **changes: Any) -> RunConfig:
         "run_dir": str(folder),
         "run_name": "run",
         "concurrency": 4,
-        "optimizer": {"n_samples": 1, "max_actions": 1, "max_retries": 0, "min_matches": 0, "extra_edits": 0},
+        "optimizer": {
+            "n_samples": 1,
+            "max_actions": 1,
+            "max_retries": 0,
+            "min_matches": 0,
+            "extra_edits": 0,
+            "n_alternatives": 0,
+        },
         "sandbox": {"workers": 1},
         "trainer": {"max_epochs": 6},
     }

@@ -122,6 +122,7 @@ def test_a_removal_is_tried_on_all_problems_and_wins_a_tie() -> None:
     assert found[0].judgement.accepted
     assert found[0].update.functions.names == ("other",)
     assert [part for part, _, _ in agent.parts].count("edits together") == 0, "it was tried on everything already"
+    assert sum(each.usage.completion_tokens for each in found) == 12 + 4, "and its tokens count once"
 
 
 def test_the_alternative_that_the_agent_calls_is_chosen() -> None:

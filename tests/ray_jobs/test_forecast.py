@@ -26,7 +26,7 @@ def config(**more: object) -> RunConfig:
     values = {
         "task": {"spec": "reasoning_gym:gcd", "n_train": 10, "n_test": 20},
         "agent": {"max_tokens": 400},
-        "optimizer": {"max_actions": 2, "n_samples": 4},
+        "optimizer": {"max_actions": 2, "n_samples": 4, "n_alternatives": 0},
         "trainer": {"max_epochs": 2},
         "evaluation": {"n_validation": 0},
     }
