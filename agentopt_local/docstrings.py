@@ -20,13 +20,19 @@ QUESTION_CHARS = (600, 200)
 DOCSTRING = r'"""For problems that ask to [^"\\\n ][^"\\\n]*"""'
 
 
-async def described_anew(function: Function, problems: Sequence[Problem], talk: Talk) -> Function | None:
-    """``function`` with another docstring, in the words of ``problems``; None if the model writes none that is new."""
+async def described_anew(
+    function: Function, problems: Sequence[Problem], talk: Talk, others: Sequence[Problem] = ()
+) -> Function | None:
+    """``function`` with another docstring, in the words of ``problems``; None if the model writes none that is new.
+
+    ``others``: problems that it is no use for, which the docstring is to say.
+    """
     constraint = Constraint(kind="regex", value=DOCSTRING) if talk.config.constrain else None
     forms = (
         prompts.fill(
-            "write_docstring",
+            "write_docstring_for_some" if others else "write_docstring",
             problems="\n\n".join(cut(each.question, chars) for each in problems),
+            others="\n\n".join(cut(each.question, chars) for each in others),
             source=function.source.strip(),
         )
         for chars in QUESTION_CHARS

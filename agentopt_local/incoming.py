@@ -21,9 +21,14 @@ class Incoming:
         self._evidence = evidence
 
     @property
+    def problems(self) -> Sequence[Problem]:
+        """All problems of the step."""
+        return [each.problem for each in self._evidence]
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """Of the problems, in their order."""
-        return tuple(dict.fromkeys(each.problem.kind for each in self._evidence))
+        return tuple(dict.fromkeys(each.kind for each in self.problems))
 
     async def of_kind(self, kind: str) -> list[Evidence]:
         """All evidence about one kind of problems, once it is complete. Raises what its rollouts raise."""
@@ -41,16 +46,16 @@ class UnderWay(Incoming):
         self, problems: Sequence[Problem], rollouts: Sequence[asyncio.Task[Trajectory]], more: More | None = None
     ) -> None:
         """``rollouts``: one for each problem. ``more``: adds evidence about a kind whose rollouts have ended."""
-        self._problems = problems
+        self._all = problems
         self._rollouts = rollouts
         self._more = more
         self._known: dict[str, list[Evidence]] = {}
         self._asked: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """Of the problems, in their order."""
-        return tuple(dict.fromkeys(each.kind for each in self._problems))
+    def problems(self) -> Sequence[Problem]:
+        """All problems of the step."""
+        return self._all
 
     async def any_failed(self) -> bool:
         """Whether a problem was not solved, as soon as that is known. Raises what the rollouts raise."""
@@ -65,7 +70,7 @@ class UnderWay(Incoming):
             if kind not in self._known:
                 found = [
                     Evidence(problem=problem, trajectory=await asyncio.shield(rollout))
-                    for problem, rollout in zip(self._problems, self._rollouts, strict=True)
+                    for problem, rollout in zip(self._all, self._rollouts, strict=True)
                     if problem.kind == kind
                 ]
                 self._known[kind] = [*found, *(await self._more(found) if self._more else ())]
@@ -74,7 +79,7 @@ class UnderWay(Incoming):
     async def all(self) -> list[Evidence]:
         """All evidence, once it is complete: in the order of the problems, then what was added."""
         found = [each for kind in self.kinds for each in await self.of_kind(kind)]
-        place = {problem.id: number for number, problem in enumerate(self._problems)}
+        place = {problem.id: number for number, problem in enumerate(self._all)}
         first: dict[str, Evidence] = {}
         for each in found:
             first.setdefault(each.problem.id, each)
