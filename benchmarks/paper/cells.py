@@ -60,7 +60,9 @@ def open_cell(cell: Cell) -> RunDir:
     """The cell's run folder, created if necessary. Raises RunDirError if it was made with other settings."""
     if not is_run(cell.path):
         return new_run(cell.config)
-    if read_config(cell.path).model_dump(exclude={"budget"}) != cell.config.model_dump(exclude={"budget"}):
+    # The folder may have been moved, or be named from elsewhere.
+    made, asked = (each.model_dump(exclude={"budget", "run_dir"}) for each in (read_config(cell.path), cell.config))
+    if made != asked:
         raise RunDirError(f"{cell.path} was made with other settings; choose another --output, or delete it")
     return RunDir(cell.path)
 

@@ -154,7 +154,13 @@ def generated(folder: Path) -> int:
 def machine() -> str:
     """This machine in words: processor, its features, cores, GPUs and system."""
     cards = [f"{name} ({size / 2**30:.0f} GiB)" for name, size in gpus()]
-    parts = [cpu_name(), cpu.describe(cpu.features()), f"{cpu.cores()} cores", *cards, platform.platform()]
+    parts = [
+        cpu_name(),
+        cpu.describe(cpu.features()),
+        f"{cpu.cores()} cores",
+        *cards,
+        f"{platform.system()} {platform.machine()}",
+    ]
     return ", ".join(part for part in parts if part)
 
 

@@ -89,7 +89,9 @@ def lines_of(section: str, arm: str) -> list[list[str]]:
     return [line for line in lines if line[1].isdecimal()]
 
 
-def test_a_plan_from_trainings_to_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_from_trainings_to_its_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     arms = '[arms.learns]\n[arms."learns nothing"]\noptimizer.min_matches = 9\n'
     more = BASE.replace(
         "n_validation = 12", 'n_validation = 12\nbaselines = ["placebo", "one_shot", "self_consistency"]'
@@ -122,7 +124,9 @@ def test_a_plan_from_trainings_to_its_page(tmp_path: Path, capsys: pytest.Captur
 
     silent = ScriptedChatModel([])
     assert go(path, silent) == section
-    assert silent.requests == [], "finished trainings are read"
+    monkeypatch.chdir(tmp_path)
+    assert go(path, silent, output="out") == section
+    assert silent.requests == [], "finished trainings are read, wherever they are named from"
     known = (tmp_path / "RESULTS.md").read_text()
     assert known.startswith("# Results\n")
     assert known.count(section) == 1
