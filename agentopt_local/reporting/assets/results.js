@@ -35,8 +35,10 @@ function headline(run) {
   const result = run.results[0];
   const done = run.steps.filter((step) => step.decision === 'accepted').length;
   const learned = run.functions.filter((each) => each.status === 'learned').length;
+  const kept = run.steps.length === 1
+    ? `which was ${done ? '' : 'not '}kept` : `${done} of which ${done === 1 ? 'was' : 'were'} kept`;
   const story = run.steps.length
-    ? `${plural(learned, 'function')} learned in ${plural(run.steps.length, 'step')}, ${done} of which ${done === 1 ? 'was' : 'were'} kept.`
+    ? `${plural(learned, 'function')} learned in ${plural(run.steps.length, 'step')}, ${kept}.`
     : 'No step has finished yet.';
   const title = result ? verdict(result) : 'Nothing has been measured yet.';
   return el('section', { id: 'results', class: 'hero', 'aria-labelledby': 'results-title' },
