@@ -371,7 +371,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "a model's class": (lambda: train(model=ao.ScriptedChatModel), "ao.train: model is a class"),
     "one object of two": (lambda: train(optimizer_model="x"), "give both model and optimizer_model as objects"),
     "a start": (lambda: train(start_functions="nowhere.py"), "nowhere.py"),
-    "a callback": (lambda: train(callbacks=[print]), "a callback has the type builtin_function_or_method"),
+    "a callback": (lambda: train(callbacks=[len]), "a callback has the type builtin_function_or_method"),
     "an endpoint": (lambda: ao.Endpoint("127.0.0.1:8000", "m"), "url = '127.0.0.1:8000' is not an HTTP(S) URL"),
     "a key in an address": (lambda: ao.Endpoint("https://a:b@c/v1", "m"), "an address must hold no user"),
     "an endpoint's setting": (
