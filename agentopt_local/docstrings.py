@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from agentopt_local import prompts
+from agentopt_local.actions import Action, AddFunction, ReviseFunction
 from agentopt_local.chat import Constraint, Message
 from agentopt_local.errors import FunctionError, PromptError
 from agentopt_local.evidence import cut
@@ -17,7 +18,11 @@ TOKENS = 100
 """Generated tokens of a docstring."""
 QUESTION_CHARS = (600, 200)
 """Characters of each problem, in the order in which they are tried."""
-DOCSTRING = r'"""For problems that ask to [^"\\\n ][^"\\\n]*"""'
+NEVER = ", never for those that ask to "
+"""How a docstring says what its function is not for."""
+TEXT = r'[^"\\\n ][^"\\\n]*'
+DOCSTRING = f'"""For problems that ask to {TEXT}"""'
+TELLING_APART = f'"""For problems that ask to {TEXT}{NEVER}{TEXT}"""'
 
 
 async def described_anew(
@@ -27,7 +32,8 @@ async def described_anew(
 
     ``others``: problems that it is no use for, which the docstring is to say.
     """
-    constraint = Constraint(kind="regex", value=DOCSTRING) if talk.config.constrain else None
+    form = TELLING_APART if others else DOCSTRING
+    constraint = Constraint(kind="regex", value=form) if talk.config.constrain else None
     forms = (
         prompts.fill(
             "write_docstring_for_some" if others else "write_docstring",
@@ -44,6 +50,12 @@ async def described_anew(
     except (PromptError, FunctionError):  # the function stays as it is
         return None
     return None if reply.finish_reason == "length" or written.source == function.source else written
+
+
+def telling_apart(actions: Iterable[Action]) -> Action | None:
+    """The first action whose function says what it is not for; None if there is none."""
+    described = (each for each in actions if isinstance(each, AddFunction | ReviseFunction))
+    return next((each for each in described if NEVER in each.function.description), None)
 
 
 def with_docstring(function: Function, text: str) -> Function:

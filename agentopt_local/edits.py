@@ -119,11 +119,11 @@ class Editor:
     async def _described(
         action: Action, problems: Sequence[Problem], others: Sequence[Problem], talks: Sequence[Talk]
     ) -> tuple[Action, ...]:
-        """The same function with other docstrings; every second one says that it is not for ``others``."""
+        """The same function with other docstrings; the first of two says that it is not for ``others``."""
         if not isinstance(action, AddFunction | ReviseFunction):
             return ()
         written = await together(
-            described_anew(action.function, problems, talk, others if number % 2 else ())
+            described_anew(action.function, problems, talk, () if number % 2 else others)
             for number, talk in enumerate(talks)
         )
         distinct = dict.fromkeys(each for each in written if each is not None)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from agentopt_local.acceptance import is_smaller, judge
 from agentopt_local.actions import RemoveFunction
 from agentopt_local.concurrency import together
+from agentopt_local.docstrings import telling_apart
 from agentopt_local.errors import FunctionError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
@@ -22,6 +23,10 @@ from agentopt_local.update import Update
 
 RollOut = Callable[[FunctionSet, Sequence[Problem], str], Awaitable[Sequence[Trajectory]]]
 """Rollouts of a set on problems; the last argument names the part of the step."""
+
+
+CROWDED = 2
+"""How many fewer problems edits must solve together than alone before docstrings that tell them apart are tried."""
 
 
 class Trying:
@@ -63,13 +68,19 @@ class Trying:
         if not helped:
             return found
         joined = frozenset[int]().union(*(alone[index] for index in helped))
-        first = await self._everywhere(chosen.having(self.functions, joined), "edits together", found)
+        all_of_them = self._joint(chosen, joined) or update.having(self.functions, joined)
+        first = await self._everywhere(all_of_them, "edits together", found)
         found = [each for each in found if each is not first]  # it may have been tried on all problems alone
-        if first.judgement.accepted or len(helped) < 2:
-            return [first, *found]
+        whole = [first]
+        apart = self._joint(self._told_apart(update, chosen, helped), joined)
+        crowded = self._crowding(first, [best[index] for index in helped]) >= CROWDED
+        if crowded and apart is not None and apart.functions != first.update.functions:
+            whole.append(await self._on(apart, everywhere, "edits together, told apart"))
+        if any(each.judgement.accepted for each in whole) or len(helped) < 2:
+            return [*whole, *found]
         index = max(helped, key=lambda each: best[each].judgement.gain)  # together they do harm
         second = await self._everywhere(chosen.having(self.functions, alone[index]), f"edit {index + 1} alone", found)
-        return [first, second, *(each for each in found if each is not second)]
+        return [*whole, second, *(each for each in found if each is not second)]
 
     async def _edit(self, update: Update, index: int, edits: frozenset[int]) -> list[Tried]:
         """One edit alone, with those that it needs, on the problems that it is about; and its alternatives, if more
@@ -94,6 +105,24 @@ class Trying:
         """A part on all problems; from ``known`` if it was tried there."""
         same = [each for each in known if each.whole and each.update.functions == update.functions]
         return same[0] if same else await self._on(update, range(len(self.batch)), name)
+
+    def _joint(self, update: Update, edits: frozenset[int]) -> Update | None:
+        """Some edits of an update; None if alternatives of two of them have the same name."""
+        try:
+            return update.having(self.functions, edits)
+        except FunctionError:
+            return None
+
+    def _crowding(self, together: Tried, alone: Sequence[Tried]) -> int:
+        """How many more problems the edits solved, each where it was tried alone, than all of them do together."""
+        trials = (zip(each.after, together.after, self.before, strict=True) for each in alone)
+        return sum(one.correct - both.correct for each in trials for one, both, before in each if one is not before)
+
+    @staticmethod
+    def _told_apart(update: Update, chosen: Update, edits: Sequence[int]) -> Update:
+        """``chosen`` with docstrings that say what a function is not for, where ``edits`` have such alternatives."""
+        others = {index: telling_apart(each.actions[index] for each in update.choices(index)) for index in edits}
+        return chosen.choosing({index: other for index, other in others.items() if other is not None})
 
     def _about(self, update: Update) -> Sequence[int]:
         """Indices of the problems of the kinds that its authors were shown; of all if it takes a function away."""

@@ -216,14 +216,17 @@ def test_a_right_function_gets_other_docstrings(bench: Bench) -> None:
     assert (none.alternatives, of_phase(requests, "docstring")) == (((),), [])
 
 
-def test_every_second_docstring_is_told_what_the_function_is_not_for(bench: Bench) -> None:
+def test_the_first_of_two_docstrings_is_told_what_the_function_is_not_for(bench: Bench) -> None:
     others = [
         attempt(word_problem(word, kind)) for word, kind in (("one", "a"), ("two", "a"), ("six", "b"), ("ten", "c"))
     ]
     _, requests = bench.propose(Author(), attempts=[*SHORT, *SHORT[:2], *others], n_alternatives=3, n_evidence=2)
-    asked = [last(each) for each in of_phase(requests, "docstring")]
+    docstrings = of_phase(requests, "docstring")
+    forms = [str(each.constraint and each.constraint.value) for each in docstrings]
+    assert ["never for those that ask to" in each for each in forms] == [True, False, True]
+    asked = [last(each) for each in docstrings]
     assert [[f"Shout: {word}" in each for word in ("one", "two", "six", "ten")] for each in asked] == [
-        [False] * 4, [True, False, True, False], [False] * 4,
+        [True, False, True, False], [False] * 4, [True, False, True, False],
     ]  # fmt: skip
 
 
