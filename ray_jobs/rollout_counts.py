@@ -17,7 +17,8 @@ def step_rollouts(config: RunConfig) -> float:
     """Rollouts of one step, on average: with the updates that it tries and, if it has problems of its own, before."""
     trainer, edits = config.trainer, config.optimizer.max_actions
     kinds = config.task.spec.count(",") + 1 if trainer.try_edits_on == "kind" else 1
-    alone = edits * (1 + config.optimizer.n_alternatives) / min(kinds, edits)
+    others = config.optimizer.n_alternatives / 2  # they are tried for less than half of the edits
+    alone = edits * (1 + others) / min(kinds, edits)
     tries = (alone + 0.5 if trainer.try_edits and edits > 1 else 1.0) * trainer.n_candidates
     batched = step_problems(config) < config.task.n_train
     return (tries + batched) * step_problems(config)

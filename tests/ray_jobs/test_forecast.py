@@ -11,6 +11,7 @@ from agentopt_local.stage import Stage
 from agentopt_local.trajectory import Trajectory
 from ray_jobs.config import RunConfig, build
 from ray_jobs.forecast import Forecast, expectations, speeds_here
+from ray_jobs.rollout_counts import step_rollouts
 from serving.facts import Arithmetic, Speed
 
 SPEED = Speed(
@@ -60,6 +61,11 @@ def test_a_forecast_from_the_settings_alone() -> None:
     assert forecast.seconds() == pytest.approx((attempts * forecast.attempt() + drafts) / 50)
     assert Forecast(config()).seconds() is None
     assert Forecast(config()).left() is None
+
+
+def test_other_docstrings_count_for_half_of_the_edits() -> None:
+    assert step_rollouts(config()) == (2 + 0.5) * 10
+    assert step_rollouts(config(optimizer={"max_actions": 2, "n_alternatives": 2})) == (2 * 2 + 0.5) * 10
 
 
 def test_what_has_been_seen_replaces_the_guesses() -> None:
