@@ -18,6 +18,8 @@ TOKENS = 100
 """Generated tokens of a docstring."""
 QUESTION_CHARS = (600, 200)
 """Characters of each problem, in the order in which they are tried."""
+OTHER_CHARS = 250
+"""Of a problem that the function is not for: what it asks for counts, and its values would be copied."""
 NEVER = ", never for those that ask to "
 """How a docstring says what its function is not for."""
 TEXT = r'[^"\\\n ][^"\\\n]*'
@@ -38,7 +40,7 @@ async def described_anew(
         prompts.fill(
             "write_docstring_for_some" if others else "write_docstring",
             problems="\n\n".join(cut(each.question, chars) for each in problems),
-            others="\n\n".join(cut(each.question, chars) for each in others),
+            others="\n\n".join(cut(each.question, min(chars, OTHER_CHARS)) for each in others),
             source=function.source.strip(),
         )
         for chars in QUESTION_CHARS

@@ -107,12 +107,14 @@ class Editor:
         cut_sources = sum(draft.cut_sources for draft in drafts)
         source_tokens = max(draft.source_tokens for draft in drafts)
         outcome = outcome_of(group, drafts, verified)
-        others = alternatives(drafts, verified)[: self.config.n_alternatives]
-        if verified is not None and verified.right and len(others) < self.config.n_alternatives:
-            talks = [context.talk(derive(seed, "doc", n)) for n in range(self.config.n_alternatives - len(others))]
+        most, others = self.config.n_alternatives, alternatives(drafts, verified)
+        if verified is not None and verified.right and most:  # one at least is written anew, to tell functions apart
+            talks = [context.talk(derive(seed, "doc", n)) for n in range(max(1, most - len(others)))]
             shown = [each.problem for each in context.evidence]
-            others += await self._described(verified.action, shown, of_other_kinds(shown, material), talks)
+            anew = await self._described(verified.action, shown, of_other_kinds(shown, material), talks)
+            others = (*others[: most - len(anew)], *anew)
             usage = sum((each.usage for each in talks), usage)
+        others = others[:most]
         return Edit(verified, outcome, usage, context.evidence, others, cut_sources, source_tokens)
 
     @staticmethod

@@ -230,6 +230,16 @@ def test_the_first_of_two_docstrings_is_told_what_the_function_is_not_for(bench:
     ]  # fmt: skip
 
 
+def test_one_docstring_is_written_anew_however_many_drafts_are_right(bench: Bench) -> None:
+    other = SHOUT.replace("Return", "Say")
+    sources = [SHOUT, other, other.replace("Say", "Print")]
+    author = Author(sources=lambda request: sources[index_of(request)])
+    update, requests = bench.propose(author, attempts=SHORT, n_alternatives=2, n_samples=3)
+    assert len(of_phase(requests, "docstring")) >= 1
+    assert len(update.alternatives[0]) <= 2
+    assert update.alternatives[0][-1].function.description.startswith("For problems that ask to")  # type: ignore[union-attr]
+
+
 def test_code_that_is_there_already_gets_another_docstring(bench: Bench) -> None:
     loud = SHOUT.replace("def shout", "def loud")
     told = {"functions": FunctionSet.of(loud), "attempts": SHORT, "max_retries": 0}
