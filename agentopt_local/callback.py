@@ -56,6 +56,11 @@ class ProgressOnly(Callback):
         self.progress(stage, done, total)
 
 
+def of_training(name: str, progress: Callable[[Stage, int, int], None]) -> Callable[[Stage, int, int], None]:
+    """``progress`` with the name of a training in front of each stage, for trainings that run at once."""
+    return lambda stage, done, total: progress(Stage(part=f"{name} {stage}"), done, total)
+
+
 class Callbacks(Callback):
     """Several callbacks as one; they are called in order."""
 

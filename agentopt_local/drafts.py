@@ -223,8 +223,11 @@ class Draft:
     def _no_twin(self, function: Function, header: Header) -> tuple[Function, Header]:
         """The edit, or a new docstring for the function in the set that has the same code. Raises FunctionError if that
         has the same docstring, too."""
-        twin = next((each for each in self.context.functions.each() if each.nameless() == function.nameless()), None)
-        if header.action != "add_function" or twin is None or not self.config.n_alternatives:
+        if header.action != "add_function" or not self.config.n_alternatives:
+            return function, header
+        code = function.nameless()
+        twin = next((each for each in self.context.functions.each() if each.nameless() == code), None)
+        if twin is None:
             return function, header
         if twin.description == function.description:
             raise FunctionError(f"the function {twin.name!r} does just this already")

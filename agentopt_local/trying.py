@@ -68,11 +68,11 @@ class Trying:
         if not helped:
             return found
         joined = frozenset[int]().union(*(alone[index] for index in helped))
-        all_of_them = self._joint(chosen, joined) or update.having(self.functions, joined)
+        all_of_them = self._having(chosen, joined) or update.having(self.functions, joined)
         first = await self._everywhere(all_of_them, "edits together", found)
         found = [each for each in found if each is not first]  # it may have been tried on all problems alone
         whole = [first]
-        apart = self._joint(self._told_apart(update, chosen, helped), joined)
+        apart = self._having(self._told_apart(update, chosen, helped), joined)
         crowded = self._crowding(first, [best[index] for index in helped]) >= CROWDED
         if crowded and apart is not None and apart.functions != first.update.functions:
             whole.append(await self._on(apart, everywhere, "edits together, told apart"))
@@ -85,12 +85,8 @@ class Trying:
     async def _edit(self, update: Update, index: int, edits: frozenset[int]) -> list[Tried]:
         """One edit alone, with those that it needs, on the problems that it is about; and its alternatives, if more
         than a quarter of these fail without a use of its function."""
-        found = []
-        for choice in update.choices(index):
-            try:
-                found.append(choice.having(self.functions, edits))
-            except FunctionError:  # another function has the name of this alternative
-                continue
+        choices = (self._having(choice, edits) for choice in update.choices(index))
+        found = [each for each in choices if each is not None]
         where = self._about(found[0])
         names = [f"edit {index + 1}", *(f"edit {index + 1}, alternative {number}" for number in range(1, len(found)))]
         first = await self._on(found[0], where, names[0])
@@ -106,8 +102,8 @@ class Trying:
         same = [each for each in known if each.whole and each.update.functions == update.functions]
         return same[0] if same else await self._on(update, range(len(self.batch)), name)
 
-    def _joint(self, update: Update, edits: frozenset[int]) -> Update | None:
-        """Some edits of an update; None if alternatives of two of them have the same name."""
+    def _having(self, update: Update, edits: frozenset[int]) -> Update | None:
+        """Some edits of an update; None if an alternative among them has the name of another function."""
         try:
             return update.having(self.functions, edits)
         except FunctionError:

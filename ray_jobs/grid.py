@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from agentopt_local.callback import ProgressOnly
+from agentopt_local.callback import ProgressOnly, of_training
 from agentopt_local.chat import ChatModel
 from agentopt_local.concurrency import together
 from agentopt_local.errors import ConfigError, RunDirError
@@ -25,7 +25,6 @@ from agentopt_local.run.files import LOCK, is_run, lock, read_json, write_json
 from agentopt_local.run.reader import read_day, read_report
 from agentopt_local.run.report import Report
 from agentopt_local.run.writer import RunDir
-from agentopt_local.stage import Stage
 from ray_jobs.agreement import TABLES, check_agreed
 from ray_jobs.config import RunConfig, load_config
 from ray_jobs.grid_tables import SAME_SET
@@ -171,7 +170,7 @@ async def train_one(training: Training, folder: Path, progress: Progress, model:
         return await train(
             config,
             run_dir,
-            callbacks=[ProgressOnly(lambda stage, *counts: progress(Stage(part=f"{number} {stage}"), *counts))],
+            callbacks=[ProgressOnly(of_training(number, progress))],
             model=model,
         )
     finally:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from agentopt_local.callback import of_training
 from agentopt_local.chat import ChatModel
 from agentopt_local.concurrency import together
 from agentopt_local.errors import AgentOptError, ConfigError, RunDirError
 from agentopt_local.record import Record
 from agentopt_local.rollout import Progress
-from agentopt_local.stage import Stage
 from benchmarks.paper.__main__ import ROOT
 from benchmarks.paper.protocol import Cell
 from benchmarks.results import page
@@ -161,7 +161,8 @@ async def run(
             async with slots:
                 if read_result(cell) is not None or allowed():
                     say(f"training {number} of {len(found)}: {cell.name}")
-                    await run_cell(cell, models, naming(cell, progress) if options.parallel > 1 else progress)
+                    heard = progress if options.parallel == 1 else of_training(cell.name, progress)
+                    await run_cell(cell, models, heard)
 
         await together(one(number, cell) for number, cell in enumerate(found, 1))
     return write(plan, options, kinds, say, results_page)
@@ -176,11 +177,6 @@ def trainings(plan: Plan, options: Options, kinds: Sequence[str]) -> list[Cell]:
 def expected_kinds(plan: Plan) -> tuple[str, ...]:
     """As many kinds as a rule will choose, to check settings with before it has."""
     return () if plan.rule is None else (*plan.rule.include, *in_order(plan.rule)[: plan.rule.count])
-
-
-def naming(cell: Cell, progress: Progress) -> Progress:
-    """``progress`` with the name of the training in front of each stage."""
-    return lambda stage, *counts: progress(Stage(part=f"{cell.name} {stage}"), *counts)
 
 
 def opener(stack: AsyncExitStack, progress: Progress, given: ChatModel | Models | None) -> OpenModels:

@@ -37,6 +37,7 @@ def log_to(path: Path) -> logging.StreamHandler[IO[str]]:
 
 def stop_logging(handler: logging.StreamHandler[IO[str]]) -> None:
     """Undo :func:`log_to`."""
+    _logged.set(None)
     for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.removeHandler(handler)
