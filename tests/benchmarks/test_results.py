@@ -401,7 +401,7 @@ def test_a_bad_rule_is_refused(change: tuple[str, str], message: str, tmp_path: 
 
 def test_the_command_names_the_plans(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["nothing"]) == 2
-    assert "there are: ablation, cpu-2h, demo, gpu-7min, math-gpu, tabmwp-cpu" in capsys.readouterr().err
+    assert "there are: ablation, cpu-2h, demo, gpu-7min, math-cpu, math-gpu, tabmwp-cpu" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", plan.names())
