@@ -14,7 +14,6 @@ from agentopt_local.drafts import DraftContext
 from agentopt_local.evidence import Evidence
 from agentopt_local.fitting import Fitted, Write, fit
 from agentopt_local.functions import FunctionSet
-from agentopt_local.problem import Problem
 from agentopt_local.program_trials import ProgramVerifier, program_of
 from agentopt_local.room import Room
 from agentopt_local.sandbox.base import Sandbox
@@ -34,10 +33,8 @@ class Material(NamedTuple):
 
     functions: FunctionSet
     rollouts: Sequence[Evidence]
-    """With these functions, on the problems of the step, or of a kind alone while others are under way."""
+    """With these functions, on all problems of the step."""
     failures: Sequence[FailedUpdate]
-    problems: Sequence[Problem]
-    """Of all kinds of the step."""
 
 
 class Briefing:

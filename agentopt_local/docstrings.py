@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from agentopt_local import prompts
-from agentopt_local.actions import Action, AddFunction, ReviseFunction
 from agentopt_local.chat import Constraint, Message
 from agentopt_local.errors import FunctionError, PromptError
 from agentopt_local.evidence import cut
@@ -18,29 +17,16 @@ TOKENS = 100
 """Generated tokens of a docstring."""
 QUESTION_CHARS = (600, 200)
 """Characters of each problem, in the order in which they are tried."""
-OTHER_CHARS = 250
-"""Of a problem that the function is not for: what it asks for counts, and its values would be copied."""
-NEVER = ", never for those that ask to "
-"""How a docstring says what its function is not for."""
-TEXT = r'[^"\\\n ][^"\\\n]*'
-DOCSTRING = f'"""For problems that ask to {TEXT}"""'
-TELLING_APART = f'"""For problems that ask to {TEXT}{NEVER}{TEXT}"""'
+DOCSTRING = r'"""For problems that ask to [^"\\\n ][^"\\\n]*"""'
 
 
-async def described_anew(
-    function: Function, problems: Sequence[Problem], talk: Talk, others: Sequence[Problem] = ()
-) -> Function | None:
-    """``function`` with another docstring, in the words of ``problems``; None if the model writes none that is new.
-
-    ``others``: problems that it is no use for, which the docstring is to say.
-    """
-    form = TELLING_APART if others else DOCSTRING
-    constraint = Constraint(kind="regex", value=form) if talk.config.constrain else None
+async def described_anew(function: Function, problems: Sequence[Problem], talk: Talk) -> Function | None:
+    """``function`` with another docstring, in the words of ``problems``; None if the model writes none that is new."""
+    constraint = Constraint(kind="regex", value=DOCSTRING) if talk.config.constrain else None
     forms = (
         prompts.fill(
-            "write_docstring_for_some" if others else "write_docstring",
+            "write_docstring",
             problems="\n\n".join(cut(each.question, chars) for each in problems),
-            others="\n\n".join(cut(each.question, min(chars, OTHER_CHARS)) for each in others),
             source=function.source.strip(),
         )
         for chars in QUESTION_CHARS
@@ -52,12 +38,6 @@ async def described_anew(
     except (PromptError, FunctionError):  # the function stays as it is
         return None
     return None if reply.finish_reason == "length" or written.source == function.source else written
-
-
-def telling_apart(actions: Iterable[Action]) -> Action | None:
-    """The first action whose function says what it is not for; None if there is none."""
-    described = (each for each in actions if isinstance(each, AddFunction | ReviseFunction))
-    return next((each for each in described if NEVER in each.function.description), None)
 
 
 def with_docstring(function: Function, text: str) -> Function:

@@ -107,27 +107,19 @@ class Editor:
         cut_sources = sum(draft.cut_sources for draft in drafts)
         source_tokens = max(draft.source_tokens for draft in drafts)
         outcome = outcome_of(group, drafts, verified)
-        most, others = self.config.n_alternatives, alternatives(drafts, verified)
-        if verified is not None and verified.right and most:  # one at least is written anew, to tell functions apart
-            talks = [context.talk(derive(seed, "doc", n)) for n in range(max(1, most - len(others)))]
-            shown = [each.problem for each in context.evidence]
-            anew = await self._described(verified.action, shown, of_other_kinds(shown, material), talks)
-            others = (*others[: most - len(anew)], *anew)
+        others = alternatives(drafts, verified)[: self.config.n_alternatives]
+        if verified is not None and verified.right and len(others) < self.config.n_alternatives:
+            talks = [context.talk(derive(seed, "doc", n)) for n in range(self.config.n_alternatives - len(others))]
+            others += await self._described(verified.action, [each.problem for each in context.evidence], talks)
             usage = sum((each.usage for each in talks), usage)
-        others = others[:most]
         return Edit(verified, outcome, usage, context.evidence, others, cut_sources, source_tokens)
 
     @staticmethod
-    async def _described(
-        action: Action, problems: Sequence[Problem], others: Sequence[Problem], talks: Sequence[Talk]
-    ) -> tuple[Action, ...]:
-        """The same function with other docstrings; the first of two says that it is not for ``others``."""
+    async def _described(action: Action, problems: Sequence[Problem], talks: Sequence[Talk]) -> tuple[Action, ...]:
+        """The same function with other docstrings."""
         if not isinstance(action, AddFunction | ReviseFunction):
             return ()
-        written = await together(
-            described_anew(action.function, problems, talk, () if number % 2 else others)
-            for number, talk in enumerate(talks)
-        )
+        written = await together(described_anew(action.function, problems, talk) for talk in talks)
         distinct = dict.fromkeys(each for each in written if each is not None)
         return tuple(action.model_copy(update={"function": each}) for each in distinct)
 
@@ -165,10 +157,3 @@ class Editor:
         if verified is not None and verified.complete:
             await pool.screen([draft])
         return draft.verified
-
-
-def of_other_kinds(shown: Sequence[Problem], material: Material) -> list[Problem]:
-    """The first problem of each of the other kinds, of two at most."""
-    kinds = {each.kind for each in shown}
-    first = {each.kind: each for each in reversed(material.problems) if each.kind not in kinds}
-    return list(first.values())[-2:]

@@ -21,14 +21,9 @@ class Incoming:
         self._evidence = evidence
 
     @property
-    def problems(self) -> Sequence[Problem]:
-        """All problems of the step."""
-        return [each.problem for each in self._evidence]
-
-    @property
     def kinds(self) -> tuple[str, ...]:
         """Of the problems, in their order."""
-        return tuple(dict.fromkeys(each.kind for each in self.problems))
+        return tuple(dict.fromkeys(each.problem.kind for each in self._evidence))
 
     async def of_kind(self, kind: str) -> list[Evidence]:
         """All evidence about one kind of problems, once it is complete. Raises what its rollouts raise."""
@@ -46,16 +41,16 @@ class UnderWay(Incoming):
         self, problems: Sequence[Problem], rollouts: Sequence[asyncio.Task[Trajectory]], more: More | None = None
     ) -> None:
         """``rollouts``: one for each problem. ``more``: adds evidence about a kind whose rollouts have ended."""
-        self._all = problems
+        self._problems = problems
         self._rollouts = rollouts
         self._more = more
         self._known: dict[str, list[Evidence]] = {}
         self._asked: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @property
-    def problems(self) -> Sequence[Problem]:
-        """All problems of the step."""
-        return self._all
+    def kinds(self) -> tuple[str, ...]:
+        """Of the problems, in their order."""
+        return tuple(dict.fromkeys(each.kind for each in self._problems))
 
     async def any_failed(self) -> bool:
         """Whether a problem was not solved, as soon as that is known. Raises what the rollouts raise."""
@@ -70,7 +65,7 @@ class UnderWay(Incoming):
             if kind not in self._known:
                 found = [
                     Evidence(problem=problem, trajectory=await asyncio.shield(rollout))
-                    for problem, rollout in zip(self._all, self._rollouts, strict=True)
+                    for problem, rollout in zip(self._problems, self._rollouts, strict=True)
                     if problem.kind == kind
                 ]
                 self._known[kind] = [*found, *(await self._more(found) if self._more else ())]
@@ -79,7 +74,7 @@ class UnderWay(Incoming):
     async def all(self) -> list[Evidence]:
         """All evidence, once it is complete: in the order of the problems, then what was added."""
         found = [each for kind in self.kinds for each in await self.of_kind(kind)]
-        place = {problem.id: number for number, problem in enumerate(self._all)}
+        place = {problem.id: number for number, problem in enumerate(self._problems)}
         first: dict[str, Evidence] = {}
         for each in found:
             first.setdefault(each.problem.id, each)

@@ -106,7 +106,7 @@ class Optimizer:
             wave, queue = queue[:n], queue[n:]
             # Kinds of which no draft is right are tried again at once, rather than after the slowest of the others.
             tries = 1 + min(extra, most - drafted - n) // n if config.concurrent and not queue else 1
-            material = Material(update.functions if progressive else functions, evidence, failures, rollouts.problems)
+            material = Material(update.functions if progressive else functions, evidence, failures)
             found = await together(
                 self.editor.tries(group, update.functions, material, tries, seed=derive(seed, "edit", drafted + index))
                 for index, group in enumerate(wave)
@@ -125,7 +125,7 @@ class Optimizer:
         groups = self._judgeable(self._groups(evidence))
         chosen = groups[: (config.max_actions - config.max_helpers) // kinds]
         tries = 1 + config.extra_edits // (kinds * len(chosen)) if chosen == groups and chosen else 1
-        material = Material(functions, evidence, failures, rollouts.problems)
+        material = Material(functions, evidence, failures)
         found = await together(
             self.editor.tries(group, functions, material, tries, seed=derive(seed, "edit", index))
             for index, group in enumerate(chosen)

@@ -99,6 +99,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "max_helpers": 0,
             "n_alternatives": 0,
         },
+        "agent": {"offer": "all"},
     },
 }
 """The settings of each ``preset``; the user's own settings override them. ``paper``: as in the released code."""
@@ -114,6 +115,7 @@ OF_OLDER_RUNS: dict[str, dict[str, Any]] = {
         "n_alternatives": 0,
         "group_by_likeness": False,
     },
+    "agent": {"offer": "all"},
 }
 """What stands for settings that runs of older versions do not have, so that they go on as they began."""
 

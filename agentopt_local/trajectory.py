@@ -60,7 +60,7 @@ class Attempt(Record):
     error: str = ""
     """Why the prompt was refused, if ``stop_reason`` is ``refused``."""
     offered: tuple[str, ...] = ()
-    """The functions of the set that the problem was offered (``agent.max_functions``); empty: all of them."""
+    """The functions that the problem was offered (``agent.offer``, ``agent.max_functions``); empty: the whole set."""
 
     @property
     def executed(self) -> tuple[ToolRun, ...]:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from agentopt_local.acceptance import is_smaller, judge
 from agentopt_local.actions import RemoveFunction
 from agentopt_local.concurrency import together
-from agentopt_local.docstrings import telling_apart
 from agentopt_local.errors import FunctionError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
@@ -23,10 +22,6 @@ from agentopt_local.update import Update
 
 RollOut = Callable[[FunctionSet, Sequence[Problem], str], Awaitable[Sequence[Trajectory]]]
 """Rollouts of a set on problems; the last argument names the part of the step."""
-
-
-CROWDED = 2
-"""How many fewer problems edits must solve together than alone before docstrings that tell them apart are tried."""
 
 
 class Trying:
@@ -71,16 +66,11 @@ class Trying:
         all_of_them = self._having(chosen, joined) or update.having(self.functions, joined)
         first = await self._everywhere(all_of_them, "edits together", found)
         found = [each for each in found if each is not first]  # it may have been tried on all problems alone
-        whole = [first]
-        apart = self._having(self._told_apart(update, chosen, helped), joined)
-        crowded = self._crowding(first, [best[index] for index in helped]) >= CROWDED
-        if crowded and apart is not None and apart.functions != first.update.functions:
-            whole.append(await self._on(apart, everywhere, "edits together, told apart"))
-        if any(each.judgement.accepted for each in whole) or len(helped) < 2:
-            return [*whole, *found]
+        if first.judgement.accepted or len(helped) < 2:
+            return [first, *found]
         index = max(helped, key=lambda each: best[each].judgement.gain)  # together they do harm
         second = await self._everywhere(chosen.having(self.functions, alone[index]), f"edit {index + 1} alone", found)
-        return [*whole, second, *(each for each in found if each is not second)]
+        return [first, second, *(each for each in found if each is not second)]
 
     async def _edit(self, update: Update, index: int, edits: frozenset[int]) -> list[Tried]:
         """One edit alone, with those that it needs, on the problems that it is about; and its alternatives, if more
@@ -108,17 +98,6 @@ class Trying:
             return update.having(self.functions, edits)
         except FunctionError:
             return None
-
-    def _crowding(self, together: Tried, alone: Sequence[Tried]) -> int:
-        """How many more problems the edits solved, each where it was tried alone, than all of them do together."""
-        trials = (zip(each.after, together.after, self.before, strict=True) for each in alone)
-        return sum(one.correct - both.correct for each in trials for one, both, before in each if one is not before)
-
-    @staticmethod
-    def _told_apart(update: Update, chosen: Update, edits: Sequence[int]) -> Update:
-        """``chosen`` with docstrings that say what a function is not for, where ``edits`` have such alternatives."""
-        others = {index: telling_apart(each.actions[index] for each in update.choices(index)) for index in edits}
-        return chosen.choosing({index: other for index, other in others.items() if other is not None})
 
     def _about(self, update: Update) -> Sequence[int]:
         """Indices of the problems of the kinds that its authors were shown; of all if it takes a function away."""

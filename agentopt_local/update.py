@@ -53,9 +53,8 @@ class OptimizerConfig(Record):
     """Edits that a step may draft beyond ``max_actions``, for kinds of which no draft was right."""
     n_alternatives: int = Field(default=2, ge=0, le=100)
     """Other names and docstrings for a right function, from other drafts or written anew in the problems' words. They
-    are rolled out too if more than a quarter of the problems of its kind fail without a use of the function, and those
-    that tell functions apart if edits together solve fewer problems than alone. Unless it is 0, a function that is
-    added with the code of one in the set gives that one its docstring instead."""
+    are rolled out too if more than a quarter of the problems of its kind fail without a use of the function. Unless it
+    is 0, a function that is added with the code of one in the set gives that one its docstring instead."""
     max_helpers: int = Field(default=0, ge=0, le=1000)
     """Edits per step that learn from success: programs that solved problems are factored into a function and programs
     that call it. They are part of ``max_actions``."""

@@ -72,9 +72,7 @@ async def evaluate_session(
         noise_floor=read_noise_floor(run_dir.path),
         functions=function_results(functions, after),
         memorising=memory_signs(session, functions),
-        offers=None
-        if config.agent.max_functions is None
-        else offers(functions, problems, after, origins_of(session, functions)),
+        offers=offers(functions, problems, after, origins_of(session, functions)),
         actions=state.counts,
         training=TrainingSummary(
             steps=state.step,

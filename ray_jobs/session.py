@@ -200,7 +200,7 @@ def optimizer_of(config: RunConfig, task: Task, sandbox: Sandbox, models: Models
         one_text=one_text,
         thinking=settings.thinking_as("optimizer"),
         room=Room(models.optimizer),
-        keep_questions=config.agent.max_functions is not None,
+        keep_questions=config.agent.offer == "alike" or config.agent.max_functions is not None,
     )
 
 

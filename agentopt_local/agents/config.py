@@ -40,8 +40,12 @@ class AgentConfig(Record):
     """Whether a constrained turn may begin with a line of thought before it acts."""
     constrain: bool = True
     """Sample turns under a grammar, so that every call names an existing function with valid arguments."""
+    offer: Literal["alike", "all"] = "alike"
+    """Which functions a problem is offered. ``alike``: where its question is like one that a function was written for,
+    none that were written only for other questions, because right functions take problems from one another; elsewhere
+    all · ``all``: all of them."""
     max_functions: int | None = Field(default=None, ge=1, le=1000)
-    """Each problem is offered at most so many functions, those that fit its question best by their docstring, name and
+    """Of these, a problem is offered at most so many: those that fit its question best by their docstring, name and
     source questions; None: all. Prompts then no longer share the part that offers the functions, so an engine reads it
     for each problem anew, and a constrained one makes a grammar for each offer."""
     timeout_s: Seconds = 10.0

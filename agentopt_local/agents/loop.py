@@ -32,9 +32,9 @@ NOTHING_PRINTED = "(nothing was printed)"
 class ChatAgent:
     """Solves problems in turns of a chat; each turn calls functions, runs code, or answers.
 
-    The offer (``max_functions``) is what the model is told of, may call, and is held to by its grammar. The sandbox has
-    the whole set, because functions call each other and one set of sources can be loaded once for all problems; so code
-    that happens to name a function that was not offered runs too.
+    The offer (``offer``, ``max_functions``) is what the model is told of, may call, and is held to by its grammar. The
+    sandbox has the whole set, because functions call each other and one set of sources can be loaded once for all
+    problems; so code that happens to name a function that was not offered runs too.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ChatAgent:
         self.sandbox = sandbox
         self.config = config
         self.dialect = dialect
-        self.retrieval = Retrieval(config.max_functions)
+        self.retrieval = Retrieval(config.max_functions, alike=config.offer == "alike")
 
     async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Attempt:
         """One attempt at ``problem``."""

@@ -276,7 +276,7 @@ class Report(Record):
     memorising: tuple[Memorising, ...] = ()
     """Functions that look as if they held answers of the problems that their author was shown."""
     offers: Offers | None = None
-    """What the problems were offered; None unless ``agent.max_functions`` left some of the set out."""
+    """What the problems were offered; None if each was offered all functions."""
     actions: ActionCounts = ActionCounts()
     training: TrainingSummary = TrainingSummary()
     tokens: dict[str, Usage] = Field(default={})

@@ -1,4 +1,4 @@
-"""Each problem is offered the functions that fit its question best."""
+"""Each problem is offered the functions for problems like it, and of many those that fit its question best."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ QUESTIONS = {
 
 
 def fitting(question: str, k: int = 1, functions: FunctionSet = FUNCTIONS) -> tuple[str, ...]:
-    return Retriever(functions).best(question, k).names
+    return Retriever(functions).fitting(question, k, alike=False).names
 
 
 @pytest.mark.parametrize(("name", "question"), QUESTIONS.items())
@@ -108,7 +108,50 @@ def test_a_set_without_a_word_is_offered_by_order() -> None:
 @pytest.mark.parametrize("most", [None, 5, 6])
 def test_a_set_that_is_small_enough_is_offered_as_it_is(most: int | None) -> None:
     assert Retrieval(most).offer(FUNCTIONS, QUESTIONS["count_legs"]) is FUNCTIONS
-    assert Retriever(FUNCTIONS).best("legs", 5) is FUNCTIONS
+    assert Retriever(FUNCTIONS).fitting("legs", 5, alike=False) is FUNCTIONS
+
+
+# Functions for problems like it
+
+POLYNOMIALS = function("calculate", "For problems that ask to compute an expression.", questions=[
+    "Simplify this expression: -54*x*(3 - 47*x**3)\nWhen performing calculations, use ** for exponents.",
+    "Calculate the following: (z + 4)*(z - 3)\nWhen performing calculations, use ** for exponents.",
+])  # fmt: skip
+BITS = function("compute", "For problems that ask to compute an expression.", "text + text", [
+    "Please solve this problem. Assume there is arbitrary bit depth.\n((0xa7f0 << 0x0) << 0x2)",
+    "Please solve this problem. Assume there is arbitrary bit depth.\n((0x3c9e + 0xfc9d) * 0x1)",
+])  # fmt: skip
+BOTH = FunctionSet(functions=(HELPER, POLYNOMIALS, BITS))
+LIKE = {
+    "calculate": "Simplify this expression: 12*y*(8*y - 6)\nWhen performing calculations, use ** for exponents.",
+    "compute": "Please solve this problem. Assume there is arbitrary bit depth.\n((0x1 - 0x2c) >> 0x3)",
+}
+
+
+@pytest.mark.parametrize(("name", "question"), LIKE.items())
+def test_a_problem_like_those_of_a_function_is_not_offered_what_is_for_others(name: str, question: str) -> None:
+    """Functions that were written for no problems are offered to all."""
+    assert Retrieval().offer(BOTH, question).names == ("helper", name)
+    assert Retrieval(1).offer(BOTH, question).names == (name,)
+    assert Retrieval(alike=False).offer(BOTH, question) is BOTH
+
+
+def test_a_function_for_two_kinds_of_problems_is_offered_to_both() -> None:
+    both = FunctionSet(functions=(POLYNOMIALS.for_questions(BITS.questions), BITS))
+    assert Retrieval().offer(both, LIKE["compute"]) is both
+    assert Retrieval().offer(both, LIKE["calculate"]).names == ("calculate",)
+
+
+@pytest.mark.parametrize("question", ["", "7 + 8 = ?", "How many legs have 3 deers?", "Simplify 3*x + 4*x, please."])
+def test_a_problem_unlike_all_of_them_is_offered_every_function(question: str) -> None:
+    assert Retrieval().offer(BOTH, question) is BOTH
+
+
+def test_without_source_questions_no_words_are_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval, "weighing", lambda: pytest.fail("words were weighed"))
+    assert Retrieval().offer(FUNCTIONS.removing("solve_puzzle"), QUESTIONS["count_legs"]) is not None
+    one = FunctionSet(functions=(BITS,))
+    assert Retrieval().offer(one, LIKE["calculate"]) is one
 
 
 def test_an_offer_depends_on_set_and_question_alone() -> None:

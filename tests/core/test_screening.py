@@ -216,30 +216,6 @@ def test_a_right_function_gets_other_docstrings(bench: Bench) -> None:
     assert (none.alternatives, of_phase(requests, "docstring")) == (((),), [])
 
 
-def test_the_first_of_two_docstrings_is_told_what_the_function_is_not_for(bench: Bench) -> None:
-    others = [
-        attempt(word_problem(word, kind)) for word, kind in (("one", "a"), ("two", "a"), ("six", "b"), ("ten", "c"))
-    ]
-    _, requests = bench.propose(Author(), attempts=[*SHORT, *SHORT[:2], *others], n_alternatives=3, n_evidence=2)
-    docstrings = of_phase(requests, "docstring")
-    forms = [str(each.constraint and each.constraint.value) for each in docstrings]
-    assert ["never for those that ask to" in each for each in forms] == [True, False, True]
-    asked = [last(each) for each in docstrings]
-    assert [[f"Shout: {word}" in each for word in ("one", "two", "six", "ten")] for each in asked] == [
-        [True, False, True, False], [False] * 4, [True, False, True, False],
-    ]  # fmt: skip
-
-
-def test_one_docstring_is_written_anew_however_many_drafts_are_right(bench: Bench) -> None:
-    other = SHOUT.replace("Return", "Say")
-    sources = [SHOUT, other, other.replace("Say", "Print")]
-    author = Author(sources=lambda request: sources[index_of(request)])
-    update, requests = bench.propose(author, attempts=SHORT, n_alternatives=2, n_samples=3)
-    assert len(of_phase(requests, "docstring")) >= 1
-    assert len(update.alternatives[0]) <= 2
-    assert update.alternatives[0][-1].function.description.startswith("For problems that ask to")  # type: ignore[union-attr]
-
-
 def test_code_that_is_there_already_gets_another_docstring(bench: Bench) -> None:
     loud = SHOUT.replace("def shout", "def loud")
     told = {"functions": FunctionSet.of(loud), "attempts": SHORT, "max_retries": 0}

@@ -10,7 +10,6 @@ import pytest
 
 from agentopt_local.actions import Action, AddFunction, RemoveFunction
 from agentopt_local.chat import Message, Usage
-from agentopt_local.docstrings import NEVER, with_docstring
 from agentopt_local.functions import Function, FunctionSet
 from agentopt_local.grading import Grade
 from agentopt_local.problem import Problem
@@ -31,8 +30,7 @@ def add(name: str) -> AddFunction:
 
 
 class Agent:
-    """Solves what its functions' names say: ``a`` the problems of kind a; ``a_not_b`` does and spoils those of b,
-    unless its docstring says that it is not for them."""
+    """Solves what its functions' names say: ``a`` the problems of kind a; ``a_not_b`` does and spoils those of b."""
 
     def __init__(self, solved: str = "", *, calls: bool = False) -> None:
         self.solved = solved
@@ -46,9 +44,7 @@ class Agent:
     def rollout(self, functions: FunctionSet, problem: Problem) -> Trajectory:
         kind = problem.kind
         right = kind in self.solved or any(kind in name.partition("_not_")[0].split("_") for name in functions.names)
-        right &= not any(
-            kind in each.name.partition("_not_")[2] for each in functions.functions if NEVER not in each.description
-        )
+        right &= not any(kind in name.partition("_not_")[2] for name in functions.names)
         called = tuple(ToolRun(name=name, arguments={}, ok=True, result="a") for name in functions.names)
         steps = (Step(message=Message(role="assistant"), executed=called),) if self.calls else ()
         return Trajectory(
@@ -111,23 +107,6 @@ def test_where_edits_do_harm_together_the_best_one_is_tried_alone() -> None:
     assert agent.parts[2:] == [("edits together", ("a", "b_not_ac"), 12), ("edit 1 alone", ("a",), 12)]
     assert found[0].judgement.accepted
     assert found[0].update.functions.names == ("a",)
-
-
-def test_functions_that_take_problems_from_one_another_are_told_apart() -> None:
-    greedy = function("a_not_b")
-    modest = AddFunction(function=with_docstring(greedy, f"For problems that ask to a{NEVER}b."))
-    base = FunctionSet()
-    agent, update = Agent(), Update(functions=base)
-    for action, kind, others in ((AddFunction(function=greedy), "a", [modest]), (add("b"), "b", [])):
-        update = update.applying(Verified(action=action, matches=1, trials=1), [f"{kind}0"], others)
-    before = [agent.rollout(base, each) for each in BATCH]
-    found = asyncio.run(Trying(TrainerConfig(), base, BATCH, before, agent.roll_out).tried(0, update))
-    assert [part for part, _, _ in agent.parts] == [
-        "edit 1", "edit 2", "edits together", "edits together, told apart",
-    ]  # fmt: skip
-    assert found[0].update.functions == FunctionSet(functions=(modest.function, function("b")))
-    assert found[0].judgement.accepted
-    assert sum(each.correct for each in found[0].after) == 8
 
 
 def test_where_alternatives_of_two_edits_have_the_same_name_the_edits_stay_as_drafted() -> None:

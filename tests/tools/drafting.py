@@ -100,7 +100,6 @@ PHASES = {
     wording("example_arguments"): "arguments",
     wording("reflect"): "reflection",
     wording("write_docstring"): "docstring",
-    wording("write_docstring_for_some"): "docstring",
     wording("repair"): "repair",
     wording("write_again"): "repair",
     wording("another_idea"): "repair",
