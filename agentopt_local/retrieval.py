@@ -18,16 +18,50 @@ almost the same.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentopt_local.functions import FunctionSet
 from agentopt_local.likeness import weighing
+from agentopt_local.record import fingerprint
+from agentopt_local.source import unbound_names
 
 ALIKE = 0.5
 """Likeness, 0 to 1, from which a question is like one that a function was written for; and the share of the nearest
 function's likeness from which other functions are for such questions too."""
 KEPT = 32
 """Sets whose weighed words are kept: a step rolls out several at once, and all problems ask the same ones."""
+
+
+class View(NamedTuple):
+    """What an attempt sees of a function set. Two attempts that see the same are the same attempt."""
+
+    offered: FunctionSet
+    """What the model is told of and may call."""
+    beside: FunctionSet
+    """With the functions that these call: what calls and code run with."""
+
+    @staticmethod
+    def of(functions: FunctionSet, names: frozenset[str]) -> View:
+        """The view of ``functions`` that is offered those called ``names``; the set itself if these are all."""
+        if len(names) == len(functions):
+            return View(functions, functions)
+        needed, new = names, names
+        while new:
+            read = {name for each in new for name in unbound_names(functions.get(each).source)}
+            new = frozenset(read & set(functions.names)) - needed
+            needed |= new
+        offered = functions.keeping(names)
+        return View(offered, offered if needed == names else functions.keeping(needed))
+
+    def left_of(self, functions: FunctionSet) -> tuple[str, ...]:
+        """The names that are offered; empty if they are all of ``functions``."""
+        return () if len(self.offered) == len(functions) else self.offered.names
+
+    @property
+    def key(self) -> str:
+        """Its fingerprint: that of a set of which a problem sees everything is the set's own."""
+        whole = self.beside.fingerprint
+        return whole if self.offered is self.beside else fingerprint([whole, *self.offered.names])
 
 
 class Retriever:
@@ -45,14 +79,15 @@ class Retriever:
         self._unasked = np.array([not each.questions for each in functions.each()], dtype=bool)
         texts = [each.description for each in functions.each()]
         texts += [*functions.names, *(question for _, question in asked)]
+        self._views: dict[frozenset[str], View] = {}
         self._weighing = weighing()
         try:
             self._by_word: Any = self._weighing.fit_transform(texts).T.tocsr()
         except ValueError:  # there is not one word in all these texts
             self._by_word = None
 
-    def fitting(self, question: str, most: int | None, *, alike: bool) -> FunctionSet:
-        """What ``question`` is offered, in the set's order; the set itself if that is all of it.
+    def view(self, question: str, most: int | None, *, alike: bool) -> View:
+        """What the problem with this question sees, in the set's order.
 
         ``alike``: if some function was written for a question like it, leave out those that were written for others
         only. ``most``: of what is left, at most so many. Of functions that fit equally well, such as all if no word is
@@ -66,11 +101,10 @@ class Retriever:
             left = self._unasked | (nearest >= ALIKE * nearest.max())
         # rounded, so that no order of additions decides between equal functions
         order = np.argsort(-np.round(told + nearest, 9), kind="stable")
-        kept = [index for index in order if left[index]][:most]
-        names = self.functions.names
-        if len(kept) == len(names):
-            return self.functions
-        return self.functions.keeping(frozenset(names[index] for index in kept))
+        kept = frozenset([self.functions.names[index] for index in order if left[index]][:most])
+        if kept not in self._views:
+            self._views[kept] = View.of(self.functions, kept)
+        return self._views[kept]
 
     def _likeness(self, question: str) -> tuple[Any, Any]:
         """How well docstring and name of each function fit, 0 (no word in common) to 2, and how well the nearest of its
@@ -90,20 +124,20 @@ class Retrieval:
     """Makes the offer of each problem: a function of set and question alone, so training and test offer the same."""
 
     def __init__(self, most: int | None = None, *, alike: bool = True) -> None:
-        """``most``: functions that a problem is offered at most. ``alike``: see :meth:`Retriever.fitting`."""
+        """``most``: functions that a problem is offered at most. ``alike``: see :meth:`Retriever.view`."""
         self.most = most
         self.alike = alike
         self._retrievers: dict[str, Retriever] = {}
         """By the sets' fingerprints, the latest one last."""
 
-    def offer(self, functions: FunctionSet, question: str) -> FunctionSet:
-        """The functions that the problem with this question is offered; ``functions`` itself if it is small enough."""
+    def view(self, functions: FunctionSet, question: str) -> View:
+        """What the problem with this question sees of ``functions``."""
         few = self.most is None or self.most >= len(functions)
         alike = self.alike and len(functions) > 1 and any(each.questions for each in functions.each())
         if few and not alike:
-            return functions
+            return View(functions, functions)
         retriever = self._retrievers.pop(functions.fingerprint, None) or Retriever(functions)
         self._retrievers[functions.fingerprint] = retriever
         if len(self._retrievers) > KEPT:
             del self._retrievers[next(iter(self._retrievers))]
-        return retriever.fitting(question, self.most, alike=alike)
+        return retriever.view(question, self.most, alike=alike)

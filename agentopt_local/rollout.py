@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
@@ -22,6 +22,7 @@ from agentopt_local.agents.base import Agent
 from agentopt_local.concurrency import task_group
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
+from agentopt_local.retrieval import Retrieval, View
 from agentopt_local.sandbox.base import Sandbox
 from agentopt_local.stage import Stage
 from agentopt_local.tasks.base import Task
@@ -61,10 +62,14 @@ class GradedAgent:
 
 
 class RolloutStore(Protocol):
-    """Remembers finished rollouts by (functions fingerprint, problem id, seed)."""
+    """Remembers finished rollouts by problem, seed and function set, or what the problem sees of it."""
 
     def find(self, functions: str, problem_id: str, seed: int) -> Trajectory | None:
-        """The remembered rollout, if there is one."""
+        """The remembered rollout with the set of this fingerprint, if there is one."""
+        ...
+
+    def seen(self, view: str, problem_id: str, seed: int) -> Trajectory | None:
+        """A remembered rollout with this view (:attr:`Attempt.view`) of any set, if there is one."""
         ...
 
     def keep(self, trajectory: Trajectory, stage: Stage) -> None:
@@ -77,14 +82,21 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.trajectories: dict[tuple[str, str, int], Trajectory] = {}
+        self._seen: dict[tuple[str, str, int], Trajectory] = {}
 
     def find(self, functions: str, problem_id: str, seed: int) -> Trajectory | None:
-        """The remembered rollout, if there is one."""
+        """The remembered rollout with the set of this fingerprint, if there is one."""
         return self.trajectories.get((functions, problem_id, seed))
+
+    def seen(self, view: str, problem_id: str, seed: int) -> Trajectory | None:
+        """A remembered rollout with this view of any set, if there is one."""
+        return self._seen.get((view, problem_id, seed))
 
     def keep(self, trajectory: Trajectory, stage: Stage) -> None:
         """Remember a rollout."""
         self.trajectories[trajectory.functions, trajectory.problem_id, trajectory.seed] = trajectory
+        if trajectory.view:
+            self._seen[trajectory.view, trajectory.problem_id, trajectory.seed] = trajectory
 
 
 class Rollouts:
@@ -96,11 +108,13 @@ class Rollouts:
         store: RolloutStore,
         *,
         admission: Admission | None = None,
+        retrieval: Retrieval | None = None,
         progress: Progress | None = None,
         observe: Observe | None = None,
     ) -> None:
         """``admission``: decides which rollouts may be under way, over all calls of :meth:`run`; None: 64 at once.
 
+        ``retrieval``: the solver's; a problem that sees the same of two sets is then tried with one of them alone.
         ``observe`` is called with every rollout before ``progress`` counts it.
         """
         self.solver = solver
@@ -108,15 +122,19 @@ class Rollouts:
         self.progress = progress or (lambda stage, done, total: None)
         self.observe = observe or (lambda stage, trajectory: None)
         self.admission = Admission(64) if admission is None else admission
+        self.retrieval = retrieval
         self.under_way: Counter[Stage] = Counter()
         """Attempts that have begun and not ended, by stage."""
         self._lengths: dict[str, int] = {}
         """Generated tokens of the latest rollout by problem id."""
+        self._being_made: defaultdict[tuple[str, str, int], asyncio.Lock] = defaultdict(asyncio.Lock)
+        """By view, problem and seed."""
 
     async def run(
         self, functions: FunctionSet, problems: Sequence[Problem], *, seed: int, stage: Stage
     ) -> tuple[Trajectory, ...]:
-        """One graded trajectory per problem, in order. Rollouts that the store remembers are not run again.
+        """One graded trajectory per problem, in order. Rollouts that the store remembers are not run again, also those
+        with another set of which the problem sees the same: they are copied.
 
         Raises what the solver raises, after cancelling the other rollouts. Those that had ended are kept.
         """
@@ -140,17 +158,7 @@ class Rollouts:
             nonlocal done
             trajectory = self.store.find(functions.fingerprint, problem.id, seed)
             if trajectory is None:
-                async with self.admission:
-                    self.under_way[stage] += 1
-                    try:
-                        trajectory = await self.solver.solve(problem, functions, seed=seed)
-                    finally:
-                        self.under_way[stage] -= 1
-                    used = trajectory.usage
-                    self.admission.learn(trajectory.context_tokens, used.evicted_tokens / max(used.prompt_tokens, 1))
-                self.store.keep(trajectory, stage)
-                if trajectory.error:
-                    log.warning("%s, problem %s: the prompt was refused: %s", stage, problem.id, trajectory.error)
+                trajectory = await self._made(functions, problem, seed, stage)
             self._lengths[problem.id] = trajectory.usage.completion_tokens
             done += 1
             self.observe(stage, trajectory)
@@ -163,3 +171,30 @@ class Rollouts:
         async with task_group() as group:
             started = {index: group.create_task(one(problems[index])) for index in order}
             yield [started[index] for index in range(len(problems))]
+
+    async def _made(self, functions: FunctionSet, problem: Problem, seed: int, stage: Stage) -> Trajectory:
+        """A new rollout, or a copy of one that is the same. The store remembers it."""
+        view = View(functions, functions)
+        if self.retrieval is not None:
+            view = self.retrieval.view(functions, problem.question)
+        async with self._being_made[view.key, problem.id, seed]:
+            same = self.store.seen(view.key, problem.id, seed)
+            if same is None:
+                trajectory = await self._solved(functions, problem, seed, stage)
+            else:
+                trajectory = same.with_set(functions, view.left_of(functions))
+            self.store.keep(trajectory, stage)
+        return trajectory
+
+    async def _solved(self, functions: FunctionSet, problem: Problem, seed: int, stage: Stage) -> Trajectory:
+        async with self.admission:
+            self.under_way[stage] += 1
+            try:
+                trajectory = await self.solver.solve(problem, functions, seed=seed)
+            finally:
+                self.under_way[stage] -= 1
+            used = trajectory.usage
+            self.admission.learn(trajectory.context_tokens, used.evicted_tokens / max(used.prompt_tokens, 1))
+        if trajectory.error:
+            log.warning("%s, problem %s: the prompt was refused: %s", stage, problem.id, trajectory.error)
+        return trajectory

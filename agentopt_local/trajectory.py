@@ -49,6 +49,8 @@ class Attempt(Record):
     problem_id: str
     functions: str
     """Fingerprint of the function set."""
+    view: str = ""
+    """Fingerprint of what it saw of the set: attempts at a problem with equal views and seeds are the same."""
     seed: int
     steps: tuple[Step, ...]
     answer: str | None
@@ -96,6 +98,17 @@ class Trajectory(Attempt):
     """A rollout: an attempt with its grade."""
 
     grade: Grade
+    copied: bool = False
+    """Whether it was made with another set, of which the problem saw the same."""
+
+    @property
+    def spent(self) -> Usage:
+        """Its tokens; none for a copy, which was paid for once."""
+        return Usage() if self.copied else self.usage
+
+    def with_set(self, functions: FunctionSet, offered: tuple[str, ...]) -> Trajectory:
+        """The same rollout with another set, of which its problem sees the same."""
+        return self.model_copy(update={"functions": functions.fingerprint, "offered": offered, "copied": True})
 
     @property
     def correct(self) -> bool:

@@ -11,13 +11,14 @@ from dataclasses import replace
 
 from agentopt_local.acceptance import is_smaller, judge
 from agentopt_local.actions import RemoveFunction
+from agentopt_local.chat import Usage
 from agentopt_local.concurrency import together
 from agentopt_local.errors import FunctionError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
 from agentopt_local.steps import Tried, best_first, parts
 from agentopt_local.train_state import TrainerConfig
-from agentopt_local.trajectory import Trajectory, sum_usage
+from agentopt_local.trajectory import Trajectory
 from agentopt_local.update import Update
 
 RollOut = Callable[[FunctionSet, Sequence[Problem], str], Awaitable[Sequence[Trajectory]]]
@@ -126,4 +127,4 @@ class Trying:
         for index, each in zip(where, after, strict=True):
             everywhere[index] = each
         whole = len(where) == len(self.batch)
-        return Tried(0, update, everywhere, judgement, smaller, whole, sum_usage(after))
+        return Tried(0, update, everywhere, judgement, smaller, whole, sum((each.spent for each in after), Usage()))

@@ -226,7 +226,7 @@ async def counted(
 
 def training_usage(run_dir: RunDir, state: TrainState) -> Usage:
     """Tokens of the training: its rollouts and the optimizer, without what only measures."""
-    training = (row.trajectory.usage for row in run_dir.rollouts() if row.stage.trains)
+    training = (row.trajectory.spent for row in run_dir.rollouts() if row.stage.trains)
     return sum(training, state.usage)
 
 

@@ -182,7 +182,9 @@ async def roll_out_masks(
         shared.progress(stage, done, total)
 
     shared.progress(stage, 0, total)
-    quiet = Rollouts(shared.solver, shared.store, admission=shared.admission, observe=observe)
+    quiet = Rollouts(
+        shared.solver, shared.store, admission=shared.admission, retrieval=shared.retrieval, observe=observe
+    )
     found = await together(
         quiet.run(some, tuple(on.values()), seed=session.config.seed, stage=stage) for some, on in wanted.values()
     )

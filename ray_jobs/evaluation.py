@@ -116,7 +116,7 @@ def spending(session: Session) -> Costs:
     for row in session.run_dir.rollouts():
         name = "training rollouts" if row.stage.of_split == "train" else str(row.stage)
         name = "noise floor" if row.stage.of_floor else name
-        usage[name] = usage.get(name, Usage()) + row.trajectory.usage
+        usage[name] = usage.get(name, Usage()) + row.trajectory.spent
     stages = {name: Spent(tokens=each, cost=prices.cost(each)) for name, each in usage.items()}
     agent, optimizer = (Spent(tokens=ledger.usage[role], cost=ledger.cost[role]) for role in get_args(Role))
     return Costs(

@@ -200,9 +200,9 @@ class Forecast:
         if key in self._seen:
             return
         self._seen.add(key)
-        usage = trajectory.usage
+        usage = trajectory.spent
         work = self.work(usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens)
-        self._attempts += 1
+        self._attempts += not trajectory.copied
         self._attempt_work += work
         if stage.split == "test":
             self._tests += 1

@@ -17,7 +17,6 @@ from agentopt_local.chat import ChatModel, Usage
 from agentopt_local.models.metered import Ledger, MeteredModel
 from agentopt_local.optimizer import Optimizer
 from agentopt_local.rollout import GradedAgent, Progress, Rollouts, Solver
-from agentopt_local.room import Room
 from agentopt_local.run.metrics import Metrics
 from agentopt_local.run.reader import read_day
 from agentopt_local.run.report import NoiseFloor, Report
@@ -28,7 +27,7 @@ from agentopt_local.sandbox.repeating import RepeatingSandbox
 from agentopt_local.stage import Stage
 from agentopt_local.tasks.base import Problems, Task
 from agentopt_local.trajectory import Trajectory
-from ray_jobs.agents import sandbox_of
+from ray_jobs.agents import optimizer_of, sandbox_of
 from ray_jobs.config import RunConfig
 from ray_jobs.context_check import Context, key_of
 from ray_jobs.forecast import Forecast
@@ -150,16 +149,16 @@ async def open_session(
         observers = Observers(metrics, forecast, heard, run_dir)
         ledger = Ledger(run_dir, config.budget, observe=observers.on_usage)
         agent_model = MeteredModel(models.agent, "agent", config.model.prices, ledger)
-        solver: Solver = GradedAgent(
-            make_agent(agent_model, sandbox, config.agent, config.model.thinking_as("agent")), opened_task, sandbox
+        agent = make_agent(agent_model, sandbox, config.agent, config.model.thinking_as("agent"))
+        solver = await solver_of(config, GradedAgent(agent, opened_task, sandbox), models, ledger, stack)
+        rollouts = Rollouts(
+            solver,
+            run_dir,
+            admission=admission_of(config, models.agent),
+            retrieval=agent.retrieval,
+            progress=observers.on_progress,
+            observe=observers.on_rollout,
         )
-        if config.ray.rollout_workers or models.device in HOSTED:
-            from ray_jobs.workers import open_workers
-
-            solver = await open_workers(config, opened_task, models.agent, ledger, stack) or solver
-        admission = admission_of(config, models.agent)
-        progress, observe = observers.on_progress, observers.on_rollout
-        rollouts = Rollouts(solver, run_dir, admission=admission, progress=progress, observe=observe)
         optimizer = optimizer_of(config, opened_task, sandbox, models, ledger)
         stack.push_async_callback(end_task, asyncio.create_task(follow_engines(models, metrics, forecast)))
         yield Session(
@@ -187,21 +186,15 @@ def contexts_of(config: RunConfig, models: Models) -> dict[Role, Context]:
     return {role: Context(key_of(config, role), tokens) for role, tokens in known.items() if tokens is not None}
 
 
-def optimizer_of(config: RunConfig, task: Task, sandbox: Sandbox, models: Models, ledger: Ledger) -> Optimizer:
-    """The configured optimizer, with its model metered by ``ledger``."""
-    settings = config.optimizer_model or config.model
-    optimizer_model = MeteredModel(models.optimizer, "optimizer", settings.prices, ledger)
-    one_text = config.agent.kind == "react" and config.agent.one_string_argument
-    return Optimizer(
-        optimizer_model,
-        task,
-        sandbox,
-        config.optimizer,
-        one_text=one_text,
-        thinking=settings.thinking_as("optimizer"),
-        room=Room(models.optimizer),
-        keep_questions=config.agent.offer == "alike" or config.agent.max_functions is not None,
-    )
+async def solver_of(
+    config: RunConfig, here: GradedAgent, models: Models, ledger: Ledger, stack: AsyncExitStack
+) -> Solver:
+    """Rollout workers on the cluster's nodes if they are configured or of use; otherwise ``here``."""
+    if not config.ray.rollout_workers and models.device not in HOSTED:
+        return here
+    from ray_jobs.workers import open_workers
+
+    return await open_workers(config, here.task, models.agent, ledger, stack) or here
 
 
 async def follow_engines(models: Models, metrics: Metrics, forecast: Forecast) -> None:

@@ -33,8 +33,7 @@ class ChatAgent:
     """Solves problems in turns of a chat; each turn calls functions, runs code, or answers.
 
     The offer (``offer``, ``max_functions``) is what the model is told of, may call, and is held to by its grammar. The
-    sandbox has the whole set, because functions call each other and one set of sources can be loaded once for all
-    problems; so code that happens to name a function that was not offered runs too.
+    sandbox has these functions and those that they call.
     """
 
     def __init__(
@@ -59,13 +58,14 @@ class ChatAgent:
     async def solve(self, problem: Problem, functions: FunctionSet, *, seed: int) -> Attempt:
         """One attempt at ``problem``."""
         started = time.monotonic()
-        offered = self.retrieval.offer(functions, problem.question)
-        episode = self.episode(problem, functions, offered, seed)
+        view = self.retrieval.view(functions, problem.question)
+        episode = self.episode(problem, view.beside, view.offered, seed)
         stop_reason = await episode.run()
         return Attempt(
             problem_id=problem.id,
             functions=functions.fingerprint,
-            offered=() if offered is functions else offered.names,
+            view=view.key,
+            offered=view.left_of(functions),
             seed=seed,
             steps=tuple(episode.steps),
             answer=episode.answer,

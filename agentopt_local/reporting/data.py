@@ -240,8 +240,8 @@ def usage_rows(run: RunFiles) -> list[Row]:
         name = PARTS.get(each.stage.of_split or "test", "test rollouts")
         name = "credit rollouts" if each.stage.part.startswith("credit") else name
         name = "rollouts of the noise floor" if each.stage.of_floor else name
-        parts[name] = parts.get(name, Usage()) + each.trajectory.usage
-        counts[name] = counts.get(name, 0) + 1
+        parts[name] = parts.get(name, Usage()) + each.trajectory.spent
+        counts[name] = counts.get(name, 0) + (not each.trajectory.copied)
     return [{"part": name, "rollouts": counts.get(name), **usage.model_dump()} for name, usage in parts.items()]
 
 

@@ -57,6 +57,7 @@ class RunDir:
         files.remove_leftovers(path)
         self._files: dict[str, IO[str]] = {}
         self._trajectories: dict[tuple[str, str, int], Trajectory] = {}
+        self._seen: dict[tuple[str, str, int], Trajectory] = {}
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
             for row in self.rollouts():
@@ -93,8 +94,12 @@ class RunDir:
         return frozenset(self._trajectories)
 
     def find(self, functions: str, problem_id: str, seed: int) -> Trajectory | None:
-        """The finished rollout with this key, if there is one."""
+        """The finished rollout with the set of this fingerprint, if there is one."""
         return self._trajectories.get((functions, problem_id, seed))
+
+    def seen(self, view: str, problem_id: str, seed: int) -> Trajectory | None:
+        """A finished rollout with this view of any set, if there is one."""
+        return self._seen.get((view, problem_id, seed))
 
     def keep(self, trajectory: Trajectory, stage: Stage) -> None:
         """Append a finished rollout."""
@@ -121,6 +126,8 @@ class RunDir:
 
     def _remember(self, trajectory: Trajectory) -> None:
         self._trajectories[trajectory.functions, trajectory.problem_id, trajectory.seed] = trajectory
+        if trajectory.view:
+            self._seen[trajectory.view, trajectory.problem_id, trajectory.seed] = trajectory
 
     # Updates, steps and the state
 

@@ -14,7 +14,7 @@ import pytest
 from agentopt_local import retrieval
 from agentopt_local.agents.config import AgentConfig
 from agentopt_local.agents.make import make_agent
-from agentopt_local.chat import ChatRequest
+from agentopt_local.chat import ChatRequest, Usage
 from agentopt_local.comparison import offers
 from agentopt_local.conversation import Conversation
 from agentopt_local.functions import Function, FunctionSet
@@ -23,8 +23,11 @@ from agentopt_local.models.scripted import Script, ScriptedChatModel
 from agentopt_local.origins import Origin
 from agentopt_local.problem import Problem
 from agentopt_local.retrieval import Retrieval, Retriever
+from agentopt_local.rollout import GradedAgent, MemoryStore, Rollouts
 from agentopt_local.sandbox import open_sandbox
+from agentopt_local.stage import Stage
 from agentopt_local.trajectory import Attempt, Trajectory
+from tests.core.test_rollout import Numbers
 
 
 def function(name: str, doc: str, body: str = "text[::-1]", questions: Sequence[str] = ()) -> Function:
@@ -62,7 +65,7 @@ QUESTIONS = {
 
 
 def fitting(question: str, k: int = 1, functions: FunctionSet = FUNCTIONS) -> tuple[str, ...]:
-    return Retriever(functions).fitting(question, k, alike=False).names
+    return Retriever(functions).view(question, k, alike=False).offered.names
 
 
 @pytest.mark.parametrize(("name", "question"), QUESTIONS.items())
@@ -107,8 +110,8 @@ def test_a_set_without_a_word_is_offered_by_order() -> None:
 
 @pytest.mark.parametrize("most", [None, 5, 6])
 def test_a_set_that_is_small_enough_is_offered_as_it_is(most: int | None) -> None:
-    assert Retrieval(most).offer(FUNCTIONS, QUESTIONS["count_legs"]) is FUNCTIONS
-    assert Retriever(FUNCTIONS).fitting("legs", 5, alike=False) is FUNCTIONS
+    assert Retrieval(most).view(FUNCTIONS, QUESTIONS["count_legs"]).offered is FUNCTIONS
+    assert Retriever(FUNCTIONS).view("legs", 5, alike=False).offered is FUNCTIONS
 
 
 # Functions for problems like it
@@ -131,27 +134,28 @@ LIKE = {
 @pytest.mark.parametrize(("name", "question"), LIKE.items())
 def test_a_problem_like_those_of_a_function_is_not_offered_what_is_for_others(name: str, question: str) -> None:
     """Functions that were written for no problems are offered to all."""
-    assert Retrieval().offer(BOTH, question).names == ("helper", name)
-    assert Retrieval(1).offer(BOTH, question).names == (name,)
-    assert Retrieval(alike=False).offer(BOTH, question) is BOTH
+    assert Retrieval().view(BOTH, question).offered.names == ("helper", name)
+    assert Retrieval(1).view(BOTH, question).offered.names == (name,)
+    assert Retrieval(alike=False).view(BOTH, question).offered is BOTH
 
 
 def test_a_function_for_two_kinds_of_problems_is_offered_to_both() -> None:
     both = FunctionSet(functions=(POLYNOMIALS.for_questions(BITS.questions), BITS))
-    assert Retrieval().offer(both, LIKE["compute"]) is both
-    assert Retrieval().offer(both, LIKE["calculate"]).names == ("calculate",)
+    assert Retrieval().view(both, LIKE["compute"]).offered is both
+    assert Retrieval().view(both, LIKE["calculate"]).offered.names == ("calculate",)
 
 
 @pytest.mark.parametrize("question", ["", "7 + 8 = ?", "How many legs have 3 deers?", "Simplify 3*x + 4*x, please."])
 def test_a_problem_unlike_all_of_them_is_offered_every_function(question: str) -> None:
-    assert Retrieval().offer(BOTH, question) is BOTH
+    assert Retrieval().view(BOTH, question).offered is BOTH
 
 
 def test_without_source_questions_no_words_are_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieval, "weighing", lambda: pytest.fail("words were weighed"))
-    assert Retrieval().offer(FUNCTIONS.removing("solve_puzzle"), QUESTIONS["count_legs"]) is not None
+    told = FUNCTIONS.removing("solve_puzzle")
+    assert Retrieval().view(told, QUESTIONS["count_legs"]).offered is told
     one = FunctionSet(functions=(BITS,))
-    assert Retrieval().offer(one, LIKE["calculate"]) is one
+    assert Retrieval().view(one, LIKE["calculate"]).offered is one
 
 
 def test_an_offer_depends_on_set_and_question_alone() -> None:
@@ -163,7 +167,7 @@ def test_an_offer_depends_on_set_and_question_alone() -> None:
         used = Retrieval(2)
         for question in random.Random(seed).choices(list(QUESTIONS.values()), k=12):
             for functions in (FUNCTIONS, sent, stored, FUNCTIONS.removing("helper")):
-                names = used.offer(functions, question).names
+                names = used.view(functions, question).offered.names
                 assert len(functions) < len(FUNCTIONS) or names == expected[question]
 
 
@@ -175,13 +179,13 @@ def test_words_are_weighed_once_for_a_set(monkeypatch: pytest.MonkeyPatch) -> No
     sets = [FUNCTIONS.removing(name) for name in FUNCTIONS.names[:3]]
     for _ in range(3):
         for question in QUESTIONS.values():
-            used.offer(pickle.loads(pickle.dumps(sets[0])), question)
-            used.offer(sets[1], question)
+            used.view(pickle.loads(pickle.dumps(sets[0])), question)
+            used.view(sets[1], question)
     assert len(made) == 2
-    used.offer(sets[2], "legs")
-    used.offer(sets[1], "legs")
+    used.view(sets[2], "legs")
+    used.view(sets[1], "legs")
     assert len(made) == 3
-    used.offer(sets[0], "legs")
+    used.view(sets[0], "legs")
     assert len(made) == 4, "of more sets than KEPT, those that were not used for longest are forgotten"
 
 
@@ -238,10 +242,12 @@ def test_a_function_that_only_helps_an_offered_one_is_not_offered() -> None:
     assert attempt.calls[0].result == "abab"
 
 
-def test_code_is_run_with_the_whole_set() -> None:
-    code = "```python\nprint(spell_backward('abc'), prime_factors('x'))\n```"
+def test_code_is_run_with_the_offer_and_what_it_calls() -> None:
+    code = "```python\nprint(prime_factors('x'), helper('y'))\nspell_backward('abc')\n```"
     attempt, _ = solve([code, ANSWER["function_calling"]], QUESTIONS["prime_factors"], max_functions=1)
-    assert attempt.executed[0].result == "cba xx"
+    told = attempt.executed[0].result
+    assert told.startswith("xx yy\n")
+    assert told.endswith("NameError: name 'spell_backward' is not defined")
 
 
 def test_an_attempt_that_was_offered_everything_says_nothing() -> None:
@@ -263,6 +269,82 @@ def test_each_question_of_a_chat_is_offered_its_own_functions() -> None:
         return [[tool.name for tool in request.tools] for request in model.requests]
 
     assert asyncio.run(run()) == [*([name] for name in QUESTIONS), ["count_legs"]]
+
+
+# Rollouts that are the same with another set
+
+ALONE = FunctionSet(functions=(HELPER, POLYNOMIALS))
+ASKED = tuple(
+    Problem(id=str(number), question=question, answer="1")
+    for number, question in enumerate([*LIKE.values(), QUESTIONS["count_legs"]])
+)
+
+
+class Graded:
+    """Solves each problem with one request, and counts those under way."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.model = ScriptedChatModel(lambda request: ANSWER["function_calling"])
+        sandbox = open_sandbox(workers=1)
+        agent = make_agent(self.model, sandbox, AgentConfig.model_validate(settings))
+        solver = GradedAgent(agent, Numbers(), sandbox)
+        self.store = MemoryStore()
+        self.rollouts = Rollouts(solver, self.store, retrieval=agent.retrieval)
+
+    def run(self, *sets: FunctionSet, seed: int = 0, part: str = "a") -> list[tuple[Trajectory, ...]]:
+        """Rollouts with each of the sets, all at once."""
+
+        async def job() -> list[tuple[Trajectory, ...]]:
+            runs = (self.rollouts.run(each, ASKED, seed=seed, stage=Stage(part=part)) for each in sets)
+            return list(await asyncio.gather(*runs))
+
+        return asyncio.run(job())
+
+
+def test_a_problem_that_sees_the_same_of_two_sets_is_tried_once() -> None:
+    job = Graded()
+    [alone] = job.run(ALONE)
+    assert len(job.model.requests) == 3
+    [both] = job.run(BOTH)
+    assert len(job.model.requests) == 5, "the others see another function, or all three"
+    first = both[0]
+    assert (first.functions, first.offered) == (BOTH.fingerprint, ("helper", "calculate"))
+    assert first.model_copy(update={"functions": ALONE.fingerprint, "offered": (), "copied": False}) == alone[0]
+    assert [each.copied for each in both] == [True, False, False]
+    assert first.usage == alone[0].usage != Usage()
+    assert (first.spent, both[1].spent) == (Usage(), both[1].usage)
+    assert job.run(BOTH) == [both], "a copy is remembered as any other"
+    job.run(BOTH, seed=1)
+    assert len(job.model.requests) == 8, "another seed is another attempt"
+
+
+def test_the_same_is_made_once_where_both_are_asked_for_at_the_same_time() -> None:
+    job = Graded()
+    alone, both = job.run(ALONE, BOTH)
+    assert len(job.model.requests) == 5
+    assert sorted(each[0].copied for each in (alone, both)) == [False, True]
+
+
+def test_what_an_offer_calls_without_being_offered_is_not_the_set_that_has_both() -> None:
+    """With the set of both, the model is told of the helper too."""
+    job = Graded(max_functions=1)
+    both = FunctionSet(functions=(HELPER, PRIMES))
+    question = QUESTIONS["prime_factors"]
+    one = job.rollouts.retrieval.view(both, question)
+    assert (one.offered.names, one.beside) == (("prime_factors",), both)
+    assert len({one.key, both.fingerprint, one.offered.fingerprint}) == 3
+    larger = FunctionSet(functions=(SPELL, HELPER, LEGS, PRIMES))
+    assert job.rollouts.retrieval.view(larger, question).key == one.key
+
+
+def test_a_rollout_of_an_older_version_is_not_taken_for_another_set() -> None:
+    job = Graded()
+    [alone] = job.run(ALONE)
+    older = Graded()
+    for each in alone:
+        older.store.keep(Trajectory.model_validate(each.model_dump(exclude={"view", "copied"})), Stage(part="a"))
+    assert not any(each.copied for each in older.run(BOTH)[0])
+    assert older.run(ALONE) == [tuple(older.store.find(ALONE.fingerprint, each.id, 0) for each in ASKED)]
 
 
 # Misses

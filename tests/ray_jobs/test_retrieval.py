@@ -62,6 +62,21 @@ def test_the_report_counts_offers_and_misses(undisturbed: Outcome) -> None:
     assert told in report_text(report)
 
 
+def test_rollouts_that_are_the_same_with_another_set_are_paid_for_once(undisturbed: Outcome) -> None:
+    rows = read_lines(undisturbed.path / "rollouts.jsonl")
+    copies = [row for row in rows if row["copied"]]
+    assert copies
+    made = {(row["view"], row["problem_id"], row["seed"]): row for row in rows if not row["copied"]}
+    assert len(made) == len(rows) - len(copies)
+    for row in copies:
+        same = made[row["view"], row["problem_id"], row["seed"]]
+        assert (row["steps"], row["grade"]) == (same["steps"], same["grade"])
+    costs = undisturbed.report["costs"]
+    stages = [each for stage, each in costs["stages"].items() if stage != "proposals"]
+    paid = sum(row["usage"]["requests"] for row in made.values())
+    assert costs["agent"]["tokens"]["requests"] == paid == sum(each["tokens"]["requests"] for each in stages)
+
+
 def test_an_interrupted_training_makes_the_same_offers(tmp_path: Path, undisturbed: Outcome) -> None:
     asked = 0
 
