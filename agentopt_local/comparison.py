@@ -105,14 +105,15 @@ def offers(
 
     Where there are more functions for a kind than an offer holds, filling the offer with them is no miss.
     """
-    if not any(each.offered for each in trajectories):
+    if all(each.offered is None for each in trajectories):
         return None
     kinds = {name: origin.kinds for name, origin in origins.items() if origin.known and origin.kinds}
     judged = misses = 0
     for problem, each in zip(problems, trajectories, strict=True):
         own = {name for name in functions.names if problem.kind in kinds.get(name, ())}
-        offered = set(each.offered or functions.names)
+        offered = set(each.offers(functions))
         judged += bool(own)
-        misses += bool(own - offered) and any(kinds.get(name) for name in offered - own)
-    mean = fmean(len(each.offered or functions.names) for each in trajectories)
+        others = not offered or any(kinds.get(name) for name in offered - own)
+        misses += bool(own - offered) and others
+    mean = fmean(len(each.offers(functions)) for each in trajectories)
     return Offers(functions=len(functions), mean=round(mean, 2), judged=judged, misses=misses)

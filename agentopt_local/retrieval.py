@@ -2,8 +2,9 @@
 
 Functions that are right each by itself take problems from one another when an agent has them all: a 1.5B model with
 three functions for three kinds of reasoning_gym solved 27 of 48 problems with all of them, and 40 with the one for the
-problem's kind alone. Where problems have a form, the questions that a function was written for say which ones it is
-for; elsewhere questions are seldom as like, and all functions are offered.
+problem's kind alone. And a single function misled problems of other kinds, so that a good edit was undone. Where
+problems have a form, the questions that a function was written for say which ones it is for; elsewhere questions are
+seldom as like, and all functions are offered.
 
 Of many functions, those that fit best are offered, by three texts that say what a function is for: its docstring, its
 name and those questions. Its score is the sum of their likenesses to the problem's question, where of its questions the
@@ -18,6 +19,7 @@ almost the same.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from agentopt_local.functions import FunctionSet
@@ -26,8 +28,8 @@ from agentopt_local.record import fingerprint
 from agentopt_local.source import unbound_names
 
 ALIKE = 0.5
-"""Likeness, 0 to 1, from which a question is like one that a function was written for; and the share of the nearest
-function's likeness from which other functions are for such questions too."""
+"""Likeness, 0 to 1, from which two questions are alike; and the share of the nearest function's likeness from which
+other functions are for a question too."""
 KEPT = 32
 """Sets whose weighed words are kept: a step rolls out several at once, and all problems ask the same ones."""
 
@@ -53,9 +55,9 @@ class View(NamedTuple):
         offered = functions.keeping(names)
         return View(offered, offered if needed == names else functions.keeping(needed))
 
-    def left_of(self, functions: FunctionSet) -> tuple[str, ...]:
-        """The names that are offered; empty if they are all of ``functions``."""
-        return () if len(self.offered) == len(functions) else self.offered.names
+    def left_of(self, functions: FunctionSet) -> tuple[str, ...] | None:
+        """The names that are offered; None if they are all of ``functions``."""
+        return None if len(self.offered) == len(functions) else self.offered.names
 
     @property
     def key(self) -> str:
@@ -76,35 +78,46 @@ class Retriever:
         self.functions = functions
         asked = [(index, question) for index, each in enumerate(functions.each()) for question in each.questions]
         self._owners = np.array([index for index, _ in asked], dtype=int)
-        self._unasked = np.array([not each.questions for each in functions.each()], dtype=bool)
+        self._asked = np.array([bool(each.questions) for each in functions.each()], dtype=bool)
         texts = [each.description for each in functions.each()]
         texts += [*functions.names, *(question for _, question in asked)]
         self._views: dict[frozenset[str], View] = {}
         self._weighing = weighing()
-        try:
-            self._by_word: Any = self._weighing.fit_transform(texts).T.tocsr()
-        except ValueError:  # there is not one word in all these texts
-            self._by_word = None
+        self._by_word: Any = None
+        self._narrow = np.zeros(len(functions), dtype=bool)
+        with suppress(ValueError):  # there is not one word in all these texts
+            self._by_word = self._weighing.fit_transform(texts).T.tocsr()
+            self._narrow = np.array([self._all_alike(index) for index in range(len(functions))], dtype=bool)
 
     def view(self, question: str, most: int | None, *, alike: bool) -> View:
         """What the problem with this question sees, in the set's order.
 
-        ``alike``: if some function was written for a question like it, leave out those that were written for others
-        only. ``most``: of what is left, at most so many. Of functions that fit equally well, such as all if no word is
-        in common, the first ones are taken.
+        ``alike``: leave out functions that were written for other questions. ``most``: of what is left, at most so
+        many. Of functions that fit equally well, such as all if no word is in common, the first ones are taken.
         """
         import numpy as np
 
         told, nearest = self._likeness(question)
         left = np.ones(len(self.functions), dtype=bool)
-        if alike and nearest.max(initial=0.0) >= ALIKE:
-            left = self._unasked | (nearest >= ALIKE * nearest.max())
+        if alike:
+            left = self._fits(nearest)
         # rounded, so that no order of additions decides between equal functions
         order = np.argsort(-np.round(told + nearest, 9), kind="stable")
         kept = frozenset([self.functions.names[index] for index in order if left[index]][:most])
         if kept not in self._views:
             self._views[kept] = View.of(self.functions, kept)
         return self._views[kept]
+
+    def _fits(self, nearest: Any) -> Any:
+        """Which functions are for a question whose likeness to their nearest source questions is ``nearest``."""
+        if nearest.max(initial=0.0) < ALIKE:
+            return ~self._narrow
+        return ~self._asked | (nearest >= ALIKE * nearest.max())
+
+    def _all_alike(self, index: int) -> bool:
+        """Whether a function has source questions that are all alike, so that it is for such questions only."""
+        own = self._by_word[:, 2 * len(self.functions) + (self._owners == index).nonzero()[0]]
+        return own.shape[1] > 1 and bool((own.T @ own).toarray().min() >= ALIKE)
 
     def _likeness(self, question: str) -> tuple[Any, Any]:
         """How well docstring and name of each function fit, 0 (no word in common) to 2, and how well the nearest of its
@@ -133,7 +146,7 @@ class Retrieval:
     def view(self, functions: FunctionSet, question: str) -> View:
         """What the problem with this question sees of ``functions``."""
         few = self.most is None or self.most >= len(functions)
-        alike = self.alike and len(functions) > 1 and any(each.questions for each in functions.each())
+        alike = self.alike and any(each.questions for each in functions.each())
         if few and not alike:
             return View(functions, functions)
         retriever = self._retrievers.pop(functions.fingerprint, None) or Retriever(functions)

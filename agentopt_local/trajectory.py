@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from pydantic import model_validator
+
 from agentopt_local.chat import Message, Usage
 from agentopt_local.functions import FunctionSet
 from agentopt_local.grading import Grade
@@ -61,8 +63,20 @@ class Attempt(Record):
     """Prompt and reply of its last request: what it held of a KV cache at its end; 0 where no tokens were counted."""
     error: str = ""
     """Why the prompt was refused, if ``stop_reason`` is ``refused``."""
-    offered: tuple[str, ...] = ()
-    """The functions that the problem was offered (``agent.offer``, ``agent.max_functions``); empty: the whole set."""
+    offered: tuple[str, ...] | None = None
+    """The functions that the problem was offered (``agent.offer``, ``agent.max_functions``); None: the whole set."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_older_versions(cls, values: Any) -> Any:
+        """They wrote an empty offer for the whole set."""
+        if isinstance(values, dict) and not values.get("offered") and "view" not in values:
+            return {key: value for key, value in values.items() if key != "offered"}
+        return values
+
+    def offers(self, functions: FunctionSet) -> tuple[str, ...]:
+        """The names of the functions of its set, ``functions``, that it was offered."""
+        return functions.names if self.offered is None else self.offered
 
     @property
     def executed(self) -> tuple[ToolRun, ...]:
@@ -106,7 +120,7 @@ class Trajectory(Attempt):
         """Its tokens; none for a copy, which was paid for once."""
         return Usage() if self.copied else self.usage
 
-    def with_set(self, functions: FunctionSet, offered: tuple[str, ...]) -> Trajectory:
+    def with_set(self, functions: FunctionSet, offered: tuple[str, ...] | None) -> Trajectory:
         """The same rollout with another set, of which its problem sees the same."""
         return self.model_copy(update={"functions": functions.fingerprint, "offered": offered, "copied": True})
 

@@ -41,9 +41,8 @@ class AgentConfig(Record):
     constrain: bool = True
     """Sample turns under a grammar, so that every call names an existing function with valid arguments."""
     offer: Literal["alike", "all"] = "alike"
-    """Which functions a problem is offered. ``alike``: where its question is like one that a function was written for,
-    none that were written only for other questions, because right functions take problems from one another; elsewhere
-    all · ``all``: all of them."""
+    """Which functions a problem is offered. ``alike``: none that were written for other questions, as far as these
+    tell, because right functions take problems from one another · ``all``: all of them."""
     max_functions: int | None = Field(default=None, ge=1, le=1000)
     """Of these, a problem is offered at most so many: those that fit its question best by their docstring, name and
     source questions; None: all. Prompts then no longer share the part that offers the functions, so an engine reads it

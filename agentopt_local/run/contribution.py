@@ -121,7 +121,7 @@ class Offers(Record):
     judged: int
     """Rollouts whose problem is of a kind that a function of the set was written for, as far as that is known."""
     misses: int
-    """Of these, the ones whose offer lacks such a function although one that was written for other kinds is in it."""
+    """Of these, the ones whose offer lacks such a function and has one for other kinds, or none at all."""
 
     @property
     def text(self) -> str:
@@ -131,7 +131,7 @@ class Offers(Record):
             return f"{offered}; which kinds of problems they were written for is not known"
         return (
             f"{offered}; in {self.misses} of {self.judged} rollouts one that was written for the problem's kind was "
-            "left out, and one for other kinds was offered"
+            "missing"
         )
 
 

@@ -108,8 +108,11 @@ def read_state(run: Path) -> TrainState | None:
 def read_start(run: Path) -> FunctionSet:
     """The set that the run's training starts from: empty unless ``start_functions`` was set."""
     folder = dict(function_folders(run)).get(files.START)
-    if folder is None:
-        return FunctionSet()
+    return FunctionSet() if folder is None else read_written(folder)
+
+
+def read_written(folder: Path) -> FunctionSet:
+    """The set that was written into ``folder``, by name, with source questions. Raises RunDirError if it is damaged."""
     try:
         asked = mapping(files.read_json(folder / files.QUESTIONS) or {})
         found = [Function(source=source) for source in read_folder(folder).values()]

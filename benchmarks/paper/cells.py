@@ -12,6 +12,7 @@ from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem
 from agentopt_local.rollout import Progress
 from agentopt_local.run.files import functions_folder, is_run, read_json, write_json
+from agentopt_local.run.reader import read_written
 from agentopt_local.run.writer import RunDir
 from agentopt_local.stage import Stage
 from agentopt_local.statistics import paired_difference
@@ -134,8 +135,8 @@ async def curve_points(session: Session, test: Sequence[Problem]) -> list[dict[s
         if row.decision != "accepted":  # the set stays
             points.append({**points[-1], "step": row.step})
             continue
-        folder = functions_folder(session.run_dir.path, row.step)
-        functions = FunctionSet.of(*((folder / f"{name}.py").read_text(encoding="utf-8") for name in row.functions))
+        written = read_written(functions_folder(session.run_dir.path, row.step))
+        functions = FunctionSet(functions=tuple(written.get(name) for name in row.functions))
         tested = await rollouts.run(functions, test, seed=seed, stage=Stage(split="test", part="after each step"))
         look(session, functions, untrained, tested, "learning curve")
         points.append({"step": row.step, "train": row.after.accuracy, "test": [each.correct for each in tested]})

@@ -145,17 +145,22 @@ def test_a_function_for_two_kinds_of_problems_is_offered_to_both() -> None:
     assert Retrieval().view(both, LIKE["calculate"]).offered.names == ("calculate",)
 
 
-@pytest.mark.parametrize("question", ["", "7 + 8 = ?", "How many legs have 3 deers?", "Simplify 3*x + 4*x, please."])
-def test_a_problem_unlike_all_of_them_is_offered_every_function(question: str) -> None:
-    assert Retrieval().view(BOTH, question).offered is BOTH
+UNLIKE = ["", "7 + 8 = ?", "How many legs have 3 deers?", "Simplify 3*x + 4*x, please."]
+
+
+@pytest.mark.parametrize("question", UNLIKE)
+def test_a_problem_unlike_all_of_them_is_offered_no_function_for_problems_of_one_form(question: str) -> None:
+    """Functions whose questions are not alike, or are too few to say, are offered to it."""
+    assert Retrieval().view(BOTH, question).offered.names == ("helper",)
+    one = BITS.model_copy(update={"questions": BITS.questions[:1]})
+    mixed = FunctionSet(functions=(POLYNOMIALS.for_questions(BITS.questions), one))
+    assert Retrieval().view(mixed, question).offered is mixed
 
 
 def test_without_source_questions_no_words_are_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieval, "weighing", lambda: pytest.fail("words were weighed"))
     told = FUNCTIONS.removing("solve_puzzle")
     assert Retrieval().view(told, QUESTIONS["count_legs"]).offered is told
-    one = FunctionSet(functions=(BITS,))
-    assert Retrieval().view(one, LIKE["calculate"]).offered is one
 
 
 def test_an_offer_depends_on_set_and_question_alone() -> None:
@@ -252,10 +257,12 @@ def test_code_is_run_with_the_offer_and_what_it_calls() -> None:
 
 def test_an_attempt_that_was_offered_everything_says_nothing() -> None:
     attempt, requests = solve([ANSWER["function_calling"]], QUESTIONS["count_legs"], max_functions=None)
-    assert attempt.offered == ()
+    assert attempt.offered is None
     assert len(requests[0].tools) == 5
-    older = {key: value for key, value in attempt.model_dump().items() if key != "offered"}
-    assert Attempt.model_validate(older) == attempt
+    without = attempt.model_copy(update={"view": ""})
+    for older in ({}, {"offered": ()}, {"offered": []}):
+        dumped = attempt.model_dump(exclude={"offered", "view"})
+        assert Attempt.model_validate({**dumped, **older}) == without
 
 
 def test_each_question_of_a_chat_is_offered_its_own_functions() -> None:
@@ -305,23 +312,35 @@ def test_a_problem_that_sees_the_same_of_two_sets_is_tried_once() -> None:
     job = Graded()
     [alone] = job.run(ALONE)
     assert len(job.model.requests) == 3
+    assert [each.offered for each in alone] == [None, ("helper",), ("helper",)]
     [both] = job.run(BOTH)
-    assert len(job.model.requests) == 5, "the others see another function, or all three"
+    assert len(job.model.requests) == 4, "one sees another function"
     first = both[0]
     assert (first.functions, first.offered) == (BOTH.fingerprint, ("helper", "calculate"))
-    assert first.model_copy(update={"functions": ALONE.fingerprint, "offered": (), "copied": False}) == alone[0]
-    assert [each.copied for each in both] == [True, False, False]
+    assert first.model_copy(update={"functions": ALONE.fingerprint, "offered": None, "copied": False}) == alone[0]
+    assert [each.copied for each in both] == [True, False, True]
     assert first.usage == alone[0].usage != Usage()
     assert (first.spent, both[1].spent) == (Usage(), both[1].usage)
     assert job.run(BOTH) == [both], "a copy is remembered as any other"
     job.run(BOTH, seed=1)
-    assert len(job.model.requests) == 8, "another seed is another attempt"
+    assert len(job.model.requests) == 7, "another seed is another attempt"
+
+
+def test_a_problem_that_is_offered_nothing_is_the_untrained_agents() -> None:
+    job = Graded()
+    bits = FunctionSet(functions=(BITS,))
+    untrained, trained = job.run(FunctionSet())[0], job.run(bits)[0]
+    assert [each.copied for each in trained] == [True, False, True]
+    assert [each.offered for each in trained] == [(), None, ()]
+    assert trained[0].offers(bits) == ()
+    stored = Trajectory.model_validate_json(trained[0].model_dump_json())
+    assert (stored, stored.steps) == (trained[0], untrained[0].steps)
 
 
 def test_the_same_is_made_once_where_both_are_asked_for_at_the_same_time() -> None:
     job = Graded()
     alone, both = job.run(ALONE, BOTH)
-    assert len(job.model.requests) == 5
+    assert len(job.model.requests) == 4
     assert sorted(each[0].copied for each in (alone, both)) == [False, True]
 
 

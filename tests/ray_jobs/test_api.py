@@ -411,7 +411,7 @@ def test_a_folder_that_is_no_run_is_told(tmp_path: Path, named: ao.Run) -> None:
 
 
 def test_a_training_from_a_script(named: ao.Run) -> None:
-    assert named.functions == ao.FunctionSet.of(REVERSE, DOUBLE)
+    assert [each.source for each in named.functions.each()] == [REVERSE, DOUBLE]
     assert named.accuracy is not None
     assert (named.accuracy.before.value, named.accuracy.after.value, named.accuracy.n) == (0.0, 1.0, 7)
     assert (named.accuracy.difference.value, named.accuracy.difference.low) == (1.0, 0.2913)

@@ -21,7 +21,6 @@ import pytest
 from agentopt_local.callback import Callback
 from agentopt_local.chat import ChatRequest
 from agentopt_local.errors import ConfigError, EngineDeadError, RunDirError
-from agentopt_local.functions import FunctionSet
 from agentopt_local.models.scripted import ScriptedChatModel
 from agentopt_local.run.rows import StepRow
 from agentopt_local.run.writer import RunDir
@@ -91,7 +90,7 @@ def test_the_steps_tell_the_story(undisturbed: Outcome) -> None:
         # the action, its source, arguments for its trials and, if these were right, for the other problems of the kind
         assert row["tokens"]["optimizer"]["requests"] in (3, 4)
         assert row["tokens"]["rollouts"]["completion_tokens"] > 0
-    assert undisturbed.state.functions == FunctionSet.of(REVERSE, DOUBLE)
+    assert [each.source for each in undisturbed.state.functions.each()] == [REVERSE, DOUBLE]
     assert undisturbed.state.stopped == "solved"
 
 
