@@ -126,8 +126,10 @@ def test_functions_are_written_after_each_accepted_step(undisturbed: Outcome) ->
     folders = sorted(undisturbed.path.glob("functions/*"))
     assert [folder.name for folder in folders] == ["0001", "0002", "0004"]
     written = {
-        str(file.relative_to(folders[0].parent)): file.read_text() for each in folders for file in each.iterdir()
+        str(file.relative_to(folders[0].parent)): file.read_text() for each in folders for file in each.glob("*.py")
     }
+    for each in folders:
+        assert set(json.loads((each / "questions.json").read_text())) == {file.stem for file in each.glob("*.py")}
     assert written == {
         "0001/reverse.py": SHORT_ONLY,
         "0002/reverse.py": SHORT_ONLY,

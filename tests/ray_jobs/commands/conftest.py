@@ -114,5 +114,5 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def functions() -> FunctionSet:
-    """What that run ends with."""
+    """What that run ends with, without source questions."""
     return FunctionSet.of(LUCKY, REVERSE, FACTOR)
