@@ -19,6 +19,7 @@ almost the same.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -66,6 +67,14 @@ class View(NamedTuple):
         return whole if self.offered is self.beside else fingerprint([whole, *self.offered.names])
 
 
+def all_alike(rows: Any) -> bool:
+    """Whether a function's source questions, with these weights, are all alike, so that it is for such questions only.
+
+    One question alone does not tell.
+    """
+    return rows.shape[0] > 1 and bool((rows @ rows.T).toarray().min() >= ALIKE)
+
+
 class Retriever:
     """Finds the functions of one set that fit a question."""
 
@@ -86,8 +95,9 @@ class Retriever:
         self._by_word: Any = None
         self._narrow = np.zeros(len(functions), dtype=bool)
         with suppress(ValueError):  # there is not one word in all these texts
-            self._by_word = self._weighing.fit_transform(texts).T.tocsr()
-            self._narrow = np.array([self._all_alike(index) for index in range(len(functions))], dtype=bool)
+            rows = self._weighing.fit_transform(texts)
+            self._by_word = rows.T.tocsr()
+            self._narrow = np.array([all_alike(rows[each]) for each in self._rows_of_questions()], dtype=bool)
 
     def view(self, question: str, most: int | None, *, alike: bool) -> View:
         """What the problem with this question sees, in the set's order.
@@ -114,10 +124,11 @@ class Retriever:
             return ~self._narrow
         return ~self._asked | (nearest >= ALIKE * nearest.max())
 
-    def _all_alike(self, index: int) -> bool:
-        """Whether a function has source questions that are all alike, so that it is for such questions only."""
-        own = self._by_word[:, 2 * len(self.functions) + (self._owners == index).nonzero()[0]]
-        return own.shape[1] > 1 and bool((own.T @ own).toarray().min() >= ALIKE)
+    def _rows_of_questions(self) -> Iterator[range]:
+        """For each function, where its source questions stand among the texts."""
+        first = 2 * len(self.functions)
+        for each in self.functions.each():
+            yield range(first, first := first + len(each.questions))
 
     def _likeness(self, question: str) -> tuple[Any, Any]:
         """How well docstring and name of each function fit, 0 (no word in common) to 2, and how well the nearest of its
