@@ -33,7 +33,7 @@ class Material(NamedTuple):
 
     functions: FunctionSet
     rollouts: Sequence[Evidence]
-    """With these functions, on all problems of the step."""
+    """With these functions, on the problems of the step, or of a kind alone while others are under way."""
     failures: Sequence[FailedUpdate]
 
 
