@@ -131,7 +131,7 @@ def examples_of(updates: Iterable[Update]) -> dict[str, list[Arguments]]:
     """The arguments of the trials of all edits, by function."""
     found: dict[str, list[Arguments]] = {}
     for update in updates:
-        for action in update.actions:
+        for action in (each for index in range(len(update.actions)) for each in update.drafted(index)):
             if isinstance(action, AddFunction | ReviseFunction):
                 found.setdefault(action.name, []).extend(action.examples)
     return found

@@ -44,10 +44,10 @@ def origins(
         if row.decision != "accepted":
             continue
         edits = {(each.kind, each.name) for each in row.actions}
-        written = [] if update is None else list(zip(update.actions, update.shown, strict=False))
-        if update is None or len(written) < len(update.actions):  # of an older version
+        if update is None or len(update.shown) < len(update.actions):  # of an older version
             unknown |= {each.name for each in row.actions if each.name}
-        for action, seen in written:
+            continue
+        for action, seen in ((each, ids) for at, ids in enumerate(update.shown) for each in update.drafted(at)):
             name = getattr(action, "name", None)
             if name is None or (action.kind, name) not in edits:
                 continue

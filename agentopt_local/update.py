@@ -253,11 +253,13 @@ class Update(Record):
     def _alternatives(self) -> tuple[tuple[Action, ...], ...]:
         return self.alternatives or tuple(() for _ in self.actions)
 
+    def drafted(self, index: int) -> tuple[Action, ...]:
+        """The edit at ``index`` and its alternatives, one of which may have been kept in its place."""
+        return (self.actions[index], *self._alternatives[index])
+
     def choices(self, index: int) -> Iterator[Update]:
         """The update, and the same with each alternative in place of the edit at ``index``."""
-        yield self
-        for other in self._alternatives[index]:
-            yield self.choosing({index: other})
+        return (self.choosing({index: each}) for each in self.drafted(index))
 
     def choosing(self, actions: Mapping[int, Action]) -> Update:
         """The update with other actions at some indices; its ``functions`` are those of before."""

@@ -56,7 +56,10 @@ def add_edits(
 ) -> None:
     """Add the edits of one update to ``found``. ``after``: the sources after it, or None if it was not accepted."""
     working = dict(current)
-    for action, matches in zip(update.actions, update.matches, strict=False):
+    for index, matches in enumerate(update.matches[: len(update.actions)]):
+        drafted = update.drafted(index)
+        inforce = (each for each in drafted if after and after.get(getattr(each, "name", ""), "") == source_of(each))
+        action = next(inforce, drafted[0])
         name = getattr(action, "name", "")
         if not name:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from agentopt_local.leaving_out import (
 )
 from agentopt_local.origins import origins
 from agentopt_local.problem import Problem
+from agentopt_local.reporting.history import add_edits
 from agentopt_local.run.rows import ActionRow, Score, StepRow
 from agentopt_local.trajectory import Trajectory
 from agentopt_local.update import Update
@@ -228,3 +230,22 @@ def test_only_the_part_of_an_update_that_was_kept_counts_and_start_functions_wer
     )
     assert found["one"].shown == {"p0"}
     assert (found["start"].shown, found["start"].known) == (frozenset(), True)
+
+
+def test_an_alternative_that_was_kept_has_the_origin_of_its_edit() -> None:
+    one, other, two = (Function(source=function(name)) for name in ("one", "other", "two"))
+    update = Update(
+        functions=FunctionSet(),
+        actions=(AddFunction(function=one), AddFunction(function=two)),
+        shown=(("p0",), ("p1",)),
+        alternatives=((AddFunction(function=other),), ()),
+    )
+    kept = step(1, "accepted", ("add_function", "other"), ("add_function", "two"))
+    found = origins(FunctionSet(functions=(other, two)), [kept], {(1, 0): update}, [])
+    assert {name: set(each.shown) for name, each in found.items()} == {"other": {"p0"}, "two": {"p1"}}
+    assert all(each.known for each in found.values())
+    told: dict[str, list[dict[str, Any]]] = {}
+    add_edits(told, kept, update.model_copy(update={"matches": ("3/3", "2/3")}), {}, {"other": other.source})
+    assert {name: (edits[0]["kept"], edits[0]["matches"]) for name, edits in told.items()} == {
+        "other": (True, "3/3"), "two": (False, "2/3"),
+    }  # fmt: skip
