@@ -29,7 +29,7 @@ def test_a_graded_attempt_is_a_rollout_with_the_same_fields() -> None:
     tried = attempt(call("one"))
     rollout = tried.graded(RIGHT)
     assert type(rollout) is Trajectory
-    assert rollout.model_dump(exclude={"grade"}) == tried.model_dump()
+    assert rollout.model_dump(exclude={"grade", "copied"}) == tried.model_dump()
     assert (rollout.grade, rollout.correct) == (RIGHT, True)
     assert not rollout.graded(WRONG).correct, "partial credit is not a solved problem"
 
@@ -37,8 +37,8 @@ def test_a_graded_attempt_is_a_rollout_with_the_same_fields() -> None:
 def test_the_keys_on_disk() -> None:
     row = attempt().graded(WRONG).model_dump(mode="json")
     assert list(row) == [
-        "problem_id", "functions", "seed", "steps", "answer", "stop_reason", "usage", "wall_s", "context_tokens",
-        "error", "offered", "grade",
+        "problem_id", "functions", "view", "seed", "steps", "answer", "stop_reason", "usage", "wall_s",
+        "context_tokens", "error", "offered", "grade", "copied",
     ]  # fmt: skip
     assert set(row["steps"][0]) == {"message", "executed", "observations"}
 
