@@ -99,10 +99,11 @@ class Retriever:
             self._by_word = rows.T.tocsr()
             self._narrow = np.array([all_alike(rows[each]) for each in self._rows_of_questions()], dtype=bool)
 
-    def view(self, question: str, most: int | None, *, alike: bool) -> View:
+    def view(self, question: str, most: int | None, *, alike: bool, strict: bool = True) -> View:
         """What the problem with this question sees, in the set's order.
 
-        ``alike``: leave out functions that were written for other questions. ``most``: of what is left, at most so
+        ``alike``: leave out functions that were written for other questions. ``strict``: also for a question that is
+        unlike all of theirs. ``most``: of what is left, at most so
         many. Of functions that fit equally well, such as all if no word is in common, the first ones are taken.
         """
         import numpy as np
@@ -110,7 +111,7 @@ class Retriever:
         told, nearest = self._likeness(question)
         left = np.ones(len(self.functions), dtype=bool)
         if alike:
-            left = self._fits(nearest)
+            left = self._fits(nearest, strict)
         # rounded, so that no order of additions decides between equal functions
         order = np.argsort(-np.round(told + nearest, 9), kind="stable")
         kept = frozenset([self.functions.names[index] for index in order if left[index]][:most])
@@ -118,10 +119,10 @@ class Retriever:
             self._views[kept] = View.of(self.functions, kept)
         return self._views[kept]
 
-    def _fits(self, nearest: Any) -> Any:
+    def _fits(self, nearest: Any, strict: bool) -> Any:
         """Which functions are for a question whose likeness to their nearest source questions is ``nearest``."""
         if nearest.max(initial=0.0) < ALIKE:
-            return ~self._narrow
+            return ~self._narrow | (not strict)
         return ~self._asked | (nearest >= ALIKE * nearest.max())
 
     def _rows_of_questions(self) -> Iterator[range]:
@@ -151,6 +152,8 @@ class Retrieval:
         """``most``: functions that a problem is offered at most. ``alike``: see :meth:`Retriever.view`."""
         self.most = most
         self.alike = alike
+        self.strict = True
+        """See there. People ask in other words than a data set, so where they do it is False."""
         self._retrievers: dict[str, Retriever] = {}
         """By the sets' fingerprints, the latest one last."""
 
@@ -164,4 +167,4 @@ class Retrieval:
         self._retrievers[functions.fingerprint] = retriever
         if len(self._retrievers) > KEPT:
             del self._retrievers[next(iter(self._retrievers))]
-        return retriever.view(question, self.most, alike=alike)
+        return retriever.view(question, self.most, alike=alike, strict=self.strict)

@@ -283,4 +283,4 @@ async def open_agent(
         if model is None:
             model, _ = await open_model(config.model, config.engine, config, stack, progress)
             check_thinking("model", config.model, model)
-        yield make_agent(model, sandbox, config.agent, config.model.thinking_as("agent"))
+        yield make_agent(model, sandbox, config.agent, config.model.thinking_as("agent"), asked=True)

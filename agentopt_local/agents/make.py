@@ -12,13 +12,18 @@ from agentopt_local.chat import ChatModel, Thinking
 from agentopt_local.sandbox.base import Sandbox
 
 
-def make_agent(model: ChatModel, sandbox: Sandbox, config: AgentConfig, thinking: Thinking | None = None) -> ChatAgent:
+def make_agent(
+    model: ChatModel, sandbox: Sandbox, config: AgentConfig, thinking: Thinking | None = None, *, asked: bool = False
+) -> ChatAgent:
     """An agent of ``config.kind`` that talks to ``model`` and runs code in ``sandbox``; it closes neither.
 
-    ``thinking``: how the model thinks before each turn.
+    ``thinking``: how the model thinks before each turn. ``asked``: whether people ask it, rather than a data set; then
+    a question that is unlike all source questions is offered all functions.
     """
     made = CreatorAgent if config.kind == "creator" else ChatAgent
-    return made(model, sandbox, config, dialect_of(config), thinking)
+    agent = made(model, sandbox, config, dialect_of(config), thinking)
+    agent.retrieval.strict = not asked
+    return agent
 
 
 def dialect_of(config: AgentConfig) -> Dialect:

@@ -113,7 +113,7 @@ async def open_conversation(config: RunConfig, model: ChatModel | None) -> Async
 
     async with open_agent(config, Display().on_progress, model=model) as agent:
         conversation = Conversation(agent.model, show)
-        yield conversation, make_agent(conversation, agent.sandbox, config.agent, agent.thinking)
+        yield conversation, make_agent(conversation, agent.sandbox, config.agent, agent.thinking, asked=True)
 
 
 async def ask(config: RunConfig, functions: FunctionSet, question: str, *, model: ChatModel | None = None) -> int:

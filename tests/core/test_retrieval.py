@@ -131,6 +131,9 @@ LIKE = {
 }
 
 
+UNLIKE = ["", "7 + 8 = ?", "How many legs have 3 deers?", "Simplify 3*x + 4*x, please."]
+
+
 @pytest.mark.parametrize(("name", "question"), LIKE.items())
 def test_a_problem_like_those_of_a_function_is_not_offered_what_is_for_others(name: str, question: str) -> None:
     """Functions that were written for no problems are offered to all."""
@@ -139,13 +142,19 @@ def test_a_problem_like_those_of_a_function_is_not_offered_what_is_for_others(na
     assert Retrieval(alike=False).view(BOTH, question).offered is BOTH
 
 
+@pytest.mark.parametrize("question", UNLIKE)
+def test_where_people_ask_a_question_unlike_all_of_them_is_offered_everything(question: str) -> None:
+    agents = [
+        make_agent(ScriptedChatModel([]), open_sandbox(workers=1), AgentConfig(), asked=each) for each in (True, False)
+    ]
+    assert [each.retrieval.view(BOTH, question).offered.names for each in agents] == [BOTH.names, ("helper",)]
+    assert agents[0].retrieval.view(BOTH, LIKE["compute"]).offered.names == ("helper", "compute")
+
+
 def test_a_function_for_two_kinds_of_problems_is_offered_to_both() -> None:
     both = FunctionSet(functions=(POLYNOMIALS.for_questions(BITS.questions), BITS))
     assert Retrieval().view(both, LIKE["compute"]).offered is both
     assert Retrieval().view(both, LIKE["calculate"]).offered.names == ("calculate",)
-
-
-UNLIKE = ["", "7 + 8 = ?", "How many legs have 3 deers?", "Simplify 3*x + 4*x, please."]
 
 
 @pytest.mark.parametrize("question", UNLIKE)
