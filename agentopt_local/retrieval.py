@@ -19,7 +19,6 @@ almost the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -87,7 +86,7 @@ class Retriever:
         self.functions = functions
         asked = [(index, question) for index, each in enumerate(functions.each()) for question in each.questions]
         self._owners = np.array([index for index, _ in asked], dtype=int)
-        self._asked = np.array([bool(each.questions) for each in functions.each()], dtype=bool)
+        self._asked = np.bincount(self._owners, minlength=len(functions)) > 0
         texts = [each.description for each in functions.each()]
         texts += [*functions.names, *(question for _, question in asked)]
         self._views: dict[frozenset[str], View] = {}
@@ -97,7 +96,9 @@ class Retriever:
         with suppress(ValueError):  # there is not one word in all these texts
             rows = self._weighing.fit_transform(texts)
             self._by_word = rows.T.tocsr()
-            self._narrow = np.array([all_alike(rows[each]) for each in self._rows_of_questions()], dtype=bool)
+            questions = rows[2 * len(functions) :]
+            for index in self._asked.nonzero()[0]:
+                self._narrow[index] = all_alike(questions[self._owners == index])
 
     def view(self, question: str, most: int | None, *, alike: bool, strict: bool = True) -> View:
         """What the problem with this question sees, in the set's order.
@@ -109,9 +110,7 @@ class Retriever:
         import numpy as np
 
         told, nearest = self._likeness(question)
-        left = np.ones(len(self.functions), dtype=bool)
-        if alike:
-            left = self._fits(nearest, strict)
+        left = self._fits(nearest, strict) if alike else np.ones(len(self.functions), dtype=bool)
         # rounded, so that no order of additions decides between equal functions
         order = np.argsort(-np.round(told + nearest, 9), kind="stable")
         kept = frozenset([self.functions.names[index] for index in order if left[index]][:most])
@@ -124,12 +123,6 @@ class Retriever:
         if nearest.max(initial=0.0) < ALIKE:
             return ~self._narrow | (not strict)
         return ~self._asked | (nearest >= ALIKE * nearest.max())
-
-    def _rows_of_questions(self) -> Iterator[range]:
-        """For each function, where its source questions stand among the texts."""
-        first = 2 * len(self.functions)
-        for each in self.functions.each():
-            yield range(first, first := first + len(each.questions))
 
     def _likeness(self, question: str) -> tuple[Any, Any]:
         """How well docstring and name of each function fit, 0 (no word in common) to 2, and how well the nearest of its

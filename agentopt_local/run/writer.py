@@ -13,6 +13,7 @@ from agentopt_local.errors import RunDirError
 from agentopt_local.functions import FunctionSet
 from agentopt_local.problem import Problem, Split
 from agentopt_local.record import Record
+from agentopt_local.rollout import MemoryStore
 from agentopt_local.run import files
 from agentopt_local.run.contribution import Credit
 from agentopt_local.run.parsing import json_rows, validated
@@ -56,12 +57,11 @@ class RunDir:
         self._lock = files.lock(path / files.LOCK)
         files.remove_leftovers(path)
         self._files: dict[str, IO[str]] = {}
-        self._trajectories: dict[tuple[str, str, int], Trajectory] = {}
-        self._seen: dict[tuple[str, str, int], Trajectory] = {}
+        self._memory = MemoryStore()
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
             for row in self.rollouts():
-                self._remember(row.trajectory)
+                self._memory.keep(row.trajectory, row.stage)
             on_error.pop_all()
 
     # Settings and metadata
@@ -91,20 +91,20 @@ class RunDir:
 
     def known(self) -> frozenset[tuple[str, str, int]]:
         """The finished rollouts by functions' fingerprint, problem id and seed."""
-        return frozenset(self._trajectories)
+        return frozenset(self._memory.trajectories)
 
     def find(self, functions: str, problem_id: str, seed: int) -> Trajectory | None:
         """The finished rollout with the set of this fingerprint, if there is one."""
-        return self._trajectories.get((functions, problem_id, seed))
+        return self._memory.find(functions, problem_id, seed)
 
     def seen(self, view: str, problem_id: str, seed: int) -> Trajectory | None:
         """A finished rollout with this view of any set, if there is one."""
-        return self._seen.get((view, problem_id, seed))
+        return self._memory.seen(view, problem_id, seed)
 
     def keep(self, trajectory: Trajectory, stage: Stage) -> None:
         """Append a finished rollout."""
         self._append(files.ROLLOUTS, RolloutRow(stage=stage, trajectory=trajectory).on_disk())
-        self._remember(trajectory)
+        self._memory.keep(trajectory, stage)
 
     def rollouts(self) -> Iterator[RolloutRow]:
         """All finished rollouts in order."""
@@ -123,11 +123,6 @@ class RunDir:
             if problem.id not in known:
                 row = {"split": split, **problem.model_dump(mode="json", exclude={"metadata"})}
                 self._append(files.PROBLEMS, row)
-
-    def _remember(self, trajectory: Trajectory) -> None:
-        self._trajectories[trajectory.functions, trajectory.problem_id, trajectory.seed] = trajectory
-        if trajectory.view:
-            self._seen[trajectory.view, trajectory.problem_id, trajectory.seed] = trajectory
 
     # Updates, steps and the state
 
